@@ -1,0 +1,124 @@
+# headcount's tasks. `make` alone lists them.
+#
+# Each task first lets scripts/setup bring what it needs and the machine lacks; on a machine that has it all,
+# that costs a tenth of a second. SETUP=: leaves it out.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+
+SETUP ?= scripts/setup
+CARGO ?= cargo
+# On a build machine the lock file is the law; at a desk it may move.
+LOCKED := $(if $(CI),--locked)
+
+TARGET  := $(abspath $(or $(CARGO_TARGET_DIR),target))
+RELEASE := $(TARGET)/release
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+# Where `make install` puts things; each can be given.
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+# Pure Lua modules, and where a Lua module's shared library is looked for. Debian's LuaJIT looks into
+# /usr/local/lib/lua/5.1, but under /usr only into the folder of the machine's architecture.
+MULTIARCH  := $(shell gcc -print-multiarch 2>/dev/null || true)
+LUADIR     ?= $(PREFIX)/share/lua/5.1
+LUACDIR    ?= $(PREFIX)/lib/$(if $(filter /usr,$(PREFIX)),$(addsuffix /,$(MULTIARCH)))lua/5.1
+
+# The demo starts its server as root, so that the workers drop to www-data; nothing else here needs root.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-packages check bench install install-files install-rock rock deb clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+
+setup: ## install everything that the tasks below need (Debian packages, cargo tools)
+	scripts/setup all
+
+build: ## build libheadcount.so and headcount.h, optimised
+	@$(SETUP) build
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+
+demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and what is reported of it
+	@$(SETUP) demo
+	@$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-demo
+	@rm -rf '$(TARGET)/demo'
+	@$(MAKE) --silent install-files PREFIX='$(TARGET)/demo' DESTDIR=
+	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
+
+test: ## prove every row of the contract against real servers, then the installation
+	@$(SETUP) test
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	$(CARGO) test $(LOCKED) --no-fail-fast
+	scripts/test-install
+
+test-packages: ## build the .deb and the rock, and look into them
+	@$(SETUP) test package
+	scripts/test-packages
+
+check: ## what a reviewer would only nag about: format, lints, docs, licences, shell, and the quick tests
+	@$(SETUP) check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	$(CARGO) deny --log-level error check bans licenses sources
+	shellcheck $$(grep -lE '^#!.*\bbash' scripts/* .ci/*)
+	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
+
+bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with
+	@$(SETUP) bench
+	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) $(BENCH_ARGS)
+
+install: build install-files ## put library, header, pkg-config file and Lua modules under PREFIX (and DESTDIR)
+ifeq ($(DESTDIR),)
+	@if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
+endif
+
+# Copies only, so that root needs no compiler for it: `make build && sudo make install-files`.
+# install(1) puts a new file in the place of the old one, and never writes into one that a running server has mapped.
+install-files:
+	@test -e '$(RELEASE)/libheadcount.so' || { echo 'no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
+	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUADIR)/resty/worker' '$(DESTDIR)$(LUACDIR)'
+	install -m 0644 '$(RELEASE)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
+	install -m 0644 crates/headcount-ffi/include/headcount.h '$(DESTDIR)$(INCLUDEDIR)/headcount.h'
+	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig/headcount.pc)
+	$(install-lua)
+	ln -sfrT '$(DESTDIR)$(LIBDIR)/libheadcount.so' '$(DESTDIR)$(LUACDIR)/libheadcount.so'
+
+# What LuaRocks calls: it has a folder for modules and one for their libraries, and none for a C library.
+install-rock:
+	install -d '$(LUADIR)/resty/worker' '$(LUACDIR)'
+	install -m 0644 '$(RELEASE)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
+	$(install-lua)
+
+# prefix, libdir, includedir, file
+define pkg-config-file
+sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(VERSION)|' packaging/headcount.pc.in > '$(4)'
+chmod 0644 '$(4)'
+endef
+
+define install-lua
+install -m 0644 lua/resty/headcount.lua '$(DESTDIR)$(LUADIR)/resty/headcount.lua'
+install -m 0644 lua/resty/worker/manager.lua '$(DESTDIR)$(LUADIR)/resty/worker/manager.lua'
+endef
+
+deb: ## build the Debian package into target/debian
+	@$(SETUP) package
+	@mkdir -p '$(RELEASE)'
+	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(RELEASE)/headcount.pc)
+	$(CARGO) deb $(LOCKED) -p headcount-ffi --multiarch=same
+
+rock: ## build the LuaRocks package into target/rock
+	@$(SETUP) package
+	rm -rf '$(TARGET)/rock' && mkdir -p '$(TARGET)/rock'
+	luarocks --lua-version 5.1 --tree '$(TARGET)/rock/tree' make headcount-$(VERSION)-1.rockspec
+	cd '$(TARGET)/rock' && luarocks --lua-version 5.1 --tree tree pack headcount $(VERSION)-1 && rm -rf tree
+
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,197 @@
+//! One opaque error that says who is to blame and how to mend it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What went wrong, as far as a program can act on it.
+///
+/// The C library's codes are these, in this order, counted down from -1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An option has a value that is not allowed; the message names it and what is.
+    InvalidOption,
+    /// The call does not fit the state of the process: not joined, joined already, left.
+    WrongState,
+    /// The node lock is held by somebody else, and the call was not to wait.
+    Busy,
+    /// The node lock was not to be had within the lock timeout; nothing was done.
+    LockTimeout,
+    /// The registry has no free slot.
+    Full,
+    /// There is no such node, generation or process.
+    NotFound,
+    /// The operating system does not let us read or make the file.
+    Permission,
+    /// The file is no registry, or only the beginning of one.
+    NotARegistry,
+    /// The file is a registry with impossible contents.
+    Corrupt,
+    /// The registry was made by another version of headcount.
+    Version,
+    /// File or folder belong to, or may be written by, somebody who must not.
+    WrongOwner,
+    /// The path leads over a symbolic link, or to something that is no regular file.
+    SymbolicLink,
+    /// No room for the registry on its file system.
+    NoSpace,
+    /// Another live server uses the registry.
+    InUse,
+    /// Any other failure of the operating system.
+    Io,
+    /// The kernel lacks something that is needed.
+    Unsupported,
+}
+
+impl ErrorKind {
+    /// Every kind, in the order of the C library's codes.
+    pub const ALL: [ErrorKind; 16] = [
+        ErrorKind::InvalidOption,
+        ErrorKind::WrongState,
+        ErrorKind::Busy,
+        ErrorKind::LockTimeout,
+        ErrorKind::Full,
+        ErrorKind::NotFound,
+        ErrorKind::Permission,
+        ErrorKind::NotARegistry,
+        ErrorKind::Corrupt,
+        ErrorKind::Version,
+        ErrorKind::WrongOwner,
+        ErrorKind::SymbolicLink,
+        ErrorKind::NoSpace,
+        ErrorKind::InUse,
+        ErrorKind::Io,
+        ErrorKind::Unsupported,
+    ];
+
+    /// The kind's name, as documented for C and Lua: `lock_timeout`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidOption => "invalid_option",
+            ErrorKind::WrongState => "wrong_state",
+            ErrorKind::Busy => "busy",
+            ErrorKind::LockTimeout => "lock_timeout",
+            ErrorKind::Full => "full",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Permission => "permission",
+            ErrorKind::NotARegistry => "not_a_registry",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Version => "version",
+            ErrorKind::WrongOwner => "wrong_owner",
+            ErrorKind::SymbolicLink => "symbolic_link",
+            ErrorKind::NoSpace => "no_space",
+            ErrorKind::InUse => "in_use",
+            ErrorKind::Io => "io",
+            ErrorKind::Unsupported => "unsupported",
+        }
+    }
+}
+
+/// Any failure of headcount. Its text names the file or process concerned and the mend.
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<io::Error>,
+}
+
+/// The result of most calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
+    }
+
+    /// A failed system call on a file.
+    pub(crate) fn file(action: &str, path: &Path, source: io::Error) -> Error {
+        let (kind, mend) = match source.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => {
+                (ErrorKind::Permission, "run the master as the owner of that folder, or set another `path`")
+            }
+            Some(libc::ELOOP) => {
+                (ErrorKind::SymbolicLink, "a registry must not be a symbolic link: remove it, or set another `path`")
+            }
+            Some(libc::ENOSPC | libc::EDQUOT) => {
+                (ErrorKind::NoSpace, "free some room there, or set a `path` on another file system")
+            }
+            Some(libc::EROFS) => {
+                (ErrorKind::Permission, "the file system is read-only: mount a tmpfs there, or set another `path`")
+            }
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                (ErrorKind::NotFound, "make that folder, or set another `path`")
+            }
+            _ => (ErrorKind::Io, "see the system's message; another `path` may help"),
+        };
+        Error {
+            inner: Box::new(Inner {
+                kind,
+                message: format!("cannot {action} {}: {source} ({mend})", path.display()),
+                source: Some(source),
+            }),
+        }
+    }
+
+    pub(crate) fn io(action: &str, source: io::Error) -> Error {
+        Error {
+            inner: Box::new(Inner {
+                kind: ErrorKind::Io,
+                message: format!("cannot {action}: {source}"),
+                source: Some(source),
+            }),
+        }
+    }
+
+    /// What went wrong, as far as a program can act on it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// The lock was held by somebody else: trying again later may succeed.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Busy | ErrorKind::LockTimeout)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.inner.kind.name(), self.inner.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_ref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = ErrorKind::ALL.iter().map(|k| k.name()).collect();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
+    }
+
+    #[test]
+    fn a_full_disk_is_called_one() {
+        let error = Error::file("make", Path::new("/x/y"), io::Error::from_raw_os_error(libc::ENOSPC));
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().contains("/x/y"));
+    }
+}

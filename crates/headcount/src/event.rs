@@ -1,0 +1,251 @@
+//! Events: past-tense facts, with the counts as they were when they became facts.
+
+/// Identifies a generation of one node. Numbers only grow, also over restarts.
+pub type GenerationId = u64;
+
+macro_rules! coded {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// The number that stands for it in the registry and in C.
+            #[must_use]
+            pub const fn code(self) -> u32 {
+                match self { $($name::$variant => $code,)* }
+            }
+
+            /// The value that a number stands for.
+            #[must_use]
+            pub const fn from_code(code: u32) -> Option<$name> {
+                match code { $($code => Some($name::$variant),)* _ => None }
+            }
+
+            /// The name that C, Lua and JSON know it by.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+coded! {
+    /// What happened.
+    Kind {
+        /// A configuration was loaded; its workers are about to come.
+        GenerationStarted = 1, "generation_started";
+        /// The last worker of a generation is gone, and no more will come.
+        GenerationEnded = 2, "generation_ended";
+        /// A generation that was announced never got a worker.
+        GenerationAbandoned = 3, "generation_abandoned";
+        /// A worker has joined.
+        WorkerStarted = 4, "worker_started";
+        /// A worker takes no new work, and finishes what it has.
+        WorkerDraining = 5, "worker_draining";
+        /// A worker is leaving properly; it is still counted in the event's counts.
+        WorkerExited = 6, "worker_exited";
+        /// A worker is gone without having left.
+        WorkerDied = 7, "worker_died";
+        /// A worker is alive with an overdue heartbeat; it is out of the counts.
+        WorkerStalled = 8, "worker_stalled";
+        /// A stalled worker beats again; it is in the counts again.
+        WorkerRecovered = 9, "worker_recovered";
+        /// A master is gone without having left, and its workers live on.
+        MasterLost = 10, "master_lost";
+        /// A helper (cache manager, privileged agent) has joined.
+        HelperStarted = 11, "helper_started";
+        /// A helper is gone.
+        HelperExited = 12, "helper_exited";
+        /// A process died inside a callback; `detail` is the number of the event that it was about.
+        CallbackDied = 13, "callback_died";
+        /// A callback raised an error; `detail` is the number of the event that it was about.
+        CallbackFailed = 14, "callback_failed";
+        /// A master has left properly.
+        MasterExited = 15, "master_exited";
+    }
+}
+
+impl Kind {
+    /// Whether a callback exists for it. The others are in the journal only.
+    #[must_use]
+    pub const fn has_callback(self) -> bool {
+        self.code() <= 10
+    }
+}
+
+coded! {
+    /// Why it happened.
+    Cause {
+        /// Not known, or not told by this kernel.
+        Unknown = 0, "unknown";
+        /// The server was started.
+        Start = 1, "start";
+        /// The configuration was loaded anew by the same master.
+        Reload = 2, "reload";
+        /// A new binary took over from a running master.
+        Upgrade = 3, "upgrade";
+        /// Replaces a worker that is gone.
+        Respawn = 4, "respawn";
+        /// A generation that had ended got workers again (a binary upgrade that was rolled back).
+        Resume = 5, "resume";
+        /// The node stops: no other generation is there.
+        Stop = 6, "stop";
+        /// Another generation has taken over.
+        Superseded = 7, "superseded";
+        /// Ended by a signal, see `signal`.
+        Signal = 8, "signal";
+        /// Ended by itself, see `exit_code`.
+        Exit = 9, "exit";
+        /// The heartbeat is overdue.
+        Overdue = 10, "overdue";
+        /// Found when the node was started again: it had ended uncleanly.
+        Unclean = 11, "unclean";
+        /// The master never came to start workers.
+        NoWorkers = 12, "no_workers";
+    }
+}
+
+coded! {
+    /// What a process is for its node.
+    Role {
+        /// Spawns the workers.
+        Master = 1, "master";
+        /// Serves.
+        Worker = 2, "worker";
+        /// Neither.
+        Helper = 3, "helper";
+    }
+}
+
+/// How the run before this one ended, told with the first generation of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PreviousRun {
+    /// There was none, or none that this registry knows of.
+    None,
+    /// It was stopped properly.
+    Clean,
+    /// Processes died, or lost their master, without the node having been stopped.
+    Unclean {
+        /// The newest generation that was running.
+        generation: GenerationId,
+        /// How many workers were running.
+        workers: u32,
+    },
+}
+
+/// The workers of three neighbouring generations.
+///
+/// A count is the number of live workers that are not stalled. `None`: there is no such generation;
+/// `Some(0)`: it is there and has no worker now. Draining workers are alive and counted; their number
+/// stands beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counts {
+    /// Of the nearest older generation that is still there.
+    pub prev: Option<u32>,
+    /// Of the generation itself.
+    pub mine: u32,
+    /// Of the nearest newer generation that is there.
+    pub next: Option<u32>,
+    /// Of all generations.
+    pub total: u32,
+    /// How many of `mine` drain.
+    pub draining: u32,
+    /// How many of `prev` drain.
+    pub prev_draining: u32,
+    /// How many of `next` drain.
+    pub next_draining: u32,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Its number in the node's journal: 1, 2, 3, …
+    pub seq: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// Why.
+    pub cause: Cause,
+    /// The generation concerned; 0 if none.
+    pub generation: GenerationId,
+    /// The process concerned; 0 if none.
+    pub pid: u32,
+    /// What that process is.
+    pub role: Option<Role>,
+    /// The worker's number within its generation, where the server gives one.
+    pub worker_id: Option<u32>,
+    /// The counts at that moment.
+    pub counts: Counts,
+    /// The signal that ended the process, where the kernel tells.
+    pub signal: Option<i32>,
+    /// The exit code of the process, where the kernel tells.
+    pub exit_code: Option<i32>,
+    /// With the first generation of a run: how the run before it ended.
+    pub previous_run: Option<PreviousRun>,
+    /// For `callback_died` and `callback_failed`: the number of the event whose callback it was.
+    pub detail: u64,
+    /// Wall clock, nanoseconds since 1970. For people: it may jump.
+    pub time_ns: u64,
+    /// Nanoseconds since boot, suspend included. To compute with.
+    pub boot_ns: u64,
+    /// The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none.
+    pub heartbeat_ns: u64,
+    /// The process that reported it.
+    pub reporter_pid: u32,
+}
+
+impl Event {
+    /// An event of `kind` about nothing in particular yet.
+    pub(crate) fn of(kind: Kind, cause: Cause) -> Event {
+        Event {
+            seq: 0,
+            kind,
+            cause,
+            generation: 0,
+            pid: 0,
+            role: None,
+            worker_id: None,
+            counts: Counts::default(),
+            signal: None,
+            exit_code: None,
+            previous_run: None,
+            detail: 0,
+            time_ns: 0,
+            boot_ns: 0,
+            heartbeat_ns: 0,
+            reporter_pid: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_go_there_and_back() {
+        for &kind in Kind::ALL {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+        }
+        for &cause in Cause::ALL {
+            assert_eq!(Cause::from_code(cause.code()), Some(cause));
+        }
+        for &role in Role::ALL {
+            assert_eq!(Role::from_code(role.code()), Some(role));
+        }
+        assert_eq!(Kind::from_code(0), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! The registry byte by byte. `docs/format.md` says the same in prose; a test keeps the two together.
+//!
+//! Every field is an atomic, because every field may be written by another process at any time, and by
+//! one that means harm. Nothing in it is a pointer, and no index in it is used unchecked.
+
+use crate::error::{Error, ErrorKind};
+use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+/// The first eight bytes of a registry.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
+/// The layout's version. Any change of a size, an offset or a meaning is a new one.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The byte of the lock file that is the node lock.
+pub(crate) const NODE_LOCK_BYTE: u64 = 0;
+/// The byte of the lock file that stands for slot 0; slot i has the i-th after it.
+pub(crate) const SLOT_LOCK_BASE: u64 = 64;
+
+/// "There is no such generation" in a count.
+pub(crate) const NO_GENERATION: i32 = -1;
+
+macro_rules! record {
+    ($(#[$meta:meta])* $name:ident, $size:literal, { $($(#[$doc:meta])* $offset:literal $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        pub(crate) struct $name { $($(#[$doc])* pub(crate) $field: $type,)* }
+
+        #[cfg(not(loom))]
+        const _: () = {
+            assert!(size_of::<$name>() == $size);
+            $(assert!(std::mem::offset_of!($name, $field) == $offset);)*
+        };
+
+        #[cfg(test)]
+        impl $name {
+            /// Name and offset of each field, for the test that compares them with the documentation.
+            pub(crate) const FIELDS: &[(&str, usize)] = &[$((stringify!($field), $offset)),*];
+        }
+    };
+}
+
+record! {
+    /// The first page of a registry.
+    Header, 4096, {
+        // Fixed when the registry is made.
+        0 magic: AtomicU64,
+        8 format: AtomicU32,
+        12 slots: AtomicU32,
+        16 generations: AtomicU32,
+        20 journal_records: AtomicU32,
+        24 boot_id: [AtomicU64; 2],
+        40 created_ns: AtomicU64,
+        48 lock_file: [AtomicU64; 2],
+        64 name: [AtomicU64; 8],
+        // The settings of the newest generation: everybody judges alike.
+        128 heartbeat_interval_ns: AtomicU64,
+        136 stall_after_ns: AtomicU64,
+        144 lock_timeout_ns: AtomicU64,
+        // What moves. Written under the node lock, but for `wake_word`.
+        152 head: AtomicU64,
+        160 last_generation: AtomicU64,
+        168 runs: AtomicU64,
+        176 slots_used: AtomicU32,
+        180 generations_used: AtomicU32,
+        184 sentinel: AtomicU64,
+        192 wake_word: AtomicU32,
+        196 holder_pid: AtomicU32,
+        200 holder_since: AtomicU64,
+        208 holder_operation: AtomicU32,
+        212 callback_kind: AtomicU32,
+        216 callback_seq: AtomicU64,
+        224 callback_since: AtomicU64,
+        232 redeliver_seq: AtomicU64,
+        240 repairs: AtomicU64,
+        248 redeliver_tries: AtomicU32,
+        252 reserved_word: AtomicU32,
+        256 reserved: [AtomicU64; 480],
+    }
+}
+
+record! {
+    /// One process of the node.
+    Slot, 128, {
+        // Odd while it is being claimed or freed; half of it is the incarnation.
+        0 version: AtomicU64,
+        8 generation: AtomicU64,
+        16 pid: AtomicU32,
+        20 worker_id: AtomicI32,
+        24 role: AtomicU32,
+        28 cause: AtomicU32,
+        32 start_time: AtomicU64,
+        40 joined_ns: AtomicU64,
+        48 joined_wall_ns: AtomicU64,
+        56 intent: AtomicU32,
+        60 retry: AtomicU32,
+        // The second cache line belongs to the process itself and is written at every heartbeat.
+        64 heartbeat_ns: AtomicU64,
+        72 intent_since_ns: AtomicU64,
+        80 started_seq: AtomicU64,
+        88 exited_seq: AtomicU64,
+        96 died_seq: AtomicU64,
+        104 stalled_seq: AtomicU64,
+        112 recovered_seq: AtomicU64,
+        // Bit 32 set: the lower half is a wait status.
+        120 wait_status: AtomicU64,
+    }
+}
+
+record! {
+    /// One generation that is announced, serves, or has not been reported to have ended.
+    Generation, 128, {
+        0 version: AtomicU64,
+        8 id: AtomicU64,
+        16 phase: AtomicU32,
+        20 cause: AtomicU32,
+        24 master_slot: AtomicU32,
+        28 master_pid: AtomicU32,
+        32 master_version: AtomicU64,
+        40 begun_ns: AtomicU64,
+        48 begun_wall_ns: AtomicU64,
+        56 expected: AtomicU32,
+        60 joined: AtomicU32,
+        64 started_seq: AtomicU64,
+        72 ended_seq: AtomicU64,
+        80 abandoned_seq: AtomicU64,
+        88 start_delivered: AtomicU32,
+        92 marks: AtomicU32,
+        96 retry: AtomicU32,
+        // How the run before this generation's ended: told with its start.
+        100 previous_run: AtomicU32,
+        104 previous_generation: AtomicU64,
+        112 previous_workers: AtomicU32,
+        116 reserved_word: AtomicU32,
+        120 reserved: AtomicU64,
+    }
+}
+
+record! {
+    /// One event of the journal.
+    Record, 128, {
+        // The event's number, written last; 0 while the record is being written.
+        0 seq: AtomicU64,
+        8 generation: AtomicU64,
+        16 time_ns: AtomicU64,
+        24 boot_ns: AtomicU64,
+        32 heartbeat_ns: AtomicU64,
+        40 detail: AtomicU64,
+        48 kind: AtomicU32,
+        52 cause: AtomicU32,
+        56 pid: AtomicU32,
+        60 worker_id: AtomicI32,
+        64 prev: AtomicI32,
+        68 mine: AtomicI32,
+        72 next: AtomicI32,
+        76 draining: AtomicI32,
+        80 prev_draining: AtomicI32,
+        84 next_draining: AtomicI32,
+        88 total: AtomicI32,
+        92 signal: AtomicI32,
+        96 exit_code: AtomicI32,
+        100 role: AtomicU32,
+        104 reporter_pid: AtomicU32,
+        108 previous_run: AtomicU32,
+        112 previous_workers: AtomicI32,
+        116 reserved_word: AtomicU32,
+        120 reserved: AtomicU64,
+    }
+}
+
+/// The sizes of one registry's tables. Kept in private memory once it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    slots: u32,
+    journal_records: u32,
+}
+
+/// Bounds of the options `slots` and `journal_records`.
+pub(crate) const SLOTS_RANGE: std::ops::RangeInclusive<u32> = 2..=65_536;
+pub(crate) const JOURNAL_RANGE: std::ops::RangeInclusive<u32> = 64..=1_048_576;
+
+impl Geometry {
+    pub(crate) fn new(slots: u32, journal_records: u32) -> Result<Geometry, Error> {
+        let within = |name: &str, value: u32, range: &std::ops::RangeInclusive<u32>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            Err(Error::new(
+                ErrorKind::InvalidOption,
+                format!("option `{name}` is {value}; allowed are {} to {}", range.start(), range.end()),
+            ))
+        };
+        within("slots", slots, &SLOTS_RANGE)?;
+        within("journal_records", journal_records, &JOURNAL_RANGE)?;
+        Ok(Geometry { slots, journal_records })
+    }
+
+    pub(crate) fn slots(self) -> usize {
+        self.slots as usize
+    }
+
+    /// As many generations as slots: each one that lives has a worker or is about to get one.
+    pub(crate) fn generations(self) -> usize {
+        self.slots as usize
+    }
+
+    pub(crate) fn journal_records(self) -> usize {
+        self.journal_records as usize
+    }
+
+    pub(crate) fn slots_offset(self) -> usize {
+        4096
+    }
+
+    pub(crate) fn generations_offset(self) -> usize {
+        self.slots_offset() + self.slots() * 128
+    }
+
+    pub(crate) fn journal_offset(self) -> usize {
+        self.generations_offset() + self.generations() * 128
+    }
+
+    pub(crate) fn file_size(self) -> usize {
+        (self.journal_offset() + self.journal_records() * 128).next_multiple_of(4096)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_registry_is_under_one_mebibyte() {
+        assert!(Geometry::new(1024, 4096).unwrap().file_size() < 1 << 20);
+    }
+
+    #[test]
+    fn the_documentation_knows_every_field() {
+        let text = include_str!("../../../docs/format.md");
+        for (record, fields) in [
+            ("Header", Header::FIELDS),
+            ("Slot", Slot::FIELDS),
+            ("Generation", Generation::FIELDS),
+            ("Record", Record::FIELDS),
+        ] {
+            let section = text
+                .split("\n## ")
+                .find(|s| s.starts_with(record))
+                .unwrap_or_else(|| panic!("docs/format.md has no section {record}"));
+            for (field, offset) in fields {
+                let row = format!("| {offset} | `{field}` |");
+                assert!(section.contains(&row), "docs/format.md, {record}: no row `{row}`");
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! **headcount** knows, exactly and at once, which worker processes of a server are alive, and runs your
+//! code, once and under a lock, when workers and nodes start, reload, restart, stop, crash or hang.
+//!
+//! Every process of a node writes what it *intends* into one small shared registry; the kernel says who is
+//! *alive*; one pure function turns both into the state, the counts and the events.
+//!
+//! # A pre-forking server in short
+//!
+//! ```no_run
+//! use headcount::{Begin, Join, Options, Wait};
+//!
+//! # fn fork() -> i32 { 0 }
+//! # fn main() -> headcount::Result<()> {
+//! // The master, before it forks:
+//! let node = Options::new("my-server").open()?;
+//! let (generation, transitions) = node.begin_generation(Begin::new().workers(4))?;
+//! transitions.run(|t| println!("{} {:?}", t.event.kind, t.event.counts));
+//! generation.commit();
+//!
+//! if fork() == 0 {
+//!     // Each worker:
+//!     let (worker, transitions) = generation.join(Join::worker(Some(0)))?;
+//!     transitions.run(|t| println!("{} {:?}", t.event.kind, t.event.counts));
+//!     let mut watch = worker.watch()?;
+//!     // … its loop: poll `watch` along with everything else, and when it is readable:
+//!     watch.process()?.run(|t| println!("{} of {}", t.event.kind, t.event.pid));
+//!     worker.beat();
+//!     // … and in the end:
+//!     worker.leave(Wait::Timeout)?.run(|t| println!("{}", t.event.kind));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The examples `prefork` and `prefork_tokio` are whole servers.
+//!
+//! # What it promises
+//!
+//! - Each transition is reported once, in order, with exact counts, also when processes die at any moment.
+//! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
+//! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
+//! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
+
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod generation;
+#[cfg(not(loom))]
+mod hold;
+#[cfg(not(loom))]
+mod lifecycle;
+#[cfg(not(loom))]
+mod node;
+#[cfg(not(loom))]
+mod observer;
+#[cfg(not(loom))]
+mod options;
+#[cfg(not(loom))]
+mod sentinel;
+#[cfg(not(loom))]
+mod snapshot;
+#[cfg(not(loom))]
+mod store;
+#[cfg(not(loom))]
+mod transitions;
+#[cfg(not(loom))]
+mod view;
+#[cfg(not(loom))]
+mod worker;
+
+mod event;
+mod journal;
+mod layout;
+mod sys;
+
+#[cfg(not(loom))]
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
+#[cfg(not(loom))]
+pub use generation::{Begin, Generation, Join};
+#[cfg(not(loom))]
+pub use hold::Wait;
+pub use journal::{Batch, Cursor};
+#[cfg(not(loom))]
+pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
+#[cfg(not(loom))]
+pub use node::{Node, Notice, NoticeLevel};
+#[cfg(not(loom))]
+pub use observer::Observer;
+#[cfg(not(loom))]
+pub use options::{Options, default_path};
+#[cfg(not(loom))]
+pub use sentinel::Watch;
+#[cfg(not(loom))]
+pub use snapshot::{GenerationStatus, Holder, ProcessStatus, Snapshot};
+#[cfg(not(loom))]
+pub use transitions::{Transition, Transitions};
+#[cfg(not(loom))]
+pub use worker::Worker;

@@ -1,0 +1,469 @@
+//! The only place that decides. Pure: facts, the kernel's word on who is alive, and the time go in;
+//! states, counts and the next thing to do come out. It reads no clock and touches no registry.
+
+use crate::event::{Cause, Counts, GenerationId, Role};
+
+/// The kernel's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Liveness {
+    /// The process holds the lock on its slot.
+    Alive,
+    /// Nobody does.
+    Gone,
+    /// The reader may not ask, and the process table does not tell.
+    Unknown,
+}
+
+/// What the heartbeat says. Never a proof of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Progress {
+    /// Recent enough.
+    Current,
+    /// Older than `stall_after`.
+    Overdue,
+    /// Not asked for: the process starts, leaves, or drains without beating.
+    Unwatched,
+}
+
+/// What a process says that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Intent {
+    /// Joined, and its start callback has not ended.
+    Starting,
+    /// Takes work.
+    Serving,
+    /// Finishes its work, takes no new.
+    Draining,
+    /// Its exit callback runs.
+    Leaving,
+}
+
+impl Intent {
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Intent::Starting => 1,
+            Intent::Serving => 2,
+            Intent::Draining => 3,
+            Intent::Leaving => 4,
+        }
+    }
+
+    /// Garbage reads as serving, the intent that hides nothing.
+    pub(crate) fn from_code(code: u32) -> Intent {
+        match code {
+            1 => Intent::Starting,
+            3 => Intent::Draining,
+            4 => Intent::Leaving,
+            _ => Intent::Serving,
+        }
+    }
+}
+
+/// What is shown. Derived from the three axes at every look, and stored nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Its start callback runs.
+    Starting,
+    /// At work.
+    Serving,
+    /// Finishes its work, takes no new.
+    Draining,
+    /// Its exit callback runs.
+    Leaving,
+    /// Alive, with an overdue heartbeat.
+    Stalled,
+    /// Alive, and its master is gone.
+    Orphaned,
+    /// Gone after leaving properly, its slot not released yet.
+    Exited,
+    /// Gone without leaving, not reported or not released yet.
+    Died,
+    /// The reader cannot tell whether it is alive.
+    Unknown,
+}
+
+impl State {
+    /// The name used in C, Lua and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Serving => "serving",
+            State::Draining => "draining",
+            State::Leaving => "leaving",
+            State::Stalled => "stalled",
+            State::Orphaned => "orphaned",
+            State::Exited => "exited",
+            State::Died => "died",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
+/// How far a generation is. Only moves forward, but for a resumed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Its configuration was read; whether it gets workers is open.
+    Announced,
+    /// It has, or had, a worker, or its master went on to start them.
+    Committed,
+    /// It never got a worker, and never will.
+    Abandoned,
+}
+
+impl Phase {
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Phase::Announced => 1,
+            Phase::Committed => 2,
+            Phase::Abandoned => 3,
+        }
+    }
+
+    pub(crate) fn from_code(code: u32) -> Option<Phase> {
+        match code {
+            1 => Some(Phase::Announced),
+            2 => Some(Phase::Committed),
+            3 => Some(Phase::Abandoned),
+            _ => None,
+        }
+    }
+}
+
+/// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
+/// the fact, 0 while it is not reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotFacts {
+    pub(crate) index: u32,
+    pub(crate) version: u64,
+    pub(crate) role: Role,
+    pub(crate) generation: GenerationId,
+    pub(crate) pid: u32,
+    pub(crate) worker_id: Option<u32>,
+    pub(crate) cause: Cause,
+    pub(crate) start_time: u64,
+    pub(crate) joined_ns: u64,
+    pub(crate) joined_wall_ns: u64,
+    pub(crate) intent: Intent,
+    pub(crate) intent_since_ns: u64,
+    pub(crate) heartbeat_ns: u64,
+    pub(crate) retry: bool,
+    pub(crate) started_seq: u64,
+    pub(crate) exited_seq: u64,
+    pub(crate) died_seq: u64,
+    pub(crate) stalled_seq: u64,
+    pub(crate) recovered_seq: u64,
+    pub(crate) wait_status: Option<i32>,
+    pub(crate) liveness: Liveness,
+}
+
+impl SlotFacts {
+    pub(crate) fn progress(&self, now: u64, stall_after: u64) -> Progress {
+        let watched = match self.intent {
+            Intent::Serving => true,
+            // Some servers cannot beat while they drain. One that has beaten since can.
+            Intent::Draining => self.heartbeat_ns > self.intent_since_ns,
+            Intent::Starting | Intent::Leaving => false,
+        };
+        if !watched || self.role != Role::Worker {
+            Progress::Unwatched
+        } else if now.saturating_sub(self.heartbeat_ns) > stall_after {
+            Progress::Overdue
+        } else {
+            Progress::Current
+        }
+    }
+
+    fn is_reported_stalled(&self) -> bool {
+        self.stalled_seq > self.recovered_seq
+    }
+
+    /// The next moment at which it could be found to be stalled.
+    pub(crate) fn stall_deadline(&self, now: u64, stall_after: u64) -> Option<u64> {
+        match self.progress(now, stall_after) {
+            Progress::Current => Some(self.heartbeat_ns.saturating_add(stall_after).saturating_add(1)),
+            Progress::Overdue | Progress::Unwatched => None,
+        }
+    }
+}
+
+/// What the registry says of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GenerationFacts {
+    pub(crate) index: u32,
+    pub(crate) id: GenerationId,
+    pub(crate) phase: Phase,
+    pub(crate) cause: Cause,
+    pub(crate) master_slot: u32,
+    pub(crate) master_version: u64,
+    pub(crate) master_pid: u32,
+    pub(crate) begun_ns: u64,
+    pub(crate) begun_wall_ns: u64,
+    pub(crate) expected: u32,
+    pub(crate) joined: u32,
+    pub(crate) started_seq: u64,
+    pub(crate) ended_seq: u64,
+    pub(crate) abandoned_seq: u64,
+    pub(crate) start_delivered: bool,
+    pub(crate) retry: bool,
+}
+
+impl GenerationFacts {
+    /// Counts as a neighbour of others: it is certain, and has not ended.
+    fn is_there(&self) -> bool {
+        self.phase == Phase::Committed && self.ended_seq == 0
+    }
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) slots: Vec<SlotFacts>,
+    pub(crate) generations: Vec<GenerationFacts>,
+    pub(crate) now: u64,
+    pub(crate) stall_after: u64,
+    /// The number of an event whose callback must be run again, 0 if none.
+    pub(crate) redeliver_seq: u64,
+}
+
+/// A generation that its master announced, and a master that then vanished: a server that goes into the
+/// background does just that, so it gets this long to come back under its new pid.
+const ADOPTION_GRACE_NS: u64 = 2_000_000_000;
+/// Workers that were forked but have not joined yet get this long before their superseded generation
+/// is declared to have ended without them.
+const JOIN_GRACE_NS: u64 = 10_000_000_000;
+
+/// Which matters a process may settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Write into the journal what must stand there before what I am going to do. No callbacks.
+    JournalOnly,
+    /// As above, and the callbacks about this generation, whose last worker I was.
+    Generation(GenerationId),
+    /// Everything, with callbacks.
+    Everything,
+    /// Everything, by a process that lived longest: whatever is still there has ended.
+    LastWord,
+}
+
+/// The next thing to do, by whoever holds the node lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Run the callback of this event again.
+    Redeliver(u64),
+    /// A slot that has nothing to tell: free it.
+    Release { slot: u32 },
+    ReportDied { slot: u32 },
+    DeliverDied { slot: u32 },
+    ReportHelperExited { slot: u32 },
+    ReportMasterLost { slot: u32 },
+    DeliverMasterLost { slot: u32 },
+    ReportAbandoned { generation: u32 },
+    DeliverAbandoned { generation: u32 },
+    ReportEnded { generation: u32 },
+    DeliverEnded { generation: u32 },
+    ReportStalled { slot: u32 },
+    ReportRecovered { slot: u32 },
+}
+
+impl Facts {
+    pub(crate) fn is_counted(&self, slot: &SlotFacts) -> bool {
+        slot.role == Role::Worker
+            && slot.liveness == Liveness::Alive
+            && slot.started_seq != 0
+            && slot.progress(self.now, self.stall_after) != Progress::Overdue
+    }
+
+    /// (workers, of which draining) of one generation.
+    fn tally(&self, id: GenerationId) -> (u32, u32) {
+        let counted = self.slots.iter().filter(|s| s.generation == id && self.is_counted(s));
+        counted.fold((0, 0), |(all, draining), s| {
+            (all + 1, draining + u32::from(s.intent == Intent::Draining))
+        })
+    }
+
+    pub(crate) fn counts(&self, id: GenerationId) -> Counts {
+        let there = self.generations.iter().filter(|g| g.is_there()).map(|g| g.id);
+        let prev = there.clone().filter(|&g| g < id).max().map(|g| self.tally(g));
+        let next = there.filter(|&g| g > id).min().map(|g| self.tally(g));
+        let (mine, draining) = self.tally(id);
+        Counts {
+            prev: prev.map(|p| p.0),
+            mine,
+            next: next.map(|n| n.0),
+            total: self.total(),
+            draining,
+            prev_draining: prev.map_or(0, |p| p.1),
+            next_draining: next.map_or(0, |n| n.1),
+        }
+    }
+
+    pub(crate) fn total(&self) -> u32 {
+        let counted = self.slots.iter().filter(|s| self.is_counted(s)).count();
+        u32::try_from(counted).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn generation(&self, id: GenerationId) -> Option<&GenerationFacts> {
+        self.generations.iter().find(|g| g.id == id)
+    }
+
+    /// Whether the master of a generation is alive; `None` if the reader cannot tell.
+    pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|s| s.index == generation.master_slot && s.version == generation.master_version);
+        match slot.map(|s| s.liveness) {
+            Some(Liveness::Alive) => Some(true),
+            Some(Liveness::Unknown) => None,
+            Some(Liveness::Gone) | None => Some(false),
+        }
+    }
+
+    pub(crate) fn state(&self, slot: &SlotFacts) -> State {
+        match slot.liveness {
+            Liveness::Unknown => State::Unknown,
+            Liveness::Gone if slot.exited_seq != 0 => State::Exited,
+            Liveness::Gone => State::Died,
+            Liveness::Alive => match (slot.progress(self.now, self.stall_after), slot.intent) {
+                (Progress::Overdue, _) => State::Stalled,
+                (_, Intent::Starting) => State::Starting,
+                (_, Intent::Draining) => State::Draining,
+                (_, Intent::Leaving) => State::Leaving,
+                (_, Intent::Serving) => {
+                    let orphaned = slot.role == Role::Worker
+                        && self.generation(slot.generation).is_some_and(|g| self.master_alive(g) == Some(false));
+                    if orphaned { State::Orphaned } else { State::Serving }
+                }
+            },
+        }
+    }
+
+    /// No other live worker than `me` is there to run callbacks.
+    pub(crate) fn nobody_else(&self, me: Option<u32>) -> bool {
+        !self.slots.iter().any(|s| {
+            s.role == Role::Worker && s.liveness != Liveness::Gone && Some(s.index) != me
+        })
+    }
+
+    /// The generation has no worker, and no more will come: somebody else has taken over, or its master
+    /// is gone.
+    fn has_ended(&self, g: &GenerationFacts, scope: Scope) -> bool {
+        let empty = !self.slots.iter().any(|s| s.role == Role::Worker && s.generation == g.id);
+        if !g.is_there() || !empty {
+            return false;
+        }
+        if scope == Scope::LastWord {
+            return true;
+        }
+        let master_gone = self.master_alive(g) == Some(false);
+        let superseded = self
+            .generations
+            .iter()
+            .any(|n| n.id > g.id && n.is_there() && n.master_slot == g.master_slot && n.master_version == g.master_version);
+        let all_came = g.joined > 0 && g.joined >= g.expected;
+        if scope == Scope::Generation(g.id) {
+            // Its last worker has just left, and it was told to: whoever is told to leave is told so
+            // together with the others.
+            return all_came;
+        }
+        let late = self.now.saturating_sub(g.begun_ns) > JOIN_GRACE_NS;
+        (superseded || master_gone) && (all_came || late || (master_gone && g.joined > 0))
+    }
+
+    /// What must be done next, or nothing. The order is the order in which people read the journal:
+    /// deaths, then what follows from them.
+    pub(crate) fn next_step(&self, scope: Scope) -> Option<Step> {
+        let delivers = |generation: GenerationId| match scope {
+            Scope::JournalOnly => false,
+            Scope::Generation(mine) => mine == generation,
+            Scope::Everything | Scope::LastWord => true,
+        };
+        let everything = matches!(scope, Scope::Everything | Scope::LastWord);
+
+        if everything && self.redeliver_seq != 0 {
+            return Some(Step::Redeliver(self.redeliver_seq));
+        }
+        let gone = || self.slots.iter().filter(|s| s.liveness == Liveness::Gone);
+        for s in gone() {
+            let slot = s.index;
+            match s.role {
+                _ if s.exited_seq != 0 || s.started_seq == 0 && s.role != Role::Master => {
+                    return Some(Step::Release { slot });
+                }
+                Role::Worker if s.died_seq == 0 => return Some(Step::ReportDied { slot }),
+                Role::Helper => return Some(Step::ReportHelperExited { slot }),
+                Role::Master if s.died_seq == 0 => {
+                    if let Some(step) = self.master_gone(s) {
+                        return Some(step);
+                    }
+                }
+                Role::Worker | Role::Master => {}
+            }
+        }
+        for s in gone().filter(|s| s.died_seq != 0 && delivers(s.generation)) {
+            let slot = s.index;
+            return Some(match s.role {
+                Role::Master => Step::DeliverMasterLost { slot },
+                Role::Worker | Role::Helper => Step::DeliverDied { slot },
+            });
+        }
+        for g in &self.generations {
+            let generation = g.index;
+            let vanished = g.phase == Phase::Announced
+                && self.master_alive(g) == Some(false)
+                && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
+            if (g.phase == Phase::Abandoned || vanished) && g.abandoned_seq == 0 {
+                return Some(Step::ReportAbandoned { generation });
+            }
+            if g.abandoned_seq != 0 && delivers(g.id) {
+                return Some(Step::DeliverAbandoned { generation });
+            }
+            if delivers(g.id) && self.has_ended(g, scope) {
+                return Some(Step::ReportEnded { generation });
+            }
+            if g.ended_seq != 0 && delivers(g.id) {
+                return Some(Step::DeliverEnded { generation });
+            }
+        }
+        if everything {
+            for s in self.slots.iter().filter(|s| s.liveness == Liveness::Alive && s.started_seq != 0) {
+                let slot = s.index;
+                let overdue = s.progress(self.now, self.stall_after) == Progress::Overdue;
+                if overdue && !s.is_reported_stalled() {
+                    return Some(Step::ReportStalled { slot });
+                }
+                if !overdue && s.is_reported_stalled() {
+                    return Some(Step::ReportRecovered { slot });
+                }
+            }
+        }
+        None
+    }
+
+    /// A master that vanished: news for its workers, or nothing (it went into the background, or its
+    /// workers left before it).
+    fn master_gone(&self, master: &SlotFacts) -> Option<Step> {
+        let slot = master.index;
+        let mut own = self
+            .generations
+            .iter()
+            .filter(|g| g.master_slot == slot && g.master_version == master.version)
+            .peekable();
+        let young = |g: &GenerationFacts| self.now.saturating_sub(g.begun_ns) <= ADOPTION_GRACE_NS;
+        if own.peek().is_none() {
+            return Some(Step::Release { slot });
+        }
+        let orphans = self.slots.iter().any(|s| {
+            s.role == Role::Worker
+                && s.liveness == Liveness::Alive
+                && own.clone().any(|g| g.id == s.generation)
+        });
+        if orphans {
+            return Some(Step::ReportMasterLost { slot });
+        }
+        let waiting = own.any(|g| g.phase == Phase::Announced && young(g));
+        (!waiting).then_some(Step::Release { slot })
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading a node from outside, without being part of it and without holding it up.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, fstat, open};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Batch, Cursor};
+use crate::layout::{Geometry, JOURNAL_RANGE, SLOT_LOCK_BASE, SLOTS_RANGE};
+use crate::lifecycle::Liveness;
+use crate::node::{OPEN_LOCKS, relock};
+use crate::snapshot::Snapshot;
+use crate::store;
+use crate::sys::map::{Page, Region};
+use crate::sys::{lock, process};
+use crate::view::View;
+
+/// A reader of some node's registry.
+///
+/// It copies what it reads and takes no lock, so that it can be stopped at any moment without anybody
+/// noticing. If it may not open the lock file (it is its owner's alone), it goes by process id and start
+/// time, and says [`Liveness::Unknown`] where these do not suffice.
+pub struct Observer {
+    path: PathBuf,
+    file: OwnedFd,
+    geometry: Geometry,
+    locks: Option<OwnedFd>,
+}
+
+impl Observer {
+    /// Opens the registry at `path` for reading.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Permission`], [`ErrorKind::SymbolicLink`],
+    /// [`ErrorKind::NotARegistry`], [`ErrorKind::Version`] or [`ErrorKind::Corrupt`], with the file and the
+    /// mend; [`ErrorKind::WrongState`] in a process that is itself part of that node: ask its
+    /// [`crate::Node`].
+    pub fn open(path: &Path) -> Result<Observer> {
+        if store::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("this process is part of the node at {}: use its `Node`, not an observer", path.display()),
+            ));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = open(path, flags, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))?;
+        let lock_path = store::lock_path(path);
+        // Not being allowed to is no failure.
+        let locks = open(&lock_path, flags, Mode::empty()).ok();
+        let geometry = read_geometry(&file, path)?;
+        Ok(Observer { path: path.to_owned(), file, geometry, locks })
+    }
+
+    /// Whether the observer may ask the kernel who is alive. If not, see [`Liveness::Unknown`].
+    #[must_use]
+    pub fn may_ask_the_kernel(&self) -> bool {
+        self.locks.is_some()
+    }
+
+    /// The node at this instant.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let region = self.copy(self.geometry.journal_offset())?;
+        let view = View { region: &region };
+        let name = store::stored_name(region.header());
+        Ok(Snapshot::take(&view, &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)), &name, Some(&self.path)))
+    }
+
+    /// Reads on in the journal, at most `limit` events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
+        let region = self.copy(self.geometry.file_size())?;
+        Ok(View { region: &region }.journal().batch(cursor, limit))
+    }
+
+    fn copy(&self, len: usize) -> Result<Region> {
+        let failed = |e| Error::file("read", &self.path, e);
+        let mut pages = Page::buffer(self.geometry.file_size());
+        let bytes = &mut Page::bytes_mut(&mut pages)[..len];
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pread(&self.file, &mut bytes[done..], done as u64) {
+                Ok(0) => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(failed(e.into())),
+            }
+        }
+        Region::copy(pages, self.geometry).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
+        if let Some(locks) = &self.locks {
+            return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
+                Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
+                Ok(_) if self.still(index, version) => Liveness::Gone,
+                // It left between our copy and our question.
+                Ok(_) | Err(_) => Liveness::Unknown,
+            };
+        }
+        let start_time = region.slots().get(index as usize).map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
+        match (process::start_time(pid), start_time) {
+            (Some(now), Some(then)) if now == then && then != 0 => Liveness::Alive,
+            (Some(_), Some(then)) if then != 0 => Liveness::Gone,
+            (None, _) if !Path::new(&format!("/proc/{pid}")).exists() && Path::new("/proc/self/stat").exists() => {
+                Liveness::Gone
+            }
+            _ => Liveness::Unknown,
+        }
+    }
+
+    /// Whether the slot is still the one that was copied.
+    fn still(&self, index: u32, version: u64) -> bool {
+        let mut word = [0; 8];
+        let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
+        rustix::io::pread(&self.file, &mut word, at).is_ok_and(|n| n == 8) && u64::from_ne_bytes(word) == version
+    }
+
+    /// How often a follower should look for new events: the journal has nobody to call it.
+    pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+}
+
+fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {
+    let stat = fstat(file).map_err(|e| Error::file("look at", path, e.into()))?;
+    let smallest = Geometry::new(*SLOTS_RANGE.start(), *JOURNAL_RANGE.start())?;
+    let mut pages = Page::buffer(smallest.file_size());
+    let read = rustix::io::pread(file, &mut Page::bytes_mut(&mut pages)[..4096], 0)
+        .map_err(|e| Error::file("read", path, e.into()))?;
+    if read < 4096 {
+        return Err(Error::new(ErrorKind::NotARegistry, format!("{} is no headcount registry: {read} bytes", path.display())));
+    }
+    let region = Region::copy(pages, smallest)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
+    store::read_geometry(region.header(), u64::try_from(stat.st_size).unwrap_or(0), path)
+}

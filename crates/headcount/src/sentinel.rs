@@ -1,0 +1,385 @@
+//! Who watches whom.
+//!
+//! One worker, the sentinel, watches every other process; every other worker watches only the sentinel.
+//! When it dies, stalls, drains or leaves, one of them takes over. Deaths are pushed by the kernel (a pidfd
+//! becomes readable), overdue heartbeats are looked for when the earliest could be overdue.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use crate::error::{Error, Result};
+use crate::event::Role;
+use crate::hold::{Hold, Operation, Wait};
+use crate::lifecycle::{Facts, Intent, Liveness, Progress, Scope, SlotFacts};
+use crate::node::{Node, SlotRef};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
+use crate::sys::process::PidfdState;
+use crate::sys::{clock, process};
+use crate::transitions::{Stage, Transitions};
+
+/// What a worker is told about the other processes of its node.
+///
+/// It is one descriptor that any event loop can wait on. Whenever that is readable, call
+/// [`Watch::process`], which never blocks for more than a millisecond, and run the transitions that it gives.
+///
+/// It belongs to the process that made it, and to one thread of it at a time.
+pub struct Watch {
+    node: Node,
+    me: SlotRef,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    watched: HashMap<u32, Watched>,
+    /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
+    dead_since: HashMap<(u32, u64), u64>,
+    /// Whether the wake-up pipe is in the epoll instance: only the sentinel listens to it.
+    listening: bool,
+    last_look: u64,
+    /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
+    judge_not_before: u64,
+}
+
+struct Watched {
+    version: u64,
+    pidfd: OwnedFd,
+}
+
+const WAKE_PIPE: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
+/// How long a death may wait for its cause: until the parent has asked for it, or this long.
+const CAUSE_PATIENCE: Duration = Duration::from_millis(20);
+/// Within one call: as long as a parent usually takes.
+const CAUSE_BLOCK: Duration = Duration::from_millis(1);
+const BUSY_RETRY: Duration = Duration::from_millis(5);
+/// The sentinel looks at everything at least this often, for what no descriptor tells.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Watch {
+    pub(crate) fn new(node: Node, me: SlotRef) -> Result<Watch> {
+        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
+            .map_err(failed)?;
+        let data = epoll::EventData::new_u64(TIMER);
+        epoll::add(&epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
+        let watch = Watch {
+            node,
+            me,
+            epoll,
+            timer,
+            watched: HashMap::new(),
+            dead_since: HashMap::new(),
+            listening: false,
+            last_look: clock::boot_ns(),
+            judge_not_before: 0,
+        };
+        // Look at once: there may be something to take over.
+        watch.arm(Duration::from_nanos(1))?;
+        Ok(watch)
+    }
+
+    /// Whether this process is the sentinel of its node.
+    #[must_use]
+    pub fn is_sentinel(&self) -> bool {
+        self.node.inner.store.region.header().sentinel.load(Acquire) == code(self.me)
+    }
+
+    /// Looks at what happened, and reports what is for this process to report. To be called whenever the
+    /// descriptor is readable; calling it more often does no harm.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Busy`] when another process holds the node lock: the descriptor becomes readable
+    /// again by itself, and nothing is lost. [`crate::ErrorKind::Io`] when there are no descriptors left.
+    pub fn process(&mut self) -> Result<Transitions> {
+        let now = clock::boot_ns();
+        self.notice_own_sleep(now);
+        self.drain_events()?;
+        let facts = self.node.facts();
+        let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version) else {
+            // We have left.
+            self.watched.clear();
+            return Ok(Transitions::none());
+        };
+        if !self.is_sentinel() && !self.take_over(&facts, me) {
+            self.forget_all_but(&[sentinel_index(&self.node)]);
+            self.watch_sentinel(&facts);
+            self.arm(self.next_look_at_sentinel(&facts))?;
+            return Ok(Transitions::none());
+        }
+        if me.intent == Intent::Draining && self.hand_over(&facts) {
+            return Ok(Transitions::none());
+        }
+        self.listen()?;
+        self.watch_all(&facts);
+        let undecided = self.find_causes(&facts, now);
+        if undecided {
+            self.arm(BUSY_RETRY)?;
+            return Ok(Transitions::none());
+        }
+        let facts = self.node.facts();
+        if now < self.judge_not_before && self.only_stalls(&facts) || facts.next_step(Scope::Everything).is_none() {
+            self.arm(self.next_look(&facts))?;
+            return Ok(Transitions::none());
+        }
+        match Hold::acquire(&self.node, Wait::Try, Operation::Settle) {
+            Ok(hold) => {
+                // What comes meanwhile is looked at afterwards.
+                self.arm(BUSY_RETRY)?;
+                Ok(Transitions::new(hold, [Stage::Settle(Scope::Everything)]))
+            }
+            Err(error) => {
+                self.arm(BUSY_RETRY)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// If this process itself did not run for long, the others' heartbeats look old although nobody had a
+    /// chance to beat: they get one interval first.
+    fn notice_own_sleep(&mut self, now: u64) {
+        let settings = self.node.inner.settings();
+        if now.saturating_sub(self.last_look) > ns(LONGEST_SLEEP.max(settings.stall_after)) {
+            self.judge_not_before = now.saturating_add(2 * ns(settings.heartbeat_interval));
+        }
+        self.last_look = now;
+    }
+
+    fn only_stalls(&self, facts: &Facts) -> bool {
+        let mut patient = facts.clone();
+        patient.stall_after = u64::MAX;
+        patient.next_step(Scope::Everything).is_none()
+    }
+
+    fn drain_events(&mut self) -> Result<()> {
+        let mut events = Vec::with_capacity(64);
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&zero)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
+        }
+        let mut buffer = [0; 512];
+        // Empty is what they shall be.
+        let _ = rustix::io::read(&self.timer, &mut buffer);
+        if self.listening {
+            while rustix::io::read(&self.node.inner.store.wake_read, &mut buffer).is_ok_and(|n| n == buffer.len()) {}
+        }
+        Ok(())
+    }
+
+    /// Becomes the sentinel if there is none that is fit for it.
+    fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
+        let header = self.node.inner.store.region.header();
+        let current = header.sentinel.load(Acquire);
+        let holder = facts.slots.iter().find(|s| {
+            code(SlotRef { index: s.index, version: s.version }) == current && s.role == Role::Worker
+        });
+        if holder.is_some_and(|s| is_fit(facts, s, clock::boot_ns() < self.judge_not_before)) {
+            return false;
+        }
+        if me.intent != Intent::Serving && facts.slots.iter().any(|s| s.index != me.index && is_fit(facts, s, false)) {
+            // Somebody does it who has longer to live.
+            return false;
+        }
+        // Losing the race means that somebody else has become it.
+        header.sentinel.compare_exchange(current, code(self.me), AcqRel, Acquire).is_ok()
+    }
+
+    /// Gives the office to somebody who has longer to live. The office is empty until one of them notices,
+    /// which the wake-up pipe sees to.
+    fn hand_over(&mut self, facts: &Facts) -> bool {
+        let Some(heir) = facts.slots.iter().find(|s| s.index != self.me.index && is_fit(facts, s, false)) else {
+            return false;
+        };
+        let heir = code(SlotRef { index: heir.index, version: heir.version });
+        let header = self.node.inner.store.region.header();
+        let _ = header.sentinel.compare_exchange(code(self.me), heir, AcqRel, Acquire);
+        self.stop_listening();
+        self.watched.clear();
+        self.node.inner.wake();
+        true
+    }
+
+    fn listen(&mut self) -> Result<()> {
+        if !self.listening {
+            let data = epoll::EventData::new_u64(WAKE_PIPE);
+            epoll::add(&self.epoll, &self.node.inner.store.wake_read, data, epoll::EventFlags::IN)
+                .map_err(|e| Error::io("listen to the wake-up pipe", e.into()))?;
+            self.listening = true;
+        }
+        Ok(())
+    }
+
+    fn stop_listening(&mut self) {
+        if self.listening {
+            // It can only fail for a descriptor that is not in the set.
+            let _ = epoll::delete(&self.epoll, &self.node.inner.store.wake_read);
+            self.listening = false;
+        }
+    }
+
+    fn forget_all_but(&mut self, keep: &[Option<u32>]) {
+        self.stop_listening();
+        self.watched.retain(|index, _| keep.contains(&Some(*index)));
+    }
+
+    fn watch_sentinel(&mut self, facts: &Facts) {
+        let index = sentinel_index(&self.node);
+        if let Some(slot) = facts.slots.iter().find(|s| Some(s.index) == index) {
+            self.watch(slot);
+        }
+    }
+
+    fn watch_all(&mut self, facts: &Facts) {
+        self.watched.retain(|index, w| facts.slots.iter().any(|s| s.index == *index && s.version == w.version));
+        let me = self.me.index;
+        for slot in facts.slots.iter().filter(|s| s.index != me) {
+            self.watch(slot);
+        }
+    }
+
+    fn watch(&mut self, slot: &SlotFacts) {
+        if self.watched.get(&slot.index).is_some_and(|w| w.version == slot.version) || slot.liveness != Liveness::Alive {
+            return;
+        }
+        let Ok(pidfd) = process::open_pidfd(slot.pid) else {
+            // Gone in this moment (the next look sees it), or no descriptors left (the timer stands in).
+            return;
+        };
+        // Only now is it certain that the pidfd is of that process, and not of one that got its number.
+        let local = self.node.inner.local();
+        let still = self.node.inner.liveness(&local, slot.index, slot.version, slot.pid) == Liveness::Alive;
+        drop(local);
+        if !still {
+            return;
+        }
+        let data = epoll::EventData::new_u64(u64::from(slot.index));
+        // Edges: a death is one, and the parent's asking for the status is another.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        if epoll::add(&self.epoll, &pidfd, data, flags).is_ok() {
+            self.watched.insert(slot.index, Watched { version: slot.version, pidfd });
+        }
+    }
+
+    /// Asks the kernel how the dead have died. `true`: somebody may tell about one in a moment (the kernel,
+    /// once its parent has asked; or its parent, see [`Node::child_exited`]), so that it is to be waited for.
+    fn find_causes(&mut self, facts: &Facts, now: u64) -> bool {
+        let mut block = CAUSE_BLOCK;
+        let mut undecided = false;
+        let unexplained = |s: &&SlotFacts| {
+            s.liveness == Liveness::Gone && s.role != Role::Helper && s.exited_seq == 0 && s.died_seq == 0 && s.wait_status.is_none()
+        };
+        self.dead_since.retain(|&(index, version), _| facts.slots.iter().any(|s| s.index == index && s.version == version));
+        for slot in facts.slots.iter().filter(unexplained) {
+            let begun = clock::boot_ns();
+            if let Some(watched) = self.watched.get(&slot.index).filter(|w| w.version == slot.version) {
+                let state = process::pidfd_state(watched.pidfd.as_fd(), block);
+                block = block.saturating_sub(Duration::from_nanos(clock::boot_ns().saturating_sub(begun)));
+                if state == PidfdState::Reaped {
+                    if let (Some(status), Ok(record)) =
+                        (process::wait_status(watched.pidfd.as_fd()), self.node.inner.slot(slot.index))
+                    {
+                        record.wait_status.store(1 << 32 | u64::from(status as u32), Release);
+                    }
+                    continue;
+                }
+            }
+            let since = *self.dead_since.entry((slot.index, slot.version)).or_insert(now);
+            undecided |= clock::boot_ns().saturating_sub(since) < ns(CAUSE_PATIENCE);
+        }
+        undecided
+    }
+
+    /// When the earliest heartbeat could be overdue.
+    fn next_look(&self, facts: &Facts) -> Duration {
+        let deadlines = facts.slots.iter().filter(|s| s.liveness == Liveness::Alive);
+        let earliest = deadlines.filter_map(|s| s.stall_deadline(facts.now, facts.stall_after)).min();
+        let until = earliest.map_or(LONGEST_SLEEP, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
+        let until = until.clamp(Duration::from_millis(1), LONGEST_SLEEP);
+        let patience = self.judge_not_before.saturating_sub(facts.now);
+        if patience > 0 { until.max(Duration::from_nanos(patience)).min(LONGEST_SLEEP) } else { until }
+    }
+
+    /// The others look at the sentinel a little after its heartbeat would be overdue, each at a moment of
+    /// its own, so that not all want the office at once.
+    fn next_look_at_sentinel(&self, facts: &Facts) -> Duration {
+        let index = sentinel_index(&self.node);
+        let sentinel = facts.slots.iter().find(|s| Some(s.index) == index && s.liveness == Liveness::Alive);
+        let Some(sentinel) = sentinel else { return BUSY_RETRY };
+        let until = match sentinel.stall_deadline(facts.now, facts.stall_after) {
+            Some(deadline) => Duration::from_nanos(deadline.saturating_sub(facts.now)),
+            None => LONGEST_SLEEP,
+        };
+        until.min(LONGEST_SLEEP) + Duration::from_millis(1 + u64::from(self.me.index % 32))
+    }
+
+    fn arm(&self, after: Duration) -> Result<()> {
+        let after = after.max(Duration::from_nanos(1));
+        let spec = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec {
+                tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(after.subsec_nanos()),
+            },
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
+            .map(|_| ())
+            .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Watch {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.epoll)
+    }
+}
+
+/// Slot and claim in one word: the index, and the lower half of the version.
+fn code(slot: SlotRef) -> u64 {
+    (slot.version & 0xffff_ffff) << 32 | u64::from(slot.index) + 1
+}
+
+fn sentinel_index(node: &Node) -> Option<u32> {
+    index_of(node.inner.store.region.header().sentinel.load(Acquire))
+}
+
+/// The slot that a sentinel's word names.
+pub(crate) fn index_of(word: u64) -> Option<u32> {
+    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+}
+
+/// Fit to watch: at work and making progress.
+fn is_fit(facts: &Facts, slot: &SlotFacts, lenient: bool) -> bool {
+    let beats = lenient || slot.progress(facts.now, facts.stall_after) != Progress::Overdue;
+    slot.role == Role::Worker
+        && slot.liveness == Liveness::Alive
+        && matches!(slot.intent, Intent::Serving | Intent::Starting)
+        && beats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentinels_word_names_its_slot() {
+        let slot = SlotRef { index: 7, version: 12 };
+        assert_eq!(index_of(code(slot)), Some(7));
+        assert_eq!(index_of(0), None);
+    }
+}

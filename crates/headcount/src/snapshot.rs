@@ -1,0 +1,154 @@
+//! A node at one instant, for people and programs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::event::{Cause, Counts, GenerationId, Kind, Role};
+use crate::lifecycle::{Facts, Liveness, Phase, State};
+use crate::sentinel::index_of;
+use crate::sys::atomic::Ordering::{Acquire, Relaxed};
+use crate::view::View;
+
+/// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The node's name.
+    pub node: String,
+    /// The registry's file, if it has one.
+    pub path: Option<PathBuf>,
+    /// The generations that are there, oldest first.
+    pub generations: Vec<GenerationStatus>,
+    /// The processes that are there, and those that died and have not been cleared away yet.
+    pub processes: Vec<ProcessStatus>,
+    /// The worker that watches the others.
+    pub sentinel: Option<u32>,
+    /// Who holds the node lock.
+    pub holder: Option<Holder>,
+    /// The number of the newest event.
+    pub head: u64,
+    /// Live workers that are not stalled, over all generations.
+    pub total: u32,
+}
+
+/// A generation at one instant.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GenerationStatus {
+    /// Its number.
+    pub id: GenerationId,
+    /// How far it is.
+    pub phase: Phase,
+    /// Why it began.
+    pub cause: Cause,
+    /// The process id of its master.
+    pub master: u32,
+    /// Whether that master is alive; `None` if this reader cannot tell.
+    pub master_alive: Option<bool>,
+    /// How long it has been there.
+    pub age: Duration,
+    /// When it began, nanoseconds since 1970.
+    pub begun_ns: u64,
+    /// The number of workers that it is to have, if the server said so.
+    pub expected: Option<u32>,
+    /// The counts, as its callbacks would get them.
+    pub counts: Counts,
+}
+
+/// A process at one instant.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProcessStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// What it is.
+    pub role: Role,
+    /// Its generation; 0 for a master.
+    pub generation: GenerationId,
+    /// Its number within its generation.
+    pub worker_id: Option<u32>,
+    /// Its state, derived from what follows.
+    pub state: State,
+    /// What the kernel says.
+    pub liveness: Liveness,
+    /// Why it was started.
+    pub cause: Cause,
+    /// How long ago it joined.
+    pub age: Duration,
+    /// How long it has been starting, serving, draining or leaving.
+    pub in_state_for: Duration,
+    /// How old its last heartbeat is.
+    pub heartbeat_age: Duration,
+}
+
+/// Who holds the node lock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// For how long it has held it.
+    pub held_for: Duration,
+    /// The callback that it runs, and for how long it has.
+    pub callback: Option<(Kind, Duration)>,
+}
+
+impl Snapshot {
+    pub(crate) fn take(view: &View<'_>, facts: &Facts, node: &str, path: Option<&Path>) -> Snapshot {
+        let header = view.region.header();
+        let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
+        let mut generations: Vec<_> = facts
+            .generations
+            .iter()
+            .filter(|g| g.ended_seq == 0)
+            .map(|g| GenerationStatus {
+                id: g.id,
+                phase: g.phase,
+                cause: g.cause,
+                master: g.master_pid,
+                master_alive: facts.master_alive(g),
+                age: age(g.begun_ns),
+                begun_ns: g.begun_wall_ns,
+                expected: Some(g.expected).filter(|&n| n > 0),
+                counts: facts.counts(g.id),
+            })
+            .collect();
+        generations.sort_by_key(|g| g.id);
+        let mut processes: Vec<_> = facts
+            .slots
+            .iter()
+            .map(|s| ProcessStatus {
+                pid: s.pid,
+                role: s.role,
+                generation: s.generation,
+                worker_id: s.worker_id,
+                state: facts.state(s),
+                liveness: s.liveness,
+                cause: s.cause,
+                age: age(s.joined_ns),
+                in_state_for: age(s.intent_since_ns),
+                heartbeat_age: age(s.heartbeat_ns),
+            })
+            .collect();
+        processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
+        let sentinel = index_of(header.sentinel.load(Acquire));
+        let holder_pid = header.holder_pid.load(Relaxed);
+        let holder = (header.holder_operation.load(Acquire) != 0 && holder_pid != 0).then(|| Holder {
+            pid: holder_pid,
+            held_for: age(header.holder_since.load(Relaxed)),
+            callback: Kind::from_code(header.callback_kind.load(Relaxed))
+                .filter(|_| header.callback_seq.load(Relaxed) != 0)
+                .map(|kind| (kind, age(header.callback_since.load(Relaxed)))),
+        });
+        Snapshot {
+            node: node.to_owned(),
+            path: path.map(Path::to_owned),
+            generations,
+            processes,
+            sentinel: facts.slots.iter().find(|s| Some(s.index) == sentinel).map(|s| s.pid),
+            holder,
+            head: header.head.load(Acquire),
+            total: facts.total(),
+        }
+    }
+}

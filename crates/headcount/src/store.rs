@@ -1,0 +1,442 @@
+//! The files of a node: the registry, and beside it the lock file and the wake-up pipe.
+//!
+//! The registry may be read by anybody; what is locked may not, because whoever can read a file can also
+//! put a lock on it, and so hold up the whole node. Hence the lock file of its own, mode 0600.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    FallocateFlags, FileType, Mode, OFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs, mknodat, open,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{FORMAT, Geometry, Header, MAGIC, NODE_LOCK_BYTE, SLOT_LOCK_BASE};
+use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::map::{Page, Region};
+use crate::sys::{clock, lock};
+
+/// An opened node: its memory, its lock file, its wake-up pipe. Never closed, see `sys/lock.rs`.
+pub(crate) struct Store {
+    pub(crate) region: Region,
+    pub(crate) lock_file: OwnedFd,
+    pub(crate) wake_read: OwnedFd,
+    pub(crate) wake_write: OwnedFd,
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// A message for the host's log that came up while opening.
+pub(crate) type Remarks = Vec<String>;
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(crate) fn lock_path(registry: &Path) -> PathBuf {
+    beside(registry, ".lock")
+}
+
+fn wake_path(registry: &Path) -> PathBuf {
+    beside(registry, ".wake")
+}
+
+/// Where registries live unless a path is given.
+pub(crate) fn default_folder() -> PathBuf {
+    // For containers and tests whose /run is not theirs.
+    if let Some(folder) = std::env::var_os("HEADCOUNT_RUNTIME_DIR").filter(|f| !f.is_empty()) {
+        return PathBuf::from(folder);
+    }
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return PathBuf::from("/run/headcount");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty()) {
+        Some(folder) => PathBuf::from(folder).join("headcount"),
+        None => PathBuf::from(format!("/dev/shm/headcount-{}", uid.as_raw())),
+    }
+}
+
+/// Makes the folder if need be, and refuses one in which strangers could swap our files.
+fn check_folder(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
+        return Err(Error::new(
+            ErrorKind::InvalidOption,
+            format!("option `path` is {}: give a file with its folder", path.display()),
+        ));
+    };
+    if !folder.exists() {
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .create(folder)
+            .or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
+            .map_err(|e| Error::file("make the folder", folder, e))?;
+    }
+    let meta = std::fs::metadata(folder).map_err(|e| Error::file("look at the folder", folder, e))?;
+    let me = rustix::process::geteuid().as_raw();
+    let strangers_may_write = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
+    if (meta.uid() != me && meta.uid() != 0) || strangers_may_write {
+        return Err(Error::new(
+            ErrorKind::WrongOwner,
+            format!(
+                "the folder {} belongs to uid {} with mode {:04o}: others could swap the registry in it \
+                 (make it belong to uid {me}, mode 0755, or set another `path`)",
+                folder.display(),
+                meta.uid(),
+                meta.mode() & 0o7777
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> Result<()> {
+    let found = FileType::from_raw_mode(stat.st_mode);
+    if found != expected {
+        return Err(Error::new(
+            ErrorKind::SymbolicLink,
+            format!("{} is a {found:?}, expected was a {expected:?} (remove it, or set another `path`)", path.display()),
+        ));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me || stat.st_mode & forbidden != 0 || stat.st_nlink > 1 {
+        return Err(Error::new(
+            ErrorKind::WrongOwner,
+            format!(
+                "{} belongs to uid {} with mode {:04o} and {} links; expected were uid {me}, nobody else's write \
+                 access and 1 link (remove it, or set another `path`)",
+                path.display(),
+                stat.st_uid,
+                stat.st_mode & 0o7777,
+                stat.st_nlink
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn make_or_open(path: &Path, flags: OFlags, mode: Mode, what: FileType, forbidden: u32) -> Result<OwnedFd> {
+    let fd = open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)
+        .map_err(|e| Error::file("open", path, e.into()))?;
+    let stat = fstat(&fd).map_err(|e| Error::file("look at", path, e.into()))?;
+    check_file(path, &stat, what, forbidden)?;
+    Ok(fd)
+}
+
+/// The identity of a path's lock file without opening it: opening and closing it would drop the locks
+/// of a process that has it open already.
+pub(crate) fn lock_identity(registry: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::symlink_metadata(lock_path(registry)).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// The mutual exclusion of those who open: the node lock, waited for without a holder's record, because
+/// before the registry is open there is no memory to read one from.
+struct OpenLock<'a>(BorrowedFd<'a>);
+
+impl<'a> OpenLock<'a> {
+    fn take(fd: BorrowedFd<'a>, path: &Path, timeout: std::time::Duration) -> Result<OpenLock<'a>> {
+        let deadline = clock::boot_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        let nobody = crate::sys::atomic::AtomicU32::new(0);
+        loop {
+            if lock::try_lock(fd, NODE_LOCK_BYTE).map_err(|e| Error::file("lock", path, e))? {
+                return Ok(OpenLock(fd));
+            }
+            if clock::boot_ns() > deadline {
+                let holder = match lock::test(fd, NODE_LOCK_BYTE) {
+                    Ok(lock::ByteLock::Held(pid)) => format!("process {pid}"),
+                    _ => "another process".to_owned(),
+                };
+                return Err(Error::new(
+                    ErrorKind::LockTimeout,
+                    format!("{holder} has held the lock {} for {timeout:?}; nothing was opened", path.display()),
+                ));
+            }
+            lock::wait_for_change(&nobody, 0, std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for OpenLock<'_> {
+    fn drop(&mut self) {
+        // It cannot fail for a descriptor that is open; if it did, the process's end would free it.
+        let _ = lock::unlock(self.0, NODE_LOCK_BYTE);
+    }
+}
+
+impl Store {
+    /// Opens the node at `path`, making its files where they are missing.
+    pub(crate) fn open(
+        path: &Path,
+        name: &str,
+        geometry: Geometry,
+        timeout: std::time::Duration,
+    ) -> Result<(Store, Remarks)> {
+        check_folder(path)?;
+        let lock_at = lock_path(path);
+        let private = Mode::RUSR | Mode::WUSR;
+        let lock_file =
+            make_or_open(&lock_at, OFlags::RDWR | OFlags::CREATE, private, FileType::RegularFile, 0o077)?;
+        let guard = OpenLock::take(lock_file.as_fd(), &lock_at, timeout)?;
+        let lock_stat = fstat(&lock_file).map_err(|e| Error::file("look at", &lock_at, e.into()))?;
+        let lock_id = [lock_stat.st_dev, lock_stat.st_ino];
+
+        let mut remarks = Remarks::new();
+        let registry = match open_existing(path)? {
+            Some(fd) => match examine(&fd, path, name, lock_file.as_fd(), lock_id)? {
+                Found::Usable(found) => {
+                    if found != geometry {
+                        remarks.push(format!(
+                            "{}: the registry keeps its {} slots and {} journal records as long as the node runs; \
+                             the options differ and take effect when it is removed while the node is stopped",
+                            path.display(),
+                            found.slots(),
+                            found.journal_records()
+                        ));
+                    }
+                    Some((fd, found))
+                }
+                Found::Replace(why) => {
+                    std::fs::remove_file(path).map_err(|e| Error::file("replace", path, e))?;
+                    remarks.push(why);
+                    None
+                }
+            },
+            None => {
+                if anybody_alive(lock_file.as_fd(), geometry.slots()) {
+                    remarks.push(format!(
+                        "{}: the registry was removed while its node runs; made anew, without the running \
+                         generations (restart the server to have them counted)",
+                        path.display()
+                    ));
+                }
+                None
+            }
+        };
+        let region = match registry {
+            Some((fd, geometry)) => {
+                Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("map", path, e))?
+            }
+            None => create(path, name, geometry, lock_id)?,
+        };
+        let (wake_read, wake_write) = open_wake_pipe(&wake_path(path))?;
+        drop(guard);
+        Ok((Store { region, lock_file, wake_read, wake_write, path: Some(path.to_owned()) }, remarks))
+    }
+
+    /// A node without files: for this process and its forked children only.
+    pub(crate) fn anonymous(name: &str, geometry: Geometry) -> Result<Store> {
+        let memory = |e: io::Error| Error::io("get shared memory for a node without files", e);
+        let region = Region::anonymous(geometry).map_err(memory)?;
+        let lock_file = rustix::fs::memfd_create("headcount-lock", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|e| memory(e.into()))?;
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (wake_read, wake_write) = rustix::pipe::pipe_with(flags).map_err(|e| memory(e.into()))?;
+        initialise(region.header(), name, geometry, [0, 0]);
+        Ok(Store { region, lock_file, wake_read, wake_write, path: None })
+    }
+}
+
+fn open_existing(path: &Path) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = match open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(Error::file("open", path, e.into())),
+    };
+    let stat = fstat(&fd).map_err(|e| Error::file("look at", path, e.into()))?;
+    check_file(path, &stat, FileType::RegularFile, 0o022)?;
+    let vfs = fstatvfs(&fd).map_err(|e| Error::file("look at", path, e.into()))?;
+    if vfs.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Error::file("write to", path, Errno::ROFS.into()));
+    }
+    Ok(Some(fd))
+}
+
+enum Found {
+    Usable(Geometry),
+    /// Ours, nobody uses it, and it cannot be gone on with: why.
+    Replace(String),
+}
+
+fn anybody_alive(lock_file: BorrowedFd<'_>, slots: usize) -> bool {
+    // Cannot be asked: then somebody may be alive.
+    !matches!(lock::test_range(lock_file, SLOT_LOCK_BASE, slots as u64), Ok(lock::ByteLock::Free))
+}
+
+/// What a header says, checked against the size of its file.
+pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Result<Geometry> {
+    if header.magic.load(Relaxed) != MAGIC {
+        return Err(Error::new(
+            ErrorKind::NotARegistry,
+            format!("{} is no headcount registry, and is left alone (remove it, or set another `path`)", path.display()),
+        ));
+    }
+    let format = header.format.load(Relaxed);
+    if format != FORMAT {
+        return Err(Error::new(
+            ErrorKind::Version,
+            format!(
+                "{} has format {format}, this is headcount {} with format {FORMAT} (stop the node that uses it, or \
+                 use the same version of headcount)",
+                path.display(),
+                env!("CARGO_PKG_VERSION")
+            ),
+        ));
+    }
+    let corrupt = |what: String| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("{} is corrupt: {what} (remove it while the node is stopped)", path.display()),
+        )
+    };
+    let geometry = Geometry::new(header.slots.load(Relaxed), header.journal_records.load(Relaxed))
+        .map_err(|e| corrupt(e.to_string()))?;
+    if header.generations.load(Relaxed) as usize != geometry.generations() {
+        return Err(corrupt(format!("a table of {} generations", header.generations.load(Relaxed))));
+    }
+    if file_size != geometry.file_size() as u64 {
+        return Err(corrupt(format!("{file_size} bytes, expected were {}", geometry.file_size())));
+    }
+    Ok(geometry)
+}
+
+fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id: [u64; 2]) -> Result<Found> {
+    let size = std::cmp::max(fstat(fd).map_err(|e| Error::file("look at", path, e.into()))?.st_size, 0) as u64;
+    let mut page = Page::buffer(4096);
+    let read = rustix::io::pread(fd, Page::bytes_mut(&mut page), 0)
+        .map_err(|e| Error::file("read", path, e.into()))?;
+    if read < 4096 {
+        return Err(Error::new(
+            ErrorKind::NotARegistry,
+            format!(
+                "{} is truncated: it has {size} bytes, not even a registry's first page (remove it, or set another \
+                 `path`)",
+                path.display()
+            ),
+        ));
+    }
+    // The smallest geometry: only the header of this copy is looked at.
+    let header_only = Geometry::new(*crate::layout::SLOTS_RANGE.start(), *crate::layout::JOURNAL_RANGE.start())?;
+    page.resize(header_only.file_size() / 4096, Page::buffer(4096).remove(0));
+    let copy = Region::copy(page, header_only)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
+    let header = copy.header();
+    match read_geometry(header, size, path) {
+        Ok(geometry) => {
+            let known: [u64; 2] = std::array::from_fn(|i| header.lock_file[i].load(Relaxed));
+            if known == lock_id {
+                return Ok(Found::Usable(geometry));
+            }
+            if header.boot_id[0].load(Relaxed) == boot_id()[0] && creator_may_live(header) {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!(
+                        "the lock file of {} was replaced while the node {name} runs: who is alive cannot be known \
+                         (stop the server, remove both files, start it again)",
+                        path.display()
+                    ),
+                ));
+            }
+            Ok(Found::Replace(format!("{}: made anew, its lock file was another one", path.display())))
+        }
+        // Another version's, or spoiled: no loss to replace it if nobody uses it.
+        Err(e) if matches!(e.kind(), ErrorKind::Version | ErrorKind::Corrupt) => {
+            if anybody_alive(locks, *crate::layout::SLOTS_RANGE.end() as usize) {
+                return Err(e);
+            }
+            Ok(Found::Replace(format!("{e}; nobody uses it, so it was made anew and its history is lost")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Without its lock file a registry cannot tell who lives. The last process that held the node lock is
+/// the best witness left.
+fn creator_may_live(header: &Header) -> bool {
+    let pid = header.holder_pid.load(Relaxed);
+    pid != 0 && crate::sys::process::start_time(pid).is_some()
+}
+
+/// Makes the file under a temporary name nobody sees, so that no reader ever finds half of one.
+fn create(path: &Path, name: &str, geometry: Geometry, lock_id: [u64; 2]) -> Result<Region> {
+    let failed = |action: &'static str| move |e: Errno| Error::file(action, path, e.into());
+    let temporary = beside(path, ".new");
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::file("remove the remains of", &temporary, e));
+        }
+        _ => {}
+    }
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = open(&temporary, flags, Mode::from_raw_mode(0o644)).map_err(failed("make"))?;
+    let made = (|| {
+        // A umask must not decide whether people may read the state of their node.
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o644)).map_err(failed("set the mode of"))?;
+        // Blocks that are there cannot be missing later, when touching them would be fatal.
+        fallocate(&fd, FallocateFlags::empty(), 0, geometry.file_size() as u64).map_err(failed("get room for"))?;
+        let region = Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("map", path, e))?;
+        initialise(region.header(), name, geometry, lock_id);
+        std::fs::rename(&temporary, path).map_err(|e| Error::file("make", path, e))?;
+        Ok(region)
+    })();
+    if made.is_err() {
+        // The error that is reported is the first one.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    made
+}
+
+fn initialise(header: &Header, name: &str, geometry: Geometry, lock_id: [u64; 2]) {
+    let boot = boot_id();
+    header.format.store(FORMAT, Relaxed);
+    header.slots.store(geometry.slots() as u32, Relaxed);
+    header.generations.store(geometry.generations() as u32, Relaxed);
+    header.journal_records.store(geometry.journal_records() as u32, Relaxed);
+    header.created_ns.store(clock::wall_ns(), Relaxed);
+    for i in 0..2 {
+        header.boot_id[i].store(boot[i], Relaxed);
+        header.lock_file[i].store(lock_id[i], Relaxed);
+    }
+    let mut bytes = [0u8; 64];
+    // Names are checked to be at most 63 bytes.
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    for (word, chunk) in header.name.iter().zip(bytes.chunks_exact(8)) {
+        word.store(chunk.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b)), Relaxed);
+    }
+    header.magic.store(MAGIC, Relaxed);
+}
+
+/// The node's name as the registry tells it.
+pub(crate) fn stored_name(header: &Header) -> String {
+    let bytes: Vec<u8> = header.name.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).take_while(|&b| b != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The boot that we are in; zeros where `/proc` does not tell.
+pub(crate) fn boot_id() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let value = u128::from_str_radix(&digits, 16).unwrap_or(0);
+    [(value >> 64) as u64, value as u64]
+}
+
+/// A named pipe, so that also a process that was not forked from the opener (an upgraded master's
+/// workers) can wake the sentinel.
+fn open_wake_pipe(path: &Path) -> Result<(OwnedFd, OwnedFd)> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    match mknodat(rustix::fs::CWD, path, FileType::Fifo, mode, 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(Error::file("make", path, e.into())),
+    }
+    let read = make_or_open(path, OFlags::RDWR, Mode::empty(), FileType::Fifo, 0o077)?;
+    let write = read.try_clone().map_err(|e| Error::file("open", path, e))?;
+    Ok((read, write))
+}

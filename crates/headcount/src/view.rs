@@ -1,0 +1,146 @@
+//! Reading the registry: shared memory, which anybody may have spoiled, becomes facts.
+
+use crate::event::{Cause, Role};
+use crate::journal::Journal;
+use crate::layout::{Generation, Slot};
+use crate::lifecycle::{Facts, GenerationFacts, Intent, Liveness, Phase, SlotFacts};
+use crate::sys::atomic::Ordering::{Acquire, Relaxed};
+use crate::sys::atomic::{AtomicU64, fence};
+use crate::sys::clock;
+use crate::sys::map::Region;
+
+/// A registry in memory, shared or copied.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) region: &'a Region,
+}
+
+/// How the reader learns whether the process `(slot index, slot version, pid)` is alive.
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(u32, u64, u32) -> Liveness;
+
+/// A record that changes while it is read is read again, but not for ever: its writer may have died.
+const ATTEMPTS: usize = 8;
+
+/// Reads under a version counter that is odd while the record is being rewritten.
+fn consistent<T>(version: &AtomicU64, mut read: impl FnMut(u64) -> Option<T>) -> Option<T> {
+    for _ in 0..ATTEMPTS {
+        let before = version.load(Acquire);
+        if before % 2 == 1 {
+            std::hint::spin_loop();
+            continue;
+        }
+        let value = read(before);
+        fence(Acquire);
+        if version.load(Relaxed) == before {
+            return value;
+        }
+    }
+    None
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn journal(self) -> Journal<'a> {
+        Journal { head: &self.region.header().head, records: self.region.journal() }
+    }
+
+    /// The setting by which everybody judges, kept within reason whatever the registry says.
+    pub(crate) fn stall_after(self) -> u64 {
+        const DAY: u64 = 86_400_000_000_000;
+        self.region.header().stall_after_ns.load(Relaxed).clamp(1_000_000, 365 * DAY)
+    }
+
+    pub(crate) fn used_slots(self) -> &'a [Slot] {
+        let used = self.region.header().slots_used.load(Acquire) as usize;
+        let slots = self.region.slots();
+        &slots[..used.min(slots.len())]
+    }
+
+    pub(crate) fn used_generations(self) -> &'a [Generation] {
+        let used = self.region.header().generations_used.load(Acquire) as usize;
+        let generations = self.region.generations();
+        &generations[..used.min(generations.len())]
+    }
+
+    pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {
+        self.facts_as_of(self.region.header().head.load(Acquire), oracle)
+    }
+
+    /// The facts with everything taken as reported that has a number up to `head`. The lock's holder asks
+    /// for those that include the report that it is just about to write.
+    pub(crate) fn facts_as_of(self, head: u64, oracle: Oracle<'_>) -> Facts {
+        let slots = (0u32..).zip(self.used_slots());
+        let generations = (0u32..).zip(self.used_generations());
+        let mut facts = Facts {
+            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, oracle)).collect(),
+            generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
+            now: 0,
+            stall_after: self.stall_after(),
+            redeliver_seq: self.region.header().redeliver_seq.load(Relaxed),
+        };
+        // After the heartbeats were read, or a beat in between would lie in the future.
+        facts.now = clock::boot_ns();
+        facts
+    }
+}
+
+/// The number of a report. One beyond the journal's head was being made when its writer died: the
+/// report never happened.
+fn reported(seq: &AtomicU64, head: u64) -> u64 {
+    let seq = seq.load(Relaxed);
+    if seq <= head { seq } else { 0 }
+}
+
+fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+    consistent(&slot.version, |version| {
+        let role = Role::from_code(slot.role.load(Relaxed))?;
+        let pid = slot.pid.load(Relaxed);
+        let status = slot.wait_status.load(Relaxed);
+        Some(SlotFacts {
+            index,
+            version,
+            role,
+            generation: slot.generation.load(Relaxed),
+            pid,
+            worker_id: u32::try_from(slot.worker_id.load(Relaxed)).ok(),
+            cause: Cause::from_code(slot.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+            start_time: slot.start_time.load(Relaxed),
+            joined_ns: slot.joined_ns.load(Relaxed),
+            joined_wall_ns: slot.joined_wall_ns.load(Relaxed),
+            intent: Intent::from_code(slot.intent.load(Relaxed)),
+            intent_since_ns: slot.intent_since_ns.load(Relaxed),
+            heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
+            retry: slot.retry.load(Relaxed) != 0,
+            started_seq: reported(&slot.started_seq, head),
+            exited_seq: reported(&slot.exited_seq, head),
+            died_seq: reported(&slot.died_seq, head),
+            stalled_seq: reported(&slot.stalled_seq, head),
+            recovered_seq: reported(&slot.recovered_seq, head),
+            wait_status: (status >> 32 == 1).then_some(status as u32 as i32),
+            // Asked last: a process that left has changed the version before it let go of its lock.
+            liveness: oracle(index, version, pid),
+        })
+    })
+}
+
+fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<GenerationFacts> {
+    consistent(&generation.version, |_| {
+        Some(GenerationFacts {
+            index,
+            id: generation.id.load(Relaxed),
+            phase: Phase::from_code(generation.phase.load(Relaxed))?,
+            cause: Cause::from_code(generation.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+            master_slot: generation.master_slot.load(Relaxed),
+            master_version: generation.master_version.load(Relaxed),
+            master_pid: generation.master_pid.load(Relaxed),
+            begun_ns: generation.begun_ns.load(Relaxed),
+            begun_wall_ns: generation.begun_wall_ns.load(Relaxed),
+            expected: generation.expected.load(Relaxed),
+            joined: generation.joined.load(Relaxed),
+            started_seq: reported(&generation.started_seq, head),
+            ended_seq: reported(&generation.ended_seq, head),
+            abandoned_seq: reported(&generation.abandoned_seq, head),
+            start_delivered: generation.start_delivered.load(Relaxed) != 0,
+            retry: generation.retry.load(Relaxed) != 0,
+        })
+    })
+}
