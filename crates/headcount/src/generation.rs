@@ -7,7 +7,8 @@ use crate::layout::Generation as Record;
 use crate::lifecycle::{GenerationFacts, Intent, Liveness, Phase, Scope};
 use crate::node::{Node, OPEN_LOCKS, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sys::{clock, process};
+use crate::sentinel::index_of;
+use crate::sys::{clock, lock, process};
 use crate::transitions::{Reported, Stage, Transitions, settle_quietly};
 use crate::worker::Worker;
 
@@ -127,6 +128,9 @@ impl Generation {
                 ErrorKind::WrongState,
                 format!("this process has joined generation {} already, in slot {}", self.id, worker.index),
             ));
+        }
+        if join.wait != Wait::Try {
+            node.let_sentinel_go_first();
         }
         let hold = Hold::acquire(node, join.wait, Operation::Join)?;
         // A death that made room for this process stands in the journal before its start.
@@ -283,6 +287,27 @@ impl Node {
         })?;
         self.inner.local().master = Some(slot);
         Ok(slot)
+    }
+
+    /// A worker that replaces a dead one is often quicker than the report of the death. The sentinel reports
+    /// from its event loop, where a callback may do everything, so it gets a moment to do that first: then
+    /// also the callbacks run in the order of the journal. It is not waited for longer than that.
+    fn let_sentinel_go_first(&self) {
+        const MOMENT_NS: u64 = 50_000_000;
+        let deadline = clock::boot_ns().saturating_add(MOMENT_NS);
+        let header = self.inner.store.region.header();
+        loop {
+            let word = header.wake_word.load(Acquire);
+            let facts = self.facts();
+            let sentinel = index_of(header.sentinel.load(Acquire));
+            let at_work = facts.slots.iter().any(|s| Some(s.index) == sentinel && s.is_fit(facts.now, facts.stall_after));
+            let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
+            if !at_work || !open || facts.now > deadline {
+                return;
+            }
+            self.inner.wake();
+            lock::wait_for_change(&header.wake_word, word, std::time::Duration::from_millis(1));
+        }
     }
 
     fn joined_worker(&self, generation: GenerationId) -> Option<SlotRef> {

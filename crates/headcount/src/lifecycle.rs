@@ -179,6 +179,14 @@ impl SlotFacts {
         self.stalled_seq > self.recovered_seq
     }
 
+    /// Fit to watch the others: at work and making progress.
+    pub(crate) fn is_fit(&self, now: u64, stall_after: u64) -> bool {
+        self.role == Role::Worker
+            && self.liveness == Liveness::Alive
+            && matches!(self.intent, Intent::Serving | Intent::Starting)
+            && self.progress(now, stall_after) != Progress::Overdue
+    }
+
     /// The next moment at which it could be found to be stalled.
     pub(crate) fn stall_deadline(&self, now: u64, stall_after: u64) -> Option<u64> {
         match self.progress(now, stall_after) {

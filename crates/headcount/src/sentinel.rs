@@ -17,7 +17,7 @@ use rustix::time::{
 use crate::error::{Error, Result};
 use crate::event::Role;
 use crate::hold::{Hold, Operation, Wait};
-use crate::lifecycle::{Facts, Intent, Liveness, Progress, Scope, SlotFacts};
+use crate::lifecycle::{Facts, Intent, Liveness, Scope, SlotFacts};
 use crate::node::{Node, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
 use crate::sys::process::PidfdState;
@@ -183,10 +183,12 @@ impl Watch {
         let holder = facts.slots.iter().find(|s| {
             code(SlotRef { index: s.index, version: s.version }) == current && s.role == Role::Worker
         });
-        if holder.is_some_and(|s| is_fit(facts, s, clock::boot_ns() < self.judge_not_before)) {
+        // After a sleep of our own no heartbeat proves anything yet.
+        let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
+        if holder.is_some_and(|s| s.is_fit(facts.now, stall_after)) {
             return false;
         }
-        if me.intent != Intent::Serving && facts.slots.iter().any(|s| s.index != me.index && is_fit(facts, s, false)) {
+        if me.intent != Intent::Serving && facts.slots.iter().any(|s| s.index != me.index && s.is_fit(facts.now, facts.stall_after)) {
             // Somebody does it who has longer to live.
             return false;
         }
@@ -197,7 +199,7 @@ impl Watch {
     /// Gives the office to somebody who has longer to live. The office is empty until one of them notices,
     /// which the wake-up pipe sees to.
     fn hand_over(&mut self, facts: &Facts) -> bool {
-        let Some(heir) = facts.slots.iter().find(|s| s.index != self.me.index && is_fit(facts, s, false)) else {
+        let Some(heir) = facts.slots.iter().find(|s| s.index != self.me.index && s.is_fit(facts.now, facts.stall_after)) else {
             return false;
         };
         let heir = code(SlotRef { index: heir.index, version: heir.version });
@@ -361,15 +363,6 @@ fn sentinel_index(node: &Node) -> Option<u32> {
 /// The slot that a sentinel's word names.
 pub(crate) fn index_of(word: u64) -> Option<u32> {
     u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
-}
-
-/// Fit to watch: at work and making progress.
-fn is_fit(facts: &Facts, slot: &SlotFacts, lenient: bool) -> bool {
-    let beats = lenient || slot.progress(facts.now, facts.stall_after) != Progress::Overdue;
-    slot.role == Role::Worker
-        && slot.liveness == Liveness::Alive
-        && matches!(slot.intent, Intent::Serving | Intent::Starting)
-        && beats
 }
 
 #[cfg(test)]
