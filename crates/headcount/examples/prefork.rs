@@ -174,14 +174,14 @@ fn work(generation: &Generation, number: u32, respawned: bool, listener: &TcpLis
         if ready[2] {
             serve(listener, &worker)?;
         }
-        if ready[0] {
-            if let Some(info) = inbox.read_signal()? {
-                if info.ssi_signo == Signal::SIGQUIT as u32 {
-                    worker.drain(Wait::Timeout)?.run(show);
-                }
-                worker.leave(Wait::Timeout)?.run(show);
-                return Ok(());
+        if ready[0]
+            && let Some(info) = inbox.read_signal()?
+        {
+            if info.ssi_signo == Signal::SIGQUIT as u32 {
+                worker.drain(Wait::Timeout)?.run(show);
             }
+            worker.leave(Wait::Timeout)?.run(show);
+            return Ok(());
         }
     }
 }

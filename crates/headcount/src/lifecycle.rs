@@ -410,7 +410,7 @@ impl Facts {
                 Role::Worker | Role::Master => {}
             }
         }
-        for s in gone().filter(|s| s.died_seq != 0 && delivers(s.generation)) {
+        if let Some(s) = gone().find(|s| s.died_seq != 0 && delivers(s.generation)) {
             let slot = s.index;
             return Some(match s.role {
                 Role::Master => Step::DeliverMasterLost { slot },

@@ -134,10 +134,8 @@ impl Options {
                 self.node
             ));
         }
-        if let Some(path) = &self.path {
-            if !path.is_absolute() || path.file_name().is_none() {
-                return invalid(format!("option `path` is {}; allowed is the absolute path of a file", path.display()));
-            }
+        if let Some(path) = self.path.as_ref().filter(|p| !p.is_absolute() || p.file_name().is_none()) {
+            return invalid(format!("option `path` is {}; allowed is the absolute path of a file", path.display()));
         }
         let bounds = Duration::from_millis(1)..=Duration::from_secs(86_400);
         for (option, value) in [

@@ -353,7 +353,7 @@ impl std::os::fd::AsRawFd for Watch {
 
 /// Slot and claim in one word: the index, and the lower half of the version.
 fn code(slot: SlotRef) -> u64 {
-    (slot.version & 0xffff_ffff) << 32 | u64::from(slot.index) + 1
+    ((slot.version & 0xffff_ffff) << 32) | (u64::from(slot.index) + 1)
 }
 
 fn sentinel_index(node: &Node) -> Option<u32> {
