@@ -84,7 +84,7 @@ endif
 # install(1) puts a new file in the place of the old one, and never writes into one that a running server has mapped.
 install-files:
 	@test -e '$(RELEASE)/libheadcount.so' || { echo 'no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
-	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUADIR)/resty/worker' '$(DESTDIR)$(LUACDIR)'
+	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUACDIR)'
 	install -m 0644 '$(RELEASE)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
 	install -m 0644 crates/headcount-ffi/include/headcount.h '$(DESTDIR)$(INCLUDEDIR)/headcount.h'
 	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig/headcount.pc)
@@ -93,7 +93,7 @@ install-files:
 
 # What LuaRocks calls: it has a folder for modules and one for their libraries, and none for a C library.
 install-rock:
-	install -d '$(LUADIR)/resty/worker' '$(LUACDIR)'
+	install -d '$(LUACDIR)'
 	install -m 0644 '$(RELEASE)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
 	$(install-lua)
 
@@ -104,8 +104,7 @@ chmod 0644 '$(4)'
 endef
 
 define install-lua
-install -m 0644 lua/resty/headcount.lua '$(DESTDIR)$(LUADIR)/resty/headcount.lua'
-install -m 0644 lua/resty/worker/manager.lua '$(DESTDIR)$(LUADIR)/resty/worker/manager.lua'
+find lua -name '*.lua' -printf '%P\0' | xargs -0 -I{} install -D -m 0644 'lua/{}' '$(DESTDIR)$(LUADIR)/{}'
 endef
 
 deb: ## build the Debian package into target/debian

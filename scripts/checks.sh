@@ -29,6 +29,12 @@ same() { # name expected found
     fi
 }
 
+# The Lua modules, as `require` names their files. The two that users name must be among them.
+lua_modules() {
+    printf '%s\n' resty/headcount.lua resty/worker/manager.lua
+    (cd lua && find . -name '*.lua' ! -path ./resty/headcount.lua ! -path ./resty/worker/manager.lua -printf '%P\n')
+}
+
 # Whether a LuaJIT with no setting at all would find modules and library, if what is below this root were at /.
 luajit_finds() {
     env -u LUA_PATH -u LUA_CPATH ROOT="$1" luajit - <<'EOF'

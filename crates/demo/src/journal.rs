@@ -1,7 +1,7 @@
 //! The node's journal, read from beside, as any operator's tool could.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headcount::{Cursor, Observer};
 
@@ -9,7 +9,6 @@ use crate::report::{Report, Said};
 use crate::stage::Failure;
 
 pub struct Journal {
-    path: PathBuf,
     observer: Observer,
     cursor: Cursor,
 }
@@ -20,20 +19,13 @@ impl Journal {
     /// Which file that is, the kernel tells: the master has it mapped. Its name depends on how the server was started.
     pub fn of_master(master: i32) -> Result<Option<Self>, Failure> {
         let maps = fs::read_to_string(format!("/proc/{master}/maps")).unwrap_or_default();
-        let mapped = |line: &str| {
-            let path = line.split_ascii_whitespace().nth(5)?;
-            path.ends_with(".registry").then(|| PathBuf::from(path))
-        };
-        let Some(path) = maps.lines().find_map(mapped) else {
+        let mut mapped = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5));
+        let Some(path) = mapped.find(|path| path.ends_with(".registry")) else {
             return Ok(None);
         };
-        let observer = Observer::open(&path)
+        let observer = Observer::open(Path::new(path))
             .map_err(|error| Failure::Other(format!("cannot read the journal: {error}")))?;
-        Ok(Some(Self { path, observer, cursor: Cursor::oldest() }))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Some(Self { observer, cursor: Cursor::oldest() }))
     }
 
     /// The events since the last call.

@@ -48,16 +48,9 @@ impl Server {
     }
 
     fn fill(&self, library: &Path) -> io::Result<()> {
-        for (from, to) in [
-            ("lib/libheadcount.so", "lib/lua/5.1/libheadcount.so"),
-            ("share/lua/5.1/resty/headcount.lua", "share/lua/5.1/resty/headcount.lua"),
-            ("share/lua/5.1/resty/worker/manager.lua", "share/lua/5.1/resty/worker/manager.lua"),
-        ] {
-            let from = library.join(from);
-            let to = self.home.join(to);
-            fs::create_dir_all(to.parent().unwrap_or(&self.home))?;
-            fs::copy(&from, &to)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", from.display())))?;
+        // Copies: the workers, who are nobody's friends, may not be let into the folder of this checkout.
+        for part in ["lib/lua/5.1", "share/lua/5.1"] {
+            copy_tree(&library.join(part), &self.home.join(part))?;
         }
         fs::write(self.home.join("nginx.conf"), CONFIGURATION)?;
         self.listen_properly()
@@ -130,6 +123,8 @@ impl Server {
         let words = self.command_line();
         let status = Command::new(&words[0])
             .args(&words[1..])
+            // Its registry is nobody else's and goes with the folder, where a real one keeps its history in /run.
+            .env("HEADCOUNT_RUNTIME_DIR", self.home.join("run"))
             .env("LUA_PATH", format!("{home}/share/lua/5.1/?.lua;;"))
             .env("LUA_CPATH", format!("{home}/lib/lua/5.1/?.so;;"))
             // The mark by which every process of this server is found again, see `processes`.
@@ -210,6 +205,21 @@ impl Server {
         // One that is gone in between needs no descriptor.
         self.processes().into_iter().filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect()
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).map_err(named)? {
+        let entry = entry?.path();
+        let target = to.join(entry.file_name().unwrap_or_default());
+        if entry.is_dir() {
+            copy_tree(&entry, &target)?;
+        } else {
+            fs::copy(&entry, &target).map_err(named)?;
+        }
+    }
+    Ok(())
 }
 
 fn wait_gone(processes: &[OwnedFd], timeout: Duration) -> bool {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -119,9 +118,7 @@ impl Expected {
 }
 
 pub struct Stage {
-    // First, so that it is dropped first: the server is stopped before anything else goes.
     server: Server,
-    registry: RegistryFiles,
     log: LogTail,
     journal: Option<Journal>,
     screen: Screen,
@@ -133,15 +130,7 @@ impl Stage {
     pub fn build(options: &Options, screen: Screen, interrupted: Arc<AtomicBool>) -> Result<Self, Failure> {
         let server = Server::lay_out(options).map_err(|error| Failure::io("lay out the server", &error))?;
         let log = LogTail::follow(&server.log()).map_err(|error| Failure::io("follow error.log", &error))?;
-        Ok(Self {
-            server,
-            registry: RegistryFiles::none_yet(),
-            log,
-            journal: None,
-            screen,
-            interrupted,
-            said: 0,
-        })
+        Ok(Self { server, log, journal: None, screen, interrupted, said: 0 })
     }
 
     pub fn server(&self) -> &Server {
@@ -216,7 +205,6 @@ impl Stage {
             && let Ok(master) = self.server.master()
         {
             self.journal = Journal::of_master(master.as_raw_nonzero().get())?;
-            self.registry.own(self.journal.as_ref());
         }
         Ok(())
     }
@@ -232,48 +220,6 @@ impl Stage {
         eprintln!("the end of {}:", self.server.log().display());
         for line in &lines[lines.len().saturating_sub(40)..] {
             eprintln!("  {line}");
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Interrupted so early that nobody has looked yet: what the server has made is to go all the same.
-        let _ = self.find_journal();
-    }
-}
-
-/// The registry of a server that will not come again: a real one keeps its history, the demo leaves nothing.
-struct RegistryFiles {
-    files: Vec<PathBuf>,
-    /// The folder for registries, if the demo's server is the first to need it.
-    folder: Option<PathBuf>,
-}
-
-impl RegistryFiles {
-    fn none_yet() -> Self {
-        let folder = headcount::default_path("demo").parent().map(Path::to_owned);
-        Self { files: Vec::new(), folder: folder.filter(|folder| !folder.exists()) }
-    }
-
-    fn own(&mut self, journal: Option<&Journal>) {
-        let Some(journal) = journal else { return };
-        for suffix in ["", ".lock", ".wake"] {
-            let mut path = journal.path().as_os_str().to_owned();
-            path.push(suffix);
-            self.files.push(path.into());
-        }
-    }
-}
-
-impl Drop for RegistryFiles {
-    fn drop(&mut self) {
-        for path in &self.files {
-            let _ = fs::remove_file(path);
-        }
-        if let Some(folder) = &self.folder {
-            // Only goes if it is empty: another server may have come meanwhile.
-            let _ = fs::remove_dir(folder);
         }
     }
 }

@@ -1,1 +1,63 @@
-//! C library.
+//! The C library `libheadcount.so`: the core behind a border that no panic and no bad pointer crosses.
+//!
+//! `include/headcount.h` is generated from the documentation in here, which therefore speaks C.
+
+#![allow(clippy::missing_safety_doc, reason = "headcount.h says once, at its top, what pointers must be")]
+
+mod border;
+mod codes;
+mod event;
+mod fork;
+mod handle;
+mod look;
+mod node;
+mod options;
+mod snapshot_json;
+mod waker;
+mod watch;
+mod words;
+mod worker;
+
+pub use codes::*;
+pub use event::EventRecord;
+pub use handle::Handle;
+pub use look::*;
+pub use node::*;
+pub use options::OpenOptions;
+pub use waker::*;
+pub use watch::*;
+pub use words::*;
+pub use worker::*;
+
+/// The version of everything in this header. Compare it with `headcount_abi_version()` before anything
+/// else: they differ when a program runs with another library than it was compiled for.
+pub const HEADCOUNT_ABI_VERSION: u32 = 1;
+
+/// For `headcount_struct_size`: `headcount_options`.
+pub const HEADCOUNT_STRUCT_OPTIONS: u32 = 1;
+/// For `headcount_struct_size`: `headcount_event`.
+pub const HEADCOUNT_STRUCT_EVENT: u32 = 2;
+/// For `headcount_struct_size`: `headcount_join_options`.
+pub const HEADCOUNT_STRUCT_JOIN_OPTIONS: u32 = 3;
+/// For `headcount_struct_size`: `headcount_counts`.
+pub const HEADCOUNT_STRUCT_COUNTS: u32 = 4;
+
+/// The ABI version of the library. Cannot fail.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_abi_version() -> u32 {
+    HEADCOUNT_ABI_VERSION
+}
+
+/// The size in bytes that the library takes a structure to have, by its HEADCOUNT_STRUCT_ number; 0 for
+/// any other number. For callers that wrote the declarations by hand, such as an FFI of a script language.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
+    let size = match which {
+        HEADCOUNT_STRUCT_OPTIONS => size_of::<OpenOptions>(),
+        HEADCOUNT_STRUCT_EVENT => size_of::<EventRecord>(),
+        HEADCOUNT_STRUCT_JOIN_OPTIONS => size_of::<JoinOptions>(),
+        HEADCOUNT_STRUCT_COUNTS => size_of::<CountsRecord>(),
+        _ => 0,
+    };
+    size as u64
+}

@@ -108,6 +108,22 @@ impl Generation {
         self.node.inner.wake();
     }
 
+    /// Sets one of its 32 marks, which are for the layers above and have no meaning here. `true`: it was not
+    /// set before, so whoever gets this answer is the only one. Takes no lock.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] if `mark` is not below 32, [`ErrorKind::NotFound`] if the generation is
+    /// not there.
+    pub fn mark(&self, mark: u32) -> Result<bool> {
+        let bit = 1u32.checked_shl(mark).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidOption, format!("the mark is {mark}; allowed are 0 to 31"))
+        })?;
+        let record = self.node.generation_record(self.id).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{} has no generation {}", self.node.inner.place(), self.id))
+        })?;
+        Ok(record.marks.fetch_or(bit, AcqRel) & bit == 0)
+    }
+
     fn change_phase(&self, from: Phase, to: Phase) {
         if let Some(record) = self.node.generation_record(self.id) {
             // Losing the race means that it is past this already.
@@ -138,9 +154,9 @@ impl Generation {
         let facts = hold.facts();
         // One that was reported to have ended, or that the master could not announce, is begun (again).
         let known = facts.generation(self.id).filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0);
-        let full = known.is_some_and(|g| g.expected > 0 && g.joined >= g.expected);
+        let replaces = known.is_some_and(|g| g.is_replacement(join.worker_id));
         let cause = match known {
-            _ if join.respawn || full => Cause::Respawn,
+            _ if join.respawn || replaces => Cause::Respawn,
             Some(g) => g.cause,
             None => Cause::Resume,
         };
@@ -156,7 +172,7 @@ impl Generation {
             if known.is_none() {
                 stages.extend([Stage::Settle(Scope::Generation(self.id)), Stage::Revive(self.id)]);
             }
-            stages.extend([Stage::Commit(self.id), Stage::StartGeneration(self.id)]);
+            stages.extend([Stage::Commit(self.id, join.worker_id), Stage::StartGeneration(self.id)]);
         }
         stages.push(Stage::StartProcess(slot.index));
         Ok((Worker::new(node.clone(), self.id, slot), Transitions::new(hold, stages)))
@@ -271,7 +287,10 @@ impl Node {
         }
         self.claim_master_slot()?;
         if let Some(identity) = self.path().and_then(crate::store::lock_identity) {
-            crate::node::relock(&OPEN_LOCKS).push(identity);
+            let mut known = crate::node::relock(&OPEN_LOCKS);
+            if !known.contains(&identity) {
+                known.push(identity);
+            }
         }
         let header = self.inner.store.region.header();
         let boot = crate::store::boot_id();
@@ -285,7 +304,10 @@ impl Node {
         let slot = self.claim_slot(Role::Master, |slot| {
             slot.intent.store(Intent::Serving.code(), Relaxed);
         })?;
-        self.inner.local().master = Some(slot);
+        let mut local = self.inner.local();
+        local.master = Some(slot);
+        local.inherited_master = None;
+        drop(local);
         Ok(slot)
     }
 
@@ -368,6 +390,8 @@ impl Hold {
                 ),
             ));
         };
+        // First of all: a repair looks no further than this.
+        self.node.inner.store.region.header().generations_used.fetch_max(index + 1, Release);
         let version = record.version.load(Relaxed) | 1;
         record.version.store(version, Relaxed);
         crate::sys::atomic::fence(Release);
@@ -382,6 +406,7 @@ impl Hold {
         record.begun_wall_ns.store(clock::wall_ns(), Relaxed);
         record.expected.store(expected, Relaxed);
         record.joined.store(0, Relaxed);
+        record.came.store(0, Relaxed);
         for seq in [&record.started_seq, &record.ended_seq, &record.abandoned_seq] {
             seq.store(0, Relaxed);
         }
@@ -391,7 +416,6 @@ impl Hold {
         record.previous_run.store(0, Relaxed);
         record.phase.store(phase.code(), Relaxed);
         record.version.store(version.wrapping_add(1), Release);
-        self.node.inner.store.region.header().generations_used.fetch_max(index + 1, Relaxed);
         Ok(index)
     }
 

@@ -134,14 +134,13 @@ impl Hold {
         let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
         let hold = Hold { node: node.clone(), budget };
         let interrupted = header.holder_operation.load(Acquire) != 0;
-        let last_holder = header.holder_pid.load(Relaxed);
+        if interrupted {
+            // The mark of the dead holder, its pid with it, stays until its damage is mended: should we die
+            // in the middle, the next one finds it again.
+            hold.repair(header.holder_pid.load(Relaxed));
+        }
         header.holder_pid.store(process::pid(), Relaxed);
         header.holder_since.store(clock::boot_ns(), Relaxed);
-        if interrupted {
-            // The mark of the dead holder stays until its damage is mended: should we die in the middle,
-            // the next one finds it again.
-            hold.repair(last_holder);
-        }
         header.holder_operation.store(operation as u32, Release);
         Ok(hold)
     }

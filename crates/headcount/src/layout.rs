@@ -131,7 +131,8 @@ record! {
         104 previous_generation: AtomicU64,
         112 previous_workers: AtomicU32,
         116 reserved_word: AtomicU32,
-        120 reserved: AtomicU64,
+        // Bit i: worker number i has joined.
+        120 came: AtomicU64,
     }
 }
 

@@ -210,6 +210,8 @@ pub(crate) struct GenerationFacts {
     pub(crate) begun_wall_ns: u64,
     pub(crate) expected: u32,
     pub(crate) joined: u32,
+    /// Bit i: worker number i has joined.
+    pub(crate) came: u64,
     pub(crate) started_seq: u64,
     pub(crate) ended_seq: u64,
     pub(crate) abandoned_seq: u64,
@@ -218,6 +220,26 @@ pub(crate) struct GenerationFacts {
 }
 
 impl GenerationFacts {
+    /// All workers that it was to have have joined at some time. By their numbers where these are known: a
+    /// replacement that joins early must not stand for one that has not come yet.
+    fn all_came(&self) -> bool {
+        match self.expected {
+            1..=64 if self.came != 0 => {
+                let all = u64::MAX >> (64 - self.expected);
+                self.came & all == all
+            }
+            expected => self.joined > 0 && self.joined >= expected,
+        }
+    }
+
+    /// A worker with this number can only be a replacement.
+    pub(crate) fn is_replacement(&self, worker_id: Option<u32>) -> bool {
+        match worker_id {
+            Some(id) if id < 64 => self.came >> id & 1 == 1,
+            _ => self.expected > 0 && self.joined >= self.expected,
+        }
+    }
+
     /// Counts as a neighbour of others: it is certain, and has not ended.
     fn is_there(&self) -> bool {
         self.phase == Phase::Committed && self.ended_seq == 0
@@ -370,7 +392,7 @@ impl Facts {
             .generations
             .iter()
             .any(|n| n.id > g.id && n.is_there() && n.master_slot == g.master_slot && n.master_version == g.master_version);
-        let all_came = g.joined > 0 && g.joined >= g.expected;
+        let all_came = g.all_came();
         if scope == Scope::Generation(g.id) {
             // Its last worker has just left, and it was told to: whoever is told to leave is told so
             // together with the others.

@@ -16,7 +16,7 @@ use crate::lifecycle::Liveness;
 use crate::options::Options;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::sys::atomic::Ordering::{Relaxed, Release};
+use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{clock, lock, process};
 use crate::view::View;
 
@@ -199,6 +199,13 @@ impl Node {
             let node = node.clone();
             *relock(&node.inner.settings) = settings;
             node.publish_settings();
+            let local = node.inner.local();
+            let has_left = local.master.is_none() && local.joined.is_empty() && local.inherited_master.is_none();
+            drop(local);
+            if has_left {
+                // A master that had left (the server was reconfigured to do without), and is back.
+                node.claim_master(options.predecessor())?;
+            }
             return Ok(node);
         }
         let node = Node::open_files(options, &wanted, settings).or_else(|error| {
@@ -302,6 +309,13 @@ impl Node {
         relock(&self.inner.notices).drain(..).collect()
     }
 
+    /// The newest generation that this process, as a master, has begun, also before it went into the
+    /// background.
+    #[must_use]
+    pub fn newest_begun(&self) -> Option<GenerationId> {
+        self.inner.local().begun
+    }
+
     /// A handle for a generation that was begun, as a forked worker needs it.
     #[must_use]
     pub fn generation(&self, id: GenerationId) -> Generation {
@@ -334,6 +348,12 @@ impl Node {
         self.inner.journal().batch(cursor, limit)
     }
 
+    /// The number of the newest event in the journal; 0 if there is none yet. One load.
+    #[must_use]
+    pub fn newest_seq(&self) -> u64 {
+        self.inner.store.region.header().head.load(Acquire)
+    }
+
     pub(crate) fn facts(&self) -> crate::lifecycle::Facts {
         let local = self.inner.local();
         self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&local, index, version, pid))
@@ -359,6 +379,8 @@ impl Node {
             let now = clock::boot_ns();
             let pid = process::pid();
             let claimed = (version | 1).wrapping_add(1);
+            // First of all: a repair looks no further than this.
+            header.slots_used.fetch_max(index + 1, Release);
             slot.version.store(version | 1, Relaxed);
             crate::sys::atomic::fence(Release);
             slot.pid.store(pid, Relaxed);
@@ -384,7 +406,6 @@ impl Node {
             fill(slot);
             slot.role.store(role.code(), Relaxed);
             slot.version.store(claimed, Release);
-            header.slots_used.fetch_max(index + 1, Relaxed);
             return Ok(SlotRef { index, version: claimed });
         }
         Err(Error::new(

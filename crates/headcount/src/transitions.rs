@@ -34,7 +34,7 @@ pub(crate) enum Stage {
     /// Put a generation into the table that is not there (any more).
     Revive(GenerationId),
     /// A worker of it is there.
-    Commit(GenerationId),
+    Commit(GenerationId, Option<u32>),
     StartGeneration(GenerationId),
     StartProcess(u32),
     Drain(u32),
@@ -179,9 +179,12 @@ fn perform(hold: &Hold, stage: Stage) -> Performed {
             }
             Performed::StageDone
         }
-        Stage::Commit(id) => {
+        Stage::Commit(id, number) => {
             if let Some(record) = hold.node.generation_record(id) {
                 record.joined.fetch_add(1, Relaxed);
+                if let Some(number) = number.filter(|&n| n < 64) {
+                    record.came.fetch_or(1 << number, Relaxed);
+                }
                 record.phase.store(Phase::Committed.code(), Release);
             }
             Performed::StageDone

@@ -136,6 +136,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             begun_wall_ns: generation.begun_wall_ns.load(Relaxed),
             expected: generation.expected.load(Relaxed),
             joined: generation.joined.load(Relaxed),
+            came: generation.came.load(Relaxed),
             started_seq: reported(&generation.started_seq, head),
             ended_seq: reported(&generation.ended_seq, head),
             abandoned_seq: reported(&generation.abandoned_seq, head),

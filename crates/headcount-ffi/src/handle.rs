@@ -1,0 +1,238 @@
+//! What a `headcount_node *` points to, and the table of all of them.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use headcount_core::{ErrorKind, GenerationId, Node, NoticeLevel, Transitions, Watch, Worker};
+
+use crate::border::Failure;
+use crate::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
+use crate::event::Place;
+use crate::waker::Waker;
+use crate::words::{HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
+
+/// A node, as one process and its forked children hold it. Never freed.
+pub struct Handle {
+    next: Option<&'static Handle>,
+    /// The path by which the core tells nodes apart.
+    wanted: PathBuf,
+    pub(crate) node: Node,
+    /// What `headcount_beat` beats for: leaked and replaced as a whole, so that a beat takes no lock. That
+    /// costs a few bytes whenever a process joins or leaves, which most do once.
+    hearts: AtomicPtr<Vec<Worker>>,
+    notices: Mutex<VecDeque<(u32, String)>>,
+    process: Mutex<Process>,
+}
+
+/// What is true of one process only. A forked child starts it afresh.
+#[derive(Default)]
+pub(crate) struct Process {
+    pid: u32,
+    in_flight: Option<InFlight>,
+    workers: Vec<Worker>,
+    pub(crate) watch: Option<(GenerationId, Watch)>,
+    pub(crate) waker: Option<Waker>,
+    /// It has been a worker, so it never becomes a master, whatever it forks.
+    joined_once: bool,
+}
+
+/// Transitions of which one is being acted on.
+struct InFlight {
+    transitions: Transitions,
+    thread: ThreadId,
+}
+
+/// All handles, newest first.
+static FIRST: AtomicPtr<Handle> = AtomicPtr::new(ptr::null_mut());
+/// Held while one is added.
+pub(crate) static ADDING: Mutex<()> = Mutex::new(());
+
+/// What a panic may have left behind in our mutexes is consistent at every statement.
+pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn first() -> Option<&'static Handle> {
+    // SAFETY: NULL, or a handle that was leaked after it was completely made (`Release` in `add`).
+    unsafe { FIRST.load(Acquire).as_ref() }
+}
+
+pub(crate) fn all() -> impl Iterator<Item = &'static Handle> {
+    std::iter::successors(first(), |handle| handle.next)
+}
+
+/// The handle that a C pointer stands for. The pointer is only compared, so that no value of it does harm.
+pub(crate) fn find(pointer: *const Handle) -> Result<&'static Handle, Failure> {
+    all().find(|handle| ptr::eq(*handle, pointer)).ok_or_else(|| {
+        let what = if pointer.is_null() { "NULL" } else { "no node" };
+        Failure::new(ErrorKind::InvalidOption, format!("argument `node` is {what}: use what headcount_open gave"))
+    })
+}
+
+/// The handle of a node that was opened under this path. Only under `ADDING`.
+pub(crate) fn by_path(wanted: &Path) -> Option<&'static Handle> {
+    all().find(|handle| handle.wanted == wanted)
+}
+
+/// Makes a handle for good. Only under `ADDING`.
+pub(crate) fn add(wanted: PathBuf, node: Node) -> &'static Handle {
+    let handle = Box::leak(Box::new(Handle {
+        next: first(),
+        wanted,
+        node,
+        hearts: AtomicPtr::new(ptr::null_mut()),
+        notices: Mutex::default(),
+        process: Mutex::default(),
+    }));
+    FIRST.store(handle, Release);
+    handle
+}
+
+impl Handle {
+    /// The state of this very process. What was inherited over a fork is left as it is, with its
+    /// descriptors: it is the parent's, and ending it properly would speak for the parent.
+    pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
+        let mut process = relock(&self.process);
+        let pid = std::process::id();
+        if process.pid != pid {
+            std::mem::forget(std::mem::replace(&mut *process, Process { pid, ..Process::default() }));
+            self.publish_hearts(&process);
+        }
+        process
+    }
+
+    /// Hands out the next transition, or says that there is none and the lock is free.
+    pub(crate) fn deliver(&self, mut transitions: Transitions, place: Place) -> i32 {
+        let Some(transition) = transitions.next() else { return HEADCOUNT_OK };
+        let thread = std::thread::current().id();
+        self.process().in_flight = Some(InFlight { transitions, thread });
+        place.fill(&transition);
+        HEADCOUNT_EVENT
+    }
+
+    /// Completes what was handed out, and hands out what is next.
+    pub(crate) fn deliver_next(&self, failed: bool, place: Place) -> i32 {
+        let taken = self.process().in_flight.take();
+        let Some(InFlight { mut transitions, .. }) = taken else { return HEADCOUNT_OK };
+        if failed {
+            transitions.callback_failed();
+        }
+        self.deliver(transitions, place)
+    }
+
+    /// Ends, as failed, a callback that this thread began and will never come back to.
+    pub(crate) fn end_unfinished(&self) {
+        let me = std::thread::current().id();
+        let taken = self.process().in_flight.take_if(|in_flight| in_flight.thread == me);
+        if let Some(InFlight { mut transitions, .. }) = taken {
+            transitions.callback_failed();
+        }
+    }
+
+    /// This process as a member of that generation; 0: of the newest that it has joined.
+    pub(crate) fn worker(&self, generation: GenerationId) -> Result<Worker, Failure> {
+        let process = self.process();
+        process.worker(generation).cloned().ok_or_else(|| {
+            let what = if generation == 0 { "any generation".to_owned() } else { format!("generation {generation}") };
+            Failure::new(
+                ErrorKind::WrongState,
+                format!("process {} has not joined {what} of node {}, or has left it", process.pid, self.node.name()),
+            )
+        })
+    }
+
+    pub(crate) fn joined(&self, worker: Worker) {
+        let mut process = self.process();
+        process.joined_once = true;
+        // The watch belongs to the newest generation; the older one's is of no use any more.
+        process.end_watch();
+        process.workers.push(worker);
+        self.publish_hearts(&process);
+    }
+
+    pub(crate) fn left(&self, generation: GenerationId) {
+        let mut process = self.process();
+        process.workers.retain(|w| w.generation() != generation);
+        if process.watch.as_ref().is_some_and(|(of, _)| *of == generation) {
+            process.end_watch();
+        }
+        self.publish_hearts(&process);
+    }
+
+    fn publish_hearts(&self, process: &Process) {
+        let hearts = if process.workers.is_empty() {
+            ptr::null_mut()
+        } else {
+            Box::into_raw(Box::new(process.workers.clone()))
+        };
+        self.hearts.store(hearts, Release);
+    }
+
+    /// For a forked child, which must not beat for its parent. Allocates nothing and takes no lock.
+    pub(crate) fn forget_hearts(&self) {
+        self.hearts.store(ptr::null_mut(), Release);
+    }
+
+    #[inline]
+    pub(crate) fn beat(&self) -> Result<(), Failure> {
+        // SAFETY: NULL, or leaked by `publish_hearts` and never changed after.
+        let Some(hearts) = (unsafe { self.hearts.load(Acquire).as_ref() }) else {
+            return self.worker(0).map(|worker| worker.beat());
+        };
+        hearts.iter().for_each(Worker::beat);
+        Ok(())
+    }
+
+    /// Whether this process could be a master that went into the background.
+    pub(crate) fn may_adopt(&self) -> bool {
+        !self.process().joined_once
+    }
+
+    pub(crate) fn note(&self, level: u32, text: String) {
+        relock(&self.notices).push_back((level, text));
+    }
+
+    pub(crate) fn next_notice(&self) -> Option<(u32, String)> {
+        let mut notices = relock(&self.notices);
+        for notice in self.node.take_notices() {
+            let level = match notice.level {
+                NoticeLevel::Notice => HEADCOUNT_LEVEL_NOTICE,
+                NoticeLevel::Warning => HEADCOUNT_LEVEL_WARNING,
+            };
+            notices.push_back((level, notice.text));
+        }
+        notices.pop_front()
+    }
+
+    /// Ends what this process has under way, but for its membership.
+    pub(crate) fn end(&self) {
+        let mut process = self.process();
+        process.end_watch();
+        let in_flight = process.in_flight.take();
+        drop(process);
+        if let Some(InFlight { mut transitions, .. }) = in_flight {
+            transitions.callback_failed();
+        }
+    }
+}
+
+impl Process {
+    pub(crate) fn worker(&self, generation: GenerationId) -> Option<&Worker> {
+        match generation {
+            0 => self.workers.iter().max_by_key(|w| w.generation()),
+            id => self.workers.iter().find(|w| w.generation() == id),
+        }
+    }
+
+    pub(crate) fn end_watch(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.stop();
+        }
+        self.watch = None;
+    }
+}

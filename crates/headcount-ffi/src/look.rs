@@ -1,0 +1,212 @@
+//! Looking at the node: counts, journal, the whole state. None of it takes the node lock.
+
+use std::ffi::c_char;
+
+use headcount_core::{Cursor, ErrorKind, Kind, Phase, Snapshot};
+
+use crate::border::{Failure, Sized32, check_pointer, check_struct, copy_string, entry, put};
+use crate::codes::HEADCOUNT_OK;
+use crate::event::{EventRecord, count};
+use crate::handle::{self, Handle};
+
+/// The workers of three neighbouring generations, and of all. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CountsRecord {
+    /// sizeof(headcount_counts), set by the caller.
+    pub struct_size: u32,
+    /// Workers of the nearest older generation that is there; HEADCOUNT_NONE if there is none.
+    pub prev: i32,
+    /// Workers of the generation itself; HEADCOUNT_NONE if it is not there.
+    pub mine: i32,
+    /// Workers of the nearest newer generation that is there; HEADCOUNT_NONE if there is none.
+    pub next: i32,
+    /// How many of `mine` drain.
+    pub draining: i32,
+    /// How many of `prev` drain.
+    pub prev_draining: i32,
+    /// How many of `next` drain.
+    pub next_draining: i32,
+    /// Workers of all generations.
+    pub total: i32,
+    /// How many of `total` drain.
+    pub total_draining: i32,
+    /// 0.
+    pub reserved: u32,
+    /// The generation that `mine` is of.
+    pub generation: u64,
+}
+
+// SAFETY: repr(C), integers only, and it begins with its size.
+unsafe impl Sized32 for CountsRecord {
+    const NAME: &'static str = "headcount_counts";
+}
+
+/// The clock of `heartbeat_ns`.
+fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let [seconds, nanoseconds] = [now.tv_sec, now.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+fn counts_of(snapshot: &Snapshot, generation: u64) -> CountsRecord {
+    let neighbours = || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed);
+    let prev = neighbours().filter(|g| g.id < generation).max_by_key(|g| g.id);
+    let mine = snapshot.generations.iter().find(|g| g.id == generation);
+    let next = neighbours().filter(|g| g.id > generation).min_by_key(|g| g.id);
+    let total_draining = snapshot.generations.iter().map(|g| g.counts.draining).sum();
+    let draining = |n: u32| count(Some(n));
+    CountsRecord {
+        struct_size: size_of::<CountsRecord>() as u32,
+        prev: count(prev.map(|g| g.counts.mine)),
+        mine: count(mine.map(|g| g.counts.mine)),
+        next: count(next.map(|g| g.counts.mine)),
+        draining: draining(mine.map_or(0, |g| g.counts.draining)),
+        prev_draining: draining(prev.map_or(0, |g| g.counts.draining)),
+        next_draining: draining(next.map_or(0, |g| g.counts.draining)),
+        total: draining(snapshot.total),
+        total_draining: draining(total_draining),
+        reserved: 0,
+        generation,
+    }
+}
+
+/// The counts at this instant. `generation` 0: the newest that this process has joined; in a process that
+/// has joined none, the newest that is there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_get_counts(
+    node: *mut Handle,
+    generation: u64,
+    counts: *mut CountsRecord,
+) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        // SAFETY: NULL, or a structure that says its true size, by the caller's word.
+        unsafe { check_struct(counts, "counts") }?;
+        let snapshot = handle.node.snapshot();
+        let newest = || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed).map(|g| g.id).max();
+        let generation = match generation {
+            0 => handle.worker(0).ok().map(|w| w.generation()).or_else(newest).unwrap_or(0),
+            id => id,
+        };
+        // SAFETY: as above.
+        unsafe { put(counts, "counts", counts_of(&snapshot, generation)) }?;
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// How many workers of a generation have died whose last heartbeat is younger than `within_ms`, as far
+/// back as the journal goes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_recent_deaths(
+    node: *mut Handle,
+    generation: u64,
+    within_ms: u64,
+    number: *mut u32,
+) -> i32 {
+    /// How many events one look brings. Deaths are few, so one look is nearly always enough.
+    const AT_ONCE: u64 = 256;
+    entry(|| {
+        let node = &handle::find(node)?.node;
+        check_pointer(number, "number")?;
+        let since = boot_ns().saturating_sub(within_ms.saturating_mul(1_000_000));
+        let mut found = 0;
+        let mut end = node.newest_seq().saturating_add(1);
+        while end > 1 {
+            let start = end.saturating_sub(AT_ONCE).max(1);
+            let batch = node.events(&mut Cursor::at(start), usize::try_from(end - start).unwrap_or(0));
+            let deaths = batch.events.iter().filter(|e| e.kind == Kind::WorkerDied && e.generation == generation);
+            found += deaths.filter(|e| e.heartbeat_ns > since).count();
+            // What was reported before that time had its heartbeat before it as well.
+            if batch.lost > 0 || batch.events.first().is_none_or(|e| e.boot_ns <= since) {
+                break;
+            }
+            end = start;
+        }
+        // SAFETY: checked above; writable by the caller's word.
+        unsafe { put(number, "number", u32::try_from(found).unwrap_or(u32::MAX)) }?;
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// Sets one of the 32 marks of a generation, which all its processes share and headcount gives no meaning. `*was_new`
+/// is 1 for the one process that set it, 0 for all others: what must happen once per generation does.
+///
+/// HEADCOUNT_ERR_NOT_FOUND if the generation is not there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_mark_once(node: *mut Handle, generation: u64, bit: u32, was_new: *mut u32) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        check_pointer(was_new, "was_new")?;
+        let new = handle.node.generation(generation).mark(bit)?;
+        // SAFETY: checked above; writable by the caller's word.
+        unsafe { put(was_new, "was_new", u32::from(new)) }?;
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// Reads on in the journal. `*cursor` is the number of the event that is wanted next, 0: the oldest that is
+/// kept; it is moved on. At most `capacity` events go to `events` and their number to `*number`;
+/// `*lost` (may be NULL) gets how many were overwritten before they could be read.
+///
+/// `struct_size` of `events[0]` must be set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_events(
+    node: *mut Handle,
+    cursor: *mut u64,
+    events: *mut EventRecord,
+    capacity: u64,
+    number: *mut u64,
+    lost: *mut u64,
+) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        check_pointer(cursor, "cursor")?;
+        check_pointer(number, "number")?;
+        if capacity == 0 {
+            return Err(Failure::new(ErrorKind::InvalidOption, "argument `capacity` is 0; allowed is 1 and more"));
+        }
+        // SAFETY: NULL, or room for at least one structure whose size is set, by the caller's word.
+        unsafe { check_struct(events, "events") }?;
+        // SAFETY: checked above; readable by the caller's word.
+        let mut position = Cursor::at(unsafe { cursor.read() });
+        let batch = handle.node.events(&mut position, usize::try_from(capacity).unwrap_or(usize::MAX));
+        for (i, event) in batch.events.iter().enumerate() {
+            // SAFETY: the core keeps to the limit, so that `i` is below the caller's capacity.
+            unsafe { events.add(i).write(EventRecord::new(event, false)) };
+        }
+        // SAFETY: checked above, but for `lost`, which may be NULL; all writable by the caller's word.
+        unsafe {
+            put(cursor, "cursor", position.next_seq())?;
+            put(number, "number", batch.events.len() as u64)?;
+            if !lost.is_null() {
+                put(lost, "lost", batch.lost)?;
+            }
+        }
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// The whole state as a JSON document, NUL-terminated; docs/c.md lists its members. `*needed` gets the room
+/// that it takes, with the NUL. If that is more than `capacity`, nothing but a NUL is written: try again
+/// with more. `buffer` may be NULL if `capacity` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_snapshot_json(
+    node: *mut Handle,
+    buffer: *mut c_char,
+    capacity: u64,
+    needed: *mut u64,
+) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        let document = crate::snapshot_json::document(&handle.node.snapshot());
+        let size = document.len() as u64 + 1;
+        let shown = if size <= capacity { document.as_str() } else { "" };
+        // SAFETY: the buffer is NULL or has the size that the caller says; `needed` is writable.
+        unsafe {
+            put(needed, "needed", size)?;
+            copy_string(shown, buffer, capacity);
+        }
+        Ok(HEADCOUNT_OK)
+    })
+}

@@ -1,0 +1,232 @@
+-- Knows, exactly and at once, which workers of this nginx are alive, and runs your code, once and under a
+-- lock, when workers and generations start, drain, leave, die or hang. docs/lua.md is the reference.
+--
+-- This file is the interface, and what a master does. The other files of this folder: worker.lua (what a
+-- worker does), node.lua (callbacks, log, lock), options.lua, nginx.lua (what nginx tells), library.lua (FFI).
+
+local ffi = require "ffi"
+local decode = require "resty.headcount.json"
+local library = require "resty.headcount.library"
+local nginx = require "resty.headcount.nginx"
+local node = require "resty.headcount.node"
+local options = require "resty.headcount.options"
+local worker = require "resty.headcount.worker"
+
+local NEWEST = 0
+local MOST_EVENTS = 1000
+local AT_ONCE = 64
+
+local _M = { _VERSION = "0.1.0" }
+
+-- What init{} has made: generation (its number), pid and cycle (of the process that ran it), failure (why it
+-- did not work, for those who call later), passive (this VM only looks).
+local self = {}
+
+local function wrong_phase(name, allowed)
+  local phase = ngx.get_phase()
+  if phase ~= allowed then
+    return name .. "() was called in phase `" .. phase .. "`; allowed is `" .. allowed .. "`, that is "
+      .. allowed .. "_by_lua"
+  end
+end
+
+local function refuse(err)
+  node.log(ngx.ERR, err)
+  return nil, err
+end
+
+local function not_ready()
+  if node.handle then return end
+  return "init() must be called first, in init_by_lua" .. (self.failure and "; it was, and failed: " .. self.failure or "")
+end
+
+-- The end of a VM ------------------------------------------------------------------------------
+--
+-- It tells a master what nothing else in ngx_lua tells it. After a good reload the old VM is closed, before
+-- the first worker is forked: the new generation is certain. After a failed one the new VM is closed: its
+-- generation never comes. And at the end of any process its VM is closed, whatever ended it.
+
+local function begun_after(generation)
+  local newest
+  for _, other in ipairs(_M.status().generations) do
+    if other.id > generation and other.phase == "announced" and other.master == nginx.pid() then newest = other.id end
+  end
+  return newest
+end
+
+local function leave_master(wait_ms)
+  return library.headcount_leave_master(node.handle, wait_ms, node.event)
+end
+
+local function master_closed(ends, failed_to_start)
+  if ends or failed_to_start then
+    worker.leave() -- with master_process off, this is the worker as well
+    library.headcount_abandon(node.handle, self.generation)
+    local code = node.wait_for_lock(leave_master)
+    -- In a server that could not start, shared dictionaries are gone by now: no place for callbacks.
+    return failed_to_start and node.pass_over(code) or node.deliver(code)
+  end
+  local newer = begun_after(self.generation)
+  if newer then
+    library.headcount_commit(node.handle, newer)
+  else
+    library.headcount_abandon(node.handle, self.generation)
+  end
+end
+
+local function closed(role, ends, failed_to_start)
+  if role == "helper" and not worker.state then
+    worker.join_as_helper(self.generation)
+  elseif role == "master" or role == "single" and nginx.pid() == self.pid then
+    master_closed(ends, failed_to_start)
+  else
+    worker.leave()
+  end
+  node.log_notices()
+end
+
+local function on_close()
+  -- ngx_lua would log by way of the last request, which is gone.
+  require("thread.exdata")(ffi.cast("void *", 0))
+  local unconfigured, told = not nginx.has_configuration(), nginx.told_to_end()
+  local ok, err = pcall(nginx.with_cycle, self.cycle, closed, nginx.role(), told and unconfigured, unconfigured and not told)
+  if not ok then node.log(ngx.ERR, "at the end of a VM: ", err) end
+end
+
+local function watch_close()
+  local sentry = newproxy(true)
+  getmetatable(sentry).__gc = on_close
+  -- In the registry, so that nobody but the end of the VM can collect it.
+  debug.getregistry()["resty.headcount"] = sentry
+end
+
+-- The interface --------------------------------------------------------------------------------
+
+-- Whether this VM is one that ngx_lua has made for a single request, with lua_code_cache off.
+local function serves_already()
+  local role = nginx.role()
+  return role == "worker" or role == "helper" or library.headcount_beat(node.handle) == 0
+end
+
+local function begin()
+  local generation = ffi.new("uint64_t[1]")
+  local code = library.headcount_begin(node.handle, 0, ngx.worker.count(), generation, node.event)
+  self.generation = tonumber(generation[0])
+  local err = code < 0 and node.last_error() or nil
+  if err then node.log(ngx.ERR, err) end
+  node.log_notices()
+  if self.generation == 0 then
+    self.failure = err
+    node.handle = nil
+    return nil, err
+  end
+  self.pid = nginx.pid()
+  self.cycle = nginx.cycle()
+  watch_close()
+  if code >= 0 then err = node.deliver(code) end
+  if err then return nil, err end
+  return true
+end
+
+function _M.init(given)
+  local err = wrong_phase("init", "init")
+  if err then return refuse(err) end
+  if self.called then return refuse("init() was called before; allowed is once for each configuration") end
+  self.called = true
+  local checked
+  checked, err = options.check(given)
+  if checked then
+    local ok
+    ok, err = node.open(checked)
+    if ok then
+      if serves_already() then return true end
+      return begin()
+    end
+  end
+  self.failure = err
+  return refuse(err)
+end
+
+function _M.init_worker()
+  local err = wrong_phase("init_worker", "init_worker") or not_ready()
+  if err then return refuse(err) end
+  return worker.start(self.generation, nginx.role() == "helper")
+end
+
+function _M.exit_worker()
+  local err = wrong_phase("exit_worker", "exit_worker") or not_ready()
+  if err then return refuse(err) end
+  return worker.leave()
+end
+
+function _M.counts()
+  local err = not_ready()
+  if err then return nil, err end
+  local counts = ffi.new("headcount_counts", { struct_size = ffi.sizeof("headcount_counts") })
+  if library.headcount_get_counts(node.handle, self.generation or NEWEST, counts) < 0 then
+    return nil, node.last_error()
+  end
+  local function count(n) if n >= 0 then return n end end
+  return {
+    generation = tonumber(counts.generation),
+    prev = count(counts.prev),
+    mine = count(counts.mine),
+    next = count(counts.next),
+    draining = counts.draining,
+    prev_draining = counts.prev >= 0 and counts.prev_draining or nil,
+    next_draining = counts.next >= 0 and counts.next_draining or nil,
+    total = counts.total,
+    total_draining = counts.total_draining,
+  }
+end
+
+function _M.status()
+  local err = not_ready()
+  if err then return nil, err end
+  local capacity, needed = 8192, ffi.new("uint64_t[1]")
+  while true do
+    local buffer = ffi.new("char[?]", capacity)
+    if library.headcount_snapshot_json(node.handle, buffer, capacity, needed) < 0 then return nil, node.last_error() end
+    if needed[0] <= capacity then return decode(ffi.string(buffer)) end
+    -- Somebody may join meanwhile.
+    capacity = tonumber(needed[0]) + 1024
+  end
+end
+
+function _M.events(cursor)
+  local err = not_ready()
+  if err then return nil, err end
+  if cursor ~= nil and (type(cursor) ~= "number" or cursor < 0) then
+    return nil, "the cursor is " .. tostring(cursor) .. "; allowed is what events() gave, or nothing"
+  end
+  local at, number, lost = ffi.new("uint64_t[1]", cursor or 0), ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]")
+  local buffer = ffi.new("headcount_event[?]", AT_ONCE)
+  local list, all_lost = {}, 0
+  repeat
+    buffer[0].struct_size = ffi.sizeof("headcount_event")
+    if library.headcount_events(node.handle, at, buffer, AT_ONCE, number, lost) < 0 then return nil, node.last_error() end
+    for i = 0, tonumber(number[0]) - 1 do list[#list + 1] = node.table_of(buffer[i]) end
+    all_lost = all_lost + tonumber(lost[0])
+  until number[0] < AT_ONCE or #list + AT_ONCE > MOST_EVENTS
+  return list, tonumber(at[0]), all_lost
+end
+
+-- For layers above, such as resty.worker.manager ------------------------------------------------
+
+-- How many workers of this generation have died whose last heartbeat is younger than that.
+function _M.recent_deaths(seconds)
+  local number = ffi.new("uint32_t[1]")
+  if library.headcount_recent_deaths(node.handle, self.generation, seconds * 1000, number) < 0 then
+    return nil, node.last_error()
+  end
+  return number[0]
+end
+
+-- True for the first process that sets this mark (0 to 31) of a generation.
+function _M.mark_once(generation, mark)
+  local was_new = ffi.new("uint32_t[1]")
+  if library.headcount_mark_once(node.handle, generation, mark, was_new) < 0 then return nil, node.last_error() end
+  return was_new[0] == 1
+end
+
+return _M

@@ -1,0 +1,112 @@
+-- libheadcount.so: its declarations, its place, and the proof that both fit each other.
+
+local ffi = require "ffi"
+
+local ABI_VERSION = 1
+
+-- By hand from headcount.h. The sizes are compared with the library's below, before anything is called.
+ffi.cdef [[
+  typedef struct headcount_node headcount_node;
+
+  typedef struct {
+    uint32_t struct_size, slots, journal_records, takes_over_from;
+    const char *node;
+    const char *path;
+    uint64_t heartbeat_interval_ms, stall_after_ms, lock_timeout_ms;
+  } headcount_options;
+
+  typedef struct {
+    uint32_t struct_size, kind;
+    uint64_t seq, generation, time_ns, boot_ns, heartbeat_ns, previous_generation;
+    uint32_t cause;
+    int32_t pid, worker_id, prev, mine, next, draining, prev_draining, next_draining, total;
+    int32_t signal, exit_code;
+    uint32_t retry, previous_run;
+    int32_t previous_workers;
+    uint32_t role, reporter_pid, reserved;
+  } headcount_event;
+
+  typedef struct {
+    uint32_t struct_size, role;
+    uint64_t generation;
+    int32_t worker_id, replaces_pid;
+    int64_t wait_ms;
+  } headcount_join_options;
+
+  typedef struct {
+    uint32_t struct_size;
+    int32_t prev, mine, next, draining, prev_draining, next_draining, total, total_draining;
+    uint32_t reserved;
+    uint64_t generation;
+  } headcount_counts;
+
+  uint32_t headcount_abi_version(void);
+  uint64_t headcount_struct_size(uint32_t which);
+  const char *headcount_last_error(void);
+  const char *headcount_error_name(int32_t code);
+  const char *headcount_kind_name(uint32_t kind);
+  const char *headcount_cause_name(uint32_t cause);
+  const char *headcount_role_name(uint32_t role);
+
+  int32_t headcount_open(const headcount_options *options, headcount_node **node);
+  int32_t headcount_notice(headcount_node *node, uint32_t *level, char *buffer, uint64_t capacity);
+  int32_t headcount_node_info(headcount_node *node, char *name, uint64_t name_capacity,
+                              char *path, uint64_t path_capacity);
+  int32_t headcount_begin(headcount_node *node, uint32_t cause, uint32_t workers,
+                          uint64_t *generation, headcount_event *event);
+  int32_t headcount_next(headcount_node *node, int32_t callback_failed, headcount_event *event);
+  int32_t headcount_commit(headcount_node *node, uint64_t generation);
+  int32_t headcount_abandon(headcount_node *node, uint64_t generation);
+  int32_t headcount_child_exited(headcount_node *node, int32_t pid, int32_t wait_status);
+  int32_t headcount_leave_master(headcount_node *node, int64_t wait_ms, headcount_event *event);
+
+  int32_t headcount_join(headcount_node *node, const headcount_join_options *options, headcount_event *event);
+  int32_t headcount_beat(headcount_node *node);
+  int32_t headcount_drain(headcount_node *node, uint64_t generation, int64_t wait_ms, headcount_event *event);
+  int32_t headcount_leave(headcount_node *node, uint64_t generation, int64_t wait_ms, headcount_event *event);
+
+  int32_t headcount_process(headcount_node *node, headcount_event *event);
+  int32_t headcount_waker_start(headcount_node *node, char *path, uint64_t capacity);
+  int32_t headcount_waker_rearm(headcount_node *node);
+  int32_t headcount_waker_stop(headcount_node *node, uint64_t generation);
+
+  int32_t headcount_get_counts(headcount_node *node, uint64_t generation, headcount_counts *counts);
+  int32_t headcount_recent_deaths(headcount_node *node, uint64_t generation, uint64_t within_ms, uint32_t *number);
+  int32_t headcount_mark_once(headcount_node *node, uint64_t generation, uint32_t bit, uint32_t *was_new);
+  int32_t headcount_events(headcount_node *node, uint64_t *cursor, headcount_event *events, uint64_t capacity,
+                           uint64_t *number, uint64_t *lost);
+  int32_t headcount_snapshot_json(headcount_node *node, char *buffer, uint64_t capacity, uint64_t *needed);
+]]
+
+local STRUCTS = { "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts" }
+
+local function fail(...)
+  error("resty.headcount: " .. string.format(...), 0)
+end
+
+local function load()
+  local path, tried = package.searchpath("libheadcount", package.cpath)
+  if not path then
+    fail("libheadcount.so was not found. It is looked for by lua_package_cpath: run `make install` of headcount, "
+      .. "or name its folder: lua_package_cpath '/folder/?.so;;'. Tried:%s", tried)
+  end
+  local loaded, library = pcall(ffi.load, path)
+  if not loaded then fail("%s cannot be loaded: %s", path, library) end
+
+  local known, version = pcall(function() return library.headcount_abi_version() end)
+  if not known then fail("%s is not headcount's library: %s", path, version) end
+  if version ~= ABI_VERSION then
+    fail("%s has ABI version %d, and these Lua modules need %d: install both from the same headcount",
+      path, version, ABI_VERSION)
+  end
+  for which, name in ipairs(STRUCTS) do
+    local here, there = ffi.sizeof(name), tonumber(library.headcount_struct_size(which))
+    if here ~= there then
+      fail("%s takes a %s to have %d bytes, and these Lua modules %d: install both from the same headcount",
+        path, name, there, here)
+    end
+  end
+  return library
+end
+
+return load()

@@ -1,0 +1,144 @@
+-- What this nginx process is, from the variables that nginx exports. ngx_lua tells some of it, but not in
+-- a VM that is being closed, and not how a child ended.
+--
+-- Each variable may be missing (an nginx linked without -Wl,-E): then the answer is "not known", and the
+-- callers have a second best.
+
+local bit = require "bit"
+local ffi = require "ffi"
+
+-- Under names of our own, since a host's Lua may declare the same variables, perhaps with other types.
+ffi.cdef [[
+  typedef struct {
+    int pid, status, channel[2];
+    void *proc, *data;
+    char *name;
+    unsigned flags;
+  } headcount_nginx_child;
+  typedef struct { long sec, nsec; } headcount_timespec;
+
+  extern unsigned long headcount_nginx_role __asm__("ngx_process");
+  extern int headcount_nginx_quit __asm__("ngx_quit");
+  extern int headcount_nginx_terminate __asm__("ngx_terminate");
+  extern void **headcount_nginx_cycle __asm__("ngx_cycle");
+  extern int headcount_nginx_argc __asm__("ngx_argc");
+  extern char **headcount_nginx_argv __asm__("ngx_argv");
+  extern long headcount_nginx_slot __asm__("ngx_process_slot");
+  extern long headcount_nginx_last __asm__("ngx_last_process");
+  extern headcount_nginx_child headcount_nginx_children[1024] __asm__("ngx_processes");
+  long headcount_nginx_no_timers_left(void) __asm__("ngx_event_no_timers_left");
+  int headcount_getpid(void) __asm__("getpid");
+  char *headcount_getcwd(char *buffer, size_t capacity) __asm__("getcwd");
+  int headcount_clock_gettime(int clock, headcount_timespec *out) __asm__("clock_gettime");
+]]
+
+local C = ffi.C
+local CLOCK_BOOTTIME = 7
+local ROLES = { [0] = "single", "master", "signaller", "worker", "helper" }
+local EXITED = 16 -- ngx_process_t: respawn:1, just_spawn:1, detached:1, exiting:1, exited:1
+local LAST_CHILD = 1023
+
+local _M = {}
+
+local function get(name) return C[name] end
+
+local function variable(name)
+  local known, value = pcall(get, name)
+  if known then return value end
+end
+
+_M.pid = C.headcount_getpid
+
+local timespec = ffi.new("headcount_timespec")
+
+-- Seconds on a clock that nobody sets, and that goes on while the machine sleeps.
+function _M.clock()
+  C.headcount_clock_gettime(CLOCK_BOOTTIME, timespec)
+  return tonumber(timespec.sec) + tonumber(timespec.nsec) / 1e9
+end
+
+-- nginx's own word: "single" is also what it says while it reads its first configuration. nil: not known.
+function _M.role()
+  local role = variable("headcount_nginx_role")
+  return role and ROLES[tonumber(role)]
+end
+
+-- True once this process has been told to end, and ends.
+function _M.told_to_end()
+  return (variable("headcount_nginx_quit") or 0) ~= 0 or (variable("headcount_nginx_terminate") or 0) ~= 0
+end
+
+-- ngx_cycle: the configuration that ngx_lua looks things up in. Its first word points to the contents.
+function _M.cycle() return variable("headcount_nginx_cycle") end
+
+function _M.has_configuration()
+  local cycle = _M.cycle()
+  return cycle == nil or cycle[0] ~= nil
+end
+
+-- Runs a function while ngx_cycle is the given one. A process that ends has put an empty one into its
+-- place before our VM is closed, and `ngx.worker.count()`, `ngx.re.*` and others would crash on it.
+function _M.with_cycle(cycle, run, ...)
+  if cycle == nil or _M.has_configuration() then return run(...) end
+  local empty = C.headcount_nginx_cycle
+  C.headcount_nginx_cycle = cycle
+  local ok, err = pcall(run, ...)
+  C.headcount_nginx_cycle = empty
+  if not ok then error(err, 0) end
+end
+
+local function no_timers_left() return C.headcount_nginx_no_timers_left() end
+
+-- Nothing but cancelable timers is left: a worker that drains could end now. nil: not known.
+function _M.no_timers_left()
+  local known, answer = pcall(no_timers_left)
+  if known then return answer == 0 end
+end
+
+function _M.folder()
+  local buffer = ffi.new("char[4096]")
+  if C.headcount_getcwd(buffer, 4096) ~= nil then return ffi.string(buffer) end
+end
+
+-- The arguments that nginx was started with; nil if they cannot be told any more.
+function _M.arguments()
+  local argc, argv = variable("headcount_nginx_argc"), variable("headcount_nginx_argv")
+  local arguments = {}
+  if argc and argv ~= nil then
+    for i = 1, argc - 1 do arguments[i] = ffi.string(argv[i]) end
+    return arguments
+  end
+  local file = io.open("/proc/self/cmdline", "rb")
+  if not file then return end
+  local line = file:read("*a")
+  file:close()
+  -- A master that runs has put its arguments into its title, with blanks between them.
+  local title = line:match("^nginx: master process (.*)")
+  if not title and line:find("^nginx: ") then return end
+  for word in (title or line):gmatch(title and "[^%z%s]+" or "[^%z]+") do arguments[#arguments + 1] = word end
+  table.remove(arguments, 1)
+  return arguments
+end
+
+-- A worker's memory still holds what its master knew when it forked it: the pid and the wait status of the
+-- worker whose place it takes (nil if it takes none), and of others that had ended and were not replaced yet,
+-- which are given to `each`.
+function _M.predecessor(each)
+  local slot, last = variable("headcount_nginx_slot"), variable("headcount_nginx_last")
+  local children = variable("headcount_nginx_children")
+  if not (slot and last and children) then return end
+  slot, last = tonumber(slot), tonumber(last)
+  if last < 0 or last > LAST_CHILD then return end
+  local mine
+  for i = 0, last - 1 do
+    local child = children[i]
+    -- -1: the place is free. Beyond `last` there may be old ones, which tell nothing.
+    if child.pid > 0 and bit.band(child.flags, EXITED) ~= 0 then
+      each(child.pid, child.status)
+      if i == slot then mine = child.pid end
+    end
+  end
+  return mine
+end
+
+return _M

@@ -1,0 +1,172 @@
+-- The node as this VM sees it: its handle, its log lines, its callbacks, and how to wait for its lock.
+
+local ffi = require "ffi"
+local library = require "resty.headcount.library"
+local nginx = require "resty.headcount.nginx"
+
+local EVENT, BUSY, LOCK_TIMEOUT, NOT_FOUND = 1, -3, -4, -6
+
+local CALLBACKS = {
+  "on_generation_start", "on_generation_exit", "on_generation_abandoned", "on_worker_start",
+  "on_worker_draining", "on_worker_exit", "on_worker_died", "on_worker_stalled", "on_worker_recovered",
+  "on_master_lost",
+}
+local PREVIOUS_RUNS = { "none", "clean", "unclean" }
+local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
+local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
+
+local _M = {
+  BUSY = BUSY,
+  LOCK_TIMEOUT = LOCK_TIMEOUT,
+  -- What every call fills in. One is enough: it is read at once, before anybody can yield.
+  event = ffi.new("headcount_event", { struct_size = ffi.sizeof("headcount_event") }),
+}
+-- Set by open(): handle, name, options.
+
+function _M.log(level, ...)
+  ngx.log(level, "[headcount] ", ...)
+end
+
+function _M.last_error()
+  return ffi.string(library.headcount_last_error())
+end
+
+local level = ffi.new("uint32_t[1]")
+local text = ffi.new("char[1024]")
+
+-- Hands on to the server's log what the library has to say.
+function _M.log_notices()
+  while library.headcount_notice(_M.handle, level, text, ffi.sizeof(text)) ~= NOT_FOUND do
+    _M.log(LEVELS[level[0]] or ngx.ERR, ffi.string(text))
+  end
+end
+
+function _M.open(options)
+  local given = ffi.new("headcount_options", {
+    struct_size = ffi.sizeof("headcount_options"),
+    slots = options.slots or 0,
+    journal_records = options.journal_records or 0,
+    node = options.node,
+    path = options.path,
+    heartbeat_interval_ms = options.heartbeat_interval * 1000,
+    stall_after_ms = options.stall_after * 1000,
+    lock_timeout_ms = options.lock_timeout * 1000,
+  })
+  local handle = ffi.new("headcount_node *[1]")
+  if library.headcount_open(given, handle) < 0 then return nil, _M.last_error() end
+  _M.handle = handle[0]
+  _M.options = options
+  local name = ffi.new("char[64]")
+  library.headcount_node_info(_M.handle, name, ffi.sizeof(name), nil, 0)
+  _M.name = ffi.string(name)
+  _M.log_notices()
+  return true
+end
+
+local function count(n)
+  if n >= 0 then return n end
+end
+
+-- An event as callbacks and events() give it.
+function _M.table_of(event)
+  local kind, previous = tonumber(event.kind), tonumber(event.previous_generation)
+  local about_callback = kind == CALLBACK_DIED or kind == CALLBACK_FAILED
+  local run = PREVIOUS_RUNS[event.previous_run]
+  local beaten = event.heartbeat_ns ~= 0 and event.heartbeat_ns <= event.boot_ns
+  return {
+    kind = ffi.string(library.headcount_kind_name(kind)),
+    cause = ffi.string(library.headcount_cause_name(event.cause)),
+    node = _M.name,
+    generation = tonumber(event.generation),
+    role = event.role ~= 0 and ffi.string(library.headcount_role_name(event.role)) or nil,
+    pid = event.pid,
+    worker_id = count(event.worker_id),
+    prev = count(event.prev),
+    mine = count(event.mine),
+    next = count(event.next),
+    draining = event.draining,
+    prev_draining = event.prev >= 0 and event.prev_draining or nil,
+    next_draining = event.next >= 0 and event.next_draining or nil,
+    total = event.total,
+    signal = event.signal ~= 0 and event.signal or nil,
+    exit_code = count(event.exit_code),
+    previous_run = run,
+    previous_generation = run == "unclean" and previous or nil,
+    previous_workers = run == "unclean" and event.previous_workers or nil,
+    about = about_callback and previous or nil,
+    heartbeat_age = beaten and tonumber(event.boot_ns - event.heartbeat_ns) / 1e9 or nil,
+    retry = event.retry ~= 0,
+    seq = tonumber(event.seq),
+    time = tonumber(event.time_ns) / 1e9,
+    reporter = event.reporter_pid,
+  }
+end
+
+local function traceback(err)
+  err = tostring(err)
+  -- One that a layer above has made tells more than ours could.
+  return err:find("stack traceback:", 1, true) and err or debug.traceback(err, 2)
+end
+
+local function call_back(name, event)
+  local callback = _M.options[name]
+  if not callback then return end
+  local ok, err = xpcall(callback, traceback, event)
+  if ok then return end
+  err = "callback " .. name .. " (event " .. event.seq .. ") failed: " .. err
+  _M.log(ngx.ERR, err)
+  return err
+end
+
+-- Runs the callbacks of a call whose code is given; the library holds the node lock until the last of them
+-- has returned. A callback may yield. Answers with the first error, which is logged already.
+function _M.deliver(code)
+  local first
+  while code == EVENT do
+    local kind = tonumber(_M.event.kind)
+    local event = _M.table_of(_M.event)
+    local err = call_back(CALLBACKS[kind], event)
+    err = call_back("on_event", event) or err
+    first = first or err
+    code = library.headcount_next(_M.handle, err and 1 or 0, _M.event)
+  end
+  if code < 0 then
+    local err = _M.last_error()
+    _M.log(ngx.ERR, err)
+    first = first or err
+  end
+  return first
+end
+
+-- The same without callbacks, for a process in which they could do harm.
+function _M.pass_over(code)
+  while code == EVENT do code = library.headcount_next(_M.handle, 0, _M.event) end
+end
+
+-- Waits for the node lock, at most `lock_timeout`, in phases that cannot yield. `call` gets the milliseconds
+-- that it may wait. In between, the log is told whom we wait for.
+function _M.wait_for_lock(call)
+  local timeout = _M.options.lock_timeout
+  local begun = nginx.clock()
+  local next_word = 1
+  while true do
+    local waited = nginx.clock() - begun
+    local slice = math.max(0, math.min(1, timeout - waited))
+    local code = call(math.ceil(slice * 1000))
+    _M.log_notices()
+    if code ~= LOCK_TIMEOUT then
+      return code, code < 0 and _M.last_error() or nil
+    end
+    waited = nginx.clock() - begun
+    local holder = _M.last_error():gsub("^.-: ", "", 1)
+    if waited >= timeout then
+      return code, string.format("the node lock was not to be had within %g s: %s", timeout, holder)
+    end
+    if waited >= next_word then
+      _M.log(ngx.NOTICE, string.format("waiting for the node lock for %.1f s: %s", waited, holder))
+      next_word = 2 * next_word
+    end
+  end
+end
+
+return _M
