@@ -1,0 +1,30 @@
+//! Starts real servers, reloads, kills and waits, and asserts on what they said.
+//!
+//! A test owns everything that it starts: folder, sockets, processes. It waits for conditions and never
+//! for time to pass, and takes from a [`Ledger`] exactly what the contract promises.
+//! [`scenarios`] are the contract's rows, written once for every [`Integration`].
+
+pub mod http;
+pub mod process;
+pub mod report;
+pub mod scenarios;
+pub mod wait;
+
+mod actions;
+mod folder;
+mod ledger;
+mod leftovers;
+mod model;
+mod permit;
+mod place;
+mod server;
+mod setup;
+
+pub use folder::{Folder, chmod};
+pub use http::SlowClient;
+pub use ledger::Ledger;
+pub use permit::{Permit, permit};
+pub use report::{Counts, Kind, Report, Reports};
+pub use rustix::process::Signal;
+pub use server::Nginx;
+pub use setup::{Integration, Setup, Who};

@@ -1,0 +1,56 @@
+//! Where the library, the Lua modules and nginx are.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The server under test, by its full path: otherwise USR2 cannot start it again.
+pub const NGINX: &str = "/usr/sbin/nginx";
+
+/// Folder with nginx's dynamic modules.
+pub const MODULES: &str = "/usr/lib/nginx/modules";
+
+/// Fails a test early, and with the mend, on a machine without the server.
+pub fn require_nginx() {
+    for file in [NGINX, &format!("{MODULES}/ngx_http_lua_module.so")] {
+        assert!(Path::new(file).exists(), "{file} is missing: apt-get install nginx libnginx-mod-http-lua");
+    }
+}
+
+/// Folder with `libheadcount.so`: `HEADCOUNT_LIB_DIR`, or in the target folder that this test program
+/// lies in. The newest of all profiles: `make test` builds the optimised one for tests that are not.
+pub fn library_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("HEADCOUNT_LIB_DIR") {
+        return PathBuf::from(folder);
+    }
+    // target/PROFILE/deps/TEST
+    let program = env::current_exe().expect("the kernel names the running program");
+    program
+        .ancestors()
+        .nth(3)
+        .into_iter()
+        .flat_map(|target| ["release", "debug"].map(|profile| target.join(profile)))
+        .filter_map(|folder| {
+            let built = fs::metadata(folder.join("libheadcount.so")).ok()?.modified().ok()?;
+            Some((built, folder))
+        })
+        .max()
+        .map(|(_, folder)| folder)
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no libheadcount.so in the target folder of {}: run `make test`, or \
+                 `cargo build -p headcount-ffi`, or set HEADCOUNT_LIB_DIR",
+                program.display()
+            )
+        })
+}
+
+/// Folder with `resty/headcount.lua`: `HEADCOUNT_LUA_DIR`, or the repository's.
+pub fn lua_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("HEADCOUNT_LUA_DIR") {
+        return PathBuf::from(folder);
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../lua");
+    assert!(folder.join("resty/headcount.lua").exists(), "{} has no resty/headcount.lua", folder.display());
+    folder.canonicalize().expect("the folder was there a moment ago")
+}

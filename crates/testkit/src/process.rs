@@ -1,0 +1,116 @@
+//! Processes as the kernel tells them. What a test believes about who lives must not come from the
+//! library that it tests.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+/// One line of `/proc/PID/stat`, as far as tests need it.
+#[derive(Clone, Debug)]
+pub struct Stat {
+    /// The process.
+    pub pid: i32,
+    /// Its parent.
+    pub parent: i32,
+    /// `R`, `S`, `T`, `Z` and so on.
+    pub state: char,
+    /// Clock ticks since boot at its start: with the pid, it names one process for ever.
+    pub started: u64,
+    /// User and system time together.
+    pub cpu: Duration,
+}
+
+/// Reads one process; `None` when there is none.
+pub fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may hold anything, brackets included.
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok());
+    let ticks = rustix::param::clock_ticks_per_second();
+    Some(Stat {
+        pid,
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started: number(19)?,
+        cpu: Duration::from_millis((number(11)? + number(12)?) * 1000 / ticks),
+    })
+}
+
+/// Every process of this machine.
+pub fn all() -> Vec<Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
+}
+
+/// Alive: there, and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|s| s.state != 'Z' && s.state != 'X')
+}
+
+/// The command line as nginx sets it: `nginx: worker process`.
+pub fn title(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
+}
+
+/// The direct children that are alive, oldest first.
+pub fn children(parent: i32) -> Vec<i32> {
+    let mut found: Vec<Stat> = all().into_iter().filter(|s| s.parent == parent && s.state != 'Z').collect();
+    found.sort_by_key(|s| (s.started, s.pid));
+    found.into_iter().map(|s| s.pid).collect()
+}
+
+/// Processes that have a file open below `folder`: the way to find those whose parent is gone.
+pub fn with_files_below(folder: &str) -> Vec<Stat> {
+    all()
+        .into_iter()
+        .filter(|s| s.pid != std::process::id() as i32)
+        .filter(|s| {
+            fs::read_dir(format!("/proc/{}/fd", s.pid))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|fd| fs::read_link(fd.path()).ok())
+                .any(|target| target.to_string_lossy().starts_with(folder))
+        })
+        .collect()
+}
+
+/// How many descriptors a process has open.
+pub fn open_descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// How many mappings a process has.
+pub fn mappings(pid: i32) -> usize {
+    fs::read_to_string(format!("/proc/{pid}/maps")).map_or(0, |maps| maps.lines().count())
+}
+
+/// Resident memory in KiB.
+pub fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Sends a signal; a process that is gone already is no failure, since most tests race with one.
+pub fn send(pid: i32, signal: Signal) {
+    let Some(target) = Pid::from_raw(pid).filter(|_| pid > 1) else {
+        panic!("refusing to signal pid {pid}");
+    };
+    match rustix::process::kill_process(target, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("cannot send {signal:?} to {pid}: {error}"),
+    }
+}
+
+/// Tests that need root say so and pass elsewhere: a contributor without it still runs the rest.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

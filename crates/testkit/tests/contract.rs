@@ -1,0 +1,114 @@
+//! The contract, row by row, against a real nginx. `cargo test -p testkit --test contract -- --list`
+//! is its table of contents; rows that an integration cannot have are in it with the reason.
+
+use testkit::{Integration, permit, scenarios};
+
+/// Makes a test of each scenario, one module per integration.
+macro_rules! contract {
+    ($integration:ident as $module:ident:
+     $($(#[$attribute:meta])* $name:ident = $scenario:path;)*) => {
+        mod $module {
+            use super::*;
+            $(
+                #[test]
+                $(#[$attribute])*
+                fn $name() {
+                    let _permit = permit();
+                    $scenario(Integration::$integration);
+                }
+            )*
+        }
+    };
+}
+
+/// Stands for a row that cannot be had; the attribute `ignore` says why.
+fn impossible(_: Integration) {
+    unreachable!("ignored");
+}
+
+contract! { Lua as lua:
+    row01_cold_start = scenarios::start_stop::cold_start;
+    row01_cold_start_in_the_foreground = scenarios::start_stop::cold_start_in_the_foreground;
+    row02_reload = scenarios::reload::reload;
+    row02_on_event_sees_all = scenarios::reload::on_event_sees_all;
+    row02a_draining_on_reload = scenarios::drain::on_reload;
+    row02a_draining_on_quit = scenarios::drain::on_quit;
+    row02a_draining_on_winch = scenarios::drain::on_winch;
+    row02a_draining_until_the_shutdown_timeout = scenarios::drain::shutdown_timeout;
+    row03_graceful_stop = scenarios::start_stop::graceful_stop;
+    row03_graceful_stop_with_exit_worker = scenarios::start_stop::graceful_stop_with_exit_worker;
+    row04_fast_stop_by_term = scenarios::start_stop::fast_stop_by_term;
+    row04_fast_stop_by_int = scenarios::start_stop::fast_stop_by_int;
+    row04_fast_stop_with_exit_worker = scenarios::start_stop::fast_stop_with_exit_worker;
+    row04_fast_stop_under_a_request = scenarios::start_stop::fast_stop_under_a_request;
+    row05_each_worker_dies_in_its_turn = scenarios::death::each_worker_in_turn;
+    row05_segmentation_fault = scenarios::death::segmentation_fault;
+    row05_exit_code = scenarios::death::exit_code;
+    row06_respawn = scenarios::death::respawn;
+    row07_every_worker_dies_at_once = scenarios::death::every_worker_at_once;
+    row08_last_draining_worker_dies = scenarios::death::last_draining_worker;
+    row09_failed_reload_then_a_stop = scenarios::failed_reload::then_a_stop_is_a_stop;
+    row09_failed_reloads_then_a_reload = scenarios::failed_reload::then_a_reload_knows_who_serves;
+    row09_failed_reload_on_a_taken_port = scenarios::failed_reload::a_port_that_is_taken;
+    row09_failed_reload_then_a_death = scenarios::failed_reload::a_death_after_it;
+    row09_configuration_that_is_none = scenarios::failed_reload::a_configuration_that_is_none;
+    row09_init_code_that_fails = scenarios::failed_reload::init_code_that_fails;
+    row10_configuration_test_leaves_no_trace = scenarios::start_stop::configuration_test;
+    row10_signal_commands_leave_no_trace = scenarios::start_stop::signal_commands;
+    row11_upgrade = scenarios::upgrade::taken_over;
+    row11_upgrade_with_a_fast_end = scenarios::upgrade::taken_over_fast;
+    row12_upgrade_rolled_back = scenarios::upgrade::rolled_back;
+    row12_upgrade_rolled_back_by_hup = scenarios::upgrade::rolled_back_by_hup;
+    row12_upgrade_whose_master_is_killed = scenarios::upgrade::new_master_killed;
+    row13_old_master_stays = scenarios::upgrade::old_master_stays;
+    row14_killed_master = scenarios::master::killed_master;
+    row14_killed_master_of_two_generations = scenarios::master::killed_master_of_two_generations;
+    row15_killed_node = scenarios::master::killed_node;
+    row15_killed_node_of_two_generations = scenarios::master::killed_node_of_two_generations;
+    row15_stopped_node_was_clean = scenarios::master::stopped_node;
+    row16_death_in_worker_start = scenarios::retry::in_worker_start;
+    row16_exit_in_worker_start = scenarios::retry::in_worker_start_by_exit;
+    row16_death_in_generation_exit = scenarios::retry::in_generation_exit;
+    row16_death_in_the_nodes_end = scenarios::retry::in_the_nodes_end;
+    row16_death_in_worker_exit = scenarios::retry::in_worker_exit;
+    row16_death_in_the_last_workers_exit = scenarios::retry::in_the_last_workers_exit;
+    row16_death_in_worker_died = scenarios::retry::in_worker_died;
+    row16_death_in_generation_start = scenarios::retry::in_generation_start;
+    row17_error_in_worker_start = scenarios::callbacks::error_in_worker_start;
+    row17_error_in_generation_start = scenarios::callbacks::error_in_generation_start;
+    row17_error_in_worker_died = scenarios::callbacks::error_in_worker_died;
+    row17_error_in_exits = scenarios::callbacks::error_in_exits;
+    row18_slow_callback = scenarios::callbacks::slow_callback;
+    row18_slow_callback_past_the_timeout = scenarios::callbacks::slow_callback_past_the_timeout;
+    row18_heartbeats_during_a_slow_callback = scenarios::callbacks::heartbeats_during_a_slow_callback;
+    row19_stopped_worker_stalls_and_recovers = scenarios::hang::stopped;
+    row19_busy_or_blocked_worker = scenarios::hang::busy_or_blocked;
+    row19_all_but_one_hang = scenarios::hang::all_but_one;
+    row20_hung_then_dead = scenarios::hang::hung_then_dead;
+    row20_hung_while_draining_then_dead = scenarios::hang::hung_while_draining_then_dead;
+    row21_draining_is_shown_with_its_age = scenarios::drain::shown_while_draining;
+    row22_twenty_generations_draining = scenarios::reload::twenty_generations_draining;
+    row23_nothing_grows = scenarios::reload::nothing_grows;
+    row24_worker_count_changes = scenarios::start_stop::worker_count_changes;
+    row25_cache_processes_are_helpers = scenarios::start_stop::cache_processes_are_helpers;
+    #[ignore = "row 25, privileged agent: Debian's nginx has no such process; enable_privileged_agent returns true and forks nothing"]
+    row25_privileged_agent = impossible;
+    row26_one_process_is_all = scenarios::start_stop::one_process_is_all;
+    row27_two_servers = scenarios::identity::two_servers;
+    row28_wall_clock_stepped = scenarios::clock::wall_clock_stepped;
+    row29_pids_of_strangers = scenarios::death::pids_of_strangers;
+    row29_pid_of_one_stranger = scenarios::death::pid_of_one_stranger;
+    row30_missing_registry_is_made = scenarios::registry::missing;
+    row30_folder_that_cannot_be_made = scenarios::registry::folder_that_cannot_be_made;
+    row30_truncated_registry = scenarios::registry::truncated;
+    row30_file_that_is_no_registry = scenarios::registry::no_registry;
+    row30_corrupt_registry = scenarios::registry::corrupt;
+    row30_registry_corrupted_while_running = scenarios::registry::corrupt_while_running;
+    row30_registry_of_another_version = scenarios::registry::of_another_version;
+    row30_registry_of_another_owner = scenarios::registry::of_another_owner;
+    row30_registry_in_a_folder_of_everybody = scenarios::registry::in_a_folder_of_everybody;
+    row30_symbolic_link = scenarios::registry::symbolic_link;
+    row30_disk_full = scenarios::registry::disk_full;
+    row30_too_many_workers = scenarios::registry::too_many_workers;
+    row30_wrong_options = scenarios::registry::wrong_options;
+}
