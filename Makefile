@@ -52,10 +52,12 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and wh
 	@$(MAKE) --silent install-files PREFIX='$(TARGET)/demo' DESTDIR=
 	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
 
+# The servers under test load the library from beside the tests; the installation test takes the optimised one.
 test: ## prove every row of the contract against real servers, then the installation
 	@$(SETUP) test
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	$(CARGO) build $(LOCKED) -p headcount-ffi
 	$(CARGO) test $(LOCKED) --no-fail-fast
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	scripts/test-install
 
 test-packages: ## build the .deb and the rock, and look into them
@@ -68,7 +70,7 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
-	shellcheck $$(grep -lE '^#!.*\bbash' scripts/* .ci/*)
+	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 
 bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with

@@ -133,6 +133,7 @@ function _M.init(given)
   if err then return refuse(err) end
   if self.called then return refuse("init() was called before; allowed is once for each configuration") end
   self.called = true
+  if nginx.role() == "single" then node.keep_log() end
   local checked
   checked, err = options.check(given)
   if checked then
@@ -143,13 +144,15 @@ function _M.init(given)
       return begin()
     end
   end
-  self.failure = err
-  return refuse(err)
+  return _M.refuse_init(err)
 end
 
 function _M.init_worker()
   local err = wrong_phase("init_worker", "init_worker") or not_ready()
-  if err then return refuse(err) end
+  if err then
+    node.repeat_log(ngx.worker.id() == 0)
+    return refuse(err)
+  end
   return worker.start(self.generation, nginx.role() == "helper")
 end
 
@@ -212,6 +215,12 @@ function _M.events(cursor)
 end
 
 -- For layers above, such as resty.worker.manager ------------------------------------------------
+
+-- For init{} of a layer that has options of its own: what is wrong with them.
+function _M.refuse_init(err)
+  self.called, self.failure = true, err
+  return refuse(err)
+end
 
 -- How many workers of this generation have died whose last heartbeat is younger than that.
 function _M.recent_deaths(seconds)

@@ -75,9 +75,10 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
         expected: &STARTED,
     };
     stage.act(&start, |server| server.start())?;
+    let master = known(stage.server().master(), "read the pid file")?;
+    users(stage, master)?;
     serves(stage)?;
 
-    let master = known(stage.server().master(), "read the pid file")?;
     let reload = Act {
         title: "Reload",
         how: &kill("HUP", master),
@@ -145,6 +146,19 @@ fn kill(signal: &str, pid: Pid) -> String {
 
 fn known<T>(result: io::Result<T>, action: &str) -> Result<T, Failure> {
     result.map_err(|error| Failure::io(action, &error))
+}
+
+/// Whom the processes run as, by the kernel.
+fn users(stage: &mut Stage, master: Pid) -> Result<(), Failure> {
+    let server = stage.server();
+    let worker = known(server.worker_of(master), "find a worker")?;
+    let of_master = known(server.user_of(master), "find out who the master runs as")?;
+    let of_worker = known(server.user_of(worker), "find out who a worker runs as")?;
+    let master = master.as_raw_nonzero();
+    stage
+        .screen()
+        .say(&format!("{:>10}   master ({master}) runs as {of_master}, its workers as {of_worker}", "then"));
+    Ok(())
 }
 
 /// Whatever happened, a page must be had.

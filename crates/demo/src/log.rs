@@ -2,59 +2,71 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::iter;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
+use rustix::io::Errno;
 
 use crate::clock::boot_ns;
 use crate::report::{Callback, Level, Report, Said};
 
 pub struct LogTail {
-    file: File,
-    /// The beginning of a line whose end is not written yet.
-    rest: Vec<u8>,
-    changed: OwnedFd,
+    lines: Receiver<io::Result<Report>>,
 }
 
 impl LogTail {
     /// Makes the log, empty, and follows it from there.
+    ///
+    /// On a thread, so that a line gets its time when it arrives, whatever is being printed then.
     pub fn follow(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        let changed = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        let changed = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&changed, path, inotify::WatchFlags::MODIFY)?;
-        Ok(Self { file, rest: Vec::new(), changed })
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Ends with the first line that nobody wants any more, or with the program.
+            if let Err(error) = read_on(file, &changed, &sender) {
+                let _ = sender.send(Err(error));
+            }
+        });
+        Ok(Self { lines })
     }
 
-    /// Waits until something was written, `timeout` has passed or a signal came.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&self.changed, PollFlags::IN)], Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+    /// What has arrived since the last call; waits for the first of it, but not longer than `timeout`.
+    pub fn read(&self, timeout: Duration) -> io::Result<Vec<Report>> {
+        match self.lines.recv_timeout(timeout) {
+            Ok(first) => iter::once(first).chain(self.lines.try_iter()).collect(),
+            Err(RecvTimeoutError::Timeout) => Ok(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("its reader has ended")),
+        }
+    }
+}
+
+fn read_on(mut file: File, changed: &OwnedFd, lines: &Sender<io::Result<Report>>) -> io::Result<()> {
+    // Begins with the part of a line whose end is not written yet.
+    let mut text = Vec::new();
+    let mut space = [MaybeUninit::uninit(); 4096];
+    let mut notices = inotify::Reader::new(changed, &mut space);
+    loop {
+        match notices.next() {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut notices = inotify::Reader::new(self.changed.as_fd(), &mut space);
-        while notices.next().is_ok() {}
-        Ok(())
-    }
-
-    /// What was written since the last call.
-    pub fn read(&mut self) -> io::Result<Vec<Report>> {
-        self.file.read_to_end(&mut self.rest)?;
+        file.read_to_end(&mut text)?;
         let at_ns = boot_ns();
-        let Some(end) = self.rest.iter().rposition(|&byte| byte == b'\n') else {
-            return Ok(Vec::new());
-        };
-        let lines: Vec<u8> = self.rest.drain(..=end).collect();
-        Ok(String::from_utf8_lossy(&lines)
-            .lines()
-            .filter_map(parse)
-            .map(|said| Report { at_ns, said })
-            .collect())
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let arrived: Vec<u8> = text.drain(..whole).collect();
+        for said in String::from_utf8_lossy(&arrived).lines().filter_map(parse) {
+            if lines.send(Ok(Report { at_ns, said })).is_err() {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -182,6 +182,9 @@ fn why(event: &Event) -> String {
         }
         _ => {}
     }
+    if event.counts.draining > 0 {
+        words.push_str(&format!(", {} draining", event.counts.draining));
+    }
     words
 }
 

@@ -166,6 +166,19 @@ impl Server {
             .ok_or_else(|| io::Error::other("the master has no worker"))
     }
 
+    /// The name of the user that a process runs as.
+    pub fn user_of(&self, pid: Pid) -> io::Result<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+        let uid = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1))
+            .ok_or_else(|| io::Error::other("/proc tells no user"))?;
+        // NAME:PASSWORD:UID:…
+        let users = fs::read_to_string("/etc/passwd")?;
+        let named = users.lines().find(|line| line.split(':').nth(2) == Some(uid));
+        Ok(named.and_then(|line| line.split(':').next()).map_or(format!("user {uid}"), str::to_owned))
+    }
+
     pub fn signal(&self, pid: Pid, signal: Signal) -> io::Result<()> {
         Ok(kill_process(pid, signal)?)
     }

@@ -164,9 +164,8 @@ impl Stage {
         let mut reports = Vec::new();
         let mut latest = boot_ns();
         loop {
-            self.log.wait(TICK).map_err(|error| Failure::io("wait for error.log", &error))?;
-            self.check_interrupt()?;
             let new = self.listen()?;
+            self.check_interrupt()?;
             if !new.is_empty() {
                 latest = boot_ns();
             }
@@ -191,7 +190,7 @@ impl Stage {
     /// What has been said since the last time, in the order of its time.
     fn listen(&mut self) -> Result<Vec<Report>, Failure> {
         // The log first: what a callback says of an event must not be shown before the event.
-        let mut reports = self.log.read().map_err(|error| Failure::io("read error.log", &error))?;
+        let mut reports = self.log.read(TICK).map_err(|error| Failure::io("read error.log", &error))?;
         self.find_journal()?;
         if let Some(journal) = &mut self.journal {
             reports.extend(journal.read()?);

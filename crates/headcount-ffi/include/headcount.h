@@ -235,6 +235,103 @@
 // A node, as one process and its forked children hold it. Never freed.
 typedef struct headcount_node headcount_node;
 
+// How a node is opened. Zero it, set `struct_size`, and set what shall not have its default.
+typedef struct headcount_options {
+    // sizeof(headcount_options).
+    uint32_t struct_size;
+    // How many processes the registry holds. 0: 1,024.
+    uint32_t slots;
+    // How many events the journal keeps. 0: 4,096.
+    uint32_t journal_records;
+    // The pid of the master that this server takes over from, if that is not its parent. 0: none.
+    uint32_t takes_over_from;
+    // The node's name, at most 48 letters, digits, '.', '_' and '-'. NULL: the name of the program's file.
+    const char *node;
+    // The registry's file, an absolute path. NULL: /run/headcount/NAME.registry for root, otherwise
+    // $XDG_RUNTIME_DIR/headcount/NAME.registry or /dev/shm/headcount-UID/NAME.registry.
+    const char *path;
+    // How often a worker will beat, in milliseconds. 0: 1,000.
+    uint64_t heartbeat_interval_ms;
+    // After how many milliseconds without a heartbeat a worker is stalled. 0: 5,000.
+    uint64_t stall_after_ms;
+    // How many milliseconds to wait for the node lock. 0: 30,000.
+    uint64_t lock_timeout_ms;
+} headcount_options;
+
+// One event. Set `struct_size` before each call that may fill it in.
+typedef struct headcount_event {
+    // sizeof(headcount_event), set by the caller.
+    uint32_t struct_size;
+    // What happened: HEADCOUNT_KIND_*
+    uint32_t kind;
+    // Its number in the node's journal: 1, 2, 3, ...
+    uint64_t seq;
+    // The generation concerned; 0 if none.
+    uint64_t generation;
+    // Wall clock, nanoseconds since 1970. For people: it may jump.
+    uint64_t time_ns;
+    // Nanoseconds since boot (CLOCK_BOOTTIME). To compute with.
+    uint64_t boot_ns;
+    // The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none.
+    uint64_t heartbeat_ns;
+    // generation_started after an unclean run: the newest generation of that run. callback_died and
+    // callback_failed: the number of the event that was being acted on. Else 0.
+    uint64_t previous_generation;
+    // Why it happened: HEADCOUNT_CAUSE_*
+    uint32_t cause;
+    // The process concerned; 0 if none.
+    int32_t pid;
+    // The worker's number within its generation; HEADCOUNT_NONE if it has none.
+    int32_t worker_id;
+    // Workers of the nearest older generation that is there; HEADCOUNT_NONE if there is none.
+    int32_t prev;
+    // Workers of the generation concerned.
+    int32_t mine;
+    // Workers of the nearest newer generation that is there; HEADCOUNT_NONE if there is none.
+    int32_t next;
+    // How many of `mine` drain.
+    int32_t draining;
+    // How many of `prev` drain.
+    int32_t prev_draining;
+    // How many of `next` drain.
+    int32_t next_draining;
+    // Workers of all generations.
+    int32_t total;
+    // The signal that ended the process; 0 if none, or not known.
+    int32_t signal;
+    // The exit code of the process; HEADCOUNT_NONE if none, or not known.
+    int32_t exit_code;
+    // 1: a process died while it acted on this very event; it may have been acted on in part.
+    uint32_t retry;
+    // generation_started, for the first one of a run: HEADCOUNT_PREVIOUS_RUN_* Else 0.
+    uint32_t previous_run;
+    // How many workers were running when the previous run ended uncleanly.
+    int32_t previous_workers;
+    // What the process concerned is: HEADCOUNT_ROLE_*; 0 if none is concerned.
+    uint32_t role;
+    // The process that reported it.
+    uint32_t reporter_pid;
+    // 0.
+    uint32_t reserved;
+} headcount_event;
+
+// How a process joins a generation.
+typedef struct headcount_join_options {
+    // sizeof(headcount_join_options).
+    uint32_t struct_size;
+    // HEADCOUNT_ROLE_WORKER or HEADCOUNT_ROLE_HELPER. 0: worker.
+    uint32_t role;
+    // The generation, as `headcount_begin` gave it to the master.
+    uint64_t generation;
+    // The worker's number within its generation, best counted from 0; HEADCOUNT_NONE if it has none. One that
+    // replaces another has its number.
+    int32_t worker_id;
+    // The pid of the worker that it replaces; 0: it replaces none; -1: one that is not known.
+    int32_t replaces_pid;
+    // How many milliseconds to wait for the node lock; HEADCOUNT_WAIT_LOCK_TIMEOUT, HEADCOUNT_WAIT_TRY.
+    int64_t wait_ms;
+} headcount_join_options;
+
 // The workers of three neighbouring generations, and of all. Set `struct_size` before the call.
 typedef struct headcount_counts {
     // sizeof(headcount_counts), set by the caller.
@@ -261,102 +358,6 @@ typedef struct headcount_counts {
     uint64_t generation;
 } headcount_counts;
 
-// One event. Set `struct_size` before each call that may fill it in.
-typedef struct headcount_event {
-    // sizeof(headcount_event), set by the caller.
-    uint32_t struct_size;
-    // What happened: HEADCOUNT_KIND_…
-    uint32_t kind;
-    // Its number in the node's journal: 1, 2, 3, …
-    uint64_t seq;
-    // The generation concerned; 0 if none.
-    uint64_t generation;
-    // Wall clock, nanoseconds since 1970. For people: it may jump.
-    uint64_t time_ns;
-    // Nanoseconds since boot (CLOCK_BOOTTIME). To compute with.
-    uint64_t boot_ns;
-    // The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none.
-    uint64_t heartbeat_ns;
-    // generation_started after an unclean run: the newest generation of that run. callback_died and
-    // callback_failed: the number of the event that was being acted on. Else 0.
-    uint64_t previous_generation;
-    // Why it happened: HEADCOUNT_CAUSE_…
-    uint32_t cause;
-    // The process concerned; 0 if none.
-    int32_t pid;
-    // The worker's number within its generation; HEADCOUNT_NONE if it has none.
-    int32_t worker_id;
-    // Workers of the nearest older generation that is there; HEADCOUNT_NONE if there is none.
-    int32_t prev;
-    // Workers of the generation concerned.
-    int32_t mine;
-    // Workers of the nearest newer generation that is there; HEADCOUNT_NONE if there is none.
-    int32_t next;
-    // How many of `mine` drain.
-    int32_t draining;
-    // How many of `prev` drain.
-    int32_t prev_draining;
-    // How many of `next` drain.
-    int32_t next_draining;
-    // Workers of all generations.
-    int32_t total;
-    // The signal that ended the process; 0 if none, or not known.
-    int32_t signal;
-    // The exit code of the process; HEADCOUNT_NONE if none, or not known.
-    int32_t exit_code;
-    // 1: a process died while it acted on this very event; it may have been acted on in part.
-    uint32_t retry;
-    // generation_started, for the first one of a run: HEADCOUNT_PREVIOUS_RUN_… Else 0.
-    uint32_t previous_run;
-    // How many workers were running when the previous run ended uncleanly.
-    int32_t previous_workers;
-    // What the process concerned is: HEADCOUNT_ROLE_…; 0 if none is concerned.
-    uint32_t role;
-    // The process that reported it.
-    uint32_t reporter_pid;
-    // 0.
-    uint32_t reserved;
-} headcount_event;
-
-// How a node is opened. Zero it, set `struct_size`, and set what shall not have its default.
-typedef struct headcount_options {
-    // sizeof(headcount_options).
-    uint32_t struct_size;
-    // How many processes the registry holds. 0: 1,024.
-    uint32_t slots;
-    // How many events the journal keeps. 0: 4,096.
-    uint32_t journal_records;
-    // The pid of the master that this server takes over from, if that is not its parent. 0: none.
-    uint32_t takes_over_from;
-    // The node's name, at most 48 letters, digits, '.', '_' and '-'. NULL: the name of the program's file.
-    const char *node;
-    // The registry's file, an absolute path. NULL: /run/headcount/NAME.registry for root, otherwise
-    // $XDG_RUNTIME_DIR/headcount/NAME.registry or /dev/shm/headcount-UID/NAME.registry.
-    const char *path;
-    // How often a worker will beat, in milliseconds. 0: 1,000.
-    uint64_t heartbeat_interval_ms;
-    // After how many milliseconds without a heartbeat a worker is stalled. 0: 5,000.
-    uint64_t stall_after_ms;
-    // How many milliseconds to wait for the node lock. 0: 30,000.
-    uint64_t lock_timeout_ms;
-} headcount_options;
-
-// How a process joins a generation.
-typedef struct headcount_join_options {
-    // sizeof(headcount_join_options).
-    uint32_t struct_size;
-    // HEADCOUNT_ROLE_WORKER or HEADCOUNT_ROLE_HELPER. 0: worker.
-    uint32_t role;
-    // The generation, as `headcount_begin` gave it to the master.
-    uint64_t generation;
-    // The worker's number within its generation; HEADCOUNT_NONE if it has none.
-    int32_t worker_id;
-    // The pid of the worker that it replaces; 0: it replaces none; -1: one that is not known.
-    int32_t replaces_pid;
-    // How many milliseconds to wait for the node lock; HEADCOUNT_WAIT_LOCK_TIMEOUT, HEADCOUNT_WAIT_TRY.
-    int64_t wait_ms;
-} headcount_join_options;
-
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -372,47 +373,18 @@ uint64_t headcount_struct_size(uint32_t which);
 // none. It lies in the library and stays until the next such call of the same thread. Never NULL.
 const char *headcount_last_error(void);
 
-// The counts at this instant. `generation` 0: the newest that this process has joined; in a process that
-// has joined none, the newest that is there.
-int32_t headcount_get_counts(struct headcount_node *node,
-                             uint64_t generation,
-                             struct headcount_counts *counts);
+// The name of a code: "lock_timeout" for HEADCOUNT_ERR_LOCK_TIMEOUT, "unknown" for none of ours. The
+// string is the library's and stays for ever. Never NULL.
+const char *headcount_error_name(int32_t code);
 
-// How many workers of a generation have died whose last heartbeat is younger than `within_ms`, as far
-// back as the journal goes.
-int32_t headcount_recent_deaths(struct headcount_node *node,
-                                uint64_t generation,
-                                uint64_t within_ms,
-                                uint32_t *number);
+// The name of a kind: "worker_died" for HEADCOUNT_KIND_WORKER_DIED. As `headcount_error_name`.
+const char *headcount_kind_name(uint32_t kind);
 
-// Sets one of the 32 marks of a generation, which all its processes share and headcount gives no meaning. `*was_new`
-// is 1 for the one process that set it, 0 for all others: what must happen once per generation does.
-//
-// HEADCOUNT_ERR_NOT_FOUND if the generation is not there.
-int32_t headcount_mark_once(struct headcount_node *node,
-                            uint64_t generation,
-                            uint32_t bit,
-                            uint32_t *was_new);
+// The name of a cause: "reload" for HEADCOUNT_CAUSE_RELOAD. As `headcount_error_name`.
+const char *headcount_cause_name(uint32_t cause);
 
-// Reads on in the journal. `*cursor` is the number of the event that is wanted next, 0: the oldest that is
-// kept; it is moved on. At most `capacity` events go to `events` and their number to `*number`;
-// `*lost` (may be NULL) gets how many were overwritten before they could be read.
-//
-// `struct_size` of `events[0]` must be set.
-int32_t headcount_events(struct headcount_node *node,
-                         uint64_t *cursor,
-                         struct headcount_event *events,
-                         uint64_t capacity,
-                         uint64_t *number,
-                         uint64_t *lost);
-
-// The whole state as a JSON document, NUL-terminated; docs/c.md lists its members. `*needed` gets the room
-// that it takes, with the NUL. If that is more than `capacity`, nothing but a NUL is written: try again
-// with more. `buffer` may be NULL if `capacity` is 0.
-int32_t headcount_snapshot_json(struct headcount_node *node,
-                                char *buffer,
-                                uint64_t capacity,
-                                uint64_t *needed);
+// The name of a role: "worker" for HEADCOUNT_ROLE_WORKER. As `headcount_error_name`.
+const char *headcount_role_name(uint32_t role);
 
 // Opens the node, in the master, before it forks; the workers use the same handle.
 //
@@ -461,6 +433,10 @@ int32_t headcount_begin(struct headcount_node *node,
 // Without an event to finish, it does nothing. To be called by the thread that got the event.
 int32_t headcount_next(struct headcount_node *node, int32_t callback_failed, struct headcount_event *event);
 
+// The newest generation that this process, as a master, has begun, also before it went into the background;
+// 0 if it has begun none.
+int32_t headcount_begun(struct headcount_node *node, uint64_t *generation);
+
 // It is certain that this generation gets workers. The first worker that joins commits it as well. Takes
 // no lock. Does nothing to a generation that is not there.
 int32_t headcount_commit(struct headcount_node *node, uint64_t generation);
@@ -481,55 +457,6 @@ int32_t headcount_child_exited(struct headcount_node *node, int32_t pid, int32_t
 // The master leaves: its last word. If nobody else of the node is left, it reports what nobody was left to
 // report. Call it after the last worker was reaped. Does nothing in a process that is no master.
 int32_t headcount_leave_master(struct headcount_node *node, int64_t wait_ms, struct headcount_event *event);
-
-// Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
-// cannot wait for that descriptor themselves. `path` gets what to connect to (64 bytes are enough), once, and
-// only from this process.
-//
-// Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
-// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
-// that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
-// ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
-// another, or closes its end of the connection.
-int32_t headcount_waker_start(struct headcount_node *node,
-                              char *path,
-                              uint64_t capacity);
-
-// The last byte was acted on: the next one may come. HEADCOUNT_ERR_WRONG_STATE if no waker runs.
-int32_t headcount_waker_rearm(struct headcount_node *node);
-
-// Stops the waker: 'Q' is written and the connection closed. `generation` 0: whatever it runs for; else only
-// if it runs for that generation, so that an old one does not stop the new one's. Does not wait for the
-// thread. Does nothing if no such waker runs.
-int32_t headcount_waker_stop(struct headcount_node *node, uint64_t generation);
-
-// The descriptor that is readable when there may be something to report: wait for it with poll, epoll or any
-// event loop, then call `headcount_process`. Don't read from it, and don't close it.
-//
-// It is the same until this process leaves the newest generation that it has joined, or joins another.
-int32_t headcount_watch_fd(struct headcount_node *node, int32_t *fd);
-
-// Looks at what happened to the others, and reports what is for this process to report. HEADCOUNT_EVENT:
-// worker_died, generation_ended, generation_abandoned, worker_stalled, worker_recovered or master_lost.
-// HEADCOUNT_OK: nothing. HEADCOUNT_ERR_BUSY: another process holds the node lock, or this one has not finished
-// an event; the descriptor becomes readable again by itself, and nothing is lost.
-//
-// Never waits for longer than a few milliseconds. Calling it without need does no harm.
-int32_t headcount_process(struct headcount_node *node,
-                          struct headcount_event *event);
-
-// The name of a code: "lock_timeout" for HEADCOUNT_ERR_LOCK_TIMEOUT, "unknown" for none of ours. The
-// string is the library's and stays for ever. Never NULL.
-const char *headcount_error_name(int32_t code);
-
-// The name of a kind: "worker_died" for HEADCOUNT_KIND_WORKER_DIED. As `headcount_error_name`.
-const char *headcount_kind_name(uint32_t kind);
-
-// The name of a cause: "reload" for HEADCOUNT_CAUSE_RELOAD. As `headcount_error_name`.
-const char *headcount_cause_name(uint32_t cause);
-
-// The name of a role: "worker" for HEADCOUNT_ROLE_WORKER. As `headcount_error_name`.
-const char *headcount_role_name(uint32_t role);
 
 // Joins a generation with this process. HEADCOUNT_EVENT: worker_started; before it generation_started if
 // the master could not announce that. A helper gets no event.
@@ -565,6 +492,84 @@ int32_t headcount_leave(struct headcount_node *node,
                         uint64_t generation,
                         int64_t wait_ms,
                         struct headcount_event *event);
+
+// The descriptor that is readable when there may be something to report: wait for it with poll, epoll or any
+// event loop, then call `headcount_process`. Don't read from it, and don't close it.
+//
+// It is the same until this process leaves the newest generation that it has joined, or joins another.
+int32_t headcount_watch_fd(struct headcount_node *node, int32_t *fd);
+
+// Looks at what happened to the others, and reports what is for this process to report. HEADCOUNT_EVENT:
+// worker_died, generation_ended, generation_abandoned, worker_stalled, worker_recovered or master_lost.
+// HEADCOUNT_OK: nothing. HEADCOUNT_ERR_BUSY: another process holds the node lock, or this one has not finished
+// an event; the descriptor becomes readable again by itself, and nothing is lost.
+//
+// Never waits for longer than a few milliseconds. Calling it without need does no harm.
+int32_t headcount_process(struct headcount_node *node,
+                          struct headcount_event *event);
+
+// Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
+// cannot wait for that descriptor themselves. `path` gets what to connect to (64 bytes are enough), once, and
+// only from this process.
+//
+// Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
+// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
+// that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
+// ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
+// another, or closes its end of the connection.
+int32_t headcount_waker_start(struct headcount_node *node,
+                              char *path,
+                              uint64_t capacity);
+
+// The last byte was acted on: the next one may come. HEADCOUNT_ERR_WRONG_STATE if no waker runs.
+int32_t headcount_waker_rearm(struct headcount_node *node);
+
+// Stops the waker: 'Q' is written and the connection closed. `generation` 0: whatever it runs for; else only
+// if it runs for that generation, so that an old one does not stop the new one's. Does not wait for the
+// thread. Does nothing if no such waker runs.
+int32_t headcount_waker_stop(struct headcount_node *node, uint64_t generation);
+
+// The counts at this instant. `generation` 0: the newest that this process has joined; in a process that
+// has joined none, the newest that is there.
+int32_t headcount_get_counts(struct headcount_node *node,
+                             uint64_t generation,
+                             struct headcount_counts *counts);
+
+// How many workers of a generation have died whose last heartbeat is younger than `within_ms`, as far
+// back as the journal goes.
+int32_t headcount_recent_deaths(struct headcount_node *node,
+                                uint64_t generation,
+                                uint64_t within_ms,
+                                uint32_t *number);
+
+// Sets one of the 32 marks of a generation, which all its processes share and headcount gives no meaning. `*was_new`
+// is 1 for the one process that set it, 0 for all others: what must happen once per generation does.
+//
+// HEADCOUNT_ERR_NOT_FOUND if the generation is not there.
+int32_t headcount_mark_once(struct headcount_node *node,
+                            uint64_t generation,
+                            uint32_t bit,
+                            uint32_t *was_new);
+
+// Reads on in the journal. `*cursor` is the number of the event that is wanted next, 0: the oldest that is
+// kept; it is moved on. At most `capacity` events go to `events` and their number to `*number`;
+// `*lost` (may be NULL) gets how many were overwritten before they could be read.
+//
+// `struct_size` of `events[0]` must be set.
+int32_t headcount_events(struct headcount_node *node,
+                         uint64_t *cursor,
+                         struct headcount_event *events,
+                         uint64_t capacity,
+                         uint64_t *number,
+                         uint64_t *lost);
+
+// The whole state as a JSON document, NUL-terminated; docs/c.md lists its members. `*needed` gets the room
+// that it takes, with the NUL. If that is more than `capacity`, nothing but a NUL is written: try again
+// with more. `buffer` may be NULL if `capacity` is 0.
+int32_t headcount_snapshot_json(struct headcount_node *node,
+                                char *buffer,
+                                uint64_t capacity,
+                                uint64_t *needed);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -44,7 +44,9 @@ pub(crate) fn entry(call: impl FnOnce() -> Outcome) -> i32 {
     let failure = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(code)) => return code,
         Ok(Err(failure)) => failure,
-        Err(panic) => Failure { code: Code::Panic, message: format!("a fault in headcount: {}", text_of(&*panic)) },
+        Err(panic) => {
+            Failure { code: Code::Panic, message: format!("a fault in headcount: {}", text_of(&*panic)) }
+        }
     };
     let number = failure.code.number();
     remember(failure.message);
@@ -158,7 +160,9 @@ pub(crate) unsafe fn string(pointer: *const c_char, what: &str) -> Result<Option
 /// # Safety
 /// `buffer` is NULL or points to `capacity` writable bytes.
 pub(crate) unsafe fn copy_string(text: &str, buffer: *mut c_char, capacity: u64) {
-    let Some(room) = usize::try_from(capacity).ok().and_then(|c| c.checked_sub(1)).filter(|_| !buffer.is_null()) else {
+    let Some(room) =
+        usize::try_from(capacity).ok().and_then(|c| c.checked_sub(1)).filter(|_| !buffer.is_null())
+    else {
         return;
     };
     let mut end = text.len().min(room);

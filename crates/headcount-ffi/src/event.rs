@@ -11,9 +11,9 @@ use crate::words::HEADCOUNT_NONE;
 pub struct EventRecord {
     /// sizeof(headcount_event), set by the caller.
     pub struct_size: u32,
-    /// What happened: HEADCOUNT_KIND_…
+    /// What happened: HEADCOUNT_KIND_*
     pub kind: u32,
-    /// Its number in the node's journal: 1, 2, 3, …
+    /// Its number in the node's journal: 1, 2, 3, ...
     pub seq: u64,
     /// The generation concerned; 0 if none.
     pub generation: u64,
@@ -26,7 +26,7 @@ pub struct EventRecord {
     /// generation_started after an unclean run: the newest generation of that run. callback_died and
     /// callback_failed: the number of the event that was being acted on. Else 0.
     pub previous_generation: u64,
-    /// Why it happened: HEADCOUNT_CAUSE_…
+    /// Why it happened: HEADCOUNT_CAUSE_*
     pub cause: u32,
     /// The process concerned; 0 if none.
     pub pid: i32,
@@ -52,11 +52,11 @@ pub struct EventRecord {
     pub exit_code: i32,
     /// 1: a process died while it acted on this very event; it may have been acted on in part.
     pub retry: u32,
-    /// generation_started, for the first one of a run: HEADCOUNT_PREVIOUS_RUN_… Else 0.
+    /// generation_started, for the first one of a run: HEADCOUNT_PREVIOUS_RUN_* Else 0.
     pub previous_run: u32,
     /// How many workers were running when the previous run ended uncleanly.
     pub previous_workers: i32,
-    /// What the process concerned is: HEADCOUNT_ROLE_…; 0 if none is concerned.
+    /// What the process concerned is: HEADCOUNT_ROLE_*; 0 if none is concerned.
     pub role: u32,
     /// The process that reported it.
     pub reporter_pid: u32,

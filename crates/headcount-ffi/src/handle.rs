@@ -70,7 +70,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Handle> {
 pub(crate) fn find(pointer: *const Handle) -> Result<&'static Handle, Failure> {
     all().find(|handle| ptr::eq(*handle, pointer)).ok_or_else(|| {
         let what = if pointer.is_null() { "NULL" } else { "no node" };
-        Failure::new(ErrorKind::InvalidOption, format!("argument `node` is {what}: use what headcount_open gave"))
+        Failure::new(
+            ErrorKind::InvalidOption,
+            format!("argument `node` is {what}: use what headcount_open gave"),
+        )
     })
 }
 
@@ -138,10 +141,18 @@ impl Handle {
     pub(crate) fn worker(&self, generation: GenerationId) -> Result<Worker, Failure> {
         let process = self.process();
         process.worker(generation).cloned().ok_or_else(|| {
-            let what = if generation == 0 { "any generation".to_owned() } else { format!("generation {generation}") };
+            let what = if generation == 0 {
+                "any generation".to_owned()
+            } else {
+                format!("generation {generation}")
+            };
             Failure::new(
                 ErrorKind::WrongState,
-                format!("process {} has not joined {what} of node {}, or has left it", process.pid, self.node.name()),
+                format!(
+                    "process {} has not joined {what} of node {}, or has left it",
+                    process.pid,
+                    self.node.name()
+                ),
             )
         })
     }

@@ -5,18 +5,28 @@
 #![allow(clippy::missing_safety_doc, reason = "headcount.h says once, at its top, what pointers must be")]
 
 mod border;
-mod codes;
-mod event;
 mod fork;
 mod handle;
-mod look;
-mod node;
-mod options;
 mod snapshot_json;
-mod waker;
-mod watch;
+
+// What C sees, in the order of headcount.h; the empty lines keep rustfmt from sorting it.
+mod codes;
+
 mod words;
+
+mod options;
+
+mod event;
+
+mod node;
+
 mod worker;
+
+mod watch;
+
+mod waker;
+
+mod look;
 
 pub use codes::*;
 pub use event::EventRecord;

@@ -1,8 +1,9 @@
 //! Looking at the node: counts, journal, the whole state. None of it takes the node lock.
 
 use std::ffi::c_char;
+use std::time::Duration;
 
-use headcount_core::{Cursor, ErrorKind, Kind, Phase, Snapshot};
+use headcount_core::{Cursor, ErrorKind, Phase, Snapshot};
 
 use crate::border::{Failure, Sized32, check_pointer, check_struct, copy_string, entry, put};
 use crate::codes::HEADCOUNT_OK;
@@ -42,13 +43,6 @@ unsafe impl Sized32 for CountsRecord {
     const NAME: &'static str = "headcount_counts";
 }
 
-/// The clock of `heartbeat_ns`.
-fn boot_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let [seconds, nanoseconds] = [now.tv_sec, now.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
-}
-
 fn counts_of(snapshot: &Snapshot, generation: u64) -> CountsRecord {
     let neighbours = || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed);
     let prev = neighbours().filter(|g| g.id < generation).max_by_key(|g| g.id);
@@ -84,7 +78,8 @@ pub unsafe extern "C" fn headcount_get_counts(
         // SAFETY: NULL, or a structure that says its true size, by the caller's word.
         unsafe { check_struct(counts, "counts") }?;
         let snapshot = handle.node.snapshot();
-        let newest = || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed).map(|g| g.id).max();
+        let newest =
+            || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed).map(|g| g.id).max();
         let generation = match generation {
             0 => handle.worker(0).ok().map(|w| w.generation()).or_else(newest).unwrap_or(0),
             id => id,
@@ -104,25 +99,10 @@ pub unsafe extern "C" fn headcount_recent_deaths(
     within_ms: u64,
     number: *mut u32,
 ) -> i32 {
-    /// How many events one look brings. Deaths are few, so one look is nearly always enough.
-    const AT_ONCE: u64 = 256;
     entry(|| {
         let node = &handle::find(node)?.node;
         check_pointer(number, "number")?;
-        let since = boot_ns().saturating_sub(within_ms.saturating_mul(1_000_000));
-        let mut found = 0;
-        let mut end = node.newest_seq().saturating_add(1);
-        while end > 1 {
-            let start = end.saturating_sub(AT_ONCE).max(1);
-            let batch = node.events(&mut Cursor::at(start), usize::try_from(end - start).unwrap_or(0));
-            let deaths = batch.events.iter().filter(|e| e.kind == Kind::WorkerDied && e.generation == generation);
-            found += deaths.filter(|e| e.heartbeat_ns > since).count();
-            // What was reported before that time had its heartbeat before it as well.
-            if batch.lost > 0 || batch.events.first().is_none_or(|e| e.boot_ns <= since) {
-                break;
-            }
-            end = start;
-        }
+        let found = node.recent_deaths(generation, Duration::from_millis(within_ms));
         // SAFETY: checked above; writable by the caller's word.
         unsafe { put(number, "number", u32::try_from(found).unwrap_or(u32::MAX)) }?;
         Ok(HEADCOUNT_OK)
@@ -134,7 +114,12 @@ pub unsafe extern "C" fn headcount_recent_deaths(
 ///
 /// HEADCOUNT_ERR_NOT_FOUND if the generation is not there.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn headcount_mark_once(node: *mut Handle, generation: u64, bit: u32, was_new: *mut u32) -> i32 {
+pub unsafe extern "C" fn headcount_mark_once(
+    node: *mut Handle,
+    generation: u64,
+    bit: u32,
+    was_new: *mut u32,
+) -> i32 {
     entry(|| {
         let handle = handle::find(node)?;
         check_pointer(was_new, "was_new")?;
@@ -164,7 +149,10 @@ pub unsafe extern "C" fn headcount_events(
         check_pointer(cursor, "cursor")?;
         check_pointer(number, "number")?;
         if capacity == 0 {
-            return Err(Failure::new(ErrorKind::InvalidOption, "argument `capacity` is 0; allowed is 1 and more"));
+            return Err(Failure::new(
+                ErrorKind::InvalidOption,
+                "argument `capacity` is 0; allowed is 1 and more",
+            ));
         }
         // SAFETY: NULL, or room for at least one structure whose size is set, by the caller's word.
         unsafe { check_struct(events, "events") }?;

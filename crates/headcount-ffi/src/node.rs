@@ -124,7 +124,9 @@ pub unsafe extern "C" fn headcount_begin(
             _ => {
                 return Err(Failure::new(
                     ErrorKind::InvalidOption,
-                    format!("argument `cause` is {cause}; allowed are 0, 1 (start), 2 (reload) and 3 (upgrade)"),
+                    format!(
+                        "argument `cause` is {cause}; allowed are 0, 1 (start), 2 (reload) and 3 (upgrade)"
+                    ),
                 ));
             }
         };
@@ -151,7 +153,11 @@ pub unsafe extern "C" fn headcount_begin(
 /// `callback_failed` other than 0 notes in the journal that acting on the event failed; it counts as done.
 /// Without an event to finish, it does nothing. To be called by the thread that got the event.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn headcount_next(node: *mut Handle, callback_failed: i32, event: *mut EventRecord) -> i32 {
+pub unsafe extern "C" fn headcount_next(
+    node: *mut Handle,
+    callback_failed: i32,
+    event: *mut EventRecord,
+) -> i32 {
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
@@ -210,7 +216,10 @@ pub unsafe extern "C" fn headcount_child_exited(node: *mut Handle, pid: i32, wai
     entry(|| {
         let handle = handle::find(node)?;
         let pid = u32::try_from(pid).ok().filter(|&p| p > 0).ok_or_else(|| {
-            Failure::new(ErrorKind::InvalidOption, format!("argument `pid` is {pid}: it must be one that waitpid gave"))
+            Failure::new(
+                ErrorKind::InvalidOption,
+                format!("argument `pid` is {pid}: it must be one that waitpid gave"),
+            )
         })?;
         handle.node.child_exited(pid, wait_status);
         Ok(HEADCOUNT_OK)
@@ -220,7 +229,11 @@ pub unsafe extern "C" fn headcount_child_exited(node: *mut Handle, pid: i32, wai
 /// The master leaves: its last word. If nobody else of the node is left, it reports what nobody was left to
 /// report. Call it after the last worker was reaped. Does nothing in a process that is no master.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn headcount_leave_master(node: *mut Handle, wait_ms: i64, event: *mut EventRecord) -> i32 {
+pub unsafe extern "C" fn headcount_leave_master(
+    node: *mut Handle,
+    wait_ms: i64,
+    event: *mut EventRecord,
+) -> i32 {
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.

@@ -75,7 +75,8 @@ pub(crate) fn document(snapshot: &Snapshot) -> String {
         .number("total", u64::from(snapshot.total))
         .number("sentinel", snapshot.sentinel.map(u64::from));
     if let Some(holder) = &snapshot.holder {
-        let mut inner = Object::new().number("pid", u64::from(holder.pid)).seconds("held_for", holder.held_for);
+        let mut inner =
+            Object::new().number("pid", u64::from(holder.pid)).seconds("held_for", holder.held_for);
         if let Some((kind, since)) = holder.callback {
             inner = inner.text("callback", kind.name()).seconds("callback_for", since);
         }

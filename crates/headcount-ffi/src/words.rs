@@ -105,9 +105,12 @@ static ERRORS: LazyLock<Names> = LazyLock::new(|| {
     let codes = Code::all().map(|code| (i64::from(code.number()), code.name()));
     names([(i64::from(HEADCOUNT_OK), "ok"), (i64::from(HEADCOUNT_EVENT), "event")].into_iter().chain(codes))
 });
-static KINDS: LazyLock<Names> = LazyLock::new(|| names(Kind::ALL.iter().map(|k| (i64::from(k.code()), k.name()))));
-static CAUSES: LazyLock<Names> = LazyLock::new(|| names(Cause::ALL.iter().map(|c| (i64::from(c.code()), c.name()))));
-static ROLES: LazyLock<Names> = LazyLock::new(|| names(Role::ALL.iter().map(|r| (i64::from(r.code()), r.name()))));
+static KINDS: LazyLock<Names> =
+    LazyLock::new(|| names(Kind::ALL.iter().map(|k| (i64::from(k.code()), k.name()))));
+static CAUSES: LazyLock<Names> =
+    LazyLock::new(|| names(Cause::ALL.iter().map(|c| (i64::from(c.code()), c.name()))));
+static ROLES: LazyLock<Names> =
+    LazyLock::new(|| names(Role::ALL.iter().map(|r| (i64::from(r.code()), r.name()))));
 
 fn name_in(names: &'static LazyLock<Names>, number: i64) -> *const c_char {
     let found = std::panic::catch_unwind(|| names.iter().find(|(n, _)| *n == number));

@@ -18,7 +18,8 @@ pub struct JoinOptions {
     pub role: u32,
     /// The generation, as `headcount_begin` gave it to the master.
     pub generation: u64,
-    /// The worker's number within its generation; HEADCOUNT_NONE if it has none.
+    /// The worker's number within its generation, best counted from 0; HEADCOUNT_NONE if it has none. One that
+    /// replaces another has its number.
     pub worker_id: i32,
     /// The pid of the worker that it replaces; 0: it replaces none; -1: one that is not known.
     pub replaces_pid: i32,

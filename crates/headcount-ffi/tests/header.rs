@@ -56,7 +56,9 @@ fn every_word_of_the_core_is_a_constant() {
     Kind::ALL.iter().for_each(|kind| check("KIND", kind.name(), kind.code().into()));
     Cause::ALL.iter().for_each(|cause| check("CAUSE", cause.name(), cause.code().into()));
     Role::ALL.iter().for_each(|role| check("ROLE", role.name(), role.code().into()));
-    let count = |prefix: &str| header.lines().filter(|l| l.starts_with(&format!("#define HEADCOUNT_{prefix}_"))).count();
+    let count = |prefix: &str| {
+        header.lines().filter(|l| l.starts_with(&format!("#define HEADCOUNT_{prefix}_"))).count()
+    };
     assert_eq!(count("ERR"), ErrorKind::ALL.len() + 2, "a panic and an ABI mismatch are the library's own");
     assert_eq!(count("KIND"), Kind::ALL.len());
     assert_eq!(count("CAUSE"), Cause::ALL.len());

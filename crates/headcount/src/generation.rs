@@ -1,15 +1,15 @@
 //! Generations: announced, committed, ended or abandoned; and how a process joins one.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Cause, Event, GenerationId, Kind, PreviousRun, Role};
+use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
 use crate::hold::{Hold, Operation, Wait};
 use crate::layout::Generation as Record;
 use crate::lifecycle::{GenerationFacts, Intent, Liveness, Phase, Scope};
-use crate::node::{Node, OPEN_LOCKS, SlotRef};
+use crate::node::{Node, NoticeLevel, OPEN_LOCKS, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sentinel::index_of;
 use crate::sys::{clock, lock, process};
-use crate::transitions::{Reported, Stage, Transitions, settle_quietly};
+use crate::transitions::{Reported, Stage, Transitions, about, about_generation, announce, death, tidy};
 use crate::worker::Worker;
 
 /// How a generation begins.
@@ -149,8 +149,7 @@ impl Generation {
             node.let_sentinel_go_first();
         }
         let hold = Hold::acquire(node, join.wait, Operation::Join)?;
-        // A death that made room for this process stands in the journal before its start.
-        settle_quietly(&hold);
+        tidy(&hold);
         let facts = hold.facts();
         // One that was reported to have ended, or that the master could not announce, is begun (again).
         let known = facts.generation(self.id).filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0);
@@ -160,12 +159,16 @@ impl Generation {
             Some(g) => g.cause,
             None => Cause::Resume,
         };
-        let slot = node.claim_slot(join.role, |slot| {
+        let claim = || node.claim_slot(join.role, |slot| {
             slot.generation.store(self.id, Relaxed);
             slot.worker_id.store(join.worker_id.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1), Relaxed);
             slot.cause.store(cause.code(), Relaxed);
             slot.intent.store(Intent::Starting.code(), Relaxed);
-        })?;
+        });
+        let slot = match claim() {
+            Err(error) if error.kind() == ErrorKind::Full && hold.bury_unreported() => claim()?,
+            claimed => claimed?,
+        };
         node.inner.local().joined.push(slot);
         let mut stages = Vec::new();
         if join.role == Role::Worker {
@@ -192,22 +195,20 @@ impl Node {
     pub fn begin_generation(&self, begin: Begin) -> Result<(Generation, Transitions)> {
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
         let cause = begin.cause.unwrap_or_else(|| hold.guess_cause());
-        let header = self.inner.store.region.header();
-        let previous = match cause {
-            Cause::Start => Some(hold.clear_previous_run()),
-            _ => None,
-        };
+        // Written down with the generation before anything of it is cleared away: should this process die
+        // meanwhile, the next start finds both.
+        let previous = (cause == Cause::Start).then(|| hold.look_at_previous_run());
         let id = self.reserve_generation();
         let master = self.inner.local().master;
-        hold.new_generation(id, cause, Phase::Announced, begin.workers, master)?;
-        if let Some(previous) = previous {
-            hold.remember_previous_run(id, previous);
-            header.runs.fetch_add(1, Relaxed);
+        hold.new_generation(id, cause, Phase::Announced, begin.workers, master, previous)?;
+        if previous.is_some() {
+            self.inner.store.region.header().runs.fetch_add(1, Relaxed);
+            hold.clear_previous_run();
         }
         let mut local = self.inner.local();
         local.begun = Some(id);
         drop(local);
-        let stages = [Stage::Settle(Scope::JournalOnly), Stage::StartGeneration(id)];
+        let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];
         Ok((self.generation(id), Transitions::new(hold, stages)))
     }
 
@@ -254,6 +255,8 @@ impl Node {
                 record.master_pid.store(process::pid(), Relaxed);
             }
         }
+        // The old one's slot has nothing left to tell.
+        tidy(&hold);
         drop(hold);
         Ok(true)
     }
@@ -270,7 +273,7 @@ impl Node {
         let alone = !facts.slots.iter().any(|s| {
             s.role != Role::Helper && s.index != master.index && s.liveness != Liveness::Gone
         });
-        let scope = if alone { Scope::LastWord } else { Scope::JournalOnly };
+        let scope = if alone { Scope::LastWord } else { Scope::Tidy };
         Ok(Transitions::new(hold, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
     }
 
@@ -376,6 +379,7 @@ impl Hold {
         phase: Phase,
         expected: u32,
         master: Option<SlotRef>,
+        previous: Option<PreviousRun>,
     ) -> Result<u32> {
         let records = self.node.inner.store.region.generations();
         let free = (0u32..).zip(records).find(|(_, g)| g.phase.load(Relaxed) == 0);
@@ -413,7 +417,15 @@ impl Hold {
         record.start_delivered.store(0, Relaxed);
         record.marks.store(0, Relaxed);
         record.retry.store(0, Relaxed);
-        record.previous_run.store(0, Relaxed);
+        let (code, generation, workers) = match previous {
+            None => (0, 0, 0),
+            Some(PreviousRun::None) => (1, 0, 0),
+            Some(PreviousRun::Clean) => (2, 0, 0),
+            Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
+        };
+        record.previous_generation.store(generation, Relaxed);
+        record.previous_workers.store(workers, Relaxed);
+        record.previous_run.store(code, Relaxed);
         record.phase.store(phase.code(), Relaxed);
         record.version.store(version.wrapping_add(1), Release);
         Ok(index)
@@ -438,29 +450,75 @@ impl Hold {
             let slot = facts.slots.iter().find(|s| s.role == Role::Master && s.pid == parent)?;
             Some(SlotRef { index: slot.index, version: slot.version })
         });
-        self.new_generation(id, Cause::Resume, Phase::Committed, 0, master)?;
+        self.new_generation(id, Cause::Resume, Phase::Committed, 0, master, None)?;
         if let Some(record) = self.node.generation_record(id) {
             record.master_pid.store(parent, Relaxed);
         }
         Ok(())
     }
 
-    /// At a start: what is left of a run that nobody ended, is ended now.
-    fn clear_previous_run(&self) -> PreviousRun {
+    /// The table is full of workers that died so early that none lived long enough to report the others: they
+    /// are written into the journal, and their callbacks do not run. `false`: there were none.
+    fn bury_unreported(&self) -> bool {
         let facts = self.facts();
-        let abandoned_by_its_master = |g: &&GenerationFacts| facts.master_alive(g) == Some(false);
-        let left: Vec<_> = facts.generations.iter().filter(abandoned_by_its_master).collect();
-        let newest = left.iter().filter(|g| g.phase == Phase::Committed && g.ended_seq == 0).map(|g| g.id).max();
-        let mut workers = 0;
-        for s in facts.slots.iter().filter(|s| s.role == Role::Worker && left.iter().any(|g| g.id == s.generation)) {
-            if s.exited_seq == 0 {
-                workers += 1;
+        let dead = facts.slots.iter().filter(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
+        let mut buried = 0;
+        for s in dead {
+            if s.died_seq == 0
+                && let Ok(slot) = self.node.inner.slot(s.index)
+            {
+                announce(self, &slot.died_seq, death(s, Kind::WorkerDied));
             }
-            if s.liveness != Liveness::Gone {
-                continue;
+            self.node.free_slot(s.index);
+            buried += 1;
+        }
+        if buried > 0 {
+            self.node.inner.notice(
+                NoticeLevel::Warning,
+                format!(
+                    "{}: {buried} workers died and none lived long enough to report it by its callback: they stand in the \
+                     journal (is the server in a crash loop?)",
+                    self.node.inner.place()
+                ),
+            );
+        }
+        buried > 0
+    }
+
+    /// At a start: how the run before this one ended, by what it has left in the table.
+    fn look_at_previous_run(&self) -> PreviousRun {
+        let facts = self.facts();
+        let left = || facts.generations.iter().filter(|g| facts.master_alive(g) == Some(false));
+        // A master that died as it started had found out, and has told nobody; and had perhaps begun to
+        // clear away what it found.
+        let untold = left().filter(|g| !g.start_delivered).max_by_key(|g| g.id);
+        if let Some(found) = untold.and_then(|g| self.previous_run(g)) {
+            return found;
+        }
+        let newest = left().filter(|g| g.phase == Phase::Committed && g.ended_seq == 0).map(|g| g.id).max();
+        let workers = facts.slots.iter().filter(|s| {
+            s.role == Role::Worker && s.exited_seq == 0 && left().any(|g| g.id == s.generation)
+        });
+        let runs = self.node.inner.store.region.header().runs.load(Relaxed);
+        match newest {
+            Some(generation) => {
+                PreviousRun::Unclean { generation, workers: u32::try_from(workers.count()).unwrap_or(u32::MAX) }
             }
+            None if runs == 0 => PreviousRun::None,
+            None => PreviousRun::Clean,
+        }
+    }
+
+    /// At a start: what is left of a run that nobody ended, is ended now.
+    fn clear_previous_run(&self) {
+        let facts = self.facts();
+        let left: Vec<_> = facts.generations.iter().filter(|g| facts.master_alive(g) == Some(false)).collect();
+        for s in facts.slots.iter().filter(|s| {
+            s.role == Role::Worker && s.liveness == Liveness::Gone && left.iter().any(|g| g.id == s.generation)
+        }) {
+            let Ok(slot) = self.node.inner.slot(s.index) else { continue };
             if s.exited_seq == 0 && s.died_seq == 0 && s.started_seq != 0 {
-                self.report_unclean(Kind::WorkerDied, s.generation, s.pid, Role::Worker, s.worker_id);
+                announce(self, &slot.died_seq, about(s, Kind::WorkerDied, Cause::Unclean));
             }
             self.node.free_slot(s.index);
         }
@@ -470,38 +528,15 @@ impl Hold {
                 // Orphans serve on.
                 continue;
             }
-            let kind = if g.phase == Phase::Committed { Kind::GenerationEnded } else { Kind::GenerationAbandoned };
-            if g.ended_seq == 0 && g.abandoned_seq == 0 {
-                self.report_unclean(kind, g.id, g.master_pid, Role::Master, None);
+            let Ok(record) = self.generation_at(g.index) else { continue };
+            if g.started_seq != 0 && g.ended_seq == 0 && g.abandoned_seq == 0 {
+                let (seq, kind) = match g.phase {
+                    Phase::Committed => (&record.ended_seq, Kind::GenerationEnded),
+                    _ => (&record.abandoned_seq, Kind::GenerationAbandoned),
+                };
+                announce(self, seq, about_generation(g, kind, Cause::Unclean));
             }
             self.free_generation(g.index);
-        }
-        match newest {
-            Some(generation) => PreviousRun::Unclean { generation, workers },
-            None if self.node.inner.store.region.header().runs.load(Relaxed) == 0 => PreviousRun::None,
-            None => PreviousRun::Clean,
-        }
-    }
-
-    fn report_unclean(&self, kind: Kind, generation: GenerationId, pid: u32, role: Role, worker_id: Option<u32>) {
-        let mut event = Event::of(kind, Cause::Unclean);
-        event.generation = generation;
-        event.pid = pid;
-        event.role = Some(role);
-        event.worker_id = worker_id;
-        self.report(event);
-    }
-
-    fn remember_previous_run(&self, id: GenerationId, run: PreviousRun) {
-        if let Some(record) = self.node.generation_record(id) {
-            let (code, generation, workers) = match run {
-                PreviousRun::None => (1, 0, 0),
-                PreviousRun::Clean => (2, 0, 0),
-                PreviousRun::Unclean { generation, workers } => (3, generation, workers),
-            };
-            record.previous_generation.store(generation, Relaxed);
-            record.previous_workers.store(workers, Relaxed);
-            record.previous_run.store(code, Relaxed);
         }
     }
 

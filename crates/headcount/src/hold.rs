@@ -207,6 +207,7 @@ impl Hold {
                 seq.store(0, Relaxed);
             }
         };
+        never_happened(&header.redeliver_seq);
         for slot in inner.view().used_slots() {
             for seq in [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq] {
                 never_happened(seq);

@@ -42,6 +42,8 @@
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
 
 #[cfg(not(loom))]
+mod deaths;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod generation;

@@ -224,10 +224,8 @@ impl GenerationFacts {
     /// replacement that joins early must not stand for one that has not come yet.
     fn all_came(&self) -> bool {
         match self.expected {
-            1..=64 if self.came != 0 => {
-                let all = u64::MAX >> (64 - self.expected);
-                self.came & all == all
-            }
+            // Counted, and not compared with the numbers 0 to n-1: a server may number from 1.
+            1..=64 if self.came != 0 => self.came.count_ones() >= self.expected,
             expected => self.joined > 0 && self.joined >= expected,
         }
     }
@@ -267,11 +265,11 @@ const JOIN_GRACE_NS: u64 = 10_000_000_000;
 /// Which matters a process may settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Write into the journal what must stand there before what I am going to do. No callbacks.
-    JournalOnly,
-    /// As above, and the callbacks about this generation, whose last worker I was.
+    /// Free what has nothing to tell, and report nothing.
+    Tidy,
+    /// What concerns this generation, if I was its last worker.
     Generation(GenerationId),
-    /// Everything, with callbacks.
+    /// Everything.
     Everything,
     /// Everything, by a process that lived longest: whatever is still there has ended.
     LastWord,
@@ -289,6 +287,8 @@ pub(crate) enum Step {
     ReportHelperExited { slot: u32 },
     ReportMasterLost { slot: u32 },
     DeliverMasterLost { slot: u32 },
+    /// A generation whose start was never reported: free its record.
+    ReleaseGeneration { generation: u32 },
     ReportAbandoned { generation: u32 },
     DeliverAbandoned { generation: u32 },
     ReportEnded { generation: u32 },
@@ -402,74 +402,101 @@ impl Facts {
         (superseded || master_gone) && (all_came || late || (master_gone && g.joined > 0))
     }
 
-    /// What must be done next, or nothing. The order is the order in which people read the journal:
-    /// deaths, then what follows from them.
+    /// What must be done next, or nothing: what is over is freed, what is reported is delivered, what is new is
+    /// reported. One report at a time, so that callbacks run in the order of the journal.
     pub(crate) fn next_step(&self, scope: Scope) -> Option<Step> {
-        let delivers = |generation: GenerationId| match scope {
-            Scope::JournalOnly => false,
-            Scope::Generation(mine) => mine == generation,
-            Scope::Everything | Scope::LastWord => true,
-        };
-        let everything = matches!(scope, Scope::Everything | Scope::LastWord);
+        self.release().or_else(|| self.delivery(scope)).or_else(|| self.report(scope))
+    }
 
-        if everything && self.redeliver_seq != 0 {
-            return Some(Step::Redeliver(self.redeliver_seq));
+    /// Whether this scope reports and delivers what concerns this generation.
+    fn covers(&self, scope: Scope, generation: GenerationId) -> bool {
+        match scope {
+            Scope::Tidy => false,
+            // As long as another worker of it lives, there is somebody with more time to do it.
+            Scope::Generation(mine) => mine == generation && self.tally_alive(mine) == 0,
+            Scope::Everything | Scope::LastWord => true,
         }
-        let gone = || self.slots.iter().filter(|s| s.liveness == Liveness::Gone);
-        for s in gone() {
+    }
+
+    fn tally_alive(&self, id: GenerationId) -> usize {
+        let alive = |s: &&SlotFacts| s.role == Role::Worker && s.generation == id && s.liveness != Liveness::Gone;
+        self.slots.iter().filter(alive).count()
+    }
+
+    fn gone(&self) -> impl Iterator<Item = &SlotFacts> {
+        self.slots.iter().filter(|s| s.liveness == Liveness::Gone)
+    }
+
+    fn release(&self) -> Option<Step> {
+        let over = |s: &&SlotFacts| match s.role {
+            Role::Master => s.exited_seq != 0 || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release { slot: s.index }),
+            Role::Worker | Role::Helper => s.exited_seq != 0 || s.started_seq == 0,
+        };
+        self.gone().find(over).map(|s| Step::Release { slot: s.index })
+    }
+
+    fn delivery(&self, scope: Scope) -> Option<Step> {
+        let again = Some((self.redeliver_seq, Step::Redeliver(self.redeliver_seq)))
+            .filter(|_| self.redeliver_seq != 0 && matches!(scope, Scope::Everything | Scope::LastWord));
+        let dead = self.gone().filter(|s| s.died_seq != 0 && self.covers(scope, s.generation)).map(|s| {
+            let slot = s.index;
+            let step = match s.role {
+                Role::Master => Step::DeliverMasterLost { slot },
+                Role::Worker | Role::Helper => Step::DeliverDied { slot },
+            };
+            (s.died_seq, step)
+        });
+        let over = self.generations.iter().filter(|g| self.covers(scope, g.id)).filter_map(|g| {
+            let generation = g.index;
+            match (g.abandoned_seq, g.ended_seq) {
+                (0, 0) => None,
+                (0, seq) => Some((seq, Step::DeliverEnded { generation })),
+                (seq, _) => Some((seq, Step::DeliverAbandoned { generation })),
+            }
+        });
+        again.into_iter().chain(dead).chain(over).min_by_key(|(seq, _)| *seq).map(|(_, step)| step)
+    }
+
+    /// Deaths first, then what follows from them.
+    fn report(&self, scope: Scope) -> Option<Step> {
+        for s in self.gone().filter(|s| s.died_seq == 0 && self.covers(scope, s.generation)) {
             let slot = s.index;
             match s.role {
-                _ if s.exited_seq != 0 || s.started_seq == 0 && s.role != Role::Master => {
-                    return Some(Step::Release { slot });
-                }
-                Role::Worker if s.died_seq == 0 => return Some(Step::ReportDied { slot }),
+                Role::Worker => return Some(Step::ReportDied { slot }),
                 Role::Helper => return Some(Step::ReportHelperExited { slot }),
-                Role::Master if s.died_seq == 0 => {
+                Role::Master => {
                     if let Some(step) = self.master_gone(s) {
                         return Some(step);
                     }
                 }
-                Role::Worker | Role::Master => {}
             }
         }
-        if let Some(s) = gone().find(|s| s.died_seq != 0 && delivers(s.generation)) {
-            let slot = s.index;
-            return Some(match s.role {
-                Role::Master => Step::DeliverMasterLost { slot },
-                Role::Worker | Role::Helper => Step::DeliverDied { slot },
-            });
-        }
-        for g in &self.generations {
+        for g in self.generations.iter().filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0) {
             let generation = g.index;
             let vanished = g.phase == Phase::Announced
                 && self.master_alive(g) == Some(false)
                 && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
-            if (g.phase == Phase::Abandoned || vanished) && g.abandoned_seq == 0 {
-                return Some(Step::ReportAbandoned { generation });
-            }
-            if g.abandoned_seq != 0 && delivers(g.id) {
-                return Some(Step::DeliverAbandoned { generation });
-            }
-            if delivers(g.id) && self.has_ended(g, scope) {
-                return Some(Step::ReportEnded { generation });
-            }
-            if g.ended_seq != 0 && delivers(g.id) {
-                return Some(Step::DeliverEnded { generation });
+            let never_came = g.phase == Phase::Abandoned || vanished;
+            let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope));
+            match over {
+                false => {}
+                true if g.started_seq == 0 => return Some(Step::ReleaseGeneration { generation }),
+                true if never_came => return Some(Step::ReportAbandoned { generation }),
+                true => return Some(Step::ReportEnded { generation }),
             }
         }
-        if everything {
-            for s in self.slots.iter().filter(|s| s.liveness == Liveness::Alive && s.started_seq != 0) {
-                let slot = s.index;
-                let overdue = s.progress(self.now, self.stall_after) == Progress::Overdue;
-                if overdue && !s.is_reported_stalled() {
-                    return Some(Step::ReportStalled { slot });
-                }
-                if !overdue && s.is_reported_stalled() {
-                    return Some(Step::ReportRecovered { slot });
-                }
-            }
+        if !matches!(scope, Scope::Everything | Scope::LastWord) {
+            return None;
         }
-        None
+        self.slots.iter().filter(|s| s.liveness == Liveness::Alive && s.started_seq != 0).find_map(|s| {
+            let slot = s.index;
+            let overdue = s.progress(self.now, self.stall_after) == Progress::Overdue;
+            match (overdue, s.is_reported_stalled()) {
+                (true, false) => Some(Step::ReportStalled { slot }),
+                (false, true) => Some(Step::ReportRecovered { slot }),
+                _ => None,
+            }
+        })
     }
 
     /// A master that vanished: news for its workers, or nothing (it went into the background, or its

@@ -193,7 +193,11 @@ impl Node {
         let settings = options.settings()?;
         let wanted = options.registry_path();
         let mut open = relock(&OPEN);
-        if let Some((_, node)) = open.iter().find(|(path, _)| *path == wanted) {
+        let identity = crate::store::lock_identity(&wanted);
+        let same = |(path, node): &&(PathBuf, Node)| {
+            *path == wanted || identity.is_some() && node.inner.store.lock_identity() == identity
+        };
+        if let Some((_, node)) = open.iter().find(same) {
             // The same master again, at a reload: a second descriptor of the lock file would drop every
             // lock of this process when it is closed.
             let node = node.clone();

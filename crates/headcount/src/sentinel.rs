@@ -4,6 +4,7 @@
 //! When it dies, stalls, drains or leaves, one of them takes over. Deaths are pushed by the kernel (a pidfd
 //! becomes readable), overdue heartbeats are looked for when the earliest could be overdue.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,7 +41,8 @@ pub struct Watch {
     dead_since: HashMap<(u32, u64), u64>,
     /// Whether the wake-up pipe is in the epoll instance: only the sentinel listens to it.
     listening: bool,
-    last_look: u64,
+    /// When the timer was to wake us.
+    due: Cell<u64>,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
 }
@@ -80,7 +82,7 @@ impl Watch {
             watched: HashMap::new(),
             dead_since: HashMap::new(),
             listening: false,
-            last_look: clock::boot_ns(),
+            due: Cell::new(clock::boot_ns()),
             judge_not_before: 0,
         };
         // Look at once: there may be something to take over.
@@ -148,10 +150,9 @@ impl Watch {
     /// chance to beat: they get one interval first.
     fn notice_own_sleep(&mut self, now: u64) {
         let settings = self.node.inner.settings();
-        if now.saturating_sub(self.last_look) > ns(LONGEST_SLEEP.max(settings.stall_after)) {
+        if now.saturating_sub(self.due.get()) > ns(settings.stall_after / 2) {
             self.judge_not_before = now.saturating_add(2 * ns(settings.heartbeat_interval));
         }
-        self.last_look = now;
     }
 
     fn only_stalls(&self, facts: &Facts) -> bool {
@@ -333,6 +334,7 @@ impl Watch {
                 tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
+        self.due.set(clock::boot_ns().saturating_add(ns(after)));
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
             .map(|_| ())
             .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))

@@ -229,6 +229,11 @@ impl Store {
         Ok((Store { region, lock_file, wake_read, wake_write, path: Some(path.to_owned()) }, remarks))
     }
 
+    /// The identity of the lock file that is open.
+    pub(crate) fn lock_identity(&self) -> Option<(u64, u64)> {
+        fstat(&self.lock_file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
     /// A node without files: for this process and its forked children only.
     pub(crate) fn anonymous(name: &str, geometry: Geometry) -> Result<Store> {
         let memory = |e: io::Error| Error::io("get shared memory for a node without files", e);

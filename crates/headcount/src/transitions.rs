@@ -211,9 +211,9 @@ fn perform(hold: &Hold, stage: Stage) -> Performed {
     }
 }
 
-/// Journals what must stand there before what this process is about to report.
-pub(crate) fn settle_quietly(hold: &Hold) {
-    while let Some(step) = hold.next_step(Scope::JournalOnly) {
+/// Frees what has nothing to tell.
+pub(crate) fn tidy(hold: &Hold) {
+    while let Some(step) = hold.next_step(Scope::Tidy) {
         if !matches!(settle(hold, step), Performed::Silent) {
             break;
         }
@@ -222,7 +222,7 @@ pub(crate) fn settle_quietly(hold: &Hold) {
 
 /// Writes the event's number into the record that it is about, then the event. A writer that dies in
 /// between leaves a number beyond the journal's head, which reads as "not reported".
-fn announce(hold: &Hold, seq: &AtomicU64, event: Event) -> Event {
+pub(crate) fn announce(hold: &Hold, seq: &AtomicU64, event: Event) -> Event {
     seq.store(hold.next_seq(), Release);
     hold.report(event)
 }
@@ -237,12 +237,15 @@ fn own(hold: &Hold, index: u32, act: impl FnOnce(&Hold, &SlotFacts, &Slot) -> Pe
     }
 }
 
-/// Why a process goes: the node stops, or another generation has taken over.
+/// Why a process goes: another generation has taken over, a newer one or, after an upgrade that was rolled back,
+/// an older one that serves; or else the node stops.
 fn going(hold: &Hold, generation: GenerationId) -> Cause {
-    if hold.facts().counts(generation).next.is_some() { Cause::Superseded } else { Cause::Stop }
+    let counts = hold.facts().counts(generation);
+    let rolled_back = counts.prev.is_some_and(|workers| workers > counts.prev_draining);
+    if counts.next.is_some() || rolled_back { Cause::Superseded } else { Cause::Stop }
 }
 
-fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
+pub(crate) fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
     let mut event = Event::of(kind, cause);
     event.generation = slot.generation;
     event.pid = slot.pid;
@@ -252,7 +255,7 @@ fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
     event
 }
 
-fn about_generation(generation: &GenerationFacts, kind: Kind, cause: Cause) -> Event {
+pub(crate) fn about_generation(generation: &GenerationFacts, kind: Kind, cause: Cause) -> Event {
     let mut event = Event::of(kind, cause);
     event.generation = generation.id;
     event.pid = generation.master_pid;
@@ -261,7 +264,7 @@ fn about_generation(generation: &GenerationFacts, kind: Kind, cause: Cause) -> E
 }
 
 /// How a process ended, from its wait status.
-fn death(slot: &SlotFacts, kind: Kind) -> Event {
+pub(crate) fn death(slot: &SlotFacts, kind: Kind) -> Event {
     let mut event = about(slot, kind, Cause::Unknown);
     if let Some(status) = slot.wait_status {
         let signal = status & 0x7f;
@@ -327,7 +330,6 @@ fn settle(hold: &Hold, step: Step) -> Performed {
         }
         Step::ReportDied { slot } => with_slot(hold, slot, |facts, record| {
             announce(hold, &record.died_seq, death(facts, Kind::WorkerDied));
-            hold.node.inner.wake();
             Performed::Silent
         }),
         Step::ReportMasterLost { slot } => with_slot(hold, slot, |facts, record| {
@@ -342,7 +344,6 @@ fn settle(hold: &Hold, step: Step) -> Performed {
             let mut event = death(facts, Kind::MasterLost);
             event.generation = newest.unwrap_or(0);
             announce(hold, &record.died_seq, event);
-            hold.node.inner.wake();
             Performed::Silent
         }),
         Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => with_slot(hold, slot, |facts, record| {
@@ -360,13 +361,20 @@ fn settle(hold: &Hold, step: Step) -> Performed {
             announce(hold, &record.exited_seq, death(facts, Kind::HelperExited));
             Performed::Silent
         }),
+        Step::ReleaseGeneration { generation } => {
+            hold.free_generation(generation);
+            Performed::Silent
+        }
         Step::ReportAbandoned { generation } => with_generation(hold, generation, |facts, record| {
+            // Those who died in the callback of its start have nothing to do with this one.
+            record.retry.store(0, Relaxed);
             announce(hold, &record.abandoned_seq, about_generation(facts, Kind::GenerationAbandoned, Cause::NoWorkers));
             Performed::Silent
         }),
         Step::ReportEnded { generation } => with_generation(hold, generation, |facts, record| {
             // Its own announcement makes it one that is not there any more, so that its counts must be
             // taken as those of its neighbours see it.
+            record.retry.store(0, Relaxed);
             announce(hold, &record.ended_seq, about_generation(facts, Kind::GenerationEnded, going(hold, facts.id)));
             Performed::Silent
         }),
@@ -377,14 +385,22 @@ fn settle(hold: &Hold, step: Step) -> Performed {
             deliver_generation(hold, facts, facts.ended_seq, Kind::GenerationEnded)
         }),
         Step::ReportStalled { slot } => with_slot(hold, slot, |facts, record| {
-            let event = announce(hold, &record.stalled_seq, about(facts, Kind::WorkerStalled, Cause::Overdue));
-            Performed::Callback { event, after: After::Nothing, tries: 0, last: false }
+            deliver_next(hold);
+            announce(hold, &record.stalled_seq, about(facts, Kind::WorkerStalled, Cause::Overdue));
+            Performed::Silent
         }),
         Step::ReportRecovered { slot } => with_slot(hold, slot, |facts, record| {
-            let event = announce(hold, &record.recovered_seq, about(facts, Kind::WorkerRecovered, Cause::Unknown));
-            Performed::Callback { event, after: After::Nothing, tries: 0, last: false }
+            deliver_next(hold);
+            announce(hold, &record.recovered_seq, about(facts, Kind::WorkerRecovered, Cause::Unknown));
+            Performed::Silent
         }),
     }
+}
+
+/// The callback of the next event is to be run, here or, if this process dies, elsewhere: its subject lives on, so
+/// that no record waits for it. The header does.
+fn deliver_next(hold: &Hold) {
+    hold.node.inner.store.region.header().redeliver_seq.store(hold.next_seq(), Release);
 }
 
 fn with_slot(hold: &Hold, index: u32, act: impl FnOnce(&SlotFacts, &Slot) -> Performed) -> Performed {

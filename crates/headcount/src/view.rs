@@ -75,7 +75,7 @@ impl<'a> View<'a> {
             generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
             now: 0,
             stall_after: self.stall_after(),
-            redeliver_seq: self.region.header().redeliver_seq.load(Relaxed),
+            redeliver_seq: reported(&self.region.header().redeliver_seq, head),
         };
         // After the heartbeats were read, or a beat in between would lie in the future.
         facts.now = clock::boot_ns();

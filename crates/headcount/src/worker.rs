@@ -78,7 +78,7 @@ impl Worker {
         let hold = Hold::acquire(&self.node, wait, Operation::Leave)?;
         let index = self.slot.index;
         let mut stages = vec![
-            Stage::Settle(Scope::JournalOnly),
+            Stage::Settle(Scope::Tidy),
             Stage::Exit(index),
             Stage::Settle(Scope::Generation(self.generation)),
         ];

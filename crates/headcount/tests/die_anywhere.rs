@@ -11,12 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cursor, Generation, Join, Kind, Liveness, Node, Role, Wait, Watch, Worker};
+use headcount::{Begin, Cursor, Generation, Join, Kind, Liveness, Node, Role, Wait, Worker};
 
 use family::callbacks::{Act, Callbacks};
 use family::deadly_store::{self, Tally};
-use family::journal::{Truth, check};
-use family::worker::{Habit, worker};
+use family::journal::{Truth, check, print};
+use family::registry;
+use family::worker::{Habit, settle, worker};
 use family::{Child, Place, alone, fork, news};
 
 /// A node whose master is this process.
@@ -68,7 +69,7 @@ impl World {
         }
     }
 
-    fn run(&mut self, kill_at: u64, scenario: impl Fn(&mut World)) -> bool {
+    fn run(&mut self, kill_at: u64, scenario: impl FnOnce(&mut World)) -> bool {
         self.kill_at = kill_at;
         self.callbacks.forget();
         self.tally().stores.store(0, SeqCst);
@@ -158,7 +159,7 @@ impl World {
             let (worker, transitions) = generation.join(join).expect("join after a death");
             self.callbacks.run(transitions);
             let mut watch = worker.watch().expect("a watch");
-            settle(&node, &mut watch, self.callbacks);
+            settle(&mut watch, &node, self.callbacks);
             line.say("settled");
             line.expect("leave");
             self.callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
@@ -186,36 +187,8 @@ impl World {
         let offset = self.tally().offset.load(SeqCst);
         let fate = if self.survived { "which it survived" } else { "at offset" };
         eprintln!("the victim was killed before store {}, {fate} {offset} of the registry", self.kill_at);
-        eprintln!("{:?}", self.truth);
-        for event in self.node.events(&mut self.cursor.clone(), usize::MAX).events {
-            eprintln!(
-                "  {} {} g{} pid {} cause {} by {} {:?}{}",
-                event.seq,
-                event.kind,
-                event.generation,
-                event.pid,
-                event.cause,
-                event.reporter_pid,
-                event.counts,
-                if event.detail > 0 { format!(" about {}", event.detail) } else { String::new() }
-            );
-        }
-        for run in self.callbacks.all() {
-            eprintln!("  {run:?}");
-        }
+        print(&self.node.events(&mut self.cursor.clone(), usize::MAX).events, &self.callbacks.all(), &self.truth);
         eprintln!("{:#?}", self.node.snapshot());
-    }
-}
-
-/// Looks at the others until all that is known to be open is settled.
-fn settle(node: &Node, watch: &mut Watch, callbacks: Callbacks) {
-    let begun = Instant::now();
-    loop {
-        let ran = callbacks.run(watch.process().expect("nobody holds the lock")).len();
-        let open = node.snapshot().processes.iter().any(|p| p.liveness == Liveness::Gone);
-        if ran == 0 && !open || begun.elapsed() > Duration::from_millis(500) {
-            return;
-        }
     }
 }
 
@@ -258,7 +231,7 @@ fn dies_settling(world: &mut World, generation: &Generation, number: u32, meanwh
         worker.watch().expect("a watch")
     };
     let node = world.node.clone();
-    world.victim(join, meanwhile, |watch| settle(&node, watch, callbacks));
+    world.victim(join, meanwhile, |watch| settle(watch, &node, callbacks));
 }
 
 #[test]
@@ -382,7 +355,7 @@ fn a_worker_dies_as_it_repairs() {
         let mut first = fork(|_| {
             let (worker, transitions) = generation.join(Join::worker(Some(2))).expect("join");
             callbacks.run(transitions);
-            settle(&node, &mut worker.watch().expect("a watch"), callbacks);
+            settle(&mut worker.watch().expect("a watch"), &node, callbacks);
             0
         });
         let status = first.wait();
@@ -410,4 +383,69 @@ fn no_slot_and_no_generation_is_lost() {
         let mut workers: Vec<Child> = (0..15).map(join).collect();
         workers.iter_mut().for_each(|w| w.tell("leave"));
     });
+}
+
+/// A process that hangs, and whose heartbeat is therefore overdue, as far as the others can see.
+fn hangs(world: &mut World, child: &Child) {
+    world.truth.hanging.push((child.pid(), world.head()));
+    registry::heartbeat(&world.place.registry(), child.pid()).store(1, SeqCst);
+}
+
+#[test]
+fn the_sentinel_dies_as_it_reports_a_stalled_worker() {
+    at_every_store(|world| {
+        let generation = world.begin(3);
+        let mut sibling = world.quiet(&generation, 0);
+        let mut other = world.quiet(&generation, 1);
+        dies_settling(world, &generation, 2, |world| hangs(world, &other));
+        let mut successor = world.settler(&generation, 1);
+        world.kill(&mut other);
+        sibling.tell("leave");
+        successor.tell("leave");
+        assert!(!world.callbacks.about(Kind::WorkerStalled).is_empty());
+    });
+}
+
+/// The same without the trick, and with others at work: killed by the clock, anywhere in the worker's life.
+#[test]
+fn a_worker_dies_at_any_moment_of_its_life() {
+    let _alone = alone();
+    let mut world = World::new();
+    let mut random = family::Random::new(7);
+    let begun = Instant::now();
+    let mut fates = [0; 2];
+    while begun.elapsed() < Duration::from_secs(2) {
+        let moment = Duration::from_micros(random.below(300));
+        let scenario = |world: &mut World| {
+            world.truth.racing = true;
+            let generation = world.begin(3);
+            let callbacks = world.callbacks;
+            let serving = |number| worker(&generation, callbacks, Habit::Serving, Join::worker(Some(number)));
+            let mut siblings = [serving(0), serving(1)];
+            let mut victim = fork(|line| {
+                line.say("ready");
+                let (worker, transitions) = generation.join(Join::worker(Some(2))).expect("join");
+                callbacks.run(transitions);
+                let mut watch = worker.watch().expect("a watch");
+                while let Err(e) = watch.process().map(|transitions| callbacks.run(transitions)) {
+                    assert!(e.is_busy(), "{e}");
+                }
+                callbacks.run(worker.drain(Wait::Timeout).expect("drain"));
+                callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
+                0
+            });
+            victim.expect("ready");
+            std::thread::sleep(moment);
+            world.kill(&mut victim);
+            fates[usize::from(world.callbacks.about(Kind::WorkerExited).is_empty())] += 1;
+            let mut third = serving(2);
+            family::wait_for("the death to be reported", || {
+                world.node.snapshot().processes.iter().all(|p| p.liveness == Liveness::Alive).then_some(())
+            });
+            siblings.iter_mut().chain([&mut third]).for_each(|w| w.tell("leave"));
+        };
+        world.run(0, scenario);
+    }
+    eprintln!("{} left, {} died before that", fates[0], fates[1]);
+    assert!(fates.iter().all(|&n| n > 0), "{fates:?}");
 }

@@ -78,6 +78,8 @@ impl Nginx {
             let serving = self.workers();
             old.iter().all(|pid| !serving.contains(pid)).then_some(())
         });
+        // A new worker is named as one only after its start was told.
+        self.settled();
     }
 
     /// USR2: returns the old master and the new one.

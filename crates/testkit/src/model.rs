@@ -24,25 +24,18 @@ struct Generation {
 
 type World = BTreeMap<u64, Generation>;
 
-/// Replays the callbacks of a run.
+/// Replays the callbacks of a run, then asks whether they also ran in the order of what happened.
 pub fn check(reports: &Reports) -> Result<(), String> {
-    let events: Vec<(Kind, &Report)> = reports.0.iter().filter_map(|r| Some((r.kind()?, r))).collect();
+    let told: Vec<(Kind, &Report)> = reports.0.iter().filter_map(|r| Some((r.kind()?, r))).collect();
+    let mut events = told.clone();
+    // Told again, after the first runner died in it: its place in the order has passed.
+    events.retain(|(_, report)| !report.flag("retry"));
+    events.sort_by_key(|(_, report)| seq(report));
     let mut world = World::new();
-    let mut last_seq = 0;
     for (at, &(kind, report)) in events.iter().enumerate() {
         if report.text("kind") != kind.name() {
             return Err(format!("{} was called with another kind: {report}", report.callback));
         }
-        if report.flag("retry") {
-            // Told again, after its first runner died in it: its place in the order has passed.
-            apply(&mut world, kind, report);
-            continue;
-        }
-        let seq = report.int("seq").unwrap_or(0);
-        if seq <= last_seq {
-            return Err(format!("out of order, #{seq} after #{last_seq}: {report}"));
-        }
-        last_seq = seq;
         let leaves_after =
             matches!(kind, Kind::WorkerExited | Kind::GenerationEnded | Kind::GenerationAbandoned);
         if !leaves_after {
@@ -52,6 +45,21 @@ pub fn check(reports: &Reports) -> Result<(), String> {
         if leaves_after {
             apply(&mut world, kind, report);
         }
+    }
+    in_order(&told)
+}
+
+fn seq(report: &Report) -> i64 {
+    report.int("seq").unwrap_or(0)
+}
+
+fn in_order(told: &[(Kind, &Report)]) -> Result<(), String> {
+    let mut last = 0;
+    for (_, report) in told.iter().filter(|(_, report)| !report.flag("retry")) {
+        if seq(report) <= last {
+            return Err(format!("told out of order, #{} after #{last}: {report}", seq(report)));
+        }
+        last = seq(report);
     }
     Ok(())
 }

@@ -23,8 +23,22 @@ local _M = {
 }
 -- Set by open(): handle, name, options.
 
+-- While nginx reads its first configuration, its error_log is not open yet, and lines go to stderr only.
+local early
+
+function _M.keep_log() early = {} end
+
 function _M.log(level, ...)
   ngx.log(level, "[headcount] ", ...)
+  if early then early[#early + 1] = { level, table.concat({ ... }) } end
+end
+
+-- So what was said then is said again by one worker.
+function _M.repeat_log(is_first)
+  local kept = early or {}
+  early = nil
+  if not is_first then return end
+  for _, line in ipairs(kept) do _M.log(line[1], line[2]) end
 end
 
 function _M.last_error()
@@ -153,12 +167,12 @@ function _M.wait_for_lock(call)
     local waited = nginx.clock() - begun
     local slice = math.max(0, math.min(1, timeout - waited))
     local code = call(math.ceil(slice * 1000))
+    local err = code < 0 and _M.last_error() or nil
+    ngx.update_time() -- for the log's time, and for callbacks
     _M.log_notices()
-    if code ~= LOCK_TIMEOUT then
-      return code, code < 0 and _M.last_error() or nil
-    end
+    if code ~= LOCK_TIMEOUT then return code, err end
     waited = nginx.clock() - begun
-    local holder = _M.last_error():gsub("^.-: ", "", 1)
+    local holder = err:gsub("^.-: ", "", 1)
     if waited >= timeout then
       return code, string.format("the node lock was not to be had within %g s: %s", timeout, holder)
     end

@@ -89,10 +89,11 @@ end
 
 -- A draining worker has no timers of ours left, since nginx waits for timers. It beats, and looks after the
 -- others if nobody else does, as long as something else keeps it; then it must not be what keeps it.
-local function linger()
+local function linger(call_under_way)
   local begun = nginx.clock()
   local longest = math.min(0.5, node.options.heartbeat_interval)
-  while nginx.no_timers_left() == false do
+  library.headcount_beat(node.handle)
+  while call_under_way[1] or nginx.no_timers_left() == false do
     local age = nginx.clock() - begun
     ngx.sleep(math.max(0.01, math.min(age / 20, longest)))
     library.headcount_beat(node.handle)
@@ -114,9 +115,12 @@ local function drain()
     ngx.sleep(pause)
     pause = math.min(2 * pause, 0.02)
   end
+  -- Who has beaten once since it drains is expected to go on: so not where that cannot be ended in time.
+  local call_under_way = { true }
+  if nginx.no_timers_left() ~= nil then ngx.thread.spawn(linger, call_under_way) end
   node.deliver(code)
   node.log_notices()
-  linger()
+  call_under_way[1] = false
 end
 
 -- Every timer is run, as premature, when draining begins. So this one tells us.
@@ -177,6 +181,8 @@ function _M.start(generation, is_helper)
   join_options.role = is_helper and HELPER or WORKER
   join_options.worker_id = not is_helper and ngx.worker.id() or -1
   join_options.replaces_pid = nginx.predecessor(tell_child_exited) or 0
+
+  node.repeat_log(join_options.worker_id == 0 and join_options.replaces_pid == 0)
 
   local code, err = node.wait_for_lock(join)
   if code >= 0 then

@@ -18,13 +18,20 @@ pub fn library_folder() -> &'static Path {
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let target = tmp.parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "headcount-ffi", "--target-dir"]).arg(target).current_dir(root());
+        build
+            .args(["build", "--quiet", "-p", "headcount-ffi", "--target-dir"])
+            .arg(target)
+            .current_dir(root());
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
         assert!(build.status().unwrap().success(), "{build:?}");
         let folder = target.join(if cfg!(debug_assertions) { "debug" } else { "release" });
-        assert!(folder.join("libheadcount.so").exists(), "there is no libheadcount.so in {}", folder.display());
+        assert!(
+            folder.join("libheadcount.so").exists(),
+            "there is no libheadcount.so in {}",
+            folder.display()
+        );
         folder
     })
 }

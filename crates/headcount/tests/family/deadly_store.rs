@@ -12,6 +12,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use super::registry::mapping;
+
 /// Of which process a store is deadly, and where the tally of its stores is kept.
 static KILL_AT: AtomicU64 = AtomicU64::new(0);
 static TALLY: AtomicUsize = AtomicUsize::new(0);
@@ -33,7 +35,7 @@ pub fn arm(path: &Path, also: (usize, usize), kill_at: u64, tally: Tally) {
     KILL_AT.store(kill_at, SeqCst);
     TALLY.store(std::ptr::from_ref(tally.stores) as usize, SeqCst);
     OFFSET.store(std::ptr::from_ref(tally.offset) as usize, SeqCst);
-    for ((start, len), (to_start, to_len)) in [mapping(path), also].into_iter().zip(&CLOSED) {
+    for ((start, len), (to_start, to_len)) in [mapping(path).expect("a node with a file"), also].into_iter().zip(&CLOSED) {
         to_len.store(len, SeqCst);
         to_start.store(start, SeqCst);
     }
@@ -45,16 +47,6 @@ pub fn arm(path: &Path, also: (usize, usize), kill_at: u64, tally: Tally) {
 /// Stores are free again.
 pub fn disarm() {
     protect(libc::PROT_READ | libc::PROT_WRITE);
-}
-
-/// Where a file is mapped.
-pub fn mapping(path: &Path) -> (usize, usize) {
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("the list of mappings");
-    let line = maps.lines().find(|l| l.ends_with(&*path.to_string_lossy())).expect("the registry's mapping");
-    let (range, _) = line.split_once(' ').expect("a range");
-    let (start, end) = range.split_once('-').expect("start and end");
-    let number = |text| usize::from_str_radix(text, 16).expect("an address");
-    (number(start), number(end) - number(start))
 }
 
 fn handle(signal: libc::c_int, handler: usize) {

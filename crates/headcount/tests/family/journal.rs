@@ -11,15 +11,19 @@ use super::callbacks::Run;
 pub struct Truth {
     /// Processes that are dead, and the number of the newest event at that time.
     pub dead: Vec<(u32, u64)>,
+    /// Processes that hang, and the number of the newest event at that time.
+    pub hanging: Vec<(u32, u64)>,
     /// Generations that are committed, and the number of the newest event at that time.
     pub committed: Vec<(u64, u64)>,
+    /// Others were at work while processes died, so that nobody knows the counts of those moments.
+    pub racing: bool,
     /// Nobody survived who could have run callbacks: only the journal is complete.
     pub no_survivors: bool,
 }
 
 impl Truth {
-    fn was_alive(&self, pid: u32, seq: u64) -> bool {
-        !self.dead.iter().any(|&(dead, head)| dead == pid && seq > head)
+    fn was_at_work(&self, pid: u32, seq: u64) -> bool {
+        !self.dead.iter().chain(&self.hanging).any(|&(dead, head)| dead == pid && seq > head)
     }
 }
 
@@ -28,12 +32,29 @@ fn must_run(kind: Kind) -> bool {
     !matches!(kind, Kind::WorkerStarted | Kind::WorkerDraining | Kind::WorkerExited) && kind.has_callback()
 }
 
+/// For people who look into a failure.
+pub fn print(events: &[Event], runs: &[Run], truth: &Truth) {
+    eprintln!("{truth:?}");
+    for event in events {
+        let about = if event.detail > 0 { format!(" about {}", event.detail) } else { String::new() };
+        eprintln!(
+            "  {} {} g{} pid {} cause {} by {} {:?}{about}",
+            event.seq, event.kind, event.generation, event.pid, event.cause, event.reporter_pid, event.counts,
+        );
+    }
+    for run in runs {
+        eprintln!("  {run:?}");
+    }
+}
+
 /// Checks everything. To be called when the node is at rest and without workers.
 pub fn check(events: &[Event], runs: &[Run], truth: &Truth) {
     numbers(events);
     lives(events);
     generations(events);
-    counts(events, truth);
+    if !truth.racing {
+        counts(events, truth);
+    }
     callbacks(events, runs, truth);
     callback_deaths(events, runs, truth);
 }
@@ -105,7 +126,7 @@ fn counts(events: &[Event], truth: &Truth) {
                 _ => {}
             }
         }
-        live.retain(|&pid, _| truth.was_alive(pid, e.seq));
+        live.retain(|&pid, _| truth.was_at_work(pid, e.seq));
         let tally = |id: u64| {
             let mine = live.values().filter(|(g, _)| *g == id);
             (mine.clone().count() as u32, mine.filter(|(_, draining)| *draining).count() as u32)
@@ -133,7 +154,9 @@ fn counts(events: &[Event], truth: &Truth) {
 
 /// Each callback ran once. One whose runner died ran again, marked so, where that was possible.
 fn callbacks(events: &[Event], runs: &[Run], truth: &Truth) {
-    for e in events.iter().filter(|e| e.kind.has_callback() && e.cause != headcount::Cause::Unclean) {
+    // What is found at the next start has no callback; nor has, any more, what its dead master had begun.
+    let swept = |e: &Event| events.iter().any(|o| o.generation == e.generation && o.cause == headcount::Cause::Unclean);
+    for e in events.iter().filter(|e| e.kind.has_callback() && !swept(e)) {
         let own: Vec<&Run> = runs.iter().filter(|r| r.seq == e.seq).collect();
         for (i, run) in own.iter().enumerate() {
             assert_eq!((run.kind, run.subject, run.generation), (e.kind, e.pid, e.generation), "{e:?}");
@@ -163,7 +186,7 @@ fn callbacks(events: &[Event], runs: &[Run], truth: &Truth) {
 fn callback_deaths(events: &[Event], runs: &[Run], truth: &Truth) {
     for run in runs.iter().filter(|r| !r.ended) {
         let told = events.iter().filter(|e| e.kind == Kind::CallbackDied && e.detail == run.seq && e.pid == run.runner);
-        assert_eq!(told.count(), usize::from(!truth.no_survivors), "callback_died for {run:?}");
+        assert_eq!(told.count(), 1, "callback_died for {run:?}");
     }
     for e in events.iter().filter(|e| e.kind == Kind::CallbackDied) {
         let about = events.iter().find(|o| o.seq == e.detail);

@@ -1,9 +1,9 @@
 //! A worker that does as it is told.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use headcount::{Generation, Join, Transitions, Wait, Watch, Worker};
+use headcount::{Generation, Join, Liveness, Node, Transitions, Wait, Watch, Worker};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::callbacks::Callbacks;
@@ -38,6 +38,18 @@ pub fn start(generation: &Generation, callbacks: Callbacks, habit: Habit, join: 
             2
         }
     })
+}
+
+/// Looks at the others, as the sentinel, until all that is known to be open is settled.
+pub fn settle(watch: &mut Watch, node: &Node, callbacks: Callbacks) {
+    let begun = Instant::now();
+    loop {
+        let ran = callbacks.run(watch.process().expect("nobody holds the lock")).len();
+        let open = node.snapshot().processes.iter().any(|p| p.liveness == Liveness::Gone);
+        if ran == 0 && !open || begun.elapsed() > Duration::from_millis(500) {
+            return;
+        }
+    }
 }
 
 struct Life {
@@ -112,15 +124,8 @@ impl Life {
                 self.watch = Some(self.worker.watch().expect("a watch"));
                 "done".to_owned()
             }
-            // Looks at the others until there has been nothing to report for a while.
             ("settle", _) => {
-                let mut quiet = 0;
-                while quiet < 3 {
-                    let mut fds = [PollFd::new(self.watch.as_ref().expect("a watch").as_fd(), PollFlags::POLLIN)];
-                    let ready = poll(&mut fds, PollTimeout::from(10u8)).expect("poll");
-                    quiet = if ready == 0 { quiet + 1 } else { quiet };
-                    self.process();
-                }
+                settle(self.watch.as_mut().expect("a watch"), self.worker.node(), self.callbacks);
                 "done".to_owned()
             }
             ("drain", _) => report(self.callbacks, self.worker.drain(Wait::Timeout)),

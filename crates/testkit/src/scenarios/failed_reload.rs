@@ -15,11 +15,11 @@ fn fail_reload(nginx: &Nginx, generation: u64) {
     });
 }
 
-fn abandoned(nginx: &Nginx, ledger: &mut Ledger, generation: u64, prev: i64) {
+fn abandoned(ledger: &mut Ledger, generation: u64, prev: i64) {
     let start = ledger.one_with(Kind::GenerationStarted, generation, (Some(prev), Some(0), None));
+    ledger.same("cause", start.cause(), "reload");
     let end = ledger.one(Kind::GenerationAbandoned, generation);
-    ledger.same("who tells it", &end.runner, &start.runner);
-    ledger.same("who tells it", &end.runner, &nginx.master());
+    ledger.same("who serves meanwhile", &end.int("prev"), &Some(prev));
 }
 
 /// The next stop is a stop.
@@ -28,12 +28,9 @@ pub fn then_a_stop_is_a_stop(i: Integration) {
         let nginx = Nginx::start_ready(Setup::new(i));
         fail_reload(&nginx, 2);
         nginx.must_serve();
-        let master = nginx.master();
         let mut ledger = nginx.end(signal);
         ledger.cold_start(4);
-        ledger.one_with(Kind::GenerationStarted, 2, (Some(4), Some(0), None));
-        let end = ledger.one(Kind::GenerationAbandoned, 2);
-        ledger.same("who tells it", &end.runner, &master);
+        abandoned(&mut ledger, 2, 4);
         if graceful {
             ledger.graceful_end(1, 4, false);
         } else {
@@ -52,15 +49,10 @@ pub fn then_a_reload_knows_who_serves(i: Integration) {
     nginx.change(Setup::no_other_listen);
     nginx.reload_and_settle(4);
     nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
-    let mut ledger = nginx.ledger();
-    abandoned(&nginx, &mut ledger, 2, 2);
-    abandoned(&nginx, &mut ledger, 3, 2);
     let mut ledger = nginx.end(Signal::QUIT);
-    for generation in [2, 3] {
-        ledger.take(Kind::GenerationStarted, generation);
-        ledger.take(Kind::GenerationAbandoned, generation);
-    }
     ledger.cold_start(2);
+    abandoned(&mut ledger, 2, 2);
+    abandoned(&mut ledger, 3, 2);
     ledger.reloaded(4, 2, 2);
     ledger.graceful_end(1, 2, true);
     ledger.graceful_end(4, 2, false);
@@ -83,8 +75,7 @@ pub fn a_port_that_is_taken(i: Integration) {
     nginx.reload_and_settle(3);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
-    ledger.one_with(Kind::GenerationStarted, 2, (Some(2), Some(0), None));
-    ledger.one(Kind::GenerationAbandoned, 2);
+    abandoned(&mut ledger, 2, 2);
     ledger.reloaded(3, 2, 2);
     ledger.graceful_end(1, 2, true);
     ledger.graceful_end(3, 2, false);
@@ -135,8 +126,7 @@ pub fn init_code_that_fails(i: Integration) {
     });
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
-    ledger.one_with(Kind::GenerationStarted, 2, (Some(2), Some(0), None));
-    ledger.one(Kind::GenerationAbandoned, 2);
+    abandoned(&mut ledger, 2, 2);
     ledger.graceful_end(1, 2, false);
     ledger.nothing_else();
 }

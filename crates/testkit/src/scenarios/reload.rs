@@ -94,6 +94,10 @@ pub fn nothing_grows(i: Integration) {
         nginx.wait_for("the old generation's end", PATIENCE, |all| {
             all.at_least(1, Kind::GenerationEnded, generation - 1)
         });
+        // The master keeps a channel to each child that it has not asked for yet.
+        nginx.wait_until("the old worker to be reaped", || {
+            (nginx.titled(master, |_| true).len() == 1).then_some(())
+        });
         if generation == WARM {
             before = Some((
                 size(),
@@ -105,7 +109,9 @@ pub fn nothing_grows(i: Integration) {
     }
     let (file, descriptors, mappings, resident) = before.expect("warmed up");
     assert_eq!(file, size(), "the registry grew");
-    assert_eq!(descriptors, process::open_descriptors(master), "the master's descriptors");
+    nginx.wait_until("as many descriptors as before", || {
+        (process::open_descriptors(master) == descriptors).then_some(())
+    });
     let now = process::mappings(master);
     assert!(now <= mappings + 8, "the master's mappings: {mappings}, then {now}");
     let now = process::resident_kib(master);

@@ -148,7 +148,9 @@ pub fn new_master_killed(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2).allow_kills());
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
-    let orphans = nginx.workers_of(new);
+    let orphans = nginx.wait_until("both to be named as workers", || {
+        Some(nginx.workers_of(new)).filter(|workers| workers.len() == 2)
+    });
     process::send(new, Signal::KILL);
     nginx.wait_for("the loss of the new master", PATIENCE, |all| {
         (!all.of(Kind::MasterLost).is_empty()).then_some(())

@@ -1,0 +1,120 @@
+//! `libheadcount.so` as C programs see it. What they check stands in `tests/c`.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs a C test with a registry of its own, and whatever else it is told.
+fn run(name: &str, arguments: &[&str]) -> Output {
+    let folder = support::Folder::new(&format!("c-{name}{}", arguments.concat()));
+    let program = support::compile(&format!("tests/c/{name}.c"), folder.path());
+    let output =
+        Command::new(program).arg(folder.path().join("node.registry")).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {}\n{said}", output.status);
+    output
+}
+
+fn tool(name: &str, arguments: &[&str]) -> String {
+    let library = support::library_folder().join("libheadcount.so");
+    let output =
+        Command::new(name).args(arguments).arg(library).output().unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn it_is_never_unloaded_and_has_a_name() {
+    let dynamic = tool("readelf", &["-d"]);
+    let flags = dynamic.lines().find(|l| l.contains("FLAGS_1")).unwrap_or_default();
+    assert!(flags.contains("NODELETE"), "{dynamic}");
+    assert!(dynamic.contains("Library soname: [libheadcount.so]"), "{dynamic}");
+}
+
+#[test]
+fn it_exports_what_the_header_declares_and_nothing_else() {
+    let symbols = tool("nm", &["-D", "--defined-only"]);
+    let mut exported: Vec<_> = symbols.lines().filter_map(|l| l.split_whitespace().last()).collect();
+    exported.sort_unstable();
+    let header = std::fs::read_to_string(support::root().join("include/headcount.h")).unwrap();
+    let code = header.lines().filter(|l| !l.starts_with("//") && !l.starts_with(" *"));
+    let mut declared: Vec<_> = code
+        .filter_map(|line| line.split_once('(')?.0.split([' ', '*']).next_back())
+        .filter(|name| name.starts_with("headcount_"))
+        .collect();
+    declared.sort_unstable();
+    assert_eq!(exported, declared);
+}
+
+#[test]
+fn the_compiler_and_the_library_agree_on_every_structure() {
+    run("sizes", &[]);
+}
+
+#[test]
+fn bad_arguments_are_named_and_do_no_harm() {
+    run("misuse", &[]);
+}
+
+#[test]
+fn one_process_lives_through_two_generations() {
+    let output = run("life", &[]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["node"], "c-test");
+    assert_eq!(document["total"], 1);
+    assert_eq!(document["generations"][0]["mine"], 1);
+    assert_eq!(document["processes"].as_array().map(Vec::len), Some(2), "{document}");
+    assert!(document["processes"][1]["heartbeat_age"].is_f64(), "{document}");
+}
+
+#[test]
+fn the_waker_wakes_its_own_process_only_and_ends() {
+    run("waker", &[]);
+    let left = |folder: &str| {
+        let entries = std::fs::read_dir(Path::new(folder)).unwrap().filter_map(Result::ok);
+        entries
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .filter(|n| n.starts_with(".headcount-"))
+            .count()
+    };
+    assert_eq!(left("/dev/shm") + left("/tmp"), 0, "a socket was left behind");
+}
+
+#[test]
+fn a_forked_child_speaks_for_itself_alone() {
+    run("forks", &["foreground"]);
+}
+
+#[test]
+fn a_server_that_goes_into_the_background_is_the_master_at_its_first_fork() {
+    // `output()` waits for the end of the pipe, which the process in the background holds.
+    let output = run("forks", &["background"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "background ok\n", "{said}");
+}
+
+#[test]
+fn the_program_in_the_documentation_works() {
+    let text = std::fs::read_to_string(support::root().join("../../docs/c.md")).unwrap();
+    let (_, rest) = text.split_once("```c\n").unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    // A node of its own, and rounds that do not take seconds.
+    let folder = support::Folder::new("c-documentation");
+    let registry = folder.path().join("node.registry");
+    let changed = program
+        .replace(".node = \"my-server\"", &format!(".node = \"my-server\", .path = \"{}\"", registry.display()))
+        .replace("poll(&loop, 1, 500)", "poll(&loop, 1, 20)");
+    let source = folder.path().join("server.c");
+    std::fs::write(&source, changed).unwrap();
+    let output = Command::new(support::compile(source.to_str().unwrap(), folder.path())).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(registry.exists(), "the program did not take its path from the options");
+    assert!(said.contains("worker_exited of") && said.ends_with(", 0 workers now\n"), "{said}");
+}
+
+#[test]
+fn threads_share_a_node() {
+    run("threads", &[]);
+}

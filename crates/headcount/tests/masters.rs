@@ -1,0 +1,307 @@
+//! Several masters of one node, or of two that must not meet: binary upgrade, its roll-back, strangers, a server
+//! that goes into the background, and workers that lose their master.
+
+mod family;
+
+use std::io::{BufRead, Write};
+use std::process::{Command, Stdio};
+
+use headcount::{Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State, Wait};
+
+use family::callbacks::Callbacks;
+use family::home::{Home, leave_all, triple};
+use family::worker::{Habit, worker};
+use family::{Child, Place, alone, fork, wait_for};
+
+/// Names the registry that the test below opens, in a process that was started as a new binary.
+const PLACE: &str = "HEADCOUNT_TEST_PLACE";
+
+fn begin(node: &Node, callbacks: Callbacks) -> Generation {
+    let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+    callbacks.run(transitions);
+    generation.commit();
+    generation
+}
+
+fn observe(place: &Place) -> (Snapshot, Vec<Event>) {
+    let observer = Observer::open(&place.registry()).expect("observe");
+    let events = observer.events(&mut Cursor::oldest(), usize::MAX).expect("read").events;
+    (observer.snapshot().expect("read"), events)
+}
+
+/// What the new binary of an upgrade does: no test, but a program in one.
+#[test]
+#[ignore = "is run by `an_upgrade_is_one_node`"]
+fn the_new_binary() {
+    let Some(registry) = std::env::var_os(PLACE) else { return };
+    let callbacks = Callbacks::new();
+    let node = headcount::Options::new("node").path(registry).slots(16).journal_records(256).open().expect("open");
+    let generation = begin(&node, callbacks);
+    let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+    // Until the old one says so.
+    std::io::stdin().lock().read_line(&mut String::new()).expect("hear");
+    leave_all([&mut child]);
+    callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+}
+
+/// The old master: does as it is told, and starts the new one.
+fn old_master(place: &Place, line: &mut family::Line) -> i32 {
+    let callbacks = Callbacks::new();
+    let node = place.open();
+    let generation = begin(&node, callbacks);
+    let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+    let mut new = None;
+    line.say("ready");
+    while let Some(order) = line.hear() {
+        match order.as_str() {
+            "upgrade" => {
+                let program = std::env::current_exe().expect("this program");
+                let spawned = Command::new(program)
+                    .args(["--exact", "the_new_binary", "--ignored", "--test-threads=1"])
+                    .env(PLACE, place.registry())
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .spawn();
+                new = Some(spawned.expect("start the new binary"));
+            }
+            "workers leave" => leave_all([&mut child]),
+            "workers come back" => child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0))),
+            "roll back" => {
+                let mut process: std::process::Child = new.take().expect("an upgrade");
+                process.stdin.take().expect("a pipe").write_all(b"leave\n").expect("tell");
+                assert!(process.wait().expect("wait").success());
+            }
+            "leave" => break,
+            _ => panic!("{order}"),
+        }
+        line.say("done");
+    }
+    leave_all([&mut child]);
+    callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+    0
+}
+
+#[test]
+fn an_upgrade_is_one_node() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut old = fork(|line| old_master(&place, line));
+    old.expect("ready");
+    old.tell("upgrade");
+    wait_for("the new master's worker", || (observe(&place).0.total == 2).then_some(()));
+    let (snapshot, events) = observe(&place);
+    assert_eq!(snapshot.processes.iter().filter(|p| p.role == Role::Master).count(), 2);
+    let start = events.iter().rfind(|e| e.kind == Kind::GenerationStarted).expect("a start");
+    assert_eq!((triple(start), start.cause, start.previous_run), ((Some(1), 0, None), Cause::Upgrade, None));
+    assert_ne!(start.pid, old.pid());
+
+    // The old workers leave, the old master stays.
+    old.tell("workers leave");
+    let (snapshot, events) = observe(&place);
+    let ended = events.last().expect("an event");
+    assert_eq!((ended.kind, ended.generation, triple(ended)), (Kind::GenerationEnded, 1, (None, 0, Some(1))));
+    assert_eq!(ended.cause, Cause::Superseded);
+    assert_eq!(snapshot.processes.iter().filter(|p| p.role == Role::Master).count(), 2);
+
+    // Rolled back: the old master starts workers with the configuration that it has, and the new one leaves.
+    old.tell("workers come back");
+    let (_, events) = observe(&place);
+    let resumed = events.iter().rfind(|e| e.kind == Kind::GenerationStarted).expect("a start");
+    assert_eq!((resumed.generation, resumed.cause, triple(resumed)), (1, Cause::Resume, (None, 0, Some(1))));
+    old.tell("roll back");
+    let (snapshot, events) = observe(&place);
+    let ended = events.iter().rfind(|e| e.kind == Kind::GenerationEnded).expect("an end");
+    assert_eq!((ended.generation, triple(ended)), (2, (Some(1), 0, None)));
+    let exit = events.iter().rfind(|e| e.kind == Kind::WorkerExited).expect("an exit");
+    assert_eq!((exit.cause, ended.cause), (Cause::Superseded, Cause::Superseded), "the node goes on");
+    assert_eq!(snapshot.processes.iter().filter(|p| p.role == Role::Master).count(), 1);
+
+    old.say("leave");
+    old.ended_well();
+    let (snapshot, events) = observe(&place);
+    assert!(snapshot.processes.is_empty() && snapshot.generations.is_empty(), "{snapshot:?}");
+    let stop = events.iter().rfind(|e| e.kind == Kind::WorkerExited).expect("an exit");
+    assert_eq!((stop.cause, triple(stop)), (Cause::Stop, (None, 1, None)));
+}
+
+/// A master that tells its node's name and the first notice, and stays until it is told to go.
+fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) {
+    let options = place.options();
+    let options = predecessor.into_iter().fold(options, headcount::Options::takes_over_from);
+    let mut child = fork(|line| {
+        let node = options.open().expect("open");
+        let notice = node.take_notices().first().map_or_else(String::new, |n| n.text.clone());
+        line.say(node.name());
+        line.say(&notice);
+        line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
+        begin(&node, Callbacks::new());
+        line.hear();
+        0
+    });
+    let name = child.hear().expect("a name");
+    let notice = child.hear().expect("a notice");
+    let path = child.hear().expect("a path");
+    assert!(path.ends_with(&format!("{name}.registry")), "{path}");
+    (child, name, notice)
+}
+
+#[test]
+fn two_servers_do_not_share_a_node_by_accident() {
+    let _alone = alone();
+    let place = Place::new();
+    let (mut first, name, notice) = stranger(&place, None);
+    assert_eq!((&*name, &*notice), ("node", ""));
+    let (_second, name, notice) = stranger(&place, None);
+    assert_eq!(name, "node-2");
+    assert!(notice.contains(&format!("master process {}", first.pid())) && notice.contains("option `node`"), "{notice}");
+    let (_third, name, _) = stranger(&place, None);
+    assert_eq!(name, "node-3");
+    assert_eq!(observe(&place).1.len(), 1, "the others have left no trace in the first one's journal");
+    first.kill();
+    // Its name is free again; nobody else's is.
+    let (_fourth, name, notice) = stranger(&place, None);
+    assert_eq!((&*name, &*notice), ("node", ""));
+}
+
+#[test]
+fn a_server_that_says_so_takes_over() {
+    let _alone = alone();
+    let place = Place::new();
+    let (old, ..) = stranger(&place, None);
+    let (_new, name, notice) = stranger(&place, Some(old.pid()));
+    assert_eq!((&*name, &*notice), ("node", ""));
+    let start = wait_for("a second start", || observe(&place).1.into_iter().find(|e| e.generation == 2));
+    assert_eq!(start.cause, Cause::Upgrade);
+}
+
+#[test]
+fn a_server_goes_into_the_background() {
+    let _alone = alone();
+    let place = Place::new();
+    let callbacks = Callbacks::new();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
+    let mut foreground = fork(|line| {
+        let node = place.open();
+        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        callbacks.run(transitions);
+        // Forgotten: the foreground process ends, and its child goes on.
+        std::mem::forget(fork(|_| {
+            assert!(node.adopt_master().expect("adopt"), "it is the master now");
+            assert!(!node.adopt_master().expect("adopt again"), "it was already");
+            generation.commit();
+            let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+            let reload = begin(&node, callbacks);
+            let mut second = worker(&reload, callbacks, Habit::Serving, Join::worker(Some(0)));
+            callbacks.word(0).store(u64::from(std::process::id()), std::sync::atomic::Ordering::SeqCst);
+            while callbacks.word(1).load(std::sync::atomic::Ordering::SeqCst) == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            leave_all([&mut child]);
+            leave_all([&mut second]);
+            callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+            0
+        }));
+        line.say("forked");
+        0
+    });
+    foreground.expect("forked");
+    assert_eq!(foreground.wait(), 0);
+    let word = |i| callbacks.word(i).load(std::sync::atomic::Ordering::SeqCst);
+    let master = wait_for("the background process", || Some(word(0)).filter(|&pid| pid != 0)) as u32;
+    let (snapshot, _) = observe(&place);
+    let masters: Vec<_> = snapshot.processes.iter().filter(|p| p.role == Role::Master).map(|p| p.pid).collect();
+    assert_eq!(masters, [master], "{snapshot:?}");
+    assert!(snapshot.generations.iter().all(|g| g.master == master && g.master_alive == Some(true)), "{snapshot:?}");
+    callbacks.word(1).store(1, std::sync::atomic::Ordering::SeqCst);
+    let pid = rustix::process::Pid::from_raw(master as i32);
+    let ended = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("wait").expect("a status");
+    assert_eq!(ended.1.exit_status(), Some(0));
+    let (snapshot, events) = observe(&place);
+    assert!(snapshot.processes.is_empty() && snapshot.generations.is_empty(), "{snapshot:?}");
+    let causes: Vec<_> = events.iter().filter(|e| e.kind == Kind::GenerationStarted).map(|e| e.cause).collect();
+    assert_eq!(causes, [Cause::Start, Cause::Reload]);
+    let odd = |e: &&Event| matches!(e.kind, Kind::MasterLost | Kind::GenerationAbandoned | Kind::WorkerDied);
+    assert!(!events.iter().any(|e| odd(&e)), "{events:?}");
+}
+
+#[test]
+fn a_child_of_a_living_master_does_not_adopt() {
+    let _alone = alone();
+    let home = Home::new();
+    let mut child = fork(|_| i32::from(home.node.adopt_master().expect("adopt")));
+    assert_eq!(child.wait(), 0);
+    assert!(!home.node.adopt_master().expect("adopt"), "the master itself has nothing to adopt");
+}
+
+#[test]
+fn workers_that_lose_their_master_serve_on() {
+    let _alone = alone();
+    let place = Place::new();
+    let callbacks = Callbacks::new();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
+    let stop = callbacks.word(0);
+    let load = || stop.load(std::sync::atomic::Ordering::SeqCst);
+    let mut master = fork(|line| {
+        let node = place.open();
+        let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        callbacks.run(transitions);
+        generation.commit();
+        for number in 0..2 {
+            // Workers that go on when their master does not.
+            let mut child = fork(|line| {
+                let (worker, transitions) = generation.join(Join::worker(Some(number))).expect("join");
+                callbacks.run(transitions);
+                let mut watch = worker.watch().expect("a watch");
+                line.say("joined");
+                while load() == 0 {
+                    worker.beat();
+                    match watch.process() {
+                        Ok(transitions) => _ = callbacks.run(transitions),
+                        Err(e) => assert!(e.is_busy(), "{e}"),
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+                callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
+                0
+            });
+            child.expect("joined");
+            std::mem::forget(child);
+        }
+        line.say("ready");
+        line.hear();
+        0
+    });
+    master.expect("ready");
+    let status = master.kill();
+    wait_for("the loss to be reported", || callbacks.about(Kind::MasterLost).iter().any(|r| r.ended).then_some(()));
+    let (snapshot, events) = observe(&place);
+    let lost: Vec<_> = events.iter().filter(|e| e.kind == Kind::MasterLost).collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!((lost[0].pid, lost[0].generation, lost[0].counts.mine), (master.pid(), 1, 2));
+    assert!(lost[0].signal.is_none_or(|s| s == status), "{lost:?}");
+    assert_eq!(snapshot.total, 2, "the counts go on");
+    assert!(snapshot.processes.iter().all(|p| p.state == State::Orphaned && p.liveness == Liveness::Alive), "{snapshot:?}");
+    assert_eq!(snapshot.generations[0].master_alive, Some(false));
+
+    // A new server is a start; it says what it found, and leaves the orphans alone.
+    let mut second = fork(|_| {
+        let node = place.open();
+        let generation = begin(&node, callbacks);
+        let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+        stop.store(1, std::sync::atomic::Ordering::SeqCst);
+        wait_for("the orphans to leave", || (node.snapshot().total == 1).then_some(()));
+        wait_for("their generation to end", || (node.snapshot().generations.len() == 1).then_some(()));
+        leave_all([&mut child]);
+        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        0
+    });
+    second.ended_well();
+    let (_, events) = observe(&place);
+    let start = events.iter().find(|e| e.generation == 2).expect("a start");
+    assert_eq!((triple(start), start.cause), ((Some(2), 0, None), Cause::Start));
+    let unclean = headcount::PreviousRun::Unclean { generation: 1, workers: 2 };
+    assert_eq!(start.previous_run, Some(unclean));
+    let ended: Vec<_> = events.iter().filter(|e| e.kind == Kind::GenerationEnded).map(|e| e.generation).collect();
+    assert_eq!(ended, [1, 2]);
+    assert_eq!(callbacks.about(Kind::MasterLost).len(), 1);
+}
