@@ -72,6 +72,7 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
+	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
 
 bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with
 	@$(SETUP) bench

@@ -77,7 +77,7 @@ end
 local function closed(role, ends, failed_to_start)
   if role == "helper" and not worker.state then
     worker.join_as_helper(self.generation)
-  elseif role == "master" or role == "single" and nginx.pid() == self.pid then
+  elseif role == "master" or role == "single" and (worker.state or nginx.pid() == self.pid) then
     master_closed(ends, failed_to_start)
   else
     worker.leave()
@@ -89,6 +89,7 @@ local function on_close()
   -- ngx_lua would log by way of the last request, which is gone.
   require("thread.exdata")(ffi.cast("void *", 0))
   local unconfigured, told = not nginx.has_configuration(), nginx.told_to_end()
+  pcall(nginx.forget_regexes)
   local ok, err = pcall(nginx.with_cycle, self.cycle, closed, nginx.role(), told and unconfigured, unconfigured and not told)
   if not ok then node.log(ngx.ERR, "at the end of a VM: ", err) end
 end
@@ -153,13 +154,22 @@ function _M.init_worker()
     node.repeat_log(ngx.worker.id() == 0)
     return refuse(err)
   end
-  return worker.start(self.generation, nginx.role() == "helper")
+  local role = nginx.role()
+  -- With master_process off nobody forks, so that nothing else has told the library who went into the background.
+  if role == "single" then library.headcount_adopt_master(node.handle) end
+  return worker.start(self.generation, role == "helper")
 end
 
 function _M.exit_worker()
   local err = wrong_phase("exit_worker", "exit_worker") or not_ready()
   if err then return refuse(err) end
   return worker.leave()
+end
+
+-- Workers beat by a timer. This is for code that blocks its worker for longer than `stall_after` and does get on.
+function _M.beat()
+  local handle = node.handle
+  return handle ~= nil and library.headcount_beat(handle) == 0
 end
 
 function _M.counts()

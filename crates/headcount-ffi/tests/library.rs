@@ -2,18 +2,24 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-/// Runs a C test with a registry of its own, and whatever else it is told.
-fn run(name: &str, arguments: &[&str]) -> Output {
+/// Runs a C test with a registry of its own, and whatever else it is told. Gives its pid as well.
+fn run(name: &str, arguments: &[&str]) -> (u32, Output) {
     let folder = support::Folder::new(&format!("c-{name}{}", arguments.concat()));
     let program = support::compile(&format!("tests/c/{name}.c"), folder.path());
-    let output =
-        Command::new(program).arg(folder.path().join("node.registry")).args(arguments).output().unwrap();
+    let child = Command::new(program)
+        .arg(folder.path().join("node.registry"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {}\n{said}", output.status);
-    output
+    (pid, output)
 }
 
 fn tool(name: &str, arguments: &[&str]) -> String {
@@ -59,7 +65,7 @@ fn bad_arguments_are_named_and_do_no_harm() {
 
 #[test]
 fn one_process_lives_through_two_generations() {
-    let output = run("life", &[]);
+    let (_, output) = run("life", &[]);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["node"], "c-test");
     assert_eq!(document["total"], 1);
@@ -70,15 +76,12 @@ fn one_process_lives_through_two_generations() {
 
 #[test]
 fn the_waker_wakes_its_own_process_only_and_ends() {
-    run("waker", &[]);
-    let left = |folder: &str| {
-        let entries = std::fs::read_dir(Path::new(folder)).unwrap().filter_map(Result::ok);
-        entries
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .filter(|n| n.starts_with(".headcount-"))
-            .count()
-    };
-    assert_eq!(left("/dev/shm") + left("/tmp"), 0, "a socket was left behind");
+    let (pid, _) = run("waker", &[]);
+    let mine = format!(".headcount-{pid}-");
+    for folder in ["/dev/shm", "/tmp"] {
+        let names = std::fs::read_dir(folder).unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
+        assert_eq!(names.filter(|n| n.starts_with(&mine)).count(), 0, "a socket was left behind in {folder}");
+    }
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn a_forked_child_speaks_for_itself_alone() {
 #[test]
 fn a_server_that_goes_into_the_background_is_the_master_at_its_first_fork() {
     // `output()` waits for the end of the pipe, which the process in the background holds.
-    let output = run("forks", &["background"]);
+    let (_, output) = run("forks", &["background"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "background ok\n", "{said}");
 }
@@ -103,12 +106,19 @@ fn the_program_in_the_documentation_works() {
     let folder = support::Folder::new("c-documentation");
     let registry = folder.path().join("node.registry");
     let changed = program
-        .replace(".node = \"my-server\"", &format!(".node = \"my-server\", .path = \"{}\"", registry.display()))
+        .replace(
+            ".node = \"my-server\"",
+            &format!(".node = \"my-server\", .path = \"{}\"", registry.display()),
+        )
         .replace("poll(&loop, 1, 500)", "poll(&loop, 1, 20)");
     let source = folder.path().join("server.c");
     std::fs::write(&source, changed).unwrap();
     let output = Command::new(support::compile(source.to_str().unwrap(), folder.path())).output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(registry.exists(), "the program did not take its path from the options");
     assert!(said.contains("worker_exited of") && said.ends_with(", 0 workers now\n"), "{said}");

@@ -68,6 +68,7 @@ const MOST_TRIES: u32 = 3;
 /// The node lock, held by this process.
 pub(crate) struct Hold {
     pub(crate) node: Node,
+    pid: u32,
     /// How many more steps this hold may take: a bound that only a spoiled registry reaches.
     budget: Cell<usize>,
 }
@@ -132,7 +133,7 @@ impl Hold {
             lock::wait_for_change(&header.wake_word, word, sleep);
         }
         let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
-        let hold = Hold { node: node.clone(), budget };
+        let hold = Hold { node: node.clone(), pid: process::pid(), budget };
         let interrupted = header.holder_operation.load(Acquire) != 0;
         if interrupted {
             // The mark of the dead holder, its pid with it, stays until its damage is mended: should we die
@@ -143,6 +144,11 @@ impl Hold {
         header.holder_since.store(clock::boot_ns(), Relaxed);
         header.holder_operation.store(operation as u32, Release);
         Ok(hold)
+    }
+
+    /// Not so in a child that was forked in a callback: the lock, and all that is done under it, is its parent's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.pid == process::pid()
     }
 
     pub(crate) fn facts(&self) -> Facts {
@@ -255,7 +261,7 @@ impl Hold {
         let again = |tries: &crate::sys::atomic::AtomicU32| {
             let before = tries.load(Relaxed);
             tries.store(before.saturating_add(1), Relaxed);
-            if before + 1 >= MOST_TRIES {
+            if before.saturating_add(1) >= MOST_TRIES {
                 inner.notice(
                     NoticeLevel::Warning,
                     format!(
@@ -297,11 +303,17 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let inner = &self.node.inner;
         let header = inner.store.region.header();
+        let mut local = inner.local();
+        if !self.is_ours() {
+            return;
+        }
         header.holder_operation.store(0, Release);
         header.holder_pid.store(0, Relaxed);
-        inner.local().holder = None;
-        // It cannot fail for an open descriptor; if it did, the process's end would free the lock.
+        // It cannot fail for an open descriptor; if it did, the process's end would free the lock. Before
+        // another thread of this process may take it, whose lock it would be for the kernel, too.
         let _ = lock::unlock(inner.store.lock_file.as_fd(), NODE_LOCK_BYTE);
+        local.holder = None;
+        drop(local);
         header.wake_word.fetch_add(1, Release);
         lock::wake_one(&header.wake_word);
         inner.released.notify_one();

@@ -173,7 +173,9 @@ impl Journal<'_> {
                 // Overwritten while we looked, or spoiled.
                 None => batch.lost += 1,
             }
-            cursor.next += 1;
+            // Only a spoiled head is that far.
+            let Some(next) = cursor.next.checked_add(1) else { break };
+            cursor.next = next;
         }
         batch
     }

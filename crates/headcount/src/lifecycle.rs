@@ -418,8 +418,10 @@ impl Facts {
         }
     }
 
+    /// Without one that is just joining, which is the one who asks.
     fn tally_alive(&self, id: GenerationId) -> usize {
-        let alive = |s: &&SlotFacts| s.role == Role::Worker && s.generation == id && s.liveness != Liveness::Gone;
+        let started = |s: &&SlotFacts| s.role == Role::Worker && s.generation == id && s.started_seq != 0;
+        let alive = |s: &&SlotFacts| started(s) && s.liveness != Liveness::Gone;
         self.slots.iter().filter(alive).count()
     }
 

@@ -56,8 +56,12 @@ pub(crate) fn default_folder() -> PathBuf {
     if uid.is_root() {
         return PathBuf::from("/run/headcount");
     }
+    // What XDG_RUNTIME_DIR is by convention, also for a process whose environment was cleaned: nginx hands none
+    // of it on to the new binary of an upgrade, which must find the same registry.
+    let by_convention = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty()) {
         Some(folder) => PathBuf::from(folder).join("headcount"),
+        None if by_convention.is_dir() => by_convention.join("headcount"),
         None => PathBuf::from(format!("/dev/shm/headcount-{}", uid.as_raw())),
     }
 }
@@ -338,7 +342,7 @@ fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id
             if known == lock_id {
                 return Ok(Found::Usable(geometry));
             }
-            if header.boot_id[0].load(Relaxed) == boot_id()[0] && creator_may_live(header) {
+            if header.boot_id[0].load(Relaxed) == boot_id()[0] && anybody_listed_lives(fd, geometry) {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     format!(
@@ -361,11 +365,26 @@ fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id
     }
 }
 
-/// Without its lock file a registry cannot tell who lives. The last process that held the node lock is
-/// the best witness left.
-fn creator_may_live(header: &Header) -> bool {
-    let pid = header.holder_pid.load(Relaxed);
-    pid != 0 && crate::sys::process::start_time(pid).is_some()
+/// Without its lock file a registry cannot tell who lives: whether one of those in its table does, by pid and
+/// start time.
+fn anybody_listed_lives(fd: &OwnedFd, geometry: Geometry) -> bool {
+    let mut pages = Page::buffer(geometry.file_size());
+    let bytes = &mut Page::bytes_mut(&mut pages)[..geometry.generations_offset()];
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(fd, &mut bytes[done..], done as u64) {
+            Ok(0) => return false,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            // Cannot be asked: then somebody may be alive.
+            Err(_) => return true,
+        }
+    }
+    let Some(copy) = Region::copy(pages, geometry) else { return true };
+    copy.slots().iter().filter(|slot| slot.role.load(Relaxed) != 0).any(|slot| {
+        let started = slot.start_time.load(Relaxed);
+        started != 0 && crate::sys::process::start_time(slot.pid.load(Relaxed)) == Some(started)
+    })
 }
 
 /// Makes the file under a temporary name nobody sees, so that no reader ever finds half of one.

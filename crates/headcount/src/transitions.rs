@@ -90,6 +90,7 @@ impl Transitions {
     /// acted upon.
     #[expect(clippy::should_implement_trait, reason = "see above")]
     pub fn next(&mut self) -> Option<Transition> {
+        self.leave_to_parent();
         self.complete();
         while let Some(hold) = &self.hold {
             let Some(&stage) = self.stages.front() else {
@@ -138,6 +139,15 @@ impl Transitions {
         }
     }
 
+    /// A child that was forked in a callback, and goes on in it, has nothing to do here.
+    fn leave_to_parent(&mut self) {
+        if self.hold.as_ref().is_some_and(|hold| !hold.is_ours()) {
+            self.current = None;
+            self.stages.clear();
+            self.hold = None;
+        }
+    }
+
     fn complete(&mut self) {
         if let (Some(hold), Some((_, after))) = (&self.hold, self.current.take()) {
             finish(hold, after);
@@ -148,6 +158,7 @@ impl Transitions {
 
 impl Drop for Transitions {
     fn drop(&mut self) {
+        self.leave_to_parent();
         if self.current.is_some() && std::thread::panicking() {
             self.callback_failed();
         }

@@ -13,7 +13,7 @@ use headcount::{Begin, Cursor, Event, Join, Kind, Node, Observer, PreviousRun, W
 use family::callbacks::Callbacks;
 use family::deadly_store::{self, Tally};
 use family::journal::{Truth, check, print};
-use family::worker::{Habit, worker};
+use family::worker::{Habit, settle, worker};
 use family::{Place, alone, fork};
 
 /// One node, of which this process is no part.
@@ -229,12 +229,13 @@ fn a_master_dies_as_it_reloads() {
                 let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
                 callbacks.run(transitions);
                 generation.commit();
-                // It goes on until its master ends, and leaves then.
+                // It goes on until its master ends, says so, and leaves.
                 let mut child = fork(|line| {
                     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
                     callbacks.run(transitions);
                     line.say("joined");
                     line.hear();
+                    settle(&mut worker.watch().expect("a watch"), node, callbacks);
                     callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
                     0
                 });

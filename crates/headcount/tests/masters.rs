@@ -5,6 +5,7 @@ mod family;
 
 use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
 
 use headcount::{Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State, Wait};
 
@@ -192,10 +193,8 @@ fn a_server_goes_into_the_background() {
             let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
             let reload = begin(&node, callbacks);
             let mut second = worker(&reload, callbacks, Habit::Serving, Join::worker(Some(0)));
-            callbacks.word(0).store(u64::from(std::process::id()), std::sync::atomic::Ordering::SeqCst);
-            while callbacks.word(1).load(std::sync::atomic::Ordering::SeqCst) == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+            callbacks.word(0).store(u64::from(std::process::id()), SeqCst);
+            wait_for("the test", || (callbacks.word(1).load(SeqCst) != 0).then_some(()));
             leave_all([&mut child]);
             leave_all([&mut second]);
             callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
@@ -206,13 +205,13 @@ fn a_server_goes_into_the_background() {
     });
     foreground.expect("forked");
     assert_eq!(foreground.wait(), 0);
-    let word = |i| callbacks.word(i).load(std::sync::atomic::Ordering::SeqCst);
+    let word = |i| callbacks.word(i).load(SeqCst);
     let master = wait_for("the background process", || Some(word(0)).filter(|&pid| pid != 0)) as u32;
     let (snapshot, _) = observe(&place);
     let masters: Vec<_> = snapshot.processes.iter().filter(|p| p.role == Role::Master).map(|p| p.pid).collect();
     assert_eq!(masters, [master], "{snapshot:?}");
     assert!(snapshot.generations.iter().all(|g| g.master == master && g.master_alive == Some(true)), "{snapshot:?}");
-    callbacks.word(1).store(1, std::sync::atomic::Ordering::SeqCst);
+    callbacks.word(1).store(1, SeqCst);
     let pid = rustix::process::Pid::from_raw(master as i32);
     let ended = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("wait").expect("a status");
     assert_eq!(ended.1.exit_status(), Some(0));
@@ -240,7 +239,6 @@ fn workers_that_lose_their_master_serve_on() {
     let callbacks = Callbacks::new();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
     let stop = callbacks.word(0);
-    let load = || stop.load(std::sync::atomic::Ordering::SeqCst);
     let mut master = fork(|line| {
         let node = place.open();
         let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
@@ -253,14 +251,14 @@ fn workers_that_lose_their_master_serve_on() {
                 callbacks.run(transitions);
                 let mut watch = worker.watch().expect("a watch");
                 line.say("joined");
-                while load() == 0 {
+                wait_for("the test", || {
                     worker.beat();
                     match watch.process() {
                         Ok(transitions) => _ = callbacks.run(transitions),
                         Err(e) => assert!(e.is_busy(), "{e}"),
                     }
-                    std::thread::sleep(std::time::Duration::from_millis(2));
-                }
+                    (stop.load(SeqCst) != 0).then_some(())
+                });
                 callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
                 0
             });
@@ -288,7 +286,7 @@ fn workers_that_lose_their_master_serve_on() {
         let node = place.open();
         let generation = begin(&node, callbacks);
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
-        stop.store(1, std::sync::atomic::Ordering::SeqCst);
+        stop.store(1, SeqCst);
         wait_for("the orphans to leave", || (node.snapshot().total == 1).then_some(()));
         wait_for("their generation to end", || (node.snapshot().generations.len() == 1).then_some(()));
         leave_all([&mut child]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::folder::PREFIX;
@@ -23,29 +23,28 @@ impl Leftovers {
         Self { before: ours() }
     }
 
-    /// New names that belong to one of these processes. Other tests run meanwhile, so a new name
-    /// alone says nothing: it must carry a pid of the server, or belong to the workers' user.
+    /// New names that belong to one of these processes. Other tests run meanwhile, so a new name alone
+    /// says nothing. One that carries a number carries the pid of who made it; else its owner must do.
     pub fn found(&self, pids: &BTreeSet<i32>) -> Vec<PathBuf> {
         let look = || -> Vec<PathBuf> {
-            ours()
-                .difference(&self.before)
-                .filter(|path| {
-                    let name = path.to_string_lossy();
-                    let mut numbers =
-                        name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
-                    let by_pid = numbers.any(|n: i32| pids.contains(&n));
-                    by_pid || owned_by_workers(path)
-                })
-                .cloned()
-                .collect()
+            let belongs = |path: &&PathBuf| match first_number(path) {
+                Some(pid) => pids.contains(&pid),
+                None => owned_by_workers(path),
+            };
+            ours().difference(&self.before).filter(belongs).cloned().collect()
         };
-        // Another test's worker may be between making its socket and unlinking it.
+        // Somebody may be between making a file and unlinking it.
         let clean = wait::poll(Duration::from_secs(1), || look().is_empty().then_some(()));
         if clean.is_some() { Vec::new() } else { look() }
     }
 }
 
-fn owned_by_workers(path: &PathBuf) -> bool {
+fn first_number(path: &Path) -> Option<i32> {
+    let name = path.file_name()?.to_string_lossy();
+    name.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty())?.parse().ok()
+}
+
+fn owned_by_workers(path: &Path) -> bool {
     const WWW_DATA: u32 = 33;
     fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() == WWW_DATA)
 }

@@ -57,6 +57,7 @@ ffi.cdef [[
   int32_t headcount_next(headcount_node *node, int32_t callback_failed, headcount_event *event);
   int32_t headcount_commit(headcount_node *node, uint64_t generation);
   int32_t headcount_abandon(headcount_node *node, uint64_t generation);
+  int32_t headcount_adopt_master(headcount_node *node);
   int32_t headcount_child_exited(headcount_node *node, int32_t pid, int32_t wait_status);
   int32_t headcount_leave_master(headcount_node *node, int64_t wait_ms, headcount_event *event);
 

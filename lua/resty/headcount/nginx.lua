@@ -89,6 +89,37 @@ end
 
 local function no_timers_left() return C.headcount_nginx_no_timers_left() end
 
+-- The caches of resty.core.regex, and what they hold when they are empty.
+local REGEX_CACHES = {
+  regex_match_cache = function() return nil end,
+  regex_sub_func_cache = function() return {} end,
+  regex_sub_str_cache = function() return {} end,
+}
+
+local function empty_caches(of, seen)
+  if seen[of] then return end
+  seen[of] = true
+  local i = 1
+  local name, value = debug.getupvalue(of, i)
+  while name do
+    if REGEX_CACHES[name] then
+      debug.setupvalue(of, i, (REGEX_CACHES[name]()))
+    elseif type(value) == "function" then
+      empty_caches(value, seen)
+    end
+    i = i + 1
+    name, value = debug.getupvalue(of, i)
+  end
+end
+
+-- A VM that is being closed has destroyed what `ngx.re` keeps for the option "o": using it once more crashes.
+function _M.forget_regexes()
+  local seen = {}
+  for _, of in pairs(ngx.re) do
+    if type(of) == "function" then empty_caches(of, seen) end
+  end
+end
+
 -- Nothing but cancelable timers is left: a worker that drains could end now. nil: not known.
 function _M.no_timers_left()
   local known, answer = pcall(no_timers_left)

@@ -26,11 +26,11 @@ local _M = {
 -- While nginx reads its first configuration, its error_log is not open yet, and lines go to stderr only.
 local early
 
-function _M.keep_log() early = {} end
+function _M.keep_log() early = { pid = nginx.pid() } end
 
 function _M.log(level, ...)
   ngx.log(level, "[headcount] ", ...)
-  if early then early[#early + 1] = { level, table.concat({ ... }) } end
+  if early and early.pid == nginx.pid() then early[#early + 1] = { level, table.concat({ ... }) } end
 end
 
 -- So what was said then is said again by one worker.

@@ -94,7 +94,7 @@ fn accept(control: &Control, listener: Listener) -> Option<OwnedFd> {
         match rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(peer) => {
                 let who = rustix::net::sockopt::socket_peercred(&peer);
-                if who.is_ok() {
+                if who.is_ok_and(|who| who.pid == rustix::process::getpid()) {
                     return Some(peer);
                 }
             }

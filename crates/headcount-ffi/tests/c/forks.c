@@ -93,6 +93,7 @@ static void background(const char *path) {
         usleep(20000);
         _exit(0);
     }
+    alarm(60); /* not inherited */
     close(still[1]);
     CHECK(read(still[0], &pid, 1) == 0); /* the parent is gone, or all but */
 

@@ -51,6 +51,7 @@ static void looks(uint64_t first) {
 
 int main(int argc, char **argv) {
     CHECK(argc == 2);
+    alarm(60);
     node = open_node(argv[1]);
     CHECK(open_node(argv[1]) == node);
     uint64_t first = begin(node, 1);
@@ -62,6 +63,9 @@ int main(int argc, char **argv) {
     /* The next generation comes while this process is in the first. */
     int32_t old_fd = -1, fd = -1;
     CODE(HEADCOUNT_OK, headcount_watch_fd(node, &old_fd));
+    char place[64];
+    CODE(HEADCOUNT_OK, headcount_waker_start(node, place, sizeof place));
+    CODE(HEADCOUNT_OK, headcount_waker_rearm(node));
     uint64_t second = begin(node, 1);
     CHECK(second == first + 1 && counts(0).generation == first);
     join = join_options(second, 3);
@@ -75,7 +79,11 @@ int main(int argc, char **argv) {
     now = counts(second + 7);
     CHECK(now.prev == 1 && now.mine == HEADCOUNT_NONE);
 
-    /* The watch is the newest one's. */
+    /* Watch and waker are the newest one's: the older one's have ended, and its stop is not for the new ones. */
+    CODE(HEADCOUNT_ERR_WRONG_STATE, headcount_waker_rearm(node));
+    CODE(HEADCOUNT_OK, headcount_waker_start(node, place, sizeof place));
+    CODE(HEADCOUNT_OK, headcount_waker_stop(node, first));
+    CODE(HEADCOUNT_OK, headcount_waker_rearm(node));
     CODE(HEADCOUNT_OK, headcount_watch_fd(node, &fd));
     struct pollfd readable = {fd, POLLIN, 0};
     CHECK(poll(&readable, 1, 5000) == 1);
@@ -94,6 +102,7 @@ int main(int argc, char **argv) {
     CHECK(event.kind == HEADCOUNT_KIND_GENERATION_ENDED && event.generation == first && event.mine == 0 && event.next == 1);
     CODE(HEADCOUNT_OK, headcount_next(node, 0, &event));
     CODE(HEADCOUNT_ERR_WRONG_STATE, headcount_leave(node, first, -1, &event));
+    CODE(HEADCOUNT_OK, headcount_waker_rearm(node));
     CHECK(counts(0).generation == second && counts(0).prev == HEADCOUNT_NONE);
     CODE(HEADCOUNT_OK, headcount_process(node, &event));
 

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -39,6 +40,7 @@ static pid_t worker(int32_t id) {
     CHECK(pipe(ready) == 0);
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* it goes with the test, also when that fails */
         headcount_join_options join = join_options(generation, id);
         only(headcount_join(node, &join, &event), node, &event, HEADCOUNT_KIND_WORKER_STARTED);
         CHECK(write(ready[1], "r", 1) == 1);

@@ -135,16 +135,13 @@ pub fn fork(body: impl FnOnce(&mut Line) -> i32) -> Child {
         ForkResult::Child => {
             drop(ours);
             // What a panicking child would print goes into the captured output of a test that it is not.
-            std::panic::set_hook(Box::new(|_| {}));
+            static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
+            std::panic::set_hook(Box::new(|panic| *LAST_WORDS.lock().expect("no second panic") = panic.to_string()));
             let mut line = Line::new(theirs, "the test".into());
             let code = match catch_unwind(AssertUnwindSafe(|| body(&mut line))) {
                 Ok(code) => code,
-                Err(panic) => {
-                    let text = panic
-                        .downcast_ref::<String>()
-                        .cloned()
-                        .or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned()));
-                    line.say(&format!("panic: {}", text.unwrap_or_default().replace('\n', " / ")));
+                Err(_) => {
+                    line.say(&LAST_WORDS.lock().expect("no second panic").replace('\n', " / "));
                     101
                 }
             };
@@ -252,6 +249,19 @@ pub fn in_short(events: &[Event]) -> Vec<String> {
 /// Prints a line that shows up in the test's output: this test could not run, and why.
 pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
+}
+
+/// Goes on as nobody, for good. Only in a forked child.
+pub fn become_nobody() {
+    // SAFETY: plain system calls of a process with one thread.
+    let answers = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setresgid(65534, 65534, 65534),
+            libc::setresuid(65534, 65534, 65534),
+        ]
+    };
+    assert_eq!(answers, [0; 3], "become nobody");
 }
 
 /// Numbers that look like chance and are the same each time (xorshift).

@@ -1,0 +1,201 @@
+//! A worker that means harm writes whatever it likes into the whole registry, all the time. The master comes to no
+//! harm: it does not crash, it does not hang, and it goes on.
+
+mod family;
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use headcount::{Begin, Cause, Cursor, Generation, Join, Node, Options, Wait};
+
+use family::worker::{Habit, worker};
+use family::{Child, Place, Random, alone, fork, registry};
+
+/// Fills all tables with records that pass for real ones: as much as possible to see to.
+fn plausible_nonsense(words: &[AtomicU64], random: &mut Random) {
+    let slots = words[1].load(SeqCst) >> 32;
+    let slots = if slots * 256 < words.len() as u64 * 8 { slots } else { 16 };
+    words[176 / 8].store(slots << 32 | slots, SeqCst);
+    for record in 0..2 * slots as usize {
+        let at = 512 + record * 16;
+        let Some(record) = words.get(at..at + 16) else { return };
+        record.iter().for_each(|word| word.store(random.below(3), SeqCst));
+        // version; generation or id; pid and number, or phase and cause; role, or master's slot
+        record[0].store(random.below(100) * 2, SeqCst);
+        record[1].store(random.below(slots), SeqCst);
+        record[2].store(random.below(4) | random.below(3) << 32, SeqCst);
+        record[3].store(random.below(4) | random.below(3) << 32, SeqCst);
+        record[10].store(1, SeqCst);
+    }
+}
+
+/// Writes until it is killed.
+fn vandal(path: &std::path::Path, seed: u64) -> Child {
+    let words = registry::words(path);
+    fork(|line| {
+        let mut random = Random::new(seed);
+        line.say("ready");
+        let begun = Instant::now();
+        while begun.elapsed() < family::PATIENCE {
+            if random.below(20_000) == 0 {
+                plausible_nonsense(words, &mut random);
+            }
+            let at = match random.below(4) {
+                // The header and the tables are small, and what is in them matters most.
+                0 => random.below(33) as usize,
+                1 => 512 + random.below(512) as usize % (words.len() - 512),
+                _ => random.below(words.len() as u64) as usize,
+            };
+            let value = match random.below(6) {
+                0 => random.next(),
+                1 => random.below(70),
+                2 => u64::MAX,
+                3 => words[random.below(words.len() as u64) as usize].load(SeqCst),
+                4 => words[at].load(SeqCst).wrapping_add(1),
+                _ => u64::from(std::process::id()) | random.below(8) << 32,
+            };
+            words[at].store(value, SeqCst);
+        }
+        0
+    })
+}
+
+/// The longest that one call has taken.
+struct Slowest(Duration, &'static str);
+
+impl Slowest {
+    fn time<T>(&mut self, what: &'static str, call: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let answer = call();
+        if begun.elapsed() > self.0 {
+            *self = Slowest(begun.elapsed(), what);
+        }
+        answer
+    }
+}
+
+/// Everything that a process of the node does, again and again, whatever comes of it.
+fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) -> (u32, Slowest) {
+    let mut random = Random::new(seed);
+    let mut slowest = Slowest(Duration::ZERO, "");
+    let mut rounds = 0;
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        rounds += 1;
+        let _ = slowest.time("snapshot", || node.snapshot());
+        let _ = slowest.time("events", || node.events(&mut Cursor::at(random.below(300)), usize::MAX));
+        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, 9));
+        let generation = match random.below(3) {
+            0 => node.generation(random.below(70)),
+            _ => generation.clone(),
+        };
+        let joined = slowest.time("join", || {
+            let (worker, transitions) = generation.join(Join::worker(Some(random.below(4) as u32))).ok()?;
+            transitions.run(|_| ());
+            Some(worker)
+        });
+        if let Some(worker) = joined {
+            worker.beat();
+            slowest.time("watch", || {
+                let Ok(mut watch) = worker.watch() else { return };
+                for _ in 0..4 {
+                    if let Ok(transitions) = watch.process() {
+                        transitions.run(|_| ());
+                    }
+                }
+            });
+            slowest.time("leave", || {
+                if let Ok(transitions) = worker.drain(Wait::Timeout) {
+                    transitions.run(|_| ());
+                }
+                if let Ok(transitions) = worker.leave(Wait::Timeout) {
+                    transitions.run(|_| ());
+                }
+            });
+        }
+        let begin = match random.below(3) {
+            0 => Begin::new().because(Cause::Start),
+            _ => Begin::new().workers(random.below(5) as u32),
+        };
+        slowest.time("begin", || {
+            let Ok((generation, transitions)) = node.begin_generation(begin) else { return };
+            transitions.run(|_| ());
+            if random.below(2) == 0 { generation.commit() } else { generation.abandon() }
+            let _ = generation.mark(random.below(32) as u32);
+        });
+        slowest.time("adopt_master", || drop(node.adopt_master()));
+        drop(node.take_notices());
+    }
+    (rounds, slowest)
+}
+
+fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
+    let place = Place::new();
+    let mut master = fork(|line| {
+        let node = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
+        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        transitions.run(|_| ());
+        generation.commit();
+        line.say("ready");
+        line.expect("go");
+        let mut other = fork(|line| {
+            let (rounds, _) = busy_life(&node, &generation, time, seed + 1);
+            line.say(&rounds.to_string());
+            0
+        });
+        let (rounds, slowest) = busy_life(&node, &generation, time, seed);
+        let others = other.hear().unwrap_or_default();
+        other.ended_well();
+        line.say(&format!("{rounds} and {others} rounds, the slowest call {} with {:?}", slowest.1, slowest.0));
+        line.say(&slowest.0.as_millis().to_string());
+        line.expect("the vandal is gone");
+        slowest_of_leaving(&node);
+        0
+    });
+    master.expect("ready");
+    let mut vandal = vandal(&place.registry(), seed);
+    vandal.expect("ready");
+    master.say("go");
+    eprintln!("seed {seed}: {}", master.hear().expect("the master lives"));
+    let slowest: u64 = master.hear().expect("a figure").parse().expect("a number");
+    // Calls that wait for the lock do so for 2 s at most; a hold ends after a bounded number of steps.
+    assert!(slowest < 10_000, "a call took {slowest} ms");
+    vandal.kill();
+    master.say("the vandal is gone");
+    master.ended_well();
+
+    // And the next server starts on what is left, or beside it.
+    let mut next = fork(|_| {
+        let node = options(&place).open().expect("open");
+        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        transitions.run(|_| ());
+        generation.commit();
+        let callbacks = family::callbacks::Callbacks::new();
+        let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+        assert!(node.snapshot().processes.iter().any(|p| p.pid == child.pid()));
+        child.tell("leave");
+        child.ended_well();
+        0
+    });
+    next.ended_well();
+}
+
+fn slowest_of_leaving(node: &Node) {
+    if let Ok(transitions) = node.leave_master(Wait::Timeout) {
+        transitions.run(|_| ());
+    }
+}
+
+#[test]
+fn a_vandal_harms_only_the_registry() {
+    let _alone = alone();
+    for seed in 1..=5 {
+        vandalised(|place| place.options(), seed, Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn a_vandal_in_a_registry_of_the_default_size_holds_nobody_up() {
+    let _alone = alone();
+    vandalised(|place| Options::new("node").path(place.registry()), 6, Duration::from_secs(2));
+}

@@ -1,0 +1,392 @@
+//! Row 30 of the contract: whatever is wrong with the registry's file, the server starts and serves, a notice names
+//! the file and the mend, and nothing but the registry is touched.
+
+mod family;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::SeqCst;
+
+use headcount::{Begin, Join, Options, Wait};
+
+use family::callbacks::Callbacks;
+use family::{Child, Place, alone, become_nobody, fork, is_root, registry, skip};
+
+/// What came of opening a node in a new process.
+struct Opened {
+    /// The registry's file; `None` if the node runs on memory of its own.
+    path: Option<PathBuf>,
+    notices: String,
+    /// Still there, if it was to stay.
+    process: Child,
+}
+
+/// Opens a node in a process of its own, and lets it live: the server must start and serve in each case.
+fn open(options: Options, before: impl FnOnce()) -> Opened {
+    let mut process = fork(|line| {
+        before();
+        let node = options.open().expect("it opens in each case");
+        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        transitions.run(|_| ());
+        generation.commit();
+        let callbacks = Callbacks::new();
+        let mut child = family::worker::worker(&generation, callbacks, family::worker::Habit::Serving, Join::worker(Some(0)));
+        assert_eq!(node.snapshot().total, 1);
+        line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
+        line.say(&node.take_notices().into_iter().map(|n| n.text).collect::<Vec<_>>().join("; "));
+        line.hear();
+        child.tell("leave");
+        child.ended_well();
+        node.leave_master(Wait::Timeout).expect("leave").run(|_| ());
+        0
+    });
+    let path = process.hear().expect("a path");
+    let notices = process.hear().expect("notices");
+    assert!(!path.contains("panicked"), "{path}");
+    Opened { path: Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()), notices, process }
+}
+
+impl Opened {
+    fn ends(&mut self) -> &mut Opened {
+        self.process.say("end");
+        self.process.ended_well();
+        self
+    }
+
+    /// It has its file, and the notice says all this.
+    #[track_caller]
+    fn with_file(&mut self, parts: &[&str]) {
+        assert!(self.path.is_some(), "no file: {}", self.notices);
+        self.says(parts);
+    }
+
+    /// It runs on memory of its own, and the notice says why.
+    #[track_caller]
+    fn without_file(&mut self, parts: &[&str]) {
+        assert_eq!(self.path, None, "{}", self.notices);
+        self.says(&["runs on memory of its own"]);
+        self.says(parts);
+    }
+
+    #[track_caller]
+    fn says(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.notices.contains(part), "{part:?} is not in {:?}", self.notices);
+        }
+        assert!(!parts.is_empty() || self.notices.is_empty(), "{}", self.notices);
+    }
+}
+
+/// A file as it must still be afterwards.
+struct Untouched {
+    path: PathBuf,
+    content: Vec<u8>,
+    meta: (u64, u32, u32, i64, i64),
+}
+
+impl Untouched {
+    fn new(path: &Path, content: &[u8]) -> Untouched {
+        std::fs::write(path, content).expect("write");
+        Untouched::now(path)
+    }
+
+    fn now(path: &Path) -> Untouched {
+        Untouched { path: path.to_owned(), content: std::fs::read(path).expect("read"), meta: Untouched::meta(path) }
+    }
+
+    fn meta(path: &Path) -> (u64, u32, u32, i64, i64) {
+        let meta = std::fs::symlink_metadata(path).expect("look");
+        (meta.ino(), meta.mode(), meta.uid(), meta.mtime(), meta.mtime_nsec())
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        assert_eq!(Untouched::meta(&self.path), self.meta, "{}", self.path.display());
+        assert!(std::fs::read(&self.path).expect("read") == self.content, "{} has changed", self.path.display());
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set a mode");
+}
+
+/// The names in the place's folder.
+fn names(place: &Place) -> Vec<String> {
+    let entries = std::fs::read_dir(place.folder()).expect("look");
+    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("a name")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_folder_that_is_missing_is_made() {
+    let _alone = alone();
+    let place = Place::new();
+    let folder = place.folder().join("new");
+    open(place.options().path(folder.join("x.registry")), || ()).ends().with_file(&[]);
+    assert_eq!(std::fs::metadata(&folder).expect("look").mode() & 0o7022, 0);
+    assert_eq!(std::fs::metadata(folder.join("x.registry")).expect("look").mode() & 0o7777, 0o644);
+    assert_eq!(std::fs::metadata(folder.join("x.registry.lock")).expect("look").mode() & 0o7777, 0o600);
+    // But no more than that one.
+    let far = place.folder().join("a/b/x.registry");
+    open(place.options().path(&far), || ()).ends().without_file(&["a/b", "make that folder"]);
+    assert!(!place.folder().join("a").exists());
+}
+
+#[test]
+fn a_umask_opens_and_closes_nothing() {
+    let _alone = alone();
+    for mask in [0, 0o777] {
+        let place = Place::new();
+        let umask = || _ = rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+        open(place.options(), umask).ends().with_file(&[]);
+        let mode = |suffix: &str| {
+            std::fs::metadata(place.folder().join(format!("node.registry{suffix}"))).expect("look").mode() & 0o7777
+        };
+        assert_eq!((mode(""), mode(".lock") & 0o077, mode(".wake") & 0o077), (0o644, 0, 0), "umask {mask:o}");
+        // And it can be used again.
+        open(place.options(), || ()).ends().with_file(&[]);
+    }
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_is_left_alone() {
+    let _alone = alone();
+    if !is_root() {
+        return skip("only root can become somebody else");
+    }
+    let place = Place::new();
+    mode(place.folder(), 0o755);
+    open(place.options(), become_nobody).ends().without_file(&["node.registry", "as the owner of that folder"]);
+    assert!(names(&place).is_empty());
+    // Nor is one used in which everybody may swap files.
+    mode(place.folder(), 0o777);
+    open(place.options(), || ()).ends().without_file(&["mode 0777", "others could swap the registry"]);
+    assert!(names(&place).is_empty());
+    // With the sticky bit, as /tmp has it, they may not.
+    mode(place.folder(), 0o1777);
+    open(place.options(), || ()).ends().with_file(&[]);
+}
+
+#[test]
+fn a_file_that_is_no_registry_is_left_alone() {
+    let _alone = alone();
+    let place = Place::new();
+    open(place.options(), || ()).ends().with_file(&[]);
+    let genuine = std::fs::read(place.registry()).expect("read");
+    let garbage: Vec<u8> = (0..genuine.len()).map(|i| (i * 7 + i / 256) as u8).collect();
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("empty", b"", "truncated"),
+        ("a part of the first page", &genuine[..100], "truncated"),
+        ("a text", b"user www-data;\n", "truncated"),
+        ("garbage", &garbage, "no headcount registry"),
+        ("another file", &[b'x'; 100_000], "no headcount registry"),
+    ];
+    for (what, content, why) in cases {
+        let file = Untouched::new(&place.registry(), content);
+        eprintln!("{what}");
+        open(place.options(), || ()).ends().without_file(&["node.registry", why, "remove it"]);
+        file.check();
+    }
+    // The mend is what the notice says.
+    std::fs::remove_file(place.registry()).expect("remove");
+    open(place.options(), || ()).ends().with_file(&[]);
+}
+
+/// A registry of a node that was stopped, in which a word was changed.
+fn spoiled(place: &Place, offset: usize, value: u32) {
+    open(place.options(), || ()).ends();
+    let mut content = std::fs::read(place.registry()).expect("read");
+    content[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(place.registry(), content).expect("write");
+}
+
+#[test]
+fn a_registry_that_nobody_uses_is_made_anew_where_it_cannot_be_gone_on_with() {
+    let _alone = alone();
+    for (what, offset, value) in [("format 99", 8, 99), ("option `slots` is 0", 12, 0), ("generations", 16, 5), ("journal_records", 20, 3)] {
+        let place = Place::new();
+        spoiled(&place, offset, value);
+        open(place.options(), || ()).ends().with_file(&["node.registry", what, "made anew", "history is lost"]);
+        open(place.options(), || ()).ends().with_file(&[]);
+    }
+    // Cut behind its first page.
+    let place = Place::new();
+    open(place.options(), || ()).ends();
+    let file = std::fs::OpenOptions::new().write(true).open(place.registry()).expect("open");
+    file.set_len(8192).expect("truncate");
+    open(place.options(), || ()).ends().with_file(&["8192 bytes", "made anew"]);
+}
+
+#[test]
+fn a_registry_of_another_version_that_somebody_uses_is_left_to_them() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut first = open(place.options(), || ());
+    registry::words(&place.registry())[1].fetch_xor(99, SeqCst);
+    let before = Untouched::now(&place.registry());
+    open(place.options(), || ()).ends().without_file(&["node.registry", "format 98", "stop the node that uses it"]);
+    assert_eq!(Untouched::meta(&place.registry()).0, before.meta.0, "it was not replaced");
+    first.ends();
+}
+
+#[test]
+fn other_sizes_take_effect_once_the_registry_is_gone() {
+    let _alone = alone();
+    let place = Place::new();
+    open(place.options(), || ()).ends();
+    open(place.options().slots(32), || ()).ends().with_file(&["keeps its 16 slots", "removed"]);
+    std::fs::remove_file(place.registry()).expect("remove");
+    open(place.options().slots(32), || ()).ends().with_file(&[]);
+}
+
+#[test]
+fn a_registry_that_is_somebody_elses_is_left_alone() {
+    let _alone = alone();
+    if !is_root() {
+        return skip("only root can give files away");
+    }
+    let place = Place::new();
+    open(place.options(), || ()).ends();
+    let path = place.registry();
+    for name in [&path, &path.with_extension("registry.lock"), &path.with_extension("registry.wake")] {
+        std::os::unix::fs::chown(name, Some(65534), None).expect("give away");
+        let meta = Untouched::meta(name);
+        open(place.options(), || ()).ends().without_file(&[&name.display().to_string(), "uid 65534", "remove it"]);
+        assert_eq!(Untouched::meta(name).0, meta.0);
+        std::os::unix::fs::chown(name, Some(0), None).expect("take back");
+    }
+    open(place.options(), || ()).ends().with_file(&[]);
+    for (name, bits) in [(&path, 0o664), (&path, 0o646), (&path.with_extension("registry.lock"), 0o640)] {
+        let before = std::fs::metadata(name).expect("look").mode();
+        mode(name, bits);
+        open(place.options(), || ()).ends().without_file(&[&name.display().to_string(), &format!("{bits:o}")]);
+        mode(name, before);
+    }
+    open(place.options(), || ()).ends().with_file(&[]);
+}
+
+#[test]
+fn no_link_is_followed() {
+    let _alone = alone();
+    for suffix in ["registry", "registry.lock", "registry.wake", "registry.new"] {
+        let place = Place::new();
+        let precious = Untouched::new(&place.folder().join("precious"), &[1; 20_000]);
+        let name = place.registry().with_extension(suffix);
+        symlink(&precious.path, &name).expect("link");
+        let mut opened = open(place.options(), || ());
+        match suffix {
+            // Where a new file is made first; what was there before is removed.
+            "registry.new" => opened.ends().with_file(&[]),
+            _ => opened.ends().without_file(&[&name.display().to_string(), "symbolic link"]),
+        }
+        precious.check();
+    }
+
+    // A second name of a file elsewhere.
+    let place = Place::new();
+    let precious = place.folder().join("precious");
+    std::fs::write(&precious, [1; 20_000]).expect("write");
+    std::fs::hard_link(&precious, place.registry()).expect("link");
+    let precious = Untouched::now(&precious);
+    open(place.options(), || ()).ends().without_file(&["node.registry", "2 links"]);
+    precious.check();
+}
+
+#[test]
+fn what_is_no_file_is_left_alone() {
+    let _alone = alone();
+    let fifo = |path: &Path| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("make a pipe");
+    };
+    let place = Place::new();
+    fifo(&place.registry());
+    open(place.options(), || ()).ends().without_file(&["node.registry is a Fifo", "remove it"]);
+    let place = Place::new();
+    fifo(&place.registry().with_extension("registry.lock"));
+    open(place.options(), || ()).ends().without_file(&["node.registry.lock is a Fifo", "remove it"]);
+    let place = Place::new();
+    std::fs::create_dir(place.registry()).expect("make");
+    open(place.options(), || ()).ends().without_file(&["node.registry", "irectory"]);
+    assert!(place.registry().is_dir());
+    let place = Place::new();
+    std::fs::write(place.registry().with_extension("registry.wake"), "x").expect("write");
+    open(place.options(), || ()).ends().without_file(&["node.registry.wake is a RegularFile", "remove it"]);
+}
+
+/// In a child: a file system of its own at this folder.
+fn mount(folder: &Path, read_only: bool, size: &str) {
+    let text = |s: &str| std::ffi::CString::new(s).expect("no zero");
+    let (source, kind, options) = (text("tmpfs"), text("tmpfs"), text(&format!("size={size},mode=755")));
+    let (root, target) = (text("/"), text(folder.to_str().expect("a path")));
+    let flags = if read_only { libc::MS_RDONLY } else { 0 };
+    // SAFETY: plain system calls with strings that outlive them; the new mount namespace is this process's own.
+    let answers = unsafe {
+        [
+            libc::unshare(libc::CLONE_NEWNS),
+            libc::mount(std::ptr::null(), root.as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()),
+            libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()),
+        ]
+    };
+    assert_eq!(answers, [0; 3], "mount a file system: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_full_and_a_read_only_file_system_are_called_so() {
+    let _alone = alone();
+    if !is_root() {
+        return skip("only root can mount");
+    }
+    let place = Place::new();
+    // Room for the lock file, none for a registry.
+    let full = || {
+        mount(place.folder(), false, "32k");
+        std::fs::write(place.folder().join("ballast"), [0; 20_000]).expect("fill it");
+    };
+    let after = place.folder().to_owned();
+    open(place.options(), full).ends().without_file(&["node.registry", "free some room"]);
+    assert!(std::fs::read_dir(&after).expect("look").next().is_none(), "the mount was the child's own");
+    open(place.options(), || mount(place.folder(), true, "1m")).ends().without_file(&["node.registry", "read-only"]);
+    // One that was made while it could be written.
+    let remount = || {
+        mount(place.folder(), false, "1m");
+        let mut first = open(place.options(), || ());
+        first.ends().with_file(&[]);
+        let target = std::ffi::CString::new(place.folder().to_str().expect("a path")).expect("no zero");
+        let flags = libc::MS_REMOUNT | libc::MS_RDONLY;
+        // SAFETY: a plain system call with a string that outlives it.
+        let answer = unsafe {
+            libc::mount(std::ptr::null(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null())
+        };
+        assert_eq!(answer, 0, "remount: {}", std::io::Error::last_os_error());
+    };
+    open(place.options(), remount).ends().without_file(&["node.registry", "read-only"]);
+}
+
+#[test]
+fn a_registry_whose_lock_file_was_replaced_is_not_taken_from_those_who_use_it() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut first = open(place.options(), || ());
+    let inode = Untouched::meta(&place.registry()).0;
+    std::fs::remove_file(place.registry().with_extension("registry.lock")).expect("remove");
+    open(place.options(), || ()).ends().without_file(&["node.registry", "lock file", "stop the server"]);
+    assert_eq!(Untouched::meta(&place.registry()).0, inode, "the registry of the running node was replaced");
+    first.ends();
+    open(place.options(), || ()).ends().with_file(&["made anew", "lock file"]);
+    open(place.options(), || ()).ends().with_file(&[]);
+}
+
+#[test]
+fn a_registry_that_was_removed_while_its_node_runs_is_made_anew() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut first = open(place.options(), || ());
+    std::fs::remove_file(place.registry()).expect("remove");
+    let mut second = open(place.options(), || ());
+    second.with_file(&["node.registry", "removed while its node runs"]);
+    // Neither has harmed the other: both still stop as they should.
+    first.ends();
+    second.ends();
+}
