@@ -76,7 +76,8 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 
 bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with
 	@$(SETUP) bench
-	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) $(BENCH_ARGS)
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
 install: build install-files ## put library, header, pkg-config file and Lua modules under PREFIX (and DESTDIR)
 ifeq ($(DESTDIR),)

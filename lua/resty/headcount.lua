@@ -19,7 +19,7 @@ local AT_ONCE = 64
 local _M = { _VERSION = "0.1.0" }
 
 -- What init{} has made: generation (its number), pid and cycle (of the process that ran it), failure (why it
--- did not work, for those who call later), passive (this VM only looks).
+-- did not work, for those who call later).
 local self = {}
 
 local function wrong_phase(name, allowed)
@@ -37,7 +37,8 @@ end
 
 local function not_ready()
   if node.handle then return end
-  return "init() must be called first, in init_by_lua" .. (self.failure and "; it was, and failed: " .. self.failure or "")
+  local why = self.failure and "; it was, and failed: " .. self.failure or ""
+  return "init() must be called first, in init_by_lua" .. why
 end
 
 -- The end of a VM ------------------------------------------------------------------------------
@@ -63,8 +64,10 @@ local function master_closed(ends, failed_to_start)
     worker.leave() -- with master_process off, this is the worker as well
     library.headcount_abandon(node.handle, self.generation)
     local code = node.wait_for_lock(leave_master)
+    if ends then node.deliver(code) end
     -- In a server that could not start, shared dictionaries are gone by now: no place for callbacks.
-    return failed_to_start and node.pass_over(code) or node.deliver(code)
+    if failed_to_start then node.pass_over(code) end
+    return
   end
   local newer = begun_after(self.generation)
   if newer then
@@ -88,9 +91,10 @@ end
 local function on_close()
   -- ngx_lua would log by way of the last request, which is gone.
   require("thread.exdata")(ffi.cast("void *", 0))
-  local unconfigured, told = not nginx.has_configuration(), nginx.told_to_end()
   pcall(nginx.forget_regexes)
-  local ok, err = pcall(nginx.with_cycle, self.cycle, closed, nginx.role(), told and unconfigured, unconfigured and not told)
+  -- nginx has taken ngx_cycle away: because it ends, or because it cannot start.
+  local over, told = not nginx.has_configuration(), nginx.told_to_end()
+  local ok, err = pcall(nginx.with_cycle, self.cycle, closed, nginx.role(), over and told, over and not told)
   if not ok then node.log(ngx.ERR, "at the end of a VM: ", err) end
 end
 
@@ -199,7 +203,8 @@ function _M.status()
   local capacity, needed = 8192, ffi.new("uint64_t[1]")
   while true do
     local buffer = ffi.new("char[?]", capacity)
-    if library.headcount_snapshot_json(node.handle, buffer, capacity, needed) < 0 then return nil, node.last_error() end
+    local code = library.headcount_snapshot_json(node.handle, buffer, capacity, needed)
+    if code < 0 then return nil, node.last_error() end
     if needed[0] <= capacity then return decode(ffi.string(buffer)) end
     -- Somebody may join meanwhile.
     capacity = tonumber(needed[0]) + 1024
@@ -217,7 +222,8 @@ function _M.events(cursor)
   local list, all_lost = {}, 0
   repeat
     buffer[0].struct_size = ffi.sizeof("headcount_event")
-    if library.headcount_events(node.handle, at, buffer, AT_ONCE, number, lost) < 0 then return nil, node.last_error() end
+    local code = library.headcount_events(node.handle, at, buffer, AT_ONCE, number, lost)
+    if code < 0 then return nil, node.last_error() end
     for i = 0, tonumber(number[0]) - 1 do list[#list + 1] = node.table_of(buffer[i]) end
     all_lost = all_lost + tonumber(lost[0])
   until number[0] < AT_ONCE or #list + AT_ONCE > MOST_EVENTS
@@ -244,7 +250,8 @@ end
 -- True for the first process that sets this mark (0 to 31) of a generation.
 function _M.mark_once(generation, mark)
   local was_new = ffi.new("uint32_t[1]")
-  if library.headcount_mark_once(node.handle, generation, mark, was_new) < 0 then return nil, node.last_error() end
+  local code = library.headcount_mark_once(node.handle, generation, mark, was_new)
+  if code < 0 then return nil, node.last_error() end
   return was_new[0] == 1
 end
 

@@ -218,7 +218,8 @@ async fn answer(mut stream: TcpStream, worker: Worker) {
         if request.starts_with(b"GET /slow") {
             sleep(Duration::from_millis(300)).await;
         }
-        let body = format!("{} workers; generation {}\n", worker.node().snapshot().total, worker.generation());
+        let body =
+            format!("{} workers; generation {}\n", worker.node().snapshot().total, worker.generation());
         let head = format!("HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
         // A client that has gone is no reason to end.
         let _ = stream.write_all((head + &body).as_bytes()).await;

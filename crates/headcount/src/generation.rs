@@ -7,7 +7,8 @@ use crate::layout::Generation as Record;
 use crate::lifecycle::{GenerationFacts, Intent, Liveness, Phase, Scope};
 use crate::node::{Node, NoticeLevel, OPEN_LOCKS, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sentinel::index_of;
+use crate::sentinel::names;
+use crate::seqlock::rewrite;
 use crate::sys::{clock, lock, process};
 use crate::transitions::{Reported, Stage, Transitions, about, about_generation, announce, death, tidy};
 use crate::worker::Worker;
@@ -324,8 +325,8 @@ impl Node {
         loop {
             let word = header.wake_word.load(Acquire);
             let facts = self.facts();
-            let sentinel = index_of(header.sentinel.load(Acquire));
-            let at_work = facts.slots.iter().any(|s| Some(s.index) == sentinel && s.is_fit(facts.now, facts.stall_after));
+            let sentinel = header.sentinel.load(Acquire);
+            let at_work = facts.slots.iter().any(|s| names(sentinel, s) && s.is_fit(facts.now, facts.stall_after));
             let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
             if !at_work || !open || facts.now > deadline {
                 return;
@@ -396,48 +397,43 @@ impl Hold {
         };
         // First of all: a repair looks no further than this.
         self.node.inner.store.region.header().generations_used.fetch_max(index + 1, Release);
-        let version = record.version.load(Relaxed) | 1;
-        record.version.store(version, Relaxed);
-        crate::sys::atomic::fence(Release);
-        record.id.store(id, Relaxed);
-        record.cause.store(cause.code(), Relaxed);
-        let (slot, slot_version) = master.map_or((u32::MAX, 0), |m| (m.index, m.version));
-        record.master_slot.store(slot, Relaxed);
-        record.master_version.store(slot_version, Relaxed);
-        let master_pid = if master.is_some() { process::pid() } else { process::parent_pid() };
-        record.master_pid.store(master_pid, Relaxed);
-        record.begun_ns.store(clock::boot_ns(), Relaxed);
-        record.begun_wall_ns.store(clock::wall_ns(), Relaxed);
-        record.expected.store(expected, Relaxed);
-        record.joined.store(0, Relaxed);
-        record.came.store(0, Relaxed);
-        for seq in [&record.started_seq, &record.ended_seq, &record.abandoned_seq] {
-            seq.store(0, Relaxed);
-        }
-        record.start_delivered.store(0, Relaxed);
-        record.marks.store(0, Relaxed);
-        record.retry.store(0, Relaxed);
-        let (code, generation, workers) = match previous {
-            None => (0, 0, 0),
-            Some(PreviousRun::None) => (1, 0, 0),
-            Some(PreviousRun::Clean) => (2, 0, 0),
-            Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
-        };
-        record.previous_generation.store(generation, Relaxed);
-        record.previous_workers.store(workers, Relaxed);
-        record.previous_run.store(code, Relaxed);
-        record.phase.store(phase.code(), Relaxed);
-        record.version.store(version.wrapping_add(1), Release);
+        rewrite(&record.version, || {
+            record.id.store(id, Relaxed);
+            record.cause.store(cause.code(), Relaxed);
+            let (slot, slot_version) = master.map_or((u32::MAX, 0), |m| (m.index, m.version));
+            record.master_slot.store(slot, Relaxed);
+            record.master_version.store(slot_version, Relaxed);
+            let master_pid = if master.is_some() { process::pid() } else { process::parent_pid() };
+            record.master_pid.store(master_pid, Relaxed);
+            record.begun_ns.store(clock::boot_ns(), Relaxed);
+            record.begun_wall_ns.store(clock::wall_ns(), Relaxed);
+            record.expected.store(expected, Relaxed);
+            record.joined.store(0, Relaxed);
+            record.came.store(0, Relaxed);
+            record.died_at_work.store(0, Relaxed);
+            for seq in [&record.started_seq, &record.ended_seq, &record.abandoned_seq] {
+                seq.store(0, Relaxed);
+            }
+            record.start_delivered.store(0, Relaxed);
+            record.marks.store(0, Relaxed);
+            record.retry.store(0, Relaxed);
+            let (code, generation, workers) = match previous {
+                None => (0, 0, 0),
+                Some(PreviousRun::None) => (1, 0, 0),
+                Some(PreviousRun::Clean) => (2, 0, 0),
+                Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
+            };
+            record.previous_generation.store(generation, Relaxed);
+            record.previous_workers.store(workers, Relaxed);
+            record.previous_run.store(code, Relaxed);
+            record.phase.store(phase.code(), Relaxed);
+        });
         Ok(index)
     }
 
     pub(crate) fn free_generation(&self, index: u32) {
         let Ok(record) = self.generation_at(index) else { return };
-        let version = record.version.load(Relaxed) | 1;
-        record.version.store(version, Relaxed);
-        crate::sys::atomic::fence(Release);
-        record.phase.store(0, Relaxed);
-        record.version.store(version.wrapping_add(1), Release);
+        rewrite(&record.version, || record.phase.store(0, Relaxed));
     }
 
     /// A worker joins a generation that the table does not have (any more). In nginx a rolled-back upgrade

@@ -6,14 +6,15 @@
 //! thread and without a signal; so a waiter sleeps on a futex that every release touches, and looks by
 //! itself every few milliseconds for the case that the holder died instead of releasing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, Kind};
 use crate::layout::NODE_LOCK_BYTE;
-use crate::lifecycle::{Facts, Scope, Step};
+use crate::lifecycle::{Facts, Liveness, Scope, Step};
 use crate::node::{Node, NoticeLevel};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{clock, lock, process};
@@ -71,6 +72,9 @@ pub(crate) struct Hold {
     pid: u32,
     /// How many more steps this hold may take: a bound that only a spoiled registry reaches.
     budget: Cell<usize>,
+    /// What the kernel has said of slots since the last callback: asking is what a transition costs most.
+    /// Somebody who dies within these microseconds is noticed by the next hold.
+    known: RefCell<BTreeMap<(u32, u64), Liveness>>,
 }
 
 impl Hold {
@@ -133,7 +137,7 @@ impl Hold {
             lock::wait_for_change(&header.wake_word, word, sleep);
         }
         let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
-        let hold = Hold { node: node.clone(), pid: process::pid(), budget };
+        let hold = Hold { node: node.clone(), pid: process::pid(), budget, known: RefCell::default() };
         let interrupted = header.holder_operation.load(Acquire) != 0;
         if interrupted {
             // The mark of the dead holder, its pid with it, stays until its damage is mended: should we die
@@ -152,7 +156,16 @@ impl Hold {
     }
 
     pub(crate) fn facts(&self) -> Facts {
-        self.node.facts()
+        self.facts_as_of(self.node.newest_seq())
+    }
+
+    fn facts_as_of(&self, head: u64) -> Facts {
+        let inner = &self.node.inner;
+        let local = inner.local();
+        let mut known = self.known.borrow_mut();
+        inner.view().facts_as_of(head, &mut |index, version, pid| {
+            *known.entry((index, version)).or_insert_with(|| inner.liveness(&local, index, version, pid))
+        })
     }
 
     /// The next matter to settle. Each takes something away from the table, unless somebody who means harm
@@ -176,12 +189,7 @@ impl Hold {
 
     /// Completes an event with the counts and the time, and writes it into the journal.
     pub(crate) fn report(&self, mut event: Event) -> Event {
-        let local = self.node.inner.local();
-        let facts = self.node.inner.view().facts_as_of(self.next_seq(), &mut |index, version, pid| {
-            self.node.inner.liveness(&local, index, version, pid)
-        });
-        drop(local);
-        event.counts = facts.counts(event.generation);
+        event.counts = self.facts_as_of(self.next_seq()).counts(event.generation);
         event.time_ns = clock::wall_ns();
         event.boot_ns = clock::boot_ns();
         event.reporter_pid = process::pid();
@@ -199,6 +207,7 @@ impl Hold {
     }
 
     pub(crate) fn callback_ends(&self) {
+        self.known.borrow_mut().clear();
         self.node.inner.store.region.header().callback_seq.store(0, Release);
     }
 

@@ -2,7 +2,9 @@
 
 use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role};
 use crate::layout::{NO_GENERATION, Record};
-use crate::sys::atomic::{AtomicU64, Ordering, fence};
+use crate::seqlock::{publish, published};
+use crate::sys::atomic::AtomicU64;
+use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Where a reader of the journal stands: the number of the event it wants next.
 ///
@@ -60,101 +62,22 @@ impl Journal<'_> {
     /// A writer that dies half-way leaves a record whose number is 0 and a head that does not reach
     /// it: the next writer simply writes it again.
     pub(crate) fn append(&self, event: &Event) -> u64 {
-        let seq = self.head.load(Ordering::Relaxed).wrapping_add(1);
+        let seq = self.head.load(Relaxed).wrapping_add(1);
         let Some(r) = self.record(seq) else { return seq };
-        r.seq.store(0, Ordering::Relaxed);
-        // A reader that sees any of the following stores also sees the 0 above.
-        fence(Ordering::Release);
-        let count = |n: Option<u32>| n.map_or(NO_GENERATION, saturate);
-        let c = &event.counts;
-        r.generation.store(event.generation, Ordering::Relaxed);
-        r.time_ns.store(event.time_ns, Ordering::Relaxed);
-        r.boot_ns.store(event.boot_ns, Ordering::Relaxed);
-        r.heartbeat_ns.store(event.heartbeat_ns, Ordering::Relaxed);
-        let (run, run_workers, detail) = match event.previous_run {
-            None => (0, 0, event.detail),
-            Some(PreviousRun::None) => (1, 0, event.detail),
-            Some(PreviousRun::Clean) => (2, 0, event.detail),
-            Some(PreviousRun::Unclean { generation, workers }) => (3, saturate(workers), generation),
-        };
-        r.detail.store(detail, Ordering::Relaxed);
-        r.previous_run.store(run, Ordering::Relaxed);
-        r.previous_workers.store(run_workers, Ordering::Relaxed);
-        r.kind.store(event.kind.code(), Ordering::Relaxed);
-        r.cause.store(event.cause.code(), Ordering::Relaxed);
-        r.pid.store(event.pid, Ordering::Relaxed);
-        r.worker_id.store(event.worker_id.map_or(-1, saturate), Ordering::Relaxed);
-        r.prev.store(count(c.prev), Ordering::Relaxed);
-        r.mine.store(saturate(c.mine), Ordering::Relaxed);
-        r.next.store(count(c.next), Ordering::Relaxed);
-        r.draining.store(saturate(c.draining), Ordering::Relaxed);
-        r.prev_draining.store(saturate(c.prev_draining), Ordering::Relaxed);
-        r.next_draining.store(saturate(c.next_draining), Ordering::Relaxed);
-        r.total.store(saturate(c.total), Ordering::Relaxed);
-        r.signal.store(event.signal.unwrap_or(0), Ordering::Relaxed);
-        r.exit_code.store(event.exit_code.unwrap_or(-1), Ordering::Relaxed);
-        r.role.store(event.role.map_or(0, Role::code), Ordering::Relaxed);
-        r.reporter_pid.store(event.reporter_pid, Ordering::Relaxed);
-        r.seq.store(seq, Ordering::Release);
-        self.head.store(seq, Ordering::Release);
+        publish(&r.seq, seq, || write(r, event));
+        self.head.store(seq, Release);
         seq
     }
 
     /// The event with this number, if it is still there and makes sense.
     pub(crate) fn read(&self, seq: u64) -> Option<Event> {
         let r = self.record(seq)?;
-        if r.seq.load(Ordering::Acquire) != seq {
-            return None;
-        }
-        let count = |n: i32| u32::try_from(n).ok();
-        let detail = r.detail.load(Ordering::Relaxed);
-        let kind = Kind::from_code(r.kind.load(Ordering::Relaxed));
-        let mut event = Event {
-            seq,
-            generation: r.generation.load(Ordering::Relaxed),
-            cause: Cause::from_code(r.cause.load(Ordering::Relaxed)).unwrap_or(Cause::Unknown),
-            pid: r.pid.load(Ordering::Relaxed),
-            role: Role::from_code(r.role.load(Ordering::Relaxed)),
-            worker_id: count(r.worker_id.load(Ordering::Relaxed)),
-            counts: Counts {
-                prev: count(r.prev.load(Ordering::Relaxed)),
-                mine: count(r.mine.load(Ordering::Relaxed)).unwrap_or(0),
-                next: count(r.next.load(Ordering::Relaxed)),
-                total: count(r.total.load(Ordering::Relaxed)).unwrap_or(0),
-                draining: count(r.draining.load(Ordering::Relaxed)).unwrap_or(0),
-                prev_draining: count(r.prev_draining.load(Ordering::Relaxed)).unwrap_or(0),
-                next_draining: count(r.next_draining.load(Ordering::Relaxed)).unwrap_or(0),
-            },
-            signal: Some(r.signal.load(Ordering::Relaxed)).filter(|&s| s > 0),
-            exit_code: Some(r.exit_code.load(Ordering::Relaxed)).filter(|&c| c >= 0),
-            previous_run: match r.previous_run.load(Ordering::Relaxed) {
-                1 => Some(PreviousRun::None),
-                2 => Some(PreviousRun::Clean),
-                3 => Some(PreviousRun::Unclean {
-                    generation: detail,
-                    workers: count(r.previous_workers.load(Ordering::Relaxed)).unwrap_or(0),
-                }),
-                _ => None,
-            },
-            detail,
-            time_ns: r.time_ns.load(Ordering::Relaxed),
-            boot_ns: r.boot_ns.load(Ordering::Relaxed),
-            heartbeat_ns: r.heartbeat_ns.load(Ordering::Relaxed),
-            reporter_pid: r.reporter_pid.load(Ordering::Relaxed),
-            ..Event::of(Kind::WorkerStarted, Cause::Unknown)
-        };
-        // The loads above must not be taken after the second look at the number.
-        fence(Ordering::Acquire);
-        if r.seq.load(Ordering::Relaxed) != seq {
-            return None;
-        }
-        event.kind = kind?;
-        Some(event)
+        published(&r.seq, seq, || read(r, seq))?
     }
 
     /// Reads on from the cursor, at most `limit` events.
     pub(crate) fn batch(&self, cursor: &mut Cursor, limit: usize) -> Batch {
-        let head = self.head.load(Ordering::Acquire);
+        let head = self.head.load(Acquire);
         let capacity = self.records.len() as u64;
         let oldest = head.saturating_sub(capacity) + 1;
         let mut batch = Batch::default();
@@ -179,6 +102,81 @@ impl Journal<'_> {
         }
         batch
     }
+}
+
+/// All fields but the number, in any order: see `seqlock.rs`.
+fn write(r: &Record, event: &Event) {
+    let count = |n: Option<u32>| n.map_or(NO_GENERATION, saturate);
+    let c = &event.counts;
+    r.generation.store(event.generation, Relaxed);
+    r.time_ns.store(event.time_ns, Relaxed);
+    r.boot_ns.store(event.boot_ns, Relaxed);
+    r.heartbeat_ns.store(event.heartbeat_ns, Relaxed);
+    let (run, run_workers, detail) = match event.previous_run {
+        None => (0, 0, event.detail),
+        Some(PreviousRun::None) => (1, 0, event.detail),
+        Some(PreviousRun::Clean) => (2, 0, event.detail),
+        Some(PreviousRun::Unclean { generation, workers }) => (3, saturate(workers), generation),
+    };
+    r.detail.store(detail, Relaxed);
+    r.previous_run.store(run, Relaxed);
+    r.previous_workers.store(run_workers, Relaxed);
+    r.kind.store(event.kind.code(), Relaxed);
+    r.cause.store(event.cause.code(), Relaxed);
+    r.pid.store(event.pid, Relaxed);
+    r.worker_id.store(event.worker_id.map_or(-1, saturate), Relaxed);
+    r.prev.store(count(c.prev), Relaxed);
+    r.mine.store(saturate(c.mine), Relaxed);
+    r.next.store(count(c.next), Relaxed);
+    r.draining.store(saturate(c.draining), Relaxed);
+    r.prev_draining.store(saturate(c.prev_draining), Relaxed);
+    r.next_draining.store(saturate(c.next_draining), Relaxed);
+    r.total.store(saturate(c.total), Relaxed);
+    r.signal.store(event.signal.unwrap_or(0), Relaxed);
+    r.exit_code.store(event.exit_code.unwrap_or(-1), Relaxed);
+    r.role.store(event.role.map_or(0, Role::code), Relaxed);
+    r.reporter_pid.store(event.reporter_pid, Relaxed);
+}
+
+/// `None`: it makes no sense.
+fn read(r: &Record, seq: u64) -> Option<Event> {
+    let count = |n: i32| u32::try_from(n).ok();
+    let detail = r.detail.load(Relaxed);
+    let kind = Kind::from_code(r.kind.load(Relaxed))?;
+    Some(Event {
+        seq,
+        generation: r.generation.load(Relaxed),
+        cause: Cause::from_code(r.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+        pid: r.pid.load(Relaxed),
+        role: Role::from_code(r.role.load(Relaxed)),
+        worker_id: count(r.worker_id.load(Relaxed)),
+        counts: Counts {
+            prev: count(r.prev.load(Relaxed)),
+            mine: count(r.mine.load(Relaxed)).unwrap_or(0),
+            next: count(r.next.load(Relaxed)),
+            total: count(r.total.load(Relaxed)).unwrap_or(0),
+            draining: count(r.draining.load(Relaxed)).unwrap_or(0),
+            prev_draining: count(r.prev_draining.load(Relaxed)).unwrap_or(0),
+            next_draining: count(r.next_draining.load(Relaxed)).unwrap_or(0),
+        },
+        signal: Some(r.signal.load(Relaxed)).filter(|&s| s > 0),
+        exit_code: Some(r.exit_code.load(Relaxed)).filter(|&c| c >= 0),
+        previous_run: match r.previous_run.load(Relaxed) {
+            1 => Some(PreviousRun::None),
+            2 => Some(PreviousRun::Clean),
+            3 => Some(PreviousRun::Unclean {
+                generation: detail,
+                workers: count(r.previous_workers.load(Relaxed)).unwrap_or(0),
+            }),
+            _ => None,
+        },
+        detail,
+        time_ns: r.time_ns.load(Relaxed),
+        boot_ns: r.boot_ns.load(Relaxed),
+        heartbeat_ns: r.heartbeat_ns.load(Relaxed),
+        reporter_pid: r.reporter_pid.load(Relaxed),
+        kind,
+    })
 }
 
 fn saturate(n: u32) -> i32 {

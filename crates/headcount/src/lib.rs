@@ -41,10 +41,11 @@
 //! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
 
+// Under loom only what it tests is used: see `seqlock.rs`.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
 #[cfg(not(loom))]
 mod deaths;
-#[cfg(not(loom))]
-mod error;
 #[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
@@ -70,12 +71,13 @@ mod view;
 #[cfg(not(loom))]
 mod worker;
 
+mod error;
 mod event;
 mod journal;
 mod layout;
+mod seqlock;
 mod sys;
 
-#[cfg(not(loom))]
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]

@@ -212,6 +212,8 @@ pub(crate) struct GenerationFacts {
     pub(crate) joined: u32,
     /// Bit i: worker number i has joined.
     pub(crate) came: u64,
+    /// When the last worker died that was not told to go, as [`coarse`] gives it.
+    pub(crate) died_at_work: u32,
     pub(crate) started_seq: u64,
     pub(crate) ended_seq: u64,
     pub(crate) abandoned_seq: u64,
@@ -228,6 +230,11 @@ impl GenerationFacts {
             1..=64 if self.came != 0 => self.came.count_ones() >= self.expected,
             expected => self.joined > 0 && self.joined >= expected,
         }
+    }
+
+    /// A worker died at work a moment ago: its master may have forked a replacement that has not joined yet.
+    fn awaits_replacement(&self, now: u64) -> bool {
+        self.died_at_work != 0 && coarse(now).wrapping_sub(self.died_at_work) <= coarse(REPLACEMENT_GRACE_NS)
     }
 
     /// A worker with this number can only be a replacement.
@@ -261,6 +268,14 @@ const ADOPTION_GRACE_NS: u64 = 2_000_000_000;
 /// Workers that were forked but have not joined yet get this long before their superseded generation
 /// is declared to have ended without them.
 const JOIN_GRACE_NS: u64 = 10_000_000_000;
+
+/// How long a generation that others have taken over waits for the replacement of a worker that died at work.
+const REPLACEMENT_GRACE_NS: u64 = 1_000_000_000;
+
+/// A moment of the boot clock in 32 bits: about milliseconds, good for comparing what is near.
+pub(crate) fn coarse(boot_ns: u64) -> u32 {
+    (boot_ns >> 20) as u32
+}
 
 /// Which matters a process may settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,6 +407,10 @@ impl Facts {
             .generations
             .iter()
             .any(|n| n.id > g.id && n.is_there() && n.master_slot == g.master_slot && n.master_version == g.master_version);
+        let taken_over = self.generations.iter().any(|n| n.id > g.id && n.is_there());
+        if taken_over && !master_gone && g.awaits_replacement(self.now) {
+            return false;
+        }
         let all_came = g.all_came();
         if scope == Scope::Generation(g.id) {
             // Its last worker has just left, and it was told to: whoever is told to leave is told so
@@ -475,9 +494,8 @@ impl Facts {
         }
         for g in self.generations.iter().filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0) {
             let generation = g.index;
-            let vanished = g.phase == Phase::Announced
-                && self.master_alive(g) == Some(false)
-                && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
+            let late = self.master_alive(g) == Some(false) && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
+            let vanished = g.phase == Phase::Announced && (late || scope == Scope::LastWord);
             let never_came = g.phase == Phase::Abandoned || vanished;
             let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope));
             match over {
@@ -526,3 +544,7 @@ impl Facts {
         (!waiting).then_some(Step::Release { slot })
     }
 }
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

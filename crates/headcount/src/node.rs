@@ -14,6 +14,7 @@ use crate::journal::{Batch, Cursor, Journal};
 use crate::layout::{SLOT_LOCK_BASE, Slot};
 use crate::lifecycle::Liveness;
 use crate::options::Options;
+use crate::seqlock::rewrite;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -370,7 +371,6 @@ impl Node {
         let slots = self.inner.store.region.slots();
         let header = self.inner.store.region.header();
         for (index, slot) in (0u32..).zip(slots) {
-            let version = slot.version.load(Relaxed);
             if slot.role.load(Relaxed) != 0 {
                 continue;
             }
@@ -382,35 +382,33 @@ impl Node {
             }
             let now = clock::boot_ns();
             let pid = process::pid();
-            let claimed = (version | 1).wrapping_add(1);
             // First of all: a repair looks no further than this.
             header.slots_used.fetch_max(index + 1, Release);
-            slot.version.store(version | 1, Relaxed);
-            crate::sys::atomic::fence(Release);
-            slot.pid.store(pid, Relaxed);
-            slot.start_time.store(process::start_time(pid).unwrap_or(0), Relaxed);
-            slot.joined_ns.store(now, Relaxed);
-            slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
-            slot.heartbeat_ns.store(now, Relaxed);
-            slot.intent_since_ns.store(now, Relaxed);
-            slot.generation.store(0, Relaxed);
-            slot.worker_id.store(-1, Relaxed);
-            slot.cause.store(0, Relaxed);
-            slot.retry.store(0, Relaxed);
-            for seq in [
-                &slot.started_seq,
-                &slot.exited_seq,
-                &slot.died_seq,
-                &slot.stalled_seq,
-                &slot.recovered_seq,
-                &slot.wait_status,
-            ] {
-                seq.store(0, Relaxed);
-            }
-            fill(slot);
-            slot.role.store(role.code(), Relaxed);
-            slot.version.store(claimed, Release);
-            return Ok(SlotRef { index, version: claimed });
+            let version = rewrite(&slot.version, || {
+                slot.pid.store(pid, Relaxed);
+                slot.start_time.store(process::start_time(pid).unwrap_or(0), Relaxed);
+                slot.joined_ns.store(now, Relaxed);
+                slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
+                slot.heartbeat_ns.store(now, Relaxed);
+                slot.intent_since_ns.store(now, Relaxed);
+                slot.generation.store(0, Relaxed);
+                slot.worker_id.store(-1, Relaxed);
+                slot.cause.store(0, Relaxed);
+                slot.retry.store(0, Relaxed);
+                for seq in [
+                    &slot.started_seq,
+                    &slot.exited_seq,
+                    &slot.died_seq,
+                    &slot.stalled_seq,
+                    &slot.recovered_seq,
+                    &slot.wait_status,
+                ] {
+                    seq.store(0, Relaxed);
+                }
+                fill(slot);
+                slot.role.store(role.code(), Relaxed);
+            });
+            return Ok(SlotRef { index, version });
         }
         Err(Error::new(
             ErrorKind::Full,
@@ -426,11 +424,7 @@ impl Node {
     /// Frees a slot, and the lock on it if it is ours. Only for the holder of the node lock.
     pub(crate) fn free_slot(&self, index: u32) {
         let Ok(slot) = self.inner.slot(index) else { return };
-        let version = slot.version.load(Relaxed);
-        slot.version.store(version | 1, Relaxed);
-        crate::sys::atomic::fence(Release);
-        slot.role.store(0, Relaxed);
-        slot.version.store((version | 1).wrapping_add(1), Release);
+        rewrite(&slot.version, || slot.role.store(0, Relaxed));
         let mut local = self.inner.local();
         local.joined.retain(|s| s.index != index);
         if local.master.is_some_and(|s| s.index == index) {

@@ -5,6 +5,7 @@
 //! becomes readable), overdue heartbeats are looked for when the earliest could be overdue.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,12 +40,23 @@ pub struct Watch {
     watched: HashMap<u32, Watched>,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
     dead_since: HashMap<(u32, u64), u64>,
-    /// Whether the wake-up pipe is in the epoll instance: only the sentinel listens to it.
-    listening: bool,
+    ear: Ear,
+    /// Since when the node lock has been held by somebody else.
+    busy_since: Option<u64>,
     /// When the timer was to wake us.
     due: Cell<u64>,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
+}
+
+/// How a process listens to the wake-up pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ear {
+    Deaf,
+    /// Told of each wake-up, and leaves it to the sentinel, unless that is not fit any more: a sentinel that drains
+    /// may have no loop that looks after the others, and it does not die, so that nothing else would tell.
+    Deputy,
+    Sentinel,
 }
 
 struct Watched {
@@ -59,6 +71,7 @@ const CAUSE_PATIENCE: Duration = Duration::from_millis(20);
 /// Within one call: as long as a parent usually takes.
 const CAUSE_BLOCK: Duration = Duration::from_millis(1);
 const BUSY_RETRY: Duration = Duration::from_millis(5);
+const LONGEST_BUSY_RETRY: Duration = Duration::from_millis(100);
 /// The sentinel looks at everything at least this often, for what no descriptor tells.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -81,7 +94,8 @@ impl Watch {
             timer,
             watched: HashMap::new(),
             dead_since: HashMap::new(),
-            listening: false,
+            ear: Ear::Deaf,
+            busy_since: None,
             due: Cell::new(clock::boot_ns()),
             judge_not_before: 0,
         };
@@ -110,18 +124,17 @@ impl Watch {
         let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version) else {
             // We have left.
             self.watched.clear();
+            self.listen(Ear::Deaf)?;
             return Ok(Transitions::none());
         };
         if !self.is_sentinel() && !self.take_over(&facts, me) {
-            self.forget_all_but(&[sentinel_index(&self.node)]);
             self.watch_sentinel(&facts);
+            self.listen(if self.is_deputy(&facts) { Ear::Deputy } else { Ear::Deaf })?;
             self.arm(self.next_look_at_sentinel(&facts))?;
             return Ok(Transitions::none());
         }
-        if me.intent == Intent::Draining && self.hand_over(&facts) {
-            return Ok(Transitions::none());
-        }
-        self.listen()?;
+        // One that drains stays until somebody has taken over.
+        self.listen(Ear::Sentinel)?;
         self.watch_all(&facts);
         let undecided = self.find_causes(&facts, now);
         if undecided {
@@ -135,12 +148,15 @@ impl Watch {
         }
         match Hold::acquire(&self.node, Wait::Try, Operation::Settle) {
             Ok(hold) => {
+                self.busy_since = None;
                 // What comes meanwhile is looked at afterwards.
                 self.arm(BUSY_RETRY)?;
                 Ok(Transitions::new(hold, [Stage::Settle(Scope::Everything)]))
             }
             Err(error) => {
-                self.arm(BUSY_RETRY)?;
+                // The longer it has taken, the longer it will: a slow callback is not to be counted out.
+                let busy_for = now.saturating_sub(*self.busy_since.get_or_insert(now));
+                self.arm(Duration::from_nanos(busy_for / 8).clamp(BUSY_RETRY, LONGEST_BUSY_RETRY))?;
                 Err(error)
             }
         }
@@ -171,7 +187,7 @@ impl Watch {
         let mut buffer = [0; 512];
         // Empty is what they shall be.
         let _ = rustix::io::read(&self.timer, &mut buffer);
-        if self.listening {
+        if self.ear == Ear::Sentinel {
             while rustix::io::read(&self.node.inner.store.wake_read, &mut buffer).is_ok_and(|n| n == buffer.len()) {}
         }
         Ok(())
@@ -181,9 +197,7 @@ impl Watch {
     fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
         let header = self.node.inner.store.region.header();
         let current = header.sentinel.load(Acquire);
-        let holder = facts.slots.iter().find(|s| {
-            code(SlotRef { index: s.index, version: s.version }) == current && s.role == Role::Worker
-        });
+        let holder = facts.slots.iter().find(|s| names(current, s) && s.role == Role::Worker);
         // After a sleep of our own no heartbeat proves anything yet.
         let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
         if holder.is_some_and(|s| s.is_fit(facts.now, stall_after)) {
@@ -197,46 +211,34 @@ impl Watch {
         header.sentinel.compare_exchange(current, code(self.me), AcqRel, Acquire).is_ok()
     }
 
-    /// Gives the office to somebody who has longer to live. The office is empty until one of them notices,
-    /// which the wake-up pipe sees to.
-    fn hand_over(&mut self, facts: &Facts) -> bool {
-        let Some(heir) = facts.slots.iter().find(|s| s.index != self.me.index && s.is_fit(facts.now, facts.stall_after)) else {
-            return false;
+    /// The first who is to take over: of those who are fit, one of the newest generation, which lives longest.
+    fn is_deputy(&self, facts: &Facts) -> bool {
+        let sentinel = sentinel_index(&self.node);
+        let others = facts.slots.iter().filter(|s| Some(s.index) != sentinel && s.is_fit(facts.now, facts.stall_after));
+        others.max_by_key(|s| (s.generation, Reverse(s.index))).is_some_and(|s| s.index == self.me.index)
+    }
+
+    fn listen(&mut self, ear: Ear) -> Result<()> {
+        let pipe = &self.node.inner.store.wake_read;
+        let data = epoll::EventData::new_u64(WAKE_PIPE);
+        let flags = match ear {
+            // Only the sentinel empties it; a deputy is told of each new byte once.
+            Ear::Deputy => epoll::EventFlags::IN | epoll::EventFlags::ET,
+            _ => epoll::EventFlags::IN,
         };
-        let heir = code(SlotRef { index: heir.index, version: heir.version });
-        let header = self.node.inner.store.region.header();
-        let _ = header.sentinel.compare_exchange(code(self.me), heir, AcqRel, Acquire);
-        self.stop_listening();
-        self.watched.clear();
-        self.node.inner.wake();
-        true
-    }
-
-    fn listen(&mut self) -> Result<()> {
-        if !self.listening {
-            let data = epoll::EventData::new_u64(WAKE_PIPE);
-            epoll::add(&self.epoll, &self.node.inner.store.wake_read, data, epoll::EventFlags::IN)
-                .map_err(|e| Error::io("listen to the wake-up pipe", e.into()))?;
-            self.listening = true;
-        }
-        Ok(())
-    }
-
-    fn stop_listening(&mut self) {
-        if self.listening {
-            // It can only fail for a descriptor that is not in the set.
-            let _ = epoll::delete(&self.epoll, &self.node.inner.store.wake_read);
-            self.listening = false;
-        }
-    }
-
-    fn forget_all_but(&mut self, keep: &[Option<u32>]) {
-        self.stop_listening();
-        self.watched.retain(|index, _| keep.contains(&Some(*index)));
+        let done = match (self.ear, ear) {
+            (before, now) if before == now => Ok(()),
+            (_, Ear::Deaf) => epoll::delete(&self.epoll, pipe),
+            (Ear::Deaf, _) => epoll::add(&self.epoll, pipe, data, flags),
+            _ => epoll::modify(&self.epoll, pipe, data, flags),
+        };
+        self.ear = ear;
+        done.map_err(|e| Error::io("listen to the wake-up pipe", e.into()))
     }
 
     fn watch_sentinel(&mut self, facts: &Facts) {
         let index = sentinel_index(&self.node);
+        self.watched.retain(|watched, _| Some(*watched) == index);
         if let Some(slot) = facts.slots.iter().find(|s| Some(s.index) == index) {
             self.watch(slot);
         }
@@ -358,12 +360,17 @@ fn code(slot: SlotRef) -> u64 {
     ((slot.version & 0xffff_ffff) << 32) | (u64::from(slot.index) + 1)
 }
 
+/// Whether a slot is the one that a sentinel's word names, and not only has its index.
+pub(crate) fn names(word: u64, slot: &SlotFacts) -> bool {
+    word == code(SlotRef { index: slot.index, version: slot.version })
+}
+
 fn sentinel_index(node: &Node) -> Option<u32> {
     index_of(node.inner.store.region.header().sentinel.load(Acquire))
 }
 
 /// The slot that a sentinel's word names.
-pub(crate) fn index_of(word: u64) -> Option<u32> {
+fn index_of(word: u64) -> Option<u32> {
     u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
 }
 

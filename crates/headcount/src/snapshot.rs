@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
 use crate::lifecycle::{Facts, Liveness, Phase, State};
-use crate::sentinel::index_of;
+use crate::sentinel::names;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::view::View;
 
@@ -131,7 +131,7 @@ impl Snapshot {
             })
             .collect();
         processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
-        let sentinel = index_of(header.sentinel.load(Acquire));
+        let sentinel = header.sentinel.load(Acquire);
         let holder_pid = header.holder_pid.load(Relaxed);
         let holder = (header.holder_operation.load(Acquire) != 0 && holder_pid != 0).then(|| Holder {
             pid: holder_pid,
@@ -145,7 +145,7 @@ impl Snapshot {
             path: path.map(Path::to_owned),
             generations,
             processes,
-            sentinel: facts.slots.iter().find(|s| Some(s.index) == sentinel).map(|s| s.pid),
+            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid),
             holder,
             head: header.head.load(Acquire),
             total: facts.total(),

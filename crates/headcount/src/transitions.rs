@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
 use crate::hold::Hold;
 use crate::layout::{Generation as GenerationRecord, Slot};
-use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, Scope, SlotFacts, Step};
+use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, Scope, SlotFacts, Step, coarse};
 use crate::node::NoticeLevel;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
@@ -206,6 +206,8 @@ fn perform(hold: &Hold, stage: Stage) -> Performed {
             slot.intent_since_ns.store(clock::boot_ns(), Relaxed);
             slot.intent.store(Intent::Draining.code(), Release);
             let event = hold.report(about(facts, Kind::WorkerDraining, going(hold, facts.generation)));
+            // If it is the sentinel, somebody else had better be.
+            hold.node.inner.wake();
             Performed::Callback { event, after: After::Nothing, tries: 0, last: true }
         }),
         Stage::Exit(index) => own(hold, index, |hold, facts, slot| {
@@ -340,6 +342,11 @@ fn settle(hold: &Hold, step: Step) -> Performed {
             Performed::Silent
         }
         Step::ReportDied { slot } => with_slot(hold, slot, |facts, record| {
+            if matches!(facts.intent, Intent::Starting | Intent::Serving)
+                && let Some(generation) = hold.node.generation_record(facts.generation)
+            {
+                generation.died_at_work.store(coarse(clock::boot_ns()).max(1), Relaxed);
+            }
             announce(hold, &record.died_seq, death(facts, Kind::WorkerDied));
             Performed::Silent
         }),

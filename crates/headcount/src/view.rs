@@ -4,8 +4,9 @@ use crate::event::{Cause, Role};
 use crate::journal::Journal;
 use crate::layout::{Generation, Slot};
 use crate::lifecycle::{Facts, GenerationFacts, Intent, Liveness, Phase, SlotFacts};
+use crate::seqlock::consistent;
+use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
-use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::clock;
 use crate::sys::map::Region;
 
@@ -17,26 +18,6 @@ pub(crate) struct View<'a> {
 
 /// How the reader learns whether the process `(slot index, slot version, pid)` is alive.
 pub(crate) type Oracle<'a> = &'a mut dyn FnMut(u32, u64, u32) -> Liveness;
-
-/// A record that changes while it is read is read again, but not for ever: its writer may have died.
-const ATTEMPTS: usize = 8;
-
-/// Reads under a version counter that is odd while the record is being rewritten.
-fn consistent<T>(version: &AtomicU64, mut read: impl FnMut(u64) -> Option<T>) -> Option<T> {
-    for _ in 0..ATTEMPTS {
-        let before = version.load(Acquire);
-        if before % 2 == 1 {
-            std::hint::spin_loop();
-            continue;
-        }
-        let value = read(before);
-        fence(Acquire);
-        if version.load(Relaxed) == before {
-            return value;
-        }
-    }
-    None
-}
 
 impl<'a> View<'a> {
     pub(crate) fn journal(self) -> Journal<'a> {
@@ -137,6 +118,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             expected: generation.expected.load(Relaxed),
             joined: generation.joined.load(Relaxed),
             came: generation.came.load(Relaxed),
+            died_at_work: generation.died_at_work.load(Relaxed),
             started_seq: reported(&generation.started_seq, head),
             ended_seq: reported(&generation.ended_seq, head),
             abandoned_seq: reported(&generation.abandoned_seq, head),

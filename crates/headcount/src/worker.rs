@@ -42,10 +42,14 @@ impl Worker {
     /// Says "I make progress". Call it from the loop that does the work, at least every
     /// `heartbeat_interval`, and from nowhere else: a beat from a thread of its own proves nothing.
     ///
-    /// One look at the clock and one store; no lock, no system call.
+    /// One look at the clock and one store; no lock, no system call. Does nothing once it has left.
     #[inline]
     pub fn beat(&self) {
         let Ok(slot) = self.node.inner.slot(self.slot.index) else { return };
+        if slot.version.load(Relaxed) != self.slot.version {
+            // It has left, and the slot may be somebody else's by now.
+            return;
+        }
         slot.heartbeat_ns.store(clock::boot_ns(), Relaxed);
         if slot.stalled_seq.load(Relaxed) > slot.recovered_seq.load(Relaxed) {
             // Said to be stalled: have it taken back now.

@@ -83,7 +83,11 @@ fn workers_that_die_all_at_once_are_reported_by_the_next_one() {
         home.wait_for_callback(Kind::WorkerDied, child.pid());
         let died = home.wait_for(Kind::WorkerDied, child.pid());
         assert_eq!((died.signal, died.reporter_pid), (Some(9), next.pid()));
-        assert_eq!(triple(&died), (None, 1, None), "the dead are not counted, also those that are not reported yet");
+        assert_eq!(
+            triple(&died),
+            (None, 1, None),
+            "the dead are not counted, also those that are not reported yet"
+        );
     }
     leave_all([&mut next]);
     home.check();
@@ -108,6 +112,28 @@ fn the_last_worker_of_an_old_generation_dies_and_so_the_generation_ends() {
     home.check();
 }
 
+#[test]
+fn an_old_generation_waits_for_the_replacement_of_one_that_died_at_work() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let old = home.begin(1);
+    let mut last = home.serving(&old, 0);
+    let new = home.begin(1);
+    let mut survivor = home.serving(&new, 0);
+    // Its master has not told it to go yet, and respawns it.
+    home.kill(&mut last);
+    home.wait_for_callback(Kind::WorkerDied, last.pid());
+    let mut again = home.respawned(&old, 0, Habit::Serving);
+    assert!(home.about(Kind::GenerationEnded).is_empty());
+    // This one comes back no more, and after a while that is certain.
+    home.kill(&mut again);
+    home.wait_for_callback(Kind::GenerationEnded, std::process::id());
+    let ended = home.about(Kind::GenerationEnded);
+    assert_eq!((ended.len(), ended[0].generation), (1, old.id()));
+    leave_all([&mut survivor]);
+    home.check();
+}
+
 /// A node that takes a worker for stalled after 300 ms.
 fn impatient() -> Home {
     Home::with(|options| options.stall_after(Duration::from_millis(300)))
@@ -119,7 +145,10 @@ fn stalls(home: &Home, generation: &Generation, victim: usize, workers: &mut [Ch
     home.wait_for_callback(Kind::WorkerStalled, pid);
     let stalled = home.wait_for(Kind::WorkerStalled, pid);
     let others = workers.len() as u32 - 1;
-    assert_eq!((stalled.cause, triple(&stalled), stalled.generation), (Cause::Overdue, (None, others, None), generation.id()));
+    assert_eq!(
+        (stalled.cause, triple(&stalled), stalled.generation),
+        (Cause::Overdue, (None, others, None), generation.id())
+    );
     assert_eq!((home.state(pid), home.process(pid).liveness), (State::Stalled, Liveness::Alive));
     assert_eq!(home.node.snapshot().total, others);
 }
@@ -192,7 +221,9 @@ fn fork_as(pid: u32, mut child: impl FnMut() -> Child) -> Option<Child> {
 fn a_process_id_that_is_used_again_brings_nobody_back() {
     let _alone = alone();
     if !is_root() {
-        return skip("only root can have the kernel give out a certain process id (/proc/sys/kernel/ns_last_pid)");
+        return skip(
+            "only root can have the kernel give out a certain process id (/proc/sys/kernel/ns_last_pid)",
+        );
     }
     let mut home = Home::new();
     let generation = home.begin(2);
@@ -207,16 +238,17 @@ fn a_process_id_that_is_used_again_brings_nobody_back() {
             0
         })
     });
-    let Some(mut stranger) = stranger else { return skip("the kernel did not give out the wanted process id") };
+    let Some(mut stranger) = stranger else {
+        return skip("the kernel did not give out the wanted process id");
+    };
     assert_eq!(home.process(dead.pid()).liveness, Liveness::Gone, "the stranger is not counted");
     assert_eq!(home.node.snapshot().total, 0);
     stranger.kill();
 
     // A worker of the same node gets it, in another slot.
-    let mut namesake = fork_as(dead.pid(), || {
-        start(&generation, home.callbacks, Habit::Quiet, Join::worker(Some(1)))
-    })
-    .expect("the same process id");
+    let mut namesake =
+        fork_as(dead.pid(), || start(&generation, home.callbacks, Habit::Quiet, Join::worker(Some(1))))
+            .expect("the same process id");
     namesake.expect("joined");
     assert_eq!(home.node.snapshot().total, 1, "the two are not taken for one");
     let mut sentinel = home.respawned(&generation, 0, Habit::Serving);
@@ -245,7 +277,8 @@ fn a_helper_is_shown_and_not_counted() {
     leave_all([&mut second]);
     leave_all([&mut child]);
     assert!(home.about(Kind::WorkerDied).is_empty());
-    let helpers = home.callbacks.all().iter().any(|r| matches!(r.kind, Kind::HelperStarted | Kind::HelperExited));
+    let helpers =
+        home.callbacks.all().iter().any(|r| matches!(r.kind, Kind::HelperStarted | Kind::HelperExited));
     assert!(!helpers, "helpers have no callbacks");
     home.check();
 }
@@ -259,7 +292,10 @@ fn a_full_registry_says_so_and_takes_the_next_when_there_is_room() {
     let head = home.head();
     let error = generation.join(Join::worker(Some(3))).err().expect("it is full");
     assert_eq!(error.kind(), ErrorKind::Full);
-    assert!(error.to_string().contains("all 4 slots") && error.to_string().contains("option `slots`"), "{error}");
+    assert!(
+        error.to_string().contains("all 4 slots") && error.to_string().contains("option `slots`"),
+        "{error}"
+    );
     assert_eq!((home.head(), home.node.snapshot().total), (head, 3), "it has left no trace");
     assert!(home.node.snapshot().holder.is_none(), "and not the lock either");
     // One leaves, another dies without that having been reported: there is room for two.
@@ -301,4 +337,64 @@ fn sixty_four_workers_start_die_and_leave() {
     let mine: Vec<_> = home.about(Kind::WorkerExited).iter().map(|e| e.counts.mine).collect();
     assert_eq!(mine, (1..=32).rev().collect::<Vec<_>>());
     home.check();
+}
+
+/// One that drains may have no loop any more that looks after the others.
+#[test]
+fn a_death_is_seen_at_once_also_while_the_sentinel_drains() {
+    let _alone = alone();
+    for looks_away in [false, true] {
+        let mut home = Home::new();
+        let generation = home.begin(6);
+        let mut workers: Vec<Child> = (0..6).map(|n| home.serving(&generation, n)).collect();
+        for _ in 0..3 {
+            let sentinel = wait_for("a sentinel", || home.node.snapshot().sentinel);
+            let at = workers.iter().position(|w| w.pid() == sentinel).expect("one of them");
+            workers[at].tell("drain");
+            if looks_away {
+                workers[at].tell("look away");
+                wait_for("another sentinel", || home.node.snapshot().sentinel.filter(|&pid| pid != sentinel));
+            }
+            let victim =
+                workers.iter().position(|w| Some(w.pid()) != home.node.snapshot().sentinel).expect("another");
+            let mut victim = workers.remove(victim);
+            let begun = Instant::now();
+            home.kill(&mut victim);
+            home.wait_for_callback(Kind::WorkerDied, victim.pid());
+            let took = begun.elapsed();
+            assert!(took < Duration::from_millis(250), "{took:?}");
+        }
+        leave_all(&mut workers);
+    }
+}
+
+#[test]
+fn a_worker_that_has_left_beats_for_nobody_else() {
+    let _alone = alone();
+    let mut home = impatient();
+    let generation = home.begin(2);
+    let mut sibling = home.serving(&generation, 0);
+    let callbacks = home.callbacks;
+    let mut gone = fork(|line| {
+        let (worker, transitions) = generation.join(Join::worker(Some(1))).expect("join");
+        callbacks.run(transitions);
+        callbacks.run(worker.leave(headcount::Wait::Timeout).expect("leave"));
+        line.say("left");
+        // On and on, as a timer that nobody has stopped.
+        wait_for("the end", || {
+            worker.beat();
+            (callbacks.word(0).load(std::sync::atomic::Ordering::SeqCst) != 0).then_some(())
+        });
+        0
+    });
+    gone.expect("left");
+    // The next one gets its slot, and hangs.
+    let mut next = home.serving(&generation, 1);
+    next.signal(Signal::SIGSTOP);
+    home.wait_for_callback(Kind::WorkerStalled, next.pid());
+    callbacks.word(0).store(1, std::sync::atomic::Ordering::SeqCst);
+    gone.ended_well();
+    home.kill(&mut next);
+    home.wait_for_callback(Kind::WorkerDied, next.pid());
+    leave_all([&mut sibling]);
 }

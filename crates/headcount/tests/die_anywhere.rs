@@ -95,7 +95,8 @@ impl World {
     }
 
     fn begin(&mut self, workers: u32) -> Generation {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
+        let (generation, transitions) =
+            self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
         self.callbacks.run(transitions);
         self.truth.committed.push((generation.id(), self.head()));
         generation.commit();
@@ -118,7 +119,12 @@ impl World {
     }
 
     /// Forks the victim, and has it die in `act`, if it has got that many stores to make.
-    fn victim<T>(&mut self, prepare: impl FnOnce() -> T, meanwhile: impl FnOnce(&mut World), act: impl FnOnce(&mut T)) {
+    fn victim<T>(
+        &mut self,
+        prepare: impl FnOnce() -> T,
+        meanwhile: impl FnOnce(&mut World),
+        act: impl FnOnce(&mut T),
+    ) {
         let (registry, also) = (self.place.registry(), self.callbacks.range());
         let (kill_at, tally) = (self.kill_at, self.tally());
         let mut child = fork(|line| {
@@ -187,7 +193,11 @@ impl World {
         let offset = self.tally().offset.load(SeqCst);
         let fate = if self.survived { "which it survived" } else { "at offset" };
         eprintln!("the victim was killed before store {}, {fate} {offset} of the registry", self.kill_at);
-        print(&self.node.events(&mut self.cursor.clone(), usize::MAX).events, &self.callbacks.all(), &self.truth);
+        print(
+            &self.node.events(&mut self.cursor.clone(), usize::MAX).events,
+            &self.callbacks.all(),
+            &self.truth,
+        );
         eprintln!("{:#?}", self.node.snapshot());
     }
 }
@@ -204,7 +214,6 @@ fn dies_at_work(
     world: &mut World,
     generation: &Generation,
     number: u32,
-    meanwhile: impl FnOnce(&mut World),
     act: impl FnOnce(&Worker, Callbacks),
 ) {
     let callbacks = world.callbacks;
@@ -213,17 +222,22 @@ fn dies_at_work(
         callbacks.run(transitions);
         worker
     };
-    world.victim(join, meanwhile, |worker| act(worker, callbacks));
+    world.victim(join, |_| (), |worker| act(worker, callbacks));
 }
 
-fn dies_leaving(world: &mut World, generation: &Generation, number: u32, meanwhile: impl FnOnce(&mut World)) {
-    dies_at_work(world, generation, number, meanwhile, |worker, callbacks| {
+fn dies_leaving(world: &mut World, generation: &Generation, number: u32) {
+    dies_at_work(world, generation, number, |worker, callbacks| {
         callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
     });
 }
 
 /// A victim that is the sentinel, and dies as it settles what has come up `meanwhile`.
-fn dies_settling(world: &mut World, generation: &Generation, number: u32, meanwhile: impl FnOnce(&mut World)) {
+fn dies_settling(
+    world: &mut World,
+    generation: &Generation,
+    number: u32,
+    meanwhile: impl FnOnce(&mut World),
+) {
     let callbacks = world.callbacks;
     let join = || {
         let (worker, transitions) = generation.join(Join::worker(Some(number))).expect("join");
@@ -259,7 +273,7 @@ fn the_first_worker_dies_as_it_joins() {
 fn the_last_worker_dies_as_it_leaves() {
     at_every_store(|world| {
         let generation = world.begin(1);
-        dies_leaving(world, &generation, 0, |_| ());
+        dies_leaving(world, &generation, 0);
         world.successor(&generation, 0);
     });
 }
@@ -269,7 +283,7 @@ fn one_of_two_workers_dies_as_it_leaves() {
     at_every_store(|world| {
         let generation = world.begin(2);
         let mut sibling = world.quiet(&generation, 0);
-        dies_leaving(world, &generation, 1, |_| ());
+        dies_leaving(world, &generation, 1);
         // Nobody else is there: what the sibling settles as it leaves must be all.
         sibling.tell("leave");
     });
@@ -280,9 +294,19 @@ fn the_last_worker_of_an_old_generation_dies_as_it_leaves() {
     at_every_store(|world| {
         let old = world.begin(1);
         let (mut new, mut sibling) = (None, None);
-        dies_leaving(world, &old, 0, |world| {
+        let callbacks = world.callbacks;
+        let drains = || {
+            let (worker, transitions) = old.join(Join::worker(Some(0))).expect("join");
+            callbacks.run(transitions);
+            callbacks.run(worker.drain(Wait::Timeout).expect("drain"));
+            worker
+        };
+        let reload = |world: &mut World| {
             let generation = new.insert(world.begin(1));
             sibling = Some(world.quiet(generation, 0));
+        };
+        world.victim(drains, reload, |worker| {
+            callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
         });
         world.successor(&new.expect("begun"), 1);
         sibling.expect("forked").tell("leave");
@@ -294,7 +318,7 @@ fn a_worker_dies_as_it_begins_to_drain() {
     at_every_store(|world| {
         let generation = world.begin(2);
         let mut sibling = world.quiet(&generation, 0);
-        dies_at_work(world, &generation, 1, |_| (), |worker, callbacks| {
+        dies_at_work(world, &generation, 1, |worker, callbacks| {
             callbacks.run(worker.drain(Wait::Timeout).expect("drain"));
         });
         world.successor(&generation, 1);
@@ -320,6 +344,7 @@ fn the_sentinel_dies_as_it_reports_the_end_of_a_generation() {
         let old = world.begin(1);
         let mut last = world.quiet(&old, 0);
         let new = world.begin(2);
+        last.tell("drain");
         let mut sibling = world.quiet(&new, 0);
         dies_settling(world, &new, 1, |world| world.kill(&mut last));
         world.successor(&new, 1);

@@ -48,7 +48,11 @@ fn at_every_store(scenario: impl Fn(&mut Stage)) {
         };
         let ended = catch_unwind(AssertUnwindSafe(|| scenario(&mut stage)));
         if let Err(panic) = ended {
-            eprintln!("the victim was killed before store {}, at {}", stage.kill_at, callbacks.word(1).load(SeqCst));
+            eprintln!(
+                "the victim was killed before store {}, at {}",
+                stage.kill_at,
+                callbacks.word(1).load(SeqCst)
+            );
             print(&stage.events(), &callbacks.all(), &stage.truth);
             resume_unwind(panic);
         }
@@ -189,7 +193,8 @@ fn a_master_dies_as_it_has_the_last_word() {
         stage.truth.no_survivors = true;
         stage.victim(
             |node| {
-                let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+                let (generation, transitions) =
+                    node.begin_generation(Begin::new().workers(2)).expect("begin");
                 callbacks.run(transitions);
                 generation.commit();
                 for number in [0, 1] {
@@ -226,7 +231,8 @@ fn a_master_dies_as_it_reloads() {
         let old_worker = callbacks.word(2);
         let victim = stage.victim(
             |node| {
-                let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+                let (generation, transitions) =
+                    node.begin_generation(Begin::new().workers(1)).expect("begin");
                 callbacks.run(transitions);
                 generation.commit();
                 // It goes on until its master ends, says so, and leaves.

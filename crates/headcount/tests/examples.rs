@@ -47,7 +47,10 @@ impl Report {
 
     fn get(&self, field: &str) -> &str {
         let prefix = format!("{field}=");
-        self.0.split(' ').find_map(|word| word.strip_prefix(&prefix)).unwrap_or_else(|| panic!("{field} of {}", self.0))
+        self.0
+            .split(' ')
+            .find_map(|word| word.strip_prefix(&prefix))
+            .unwrap_or_else(|| panic!("{field} of {}", self.0))
     }
 
     fn pid(&self) -> i32 {
@@ -77,7 +80,9 @@ impl Server {
             .expect("start the example");
         let (sender, lines) = channel();
         let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        std::thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| _ = sender.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).for_each(|line| _ = sender.send(line))
+        });
         let mut server = Server { process, address: String::new(), lines, said: Vec::new(), _place: place };
         let first = server.line();
         server.address = first.split(' ').nth(2).expect("an address").to_owned();
@@ -86,7 +91,8 @@ impl Server {
 
     fn line(&mut self) -> String {
         let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|e| panic!("no line within {PATIENCE:?} ({e}), after {:#?}", self.said));
+        let line =
+            line.unwrap_or_else(|e| panic!("no line within {PATIENCE:?} ({e}), after {:#?}", self.said));
         self.said.push(line.clone());
         line
     }
@@ -185,12 +191,10 @@ fn stops(server: Server, mut workers: Vec<i32>, draining: usize) {
     let rest = server.ends();
     let of = |kind: &str| rest.iter().filter(|r| r.is(kind)).collect::<Vec<_>>();
     let exits = of("worker_exited");
-    assert_eq!(exits.iter().map(|r| r.counts()).collect::<Vec<_>>(), [
-        ["nil", "4", "nil"],
-        ["nil", "3", "nil"],
-        ["nil", "2", "nil"],
-        ["nil", "1", "nil"]
-    ]);
+    assert_eq!(
+        exits.iter().map(|r| r.counts()).collect::<Vec<_>>(),
+        [["nil", "4", "nil"], ["nil", "3", "nil"], ["nil", "2", "nil"], ["nil", "1", "nil"]]
+    );
     assert!(exits.iter().all(|r| r.get("cause") == "stop"), "{exits:#?}");
     let mut pids: Vec<i32> = exits.iter().map(|r| r.pid()).collect();
     pids.sort_unstable();

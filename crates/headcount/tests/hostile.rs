@@ -120,7 +120,11 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
         slowest.time("begin", || {
             let Ok((generation, transitions)) = node.begin_generation(begin) else { return };
             transitions.run(|_| ());
-            if random.below(2) == 0 { generation.commit() } else { generation.abandon() }
+            if random.below(2) == 0 {
+                generation.commit()
+            } else {
+                generation.abandon()
+            }
             let _ = generation.mark(random.below(32) as u32);
         });
         slowest.time("adopt_master", || drop(node.adopt_master()));
@@ -146,7 +150,10 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
         let (rounds, slowest) = busy_life(&node, &generation, time, seed);
         let others = other.hear().unwrap_or_default();
         other.ended_well();
-        line.say(&format!("{rounds} and {others} rounds, the slowest call {} with {:?}", slowest.1, slowest.0));
+        line.say(&format!(
+            "{rounds} and {others} rounds, the slowest call {} with {:?}",
+            slowest.1, slowest.0
+        ));
         line.say(&slowest.0.as_millis().to_string());
         line.expect("the vandal is gone");
         slowest_of_leaving(&node);

@@ -19,7 +19,9 @@ use family::{Child, alone, fork, wait_for};
 fn sleeper(home: &Home, generation: &headcount::Generation, number: u32, time: Duration) -> Child {
     home.callbacks.plan(Kind::WorkerStarted, Act::Sleep, 1, time);
     let child = start(generation, home.callbacks, Habit::Quiet, Join::worker(Some(number)));
-    wait_for("its callback", || home.callbacks.about(Kind::WorkerStarted).iter().any(|r| r.subject == child.pid()).then_some(()));
+    wait_for("its callback", || {
+        home.callbacks.about(Kind::WorkerStarted).iter().any(|r| r.subject == child.pid()).then_some(())
+    });
     child
 }
 
@@ -41,7 +43,8 @@ fn a_holder_that_is_killed_in_its_callback_passes_the_lock_on_at_once() {
         let took = begun.elapsed();
         assert!(took < Duration::from_millis(100), "after a wait of {waited} ms it took {took:?}");
         let told = home.wait_for(Kind::CallbackDied, holder.pid());
-        let about = home.events().into_iter().find(|e| e.seq == told.detail).expect("the event that it is about");
+        let about =
+            home.events().into_iter().find(|e| e.seq == told.detail).expect("the event that it is about");
         assert_eq!((about.kind, about.pid), (Kind::WorkerStarted, holder.pid()));
         leave_all([&mut waiter]);
     }
@@ -73,7 +76,10 @@ fn a_waiter_gives_up_in_time_and_says_whom_it_waited_for() {
     assert_eq!(home.head(), head, "nothing was done without the lock");
     assert!(home.workers().iter().all(|p| p.pid == holder.pid()), "{:?}", home.workers());
     let holder_seen = home.node.snapshot().holder.expect("a holder");
-    assert_eq!((holder_seen.pid, holder_seen.callback.map(|c| c.0)), (holder.pid(), Some(Kind::WorkerStarted)));
+    assert_eq!(
+        (holder_seen.pid, holder_seen.callback.map(|c| c.0)),
+        (holder.pid(), Some(Kind::WorkerStarted))
+    );
 
     // Not to wait at all is another error.
     let error = generation.join(Join::worker(Some(1)).wait(Wait::Try)).err().expect("the lock is held");
@@ -136,7 +142,11 @@ fn a_handler_that_panics_gives_the_lock_back() {
             worker = Some(joined);
             callbacks.run(transitions);
         }));
-        assert_eq!(panicked.expect_err("a panic").downcast_ref(), Some(&"as planned"), "the error reaches the caller");
+        assert_eq!(
+            panicked.expect_err("a panic").downcast_ref(),
+            Some(&"as planned"),
+            "the error reaches the caller"
+        );
         line.say("panicked");
         line.expect("leave");
         // It has joined all the same, and can go on.
@@ -146,7 +156,8 @@ fn a_handler_that_panics_gives_the_lock_back() {
     child.expect("panicked");
     assert!(home.node.snapshot().holder.is_none());
     let failed = home.wait_for(Kind::CallbackFailed, child.pid());
-    let about = home.events().into_iter().find(|e| e.seq == failed.detail).expect("the event that it is about");
+    let about =
+        home.events().into_iter().find(|e| e.seq == failed.detail).expect("the event that it is about");
     assert_eq!((about.kind, about.pid), (Kind::WorkerStarted, child.pid()));
     assert_eq!(home.workers().len(), 1);
     child.say("leave");
@@ -207,7 +218,8 @@ fn no_two_callbacks_run_at_the_same_time() {
             fork(|line| {
                 let stop = AtomicBool::new(false);
                 let lived: Vec<u32> = std::thread::scope(|scope| {
-                    let threads: Vec<_> = generations.iter().map(|g| scope.spawn(|| lives(g, &stop))).collect();
+                    let threads: Vec<_> =
+                        generations.iter().map(|g| scope.spawn(|| lives(g, &stop))).collect();
                     std::thread::sleep(Duration::from_secs(1));
                     stop.store(true, SeqCst);
                     threads.into_iter().map(|t| t.join().expect("a thread")).collect()

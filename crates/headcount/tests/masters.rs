@@ -7,7 +7,10 @@ use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
 
-use headcount::{Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State, Wait};
+use headcount::{
+    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State,
+    Wait,
+};
 
 use family::callbacks::Callbacks;
 use family::home::{Home, leave_all, triple};
@@ -36,7 +39,8 @@ fn observe(place: &Place) -> (Snapshot, Vec<Event>) {
 fn the_new_binary() {
     let Some(registry) = std::env::var_os(PLACE) else { return };
     let callbacks = Callbacks::new();
-    let node = headcount::Options::new("node").path(registry).slots(16).journal_records(256).open().expect("open");
+    let node =
+        headcount::Options::new("node").path(registry).slots(16).journal_records(256).open().expect("open");
     let generation = begin(&node, callbacks);
     let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
     // Until the old one says so.
@@ -66,7 +70,9 @@ fn old_master(place: &Place, line: &mut family::Line) -> i32 {
                 new = Some(spawned.expect("start the new binary"));
             }
             "workers leave" => leave_all([&mut child]),
-            "workers come back" => child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0))),
+            "workers come back" => {
+                child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)))
+            }
             "roll back" => {
                 let mut process: std::process::Child = new.take().expect("an upgrade");
                 process.stdin.take().expect("a pipe").write_all(b"leave\n").expect("tell");
@@ -154,7 +160,10 @@ fn two_servers_do_not_share_a_node_by_accident() {
     assert_eq!((&*name, &*notice), ("node", ""));
     let (_second, name, notice) = stranger(&place, None);
     assert_eq!(name, "node-2");
-    assert!(notice.contains(&format!("master process {}", first.pid())) && notice.contains("option `node`"), "{notice}");
+    assert!(
+        notice.contains(&format!("master process {}", first.pid())) && notice.contains("option `node`"),
+        "{notice}"
+    );
     let (_third, name, _) = stranger(&place, None);
     assert_eq!(name, "node-3");
     assert_eq!(observe(&place).1.len(), 1, "the others have left no trace in the first one's journal");
@@ -208,16 +217,23 @@ fn a_server_goes_into_the_background() {
     let word = |i| callbacks.word(i).load(SeqCst);
     let master = wait_for("the background process", || Some(word(0)).filter(|&pid| pid != 0)) as u32;
     let (snapshot, _) = observe(&place);
-    let masters: Vec<_> = snapshot.processes.iter().filter(|p| p.role == Role::Master).map(|p| p.pid).collect();
+    let masters: Vec<_> =
+        snapshot.processes.iter().filter(|p| p.role == Role::Master).map(|p| p.pid).collect();
     assert_eq!(masters, [master], "{snapshot:?}");
-    assert!(snapshot.generations.iter().all(|g| g.master == master && g.master_alive == Some(true)), "{snapshot:?}");
+    assert!(
+        snapshot.generations.iter().all(|g| g.master == master && g.master_alive == Some(true)),
+        "{snapshot:?}"
+    );
     callbacks.word(1).store(1, SeqCst);
     let pid = rustix::process::Pid::from_raw(master as i32);
-    let ended = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("wait").expect("a status");
+    let ended = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())
+        .expect("wait")
+        .expect("a status");
     assert_eq!(ended.1.exit_status(), Some(0));
     let (snapshot, events) = observe(&place);
     assert!(snapshot.processes.is_empty() && snapshot.generations.is_empty(), "{snapshot:?}");
-    let causes: Vec<_> = events.iter().filter(|e| e.kind == Kind::GenerationStarted).map(|e| e.cause).collect();
+    let causes: Vec<_> =
+        events.iter().filter(|e| e.kind == Kind::GenerationStarted).map(|e| e.cause).collect();
     assert_eq!(causes, [Cause::Start, Cause::Reload]);
     let odd = |e: &&Event| matches!(e.kind, Kind::MasterLost | Kind::GenerationAbandoned | Kind::WorkerDied);
     assert!(!events.iter().any(|e| odd(&e)), "{events:?}");
@@ -271,14 +287,19 @@ fn workers_that_lose_their_master_serve_on() {
     });
     master.expect("ready");
     let status = master.kill();
-    wait_for("the loss to be reported", || callbacks.about(Kind::MasterLost).iter().any(|r| r.ended).then_some(()));
+    wait_for("the loss to be reported", || {
+        callbacks.about(Kind::MasterLost).iter().any(|r| r.ended).then_some(())
+    });
     let (snapshot, events) = observe(&place);
     let lost: Vec<_> = events.iter().filter(|e| e.kind == Kind::MasterLost).collect();
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0].pid, lost[0].generation, lost[0].counts.mine), (master.pid(), 1, 2));
     assert!(lost[0].signal.is_none_or(|s| s == status), "{lost:?}");
     assert_eq!(snapshot.total, 2, "the counts go on");
-    assert!(snapshot.processes.iter().all(|p| p.state == State::Orphaned && p.liveness == Liveness::Alive), "{snapshot:?}");
+    assert!(
+        snapshot.processes.iter().all(|p| p.state == State::Orphaned && p.liveness == Liveness::Alive),
+        "{snapshot:?}"
+    );
     assert_eq!(snapshot.generations[0].master_alive, Some(false));
 
     // A new server is a start; it says what it found, and leaves the orphans alone.
@@ -299,7 +320,8 @@ fn workers_that_lose_their_master_serve_on() {
     assert_eq!((triple(start), start.cause), ((Some(2), 0, None), Cause::Start));
     let unclean = headcount::PreviousRun::Unclean { generation: 1, workers: 2 };
     assert_eq!(start.previous_run, Some(unclean));
-    let ended: Vec<_> = events.iter().filter(|e| e.kind == Kind::GenerationEnded).map(|e| e.generation).collect();
+    let ended: Vec<_> =
+        events.iter().filter(|e| e.kind == Kind::GenerationEnded).map(|e| e.generation).collect();
     assert_eq!(ended, [1, 2]);
     assert_eq!(callbacks.about(Kind::MasterLost).len(), 1);
 }

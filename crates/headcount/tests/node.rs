@@ -21,17 +21,25 @@ fn a_cold_start_counts_from_one() {
 
     let mut workers: Vec<Child> = (0..4).map(|n| home.serving(&generation, n)).collect();
     let started = home.about(Kind::WorkerStarted);
-    assert_eq!(started.iter().map(triple).collect::<Vec<_>>(), (1..=4).map(|n| (None, n, None)).collect::<Vec<_>>());
+    assert_eq!(
+        started.iter().map(triple).collect::<Vec<_>>(),
+        (1..=4).map(|n| (None, n, None)).collect::<Vec<_>>()
+    );
     assert!(started.iter().all(|e| e.cause == Cause::Start && e.previous_run.is_none()));
     assert_eq!(started.iter().map(|e| e.worker_id).collect::<Vec<_>>(), (0..4).map(Some).collect::<Vec<_>>());
     let snapshot = home.node.snapshot();
     assert_eq!((snapshot.total, snapshot.generations.len()), (4, 1));
     assert!(home.workers().iter().all(|p| p.state == State::Serving));
-    wait_for("a sentinel", || home.node.snapshot().sentinel.map(|pid| workers.iter().any(|w| w.pid() == pid)));
+    wait_for("a sentinel", || {
+        home.node.snapshot().sentinel.map(|pid| workers.iter().any(|w| w.pid() == pid))
+    });
 
     leave_all(&mut workers);
     let exited = home.about(Kind::WorkerExited);
-    assert_eq!(exited.iter().map(triple).collect::<Vec<_>>(), (1..=4).rev().map(|n| (None, n, None)).collect::<Vec<_>>());
+    assert_eq!(
+        exited.iter().map(triple).collect::<Vec<_>>(),
+        (1..=4).rev().map(|n| (None, n, None)).collect::<Vec<_>>()
+    );
     assert!(exited.iter().all(|e| e.cause == Cause::Stop));
     let ended = &home.about(Kind::GenerationEnded)[..];
     assert_eq!((ended.len(), triple(&ended[0]), ended[0].cause), (1, (None, 0, None), Cause::Stop));
@@ -220,7 +228,29 @@ fn a_generation_whose_master_vanished_before_its_workers_came_is_abandoned() {
     });
     second.ended_well();
     let abandoned = callbacks.about(Kind::GenerationAbandoned);
-    assert_eq!(abandoned.iter().map(|r| (r.generation, r.subject, r.retry)).collect::<Vec<_>>(), [(1, master.pid(), false)]);
+    assert_eq!(
+        abandoned.iter().map(|r| (r.generation, r.subject, r.retry)).collect::<Vec<_>>(),
+        [(1, master.pid(), false)]
+    );
+}
+
+#[test]
+fn a_server_that_never_got_workers_stops_properly() {
+    let _alone = alone();
+    let place = Place::new();
+    let callbacks = Callbacks::new();
+    let mut master = fork(|_| {
+        let node = place.open();
+        let (_, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        callbacks.run(transitions);
+        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        assert!(node.snapshot().generations.is_empty());
+        0
+    });
+    master.ended_well();
+    let abandoned = callbacks.about(Kind::GenerationAbandoned);
+    assert_eq!(abandoned.iter().map(|r| (r.generation, r.runner)).collect::<Vec<_>>(), [(1, master.pid())]);
+    assert_eq!(run_of(&place, "stop"), Some(PreviousRun::Clean));
 }
 
 #[test]
@@ -270,7 +300,8 @@ fn a_generation_that_could_not_be_begun_is_begun_by_its_first_worker() {
 fn the_same_registry_is_opened_once_in_a_process() {
     let _alone = alone();
     let mut home = Home::new();
-    let again = home.place.options().lock_timeout(std::time::Duration::from_secs(3)).open().expect("open again");
+    let again =
+        home.place.options().lock_timeout(std::time::Duration::from_secs(3)).open().expect("open again");
     assert_eq!((again.name(), again.path()), (home.node.name(), home.node.path()));
     assert_eq!(again.snapshot().processes.len(), 1);
     // The same by another way to write the path.

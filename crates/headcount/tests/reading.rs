@@ -5,7 +5,9 @@ mod family;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering::SeqCst;
 
-use headcount::{Begin, Cursor, ErrorKind, Join, Kind, Liveness, Node, Observer, Options, ProcessStatus, Role, State, Wait};
+use headcount::{
+    Begin, Cursor, ErrorKind, Join, Kind, Liveness, Node, Observer, Options, ProcessStatus, Role, State, Wait,
+};
 
 use family::callbacks::Callbacks;
 use family::home::{Home, leave_all};
@@ -145,11 +147,10 @@ fn an_observer_sees_what_the_node_sees() {
     assert_eq!((&*snapshot.node, snapshot.path, snapshot.total), ("node", Some(place.registry()), 2));
     let mut cursor = Cursor::oldest();
     let events = observer.events(&mut cursor, 3).expect("read").events;
-    assert_eq!(events.iter().map(|e| e.kind).collect::<Vec<_>>(), [
-        Kind::GenerationStarted,
-        Kind::WorkerStarted,
-        Kind::WorkerStarted
-    ]);
+    assert_eq!(
+        events.iter().map(|e| e.kind).collect::<Vec<_>>(),
+        [Kind::GenerationStarted, Kind::WorkerStarted, Kind::WorkerStarted]
+    );
     drop(observer);
     master.say("end");
     master.ended_well();
@@ -178,7 +179,8 @@ fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know(
         return skip("only root can become somebody else");
     }
     let place = Place::new();
-    std::fs::set_permissions(place.folder(), std::fs::Permissions::from_mode(0o755)).expect("open the folder");
+    std::fs::set_permissions(place.folder(), std::fs::Permissions::from_mode(0o755))
+        .expect("open the folder");
     let mut master = a_bit_of_everything(&place);
     let pids = pids(&mut master);
     let mut nobody = fork(|line| {

@@ -30,7 +30,12 @@ fn open(options: Options, before: impl FnOnce()) -> Opened {
         transitions.run(|_| ());
         generation.commit();
         let callbacks = Callbacks::new();
-        let mut child = family::worker::worker(&generation, callbacks, family::worker::Habit::Serving, Join::worker(Some(0)));
+        let mut child = family::worker::worker(
+            &generation,
+            callbacks,
+            family::worker::Habit::Serving,
+            Join::worker(Some(0)),
+        );
         assert_eq!(node.snapshot().total, 1);
         line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
         line.say(&node.take_notices().into_iter().map(|n| n.text).collect::<Vec<_>>().join("; "));
@@ -91,7 +96,11 @@ impl Untouched {
     }
 
     fn now(path: &Path) -> Untouched {
-        Untouched { path: path.to_owned(), content: std::fs::read(path).expect("read"), meta: Untouched::meta(path) }
+        Untouched {
+            path: path.to_owned(),
+            content: std::fs::read(path).expect("read"),
+            meta: Untouched::meta(path),
+        }
     }
 
     fn meta(path: &Path) -> (u64, u32, u32, i64, i64) {
@@ -102,7 +111,11 @@ impl Untouched {
     #[track_caller]
     fn check(&self) {
         assert_eq!(Untouched::meta(&self.path), self.meta, "{}", self.path.display());
-        assert!(std::fs::read(&self.path).expect("read") == self.content, "{} has changed", self.path.display());
+        assert!(
+            std::fs::read(&self.path).expect("read") == self.content,
+            "{} has changed",
+            self.path.display()
+        );
     }
 }
 
@@ -113,7 +126,8 @@ fn mode(path: &Path, mode: u32) {
 /// The names in the place's folder.
 fn names(place: &Place) -> Vec<String> {
     let entries = std::fs::read_dir(place.folder()).expect("look");
-    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("a name")).collect();
+    let mut names: Vec<_> =
+        entries.map(|e| e.expect("an entry").file_name().into_string().expect("a name")).collect();
     names.sort();
     names
 }
@@ -141,7 +155,8 @@ fn a_umask_opens_and_closes_nothing() {
         let umask = || _ = rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
         open(place.options(), umask).ends().with_file(&[]);
         let mode = |suffix: &str| {
-            std::fs::metadata(place.folder().join(format!("node.registry{suffix}"))).expect("look").mode() & 0o7777
+            std::fs::metadata(place.folder().join(format!("node.registry{suffix}"))).expect("look").mode()
+                & 0o7777
         };
         assert_eq!((mode(""), mode(".lock") & 0o077, mode(".wake") & 0o077), (0o644, 0, 0), "umask {mask:o}");
         // And it can be used again.
@@ -157,7 +172,9 @@ fn a_folder_that_may_not_be_written_is_left_alone() {
     }
     let place = Place::new();
     mode(place.folder(), 0o755);
-    open(place.options(), become_nobody).ends().without_file(&["node.registry", "as the owner of that folder"]);
+    open(place.options(), become_nobody)
+        .ends()
+        .without_file(&["node.registry", "as the owner of that folder"]);
     assert!(names(&place).is_empty());
     // Nor is one used in which everybody may swap files.
     mode(place.folder(), 0o777);
@@ -204,10 +221,20 @@ fn spoiled(place: &Place, offset: usize, value: u32) {
 #[test]
 fn a_registry_that_nobody_uses_is_made_anew_where_it_cannot_be_gone_on_with() {
     let _alone = alone();
-    for (what, offset, value) in [("format 99", 8, 99), ("option `slots` is 0", 12, 0), ("generations", 16, 5), ("journal_records", 20, 3)] {
+    for (what, offset, value) in [
+        ("format 99", 8, 99),
+        ("option `slots` is 0", 12, 0),
+        ("generations", 16, 5),
+        ("journal_records", 20, 3),
+    ] {
         let place = Place::new();
         spoiled(&place, offset, value);
-        open(place.options(), || ()).ends().with_file(&["node.registry", what, "made anew", "history is lost"]);
+        open(place.options(), || ()).ends().with_file(&[
+            "node.registry",
+            what,
+            "made anew",
+            "history is lost",
+        ]);
         open(place.options(), || ()).ends().with_file(&[]);
     }
     // Cut behind its first page.
@@ -225,7 +252,11 @@ fn a_registry_of_another_version_that_somebody_uses_is_left_to_them() {
     let mut first = open(place.options(), || ());
     registry::words(&place.registry())[1].fetch_xor(99, SeqCst);
     let before = Untouched::now(&place.registry());
-    open(place.options(), || ()).ends().without_file(&["node.registry", "format 98", "stop the node that uses it"]);
+    open(place.options(), || ()).ends().without_file(&[
+        "node.registry",
+        "format 98",
+        "stop the node that uses it",
+    ]);
     assert_eq!(Untouched::meta(&place.registry()).0, before.meta.0, "it was not replaced");
     first.ends();
 }
@@ -252,7 +283,11 @@ fn a_registry_that_is_somebody_elses_is_left_alone() {
     for name in [&path, &path.with_extension("registry.lock"), &path.with_extension("registry.wake")] {
         std::os::unix::fs::chown(name, Some(65534), None).expect("give away");
         let meta = Untouched::meta(name);
-        open(place.options(), || ()).ends().without_file(&[&name.display().to_string(), "uid 65534", "remove it"]);
+        open(place.options(), || ()).ends().without_file(&[
+            &name.display().to_string(),
+            "uid 65534",
+            "remove it",
+        ]);
         assert_eq!(Untouched::meta(name).0, meta.0);
         std::os::unix::fs::chown(name, Some(0), None).expect("take back");
     }
@@ -260,7 +295,9 @@ fn a_registry_that_is_somebody_elses_is_left_alone() {
     for (name, bits) in [(&path, 0o664), (&path, 0o646), (&path.with_extension("registry.lock"), 0o640)] {
         let before = std::fs::metadata(name).expect("look").mode();
         mode(name, bits);
-        open(place.options(), || ()).ends().without_file(&[&name.display().to_string(), &format!("{bits:o}")]);
+        open(place.options(), || ())
+            .ends()
+            .without_file(&[&name.display().to_string(), &format!("{bits:o}")]);
         mode(name, before);
     }
     open(place.options(), || ()).ends().with_file(&[]);
@@ -325,7 +362,13 @@ fn mount(folder: &Path, read_only: bool, size: &str) {
     let answers = unsafe {
         [
             libc::unshare(libc::CLONE_NEWNS),
-            libc::mount(std::ptr::null(), root.as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()),
+            libc::mount(
+                std::ptr::null(),
+                root.as_ptr(),
+                std::ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                std::ptr::null(),
+            ),
             libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()),
         ]
     };
@@ -347,7 +390,9 @@ fn a_full_and_a_read_only_file_system_are_called_so() {
     let after = place.folder().to_owned();
     open(place.options(), full).ends().without_file(&["node.registry", "free some room"]);
     assert!(std::fs::read_dir(&after).expect("look").next().is_none(), "the mount was the child's own");
-    open(place.options(), || mount(place.folder(), true, "1m")).ends().without_file(&["node.registry", "read-only"]);
+    open(place.options(), || mount(place.folder(), true, "1m"))
+        .ends()
+        .without_file(&["node.registry", "read-only"]);
     // One that was made while it could be written.
     let remount = || {
         mount(place.folder(), false, "1m");

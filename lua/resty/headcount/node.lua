@@ -4,7 +4,7 @@ local ffi = require "ffi"
 local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 
-local EVENT, BUSY, LOCK_TIMEOUT, NOT_FOUND = 1, -3, -4, -6
+local EVENT, BUSY, LOCK_TIMEOUT = 1, -3, -4
 
 local CALLBACKS = {
   "on_generation_start", "on_generation_exit", "on_generation_abandoned", "on_worker_start",
@@ -50,7 +50,7 @@ local text = ffi.new("char[1024]")
 
 -- Hands on to the server's log what the library has to say.
 function _M.log_notices()
-  while library.headcount_notice(_M.handle, level, text, ffi.sizeof(text)) ~= NOT_FOUND do
+  while library.headcount_notice(_M.handle, level, text, ffi.sizeof(text)) == 0 do
     _M.log(LEVELS[level[0]] or ngx.ERR, ffi.string(text))
   end
 end

@@ -68,9 +68,14 @@ local function poll(premature)
   if not premature and is_member() then settle() end
 end
 
+local watching
+
 local function watch(premature)
-  if premature then return end
+  if premature or watching then return end
+  watching = true
   settle()
+  -- A callback may have yielded till draining began; a waker that is started now would never be stopped.
+  if _M.state ~= "joined" then return end
   local socket, err = connect()
   local ended
   if socket then
@@ -113,6 +118,7 @@ local function drain()
     if code ~= node.BUSY or nginx.clock() >= give_up then break end
     -- Perhaps one of our own callbacks holds the lock; it goes on while we sleep.
     ngx.sleep(pause)
+    library.headcount_beat(node.handle)
     pause = math.min(2 * pause, 0.02)
   end
   -- Who has beaten once since it drains is expected to go on: so not where that cannot be ended in time.
@@ -127,6 +133,8 @@ end
 local function beat(premature)
   if premature then return drain() end
   library.headcount_beat(node.handle)
+  -- Its own timer was dropped, for want of running timers or connections.
+  if not watching then ngx.timer.at(0, watch) end
 end
 
 -- Joining --------------------------------------------------------------------------------------

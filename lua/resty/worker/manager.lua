@@ -104,7 +104,8 @@ local function native_options(opts)
   native.shm, native.interval, native.failed = nil, nil, nil
   for name, value in pairs { interval = interval, failed = failed } do
     if type(value) ~= "number" or value < 0.001 or value > 43200 then
-      return nil, "option `" .. name .. "` is " .. tostring(value) .. "; allowed is a number of seconds from 0.001 to 43200"
+      return nil, "option `" .. name .. "` is " .. tostring(value)
+        .. "; allowed is a number of seconds from 0.001 to 43200"
     end
   end
   native.heartbeat_interval = native.heartbeat_interval or interval

@@ -64,8 +64,9 @@ impl Callbacks {
     pub fn new() -> Callbacks {
         let len = size_of::<Memory>();
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-        let memory =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED) };
+        let memory = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
+        };
         let memory: *const Memory = memory.expect("shared memory").cast();
         // SAFETY: zeroed, page-aligned, of that size, never unmapped, and made of atomics only.
         Callbacks(unsafe { &*memory })

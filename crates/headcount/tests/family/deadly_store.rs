@@ -35,7 +35,9 @@ pub fn arm(path: &Path, also: (usize, usize), kill_at: u64, tally: Tally) {
     KILL_AT.store(kill_at, SeqCst);
     TALLY.store(std::ptr::from_ref(tally.stores) as usize, SeqCst);
     OFFSET.store(std::ptr::from_ref(tally.offset) as usize, SeqCst);
-    for ((start, len), (to_start, to_len)) in [mapping(path).expect("a node with a file"), also].into_iter().zip(&CLOSED) {
+    for ((start, len), (to_start, to_len)) in
+        [mapping(path).expect("a node with a file"), also].into_iter().zip(&CLOSED)
+    {
         to_len.store(len, SeqCst);
         to_start.store(start, SeqCst);
     }
@@ -71,7 +73,8 @@ const TRAP_FLAG: i64 = 1 << 8;
 
 extern "C" fn on_store(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes both, valid for as long as the handler runs.
-    let (address, context) = unsafe { ((*info).si_addr() as usize, &mut *context.cast::<libc::ucontext_t>()) };
+    let (address, context) =
+        unsafe { ((*info).si_addr() as usize, &mut *context.cast::<libc::ucontext_t>()) };
     let within = |(start, len): &(AtomicUsize, AtomicUsize)| {
         address.checked_sub(start.load(SeqCst)).is_some_and(|offset| offset < len.load(SeqCst))
     };

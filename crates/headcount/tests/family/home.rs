@@ -30,7 +30,8 @@ impl Home {
     }
 
     pub fn announce(&self, workers: u32) -> Generation {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
+        let (generation, transitions) =
+            self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
         self.callbacks.run(transitions);
         generation
     }
@@ -104,7 +105,8 @@ impl Home {
     pub fn check(&self) {
         wait_for("the table to be empty", || {
             let snapshot = self.node.snapshot();
-            let rest = snapshot.processes.iter().all(|p| p.role == Role::Master) && snapshot.generations.is_empty();
+            let rest =
+                snapshot.processes.iter().all(|p| p.role == Role::Master) && snapshot.generations.is_empty();
             rest.then_some(())
         });
         check(&self.events(), &self.callbacks.all(), &self.truth);

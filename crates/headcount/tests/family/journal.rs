@@ -78,7 +78,8 @@ fn lives(events: &[Event]) {
         use Kind::{WorkerDied, WorkerDraining, WorkerExited, WorkerStarted};
         let right = matches!(
             life[..],
-            [WorkerStarted, WorkerDied | WorkerExited] | [WorkerStarted, WorkerDraining, WorkerDied | WorkerExited]
+            [WorkerStarted, WorkerDied | WorkerExited]
+                | [WorkerStarted, WorkerDraining, WorkerDied | WorkerExited]
         );
         assert!(right, "process {pid} of generation {generation}: {life:?}");
     }
@@ -121,7 +122,9 @@ fn counts(events: &[Event], truth: &Truth) {
                 Kind::WorkerStarted => _ = live.insert(other.pid, (other.generation, false)),
                 Kind::WorkerDraining => _ = live.insert(other.pid, (other.generation, true)),
                 // The exiting one is still counted in its own event, but drains no more.
-                Kind::WorkerExited if other.seq == e.seq => _ = live.insert(other.pid, (other.generation, false)),
+                Kind::WorkerExited if other.seq == e.seq => {
+                    _ = live.insert(other.pid, (other.generation, false))
+                }
                 Kind::WorkerExited | Kind::WorkerDied => _ = live.remove(&other.pid),
                 _ => {}
             }
@@ -148,20 +151,27 @@ fn counts(events: &[Event], truth: &Truth) {
             prev.map_or(0, |id| tally(id).1),
             next.map_or(0, |id| tally(id).1),
         );
-        assert_eq!(found, expected, "counts (prev, mine, next, total, draining …) of {e:?}; alive were {live:?}");
+        assert_eq!(
+            found, expected,
+            "counts (prev, mine, next, total, draining …) of {e:?}; alive were {live:?}"
+        );
     }
 }
 
 /// Each callback ran once. One whose runner died ran again, marked so, where that was possible.
 fn callbacks(events: &[Event], runs: &[Run], truth: &Truth) {
     // What is found at the next start has no callback; nor has, any more, what its dead master had begun.
-    let swept = |e: &Event| events.iter().any(|o| o.generation == e.generation && o.cause == headcount::Cause::Unclean);
+    let swept = |e: &Event| {
+        events.iter().any(|o| o.generation == e.generation && o.cause == headcount::Cause::Unclean)
+    };
     for e in events.iter().filter(|e| e.kind.has_callback() && !swept(e)) {
         let own: Vec<&Run> = runs.iter().filter(|r| r.seq == e.seq).collect();
         for (i, run) in own.iter().enumerate() {
             assert_eq!((run.kind, run.subject, run.generation), (e.kind, e.pid, e.generation), "{e:?}");
             // A runner that died just before its handler began counts as one that died in it.
-            let begun = events.iter().any(|o| o.kind == Kind::CallbackDied && o.detail == e.seq && o.pid != run.runner);
+            let begun = events
+                .iter()
+                .any(|o| o.kind == Kind::CallbackDied && o.detail == e.seq && o.pid != run.runner);
             assert_eq!(run.retry, i > 0 || begun, "run {i} of the callback of {e:?}: {run:?}");
             let again = own.get(i + 1).is_some();
             let died = truth.dead.iter().any(|d| d.0 == run.runner);
@@ -185,14 +195,17 @@ fn callbacks(events: &[Event], runs: &[Run], truth: &Truth) {
 /// A process that died in a callback is in the journal with that callback, once.
 fn callback_deaths(events: &[Event], runs: &[Run], truth: &Truth) {
     for run in runs.iter().filter(|r| !r.ended) {
-        let told = events.iter().filter(|e| e.kind == Kind::CallbackDied && e.detail == run.seq && e.pid == run.runner);
+        let told = events
+            .iter()
+            .filter(|e| e.kind == Kind::CallbackDied && e.detail == run.seq && e.pid == run.runner);
         assert_eq!(told.count(), 1, "callback_died for {run:?}");
     }
     for e in events.iter().filter(|e| e.kind == Kind::CallbackDied) {
         let about = events.iter().find(|o| o.seq == e.detail);
         assert!(about.is_some_and(|o| o.kind.has_callback()), "{e:?} is about {about:?}");
         assert!(truth.dead.iter().any(|d| d.0 == e.pid), "{e:?}: that process lives");
-        let same = events.iter().filter(|o| o.kind == Kind::CallbackDied && o.detail == e.detail && o.pid == e.pid);
+        let same =
+            events.iter().filter(|o| o.kind == Kind::CallbackDied && o.detail == e.detail && o.pid == e.pid);
         assert_eq!(same.count(), 1, "{e:?} is there twice");
         // Begun and not ended, or so little outside of it that nobody can tell.
         let runs: Vec<_> = runs.iter().filter(|r| r.seq == e.detail && r.runner == e.pid).collect();

@@ -136,7 +136,9 @@ pub fn fork(body: impl FnOnce(&mut Line) -> i32) -> Child {
             drop(ours);
             // What a panicking child would print goes into the captured output of a test that it is not.
             static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
-            std::panic::set_hook(Box::new(|panic| *LAST_WORDS.lock().expect("no second panic") = panic.to_string()));
+            std::panic::set_hook(Box::new(|panic| {
+                *LAST_WORDS.lock().expect("no second panic") = panic.to_string()
+            }));
             let mut line = Line::new(theirs, "the test".into());
             let code = match catch_unwind(AssertUnwindSafe(|| body(&mut line))) {
                 Ok(code) => code,

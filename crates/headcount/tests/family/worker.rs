@@ -128,6 +128,11 @@ impl Life {
                 settle(self.watch.as_mut().expect("a watch"), self.worker.node(), self.callbacks);
                 "done".to_owned()
             }
+            // As a server whose loop ends when it drains.
+            ("look", "away") => {
+                self.watch = None;
+                "done".to_owned()
+            }
             ("drain", _) => report(self.callbacks, self.worker.drain(Wait::Timeout)),
             ("leave", wait) => {
                 let wait = wait.parse().map_or(Wait::Timeout, |ms| Wait::For(Duration::from_millis(ms)));

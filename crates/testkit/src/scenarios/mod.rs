@@ -1,8 +1,7 @@
-//! The contract's rows, one function per case, each for any [`Integration`](crate::Integration).
+//! The contract's rows, one function per case, each for any [`Integration`].
 //!
 //! A scenario does something to a server, waits for what must be told, stops the server, and then takes
-//! from the [`Ledger`](crate::Ledger) exactly what the contract promises. Counts beyond those
-//! that a scenario names are checked by the ledger's model.
+//! from the [`Ledger`] exactly what the contract promises. Counts beyond those that a scenario names are checked by the ledger's model.
 
 pub mod callbacks;
 pub mod clock;
