@@ -1,13 +1,14 @@
 //! Generations: announced, committed, ended or abandoned; and how a process joins one.
 
+use std::os::fd::AsFd;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
 use crate::hold::{Hold, Operation, Wait};
-use crate::layout::Generation as Record;
+use crate::layout::{Generation as Record, joining_byte};
 use crate::lifecycle::{GenerationFacts, Intent, Liveness, Phase, Scope};
 use crate::node::{Node, NoticeLevel, OPEN_LOCKS, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sentinel::names;
 use crate::seqlock::rewrite;
 use crate::sys::{clock, lock, process};
 use crate::transitions::{Reported, Stage, Transitions, about, about_generation, announce, death, tidy};
@@ -73,6 +74,24 @@ impl Join {
     pub fn wait(mut self, wait: Wait) -> Join {
         self.wait = wait;
         self
+    }
+}
+
+/// The word that this process is about to join a generation, for as long as it waits for the node lock: whoever leaves
+/// meanwhile must not take himself for the generation's last. A shared record lock, so that it ends with the process.
+struct Joining<'a>(&'a Node, GenerationId);
+
+impl<'a> Joining<'a> {
+    fn announce(node: &'a Node, id: GenerationId) -> Option<Joining<'a>> {
+        // Without it, the worst is a generation that is reported to end and to be resumed.
+        matches!(lock::try_share(node.inner.store.lock_file.as_fd(), joining_byte(id)), Ok(true)).then_some(Joining(node, id))
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        // It cannot fail for an open descriptor; if it did, the process's end would free it.
+        let _ = lock::unlock(self.0.inner.store.lock_file.as_fd(), joining_byte(self.1));
     }
 }
 
@@ -146,6 +165,7 @@ impl Generation {
                 format!("this process has joined generation {} already, in slot {}", self.id, worker.index),
             ));
         }
+        let joining = (join.role == Role::Worker).then(|| Joining::announce(node, self.id)).flatten();
         if join.wait != Wait::Try {
             node.let_sentinel_go_first();
         }
@@ -156,7 +176,7 @@ impl Generation {
         let known = facts.generation(self.id).filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0);
         let replaces = known.is_some_and(|g| g.is_replacement(join.worker_id));
         let cause = match known {
-            _ if join.respawn || replaces => Cause::Respawn,
+            _ if join.role == Role::Worker && (join.respawn || replaces) => Cause::Respawn,
             Some(g) => g.cause,
             None => Cause::Resume,
         };
@@ -171,6 +191,7 @@ impl Generation {
             claimed => claimed?,
         };
         node.inner.local().joined.push(slot);
+        drop(joining);
         let mut stages = Vec::new();
         if join.role == Role::Worker {
             if known.is_none() {
@@ -325,8 +346,8 @@ impl Node {
         loop {
             let word = header.wake_word.load(Acquire);
             let facts = self.facts();
-            let sentinel = header.sentinel.load(Acquire);
-            let at_work = facts.slots.iter().any(|s| names(sentinel, s) && s.is_fit(facts.now, facts.stall_after));
+            // If the sentinel itself is the dead one, another takes over at once.
+            let at_work = facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
             let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
             if !at_work || !open || facts.now > deadline {
                 return;

@@ -163,9 +163,11 @@ impl Hold {
         let inner = &self.node.inner;
         let local = inner.local();
         let mut known = self.known.borrow_mut();
-        inner.view().facts_as_of(head, &mut |index, version, pid| {
+        let mut facts = inner.view().facts_as_of(head, &mut |index, version, pid| {
             *known.entry((index, version)).or_insert_with(|| inner.liveness(&local, index, version, pid))
-        })
+        });
+        inner.find_joining(&mut facts);
+        facts
     }
 
     /// The next matter to settle. Each takes something away from the table, unless somebody who means harm

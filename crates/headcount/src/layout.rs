@@ -13,6 +13,11 @@ pub(crate) const FORMAT: u32 = 1;
 
 /// The byte of the lock file that is the node lock.
 pub(crate) const NODE_LOCK_BYTE: u64 = 0;
+/// The bytes of the lock file that stand for "somebody is about to join generation n".
+pub(crate) const fn joining_byte(generation: u64) -> u64 {
+    1 + generation % 48
+}
+
 /// The byte of the lock file that stands for slot 0; slot i has the i-th after it.
 pub(crate) const SLOT_LOCK_BASE: u64 = 64;
 

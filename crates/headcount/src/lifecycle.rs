@@ -219,6 +219,8 @@ pub(crate) struct GenerationFacts {
     pub(crate) abandoned_seq: u64,
     pub(crate) start_delivered: bool,
     pub(crate) retry: bool,
+    /// A process waits for the node lock to join it. Only asked for where no worker is left.
+    pub(crate) joining: bool,
 }
 
 impl GenerationFacts {
@@ -320,6 +322,11 @@ impl Facts {
             && slot.progress(self.now, self.stall_after) != Progress::Overdue
     }
 
+    /// Whether a generation has no worker any more, reported or not.
+    pub(crate) fn is_empty(&self, id: GenerationId) -> bool {
+        !self.slots.iter().any(|s| s.role == Role::Worker && s.generation == id)
+    }
+
     /// (workers, of which draining) of one generation.
     fn tally(&self, id: GenerationId) -> (u32, u32) {
         let counted = self.slots.iter().filter(|s| s.generation == id && self.is_counted(s));
@@ -395,12 +402,15 @@ impl Facts {
     /// The generation has no worker, and no more will come: somebody else has taken over, or its master
     /// is gone.
     fn has_ended(&self, g: &GenerationFacts, scope: Scope) -> bool {
-        let empty = !self.slots.iter().any(|s| s.role == Role::Worker && s.generation == g.id);
-        if !g.is_there() || !empty {
+        if !g.is_there() || !self.is_empty(g.id) {
             return false;
         }
         if scope == Scope::LastWord {
             return true;
+        }
+        if g.joining {
+            // It will leave, or die, in its turn.
+            return false;
         }
         let master_gone = self.master_alive(g) == Some(false);
         let superseded = self

@@ -121,6 +121,7 @@ fn generation(index: u32, id: GenerationId) -> GenerationFacts {
         abandoned_seq: 0,
         start_delivered: true,
         retry: false,
+        joining: false,
     }
 }
 

@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::generation::Generation;
 use crate::journal::{Batch, Cursor, Journal};
-use crate::layout::{SLOT_LOCK_BASE, Slot};
-use crate::lifecycle::Liveness;
+use crate::layout::{SLOT_LOCK_BASE, Slot, joining_byte};
+use crate::lifecycle::{Facts, Liveness};
 use crate::options::Options;
 use crate::seqlock::rewrite;
 use crate::snapshot::Snapshot;
@@ -180,6 +180,17 @@ impl NodeInner {
             Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
             Ok(_) => Liveness::Gone,
             Err(_) => Liveness::Unknown,
+        }
+    }
+
+    /// Asks of each generation without workers whether somebody is about to join it.
+    pub(crate) fn find_joining(&self, facts: &mut Facts) {
+        let empty: Vec<bool> = facts.generations.iter().map(|g| facts.is_empty(g.id)).collect();
+        for (g, _) in facts.generations.iter_mut().zip(empty).filter(|(_, empty)| *empty) {
+            g.joining = matches!(
+                lock::test(self.store.lock_file.as_fd(), joining_byte(g.id)),
+                Ok(lock::ByteLock::Held(_))
+            );
         }
     }
 
@@ -359,9 +370,12 @@ impl Node {
         self.inner.store.region.header().head.load(Acquire)
     }
 
-    pub(crate) fn facts(&self) -> crate::lifecycle::Facts {
+    pub(crate) fn facts(&self) -> Facts {
         let local = self.inner.local();
-        self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&local, index, version, pid))
+        let mut facts = self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&local, index, version, pid));
+        drop(local);
+        self.inner.find_joining(&mut facts);
+        facts
     }
 
     /// Claims a free slot for this process: the lock first, then the record.

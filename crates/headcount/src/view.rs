@@ -124,6 +124,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             abandoned_seq: reported(&generation.abandoned_seq, head),
             start_delivered: generation.start_delivered.load(Relaxed) != 0,
             retry: generation.retry.load(Relaxed) != 0,
+            joining: false,
         })
     })
 }

@@ -3,13 +3,13 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketFlags};
+use rustix::net::{SendFlags, Shutdown, SocketFlags};
 
 use super::socket::Listener;
 
@@ -22,6 +22,8 @@ const QUIT: u8 = b'Q';
 pub(super) struct Control {
     bell: OwnedFd,
     stop: AtomicBool,
+    /// The connection, once it is there.
+    peer: OnceLock<OwnedFd>,
 }
 
 impl Control {
@@ -32,6 +34,10 @@ impl Control {
 
     pub(super) fn stop(&self) {
         self.stop.store(true, Release);
+        // Here and now: a starved thread must not be what a worker's end waits for.
+        if let Some(peer) = self.peer.get() {
+            say_goodbye(peer);
+        }
         self.rearm();
     }
 
@@ -49,13 +55,13 @@ impl Control {
 /// something else at any moment.
 pub(super) fn start(watch: OwnedFd, listener: Listener) -> io::Result<Arc<Control>> {
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let control = Arc::new(Control { bell, stop: AtomicBool::new(false) });
+    let control = Arc::new(Control { bell, stop: AtomicBool::new(false), peer: OnceLock::new() });
     let its_own = Arc::clone(&control);
     let thread = std::thread::Builder::new().name("headcount-waker".to_owned()).stack_size(128 * 1024);
     without_signals(|| {
         thread.spawn(move || {
             if let Some(peer) = accept(&its_own, listener) {
-                run(&its_own, &watch, &peer);
+                run(&its_own, &watch, its_own.peer.get_or_init(|| peer));
             }
         })
     })?;
@@ -88,9 +94,7 @@ fn accept(control: &Control, listener: Listener) -> Option<OwnedFd> {
             Err(_) => return None,
         }
         control.hear();
-        if control.is_stopped() {
-            return None;
-        }
+        // Also when it was told to stop: who has connected already waits for the last byte.
         match rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(peer) => {
                 let who = rustix::net::sockopt::socket_peercred(&peer);
@@ -98,6 +102,7 @@ fn accept(control: &Control, listener: Listener) -> Option<OwnedFd> {
                     return Some(peer);
                 }
             }
+            Err(Errno::AGAIN) if control.is_stopped() => return None,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             // Out of descriptors, most likely: trying again at once would only burn CPU.
             Err(_) => return None,
@@ -107,7 +112,8 @@ fn accept(control: &Control, listener: Listener) -> Option<OwnedFd> {
 
 fn run(control: &Control, watch: &OwnedFd, peer: &OwnedFd) {
     let mut armed = true;
-    loop {
+    // The check comes after the connection is where `stop` finds it: one of the two says goodbye, or both.
+    while !control.is_stopped() {
         let wanted = if armed { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [
             PollFd::new(&control.bell, PollFlags::IN),
@@ -137,7 +143,15 @@ fn run(control: &Control, watch: &OwnedFd, peer: &OwnedFd) {
             armed = false;
         }
     }
-    send(peer, QUIT);
+    say_goodbye(peer);
+}
+
+/// Said twice, the second time goes nowhere.
+fn say_goodbye(peer: &OwnedFd) {
+    if send(peer, QUIT) {
+        // Fails if the reader was quicker.
+        let _ = rustix::net::shutdown(peer, Shutdown::Write);
+    }
 }
 
 fn send(peer: &OwnedFd, byte: u8) -> bool {

@@ -49,11 +49,20 @@ fn fcntl(fd: BorrowedFd<'_>, command: libc::c_int, record: &mut libc::flock) -> 
 
 /// Takes the byte if nobody else has it. `Ok(false)`: somebody has.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
-    match fcntl(fd, libc::F_SETLK, &mut record(libc::F_WRLCK, byte)) {
+    set(fd, libc::F_WRLCK, byte)
+}
+
+fn set(fd: BorrowedFd<'_>, kind: libc::c_int, byte: u64) -> io::Result<bool> {
+    match fcntl(fd, libc::F_SETLK, &mut record(kind, byte)) {
         Ok(()) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Takes the byte together with others who take it so. `Ok(false)`: somebody has it alone.
+pub(crate) fn try_share(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    set(fd, libc::F_RDLCK, byte)
 }
 
 /// Gives the byte back. Harmless if it was not held.
