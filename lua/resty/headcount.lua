@@ -89,6 +89,9 @@ local function closed(role, ends, failed_to_start)
 end
 
 local function on_close()
+  -- A compiled loop that allocates leaves to the collector, which does not run inside of a finalizer, and is
+  -- entered again at once: it never ends. So nothing is to be collected any more; the VM is closing anyway.
+  collectgarbage("stop")
   -- ngx_lua would log by way of the last request, which is gone.
   require("thread.exdata")(ffi.cast("void *", 0))
   pcall(nginx.forget_regexes)

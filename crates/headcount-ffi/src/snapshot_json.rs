@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use headcount_core::{GenerationStatus, Liveness, Phase, ProcessStatus, Snapshot};
+use headcount_core::{GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot};
 
 /// One JSON object that grows. A member without a value is left out.
 struct Object(String);
@@ -111,8 +111,8 @@ fn generation(g: &GenerationStatus) -> String {
         .number("mine", u64::from(c.mine))
         .number("next", c.next.map(u64::from))
         .number("draining", u64::from(c.draining))
-        .number("prev_draining", u64::from(c.prev_draining))
-        .number("next_draining", u64::from(c.next_draining))
+        .number("prev_draining", c.prev.map(|_| u64::from(c.prev_draining)))
+        .number("next_draining", c.next.map(|_| u64::from(c.next_draining)))
         .end()
 }
 
@@ -122,7 +122,9 @@ fn process(p: &ProcessStatus) -> String {
         Liveness::Gone => "gone",
         Liveness::Unknown => "unknown",
     };
-    Object::new()
+    // A master never beats.
+    let beats = p.role != Role::Master;
+    let mut object = Object::new()
         .number("pid", u64::from(p.pid))
         .text("role", p.role.name())
         .number("generation", p.generation)
@@ -131,9 +133,11 @@ fn process(p: &ProcessStatus) -> String {
         .text("liveness", liveness)
         .text("cause", p.cause.name())
         .seconds("age", p.age)
-        .seconds("in_state_for", p.in_state_for)
-        .seconds("heartbeat_age", p.heartbeat_age)
-        .end()
+        .seconds("in_state_for", p.in_state_for);
+    if beats {
+        object = object.seconds("heartbeat_age", p.heartbeat_age);
+    }
+    object.end()
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! Looking back at deaths.
+//! Deaths that were not reported in the usual way, and those of late.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::event::{GenerationId, Kind, Role};
+use crate::hold::Hold;
 use crate::journal::Cursor;
 use crate::lifecycle::Liveness;
-use crate::node::Node;
+use crate::node::{Node, NoticeLevel};
 use crate::sys::clock;
+use crate::transitions::{announce, death};
 
 impl Node {
     /// How many workers of this generation have died whose last heartbeat is younger than `within`, whether
@@ -40,5 +42,35 @@ impl Node {
             end = start;
         }
         dead.len()
+    }
+}
+
+impl Hold {
+    /// The table is full of workers that died so early that none lived long enough to report the others: they
+    /// are written into the journal, and their callbacks do not run. `false`: there were none.
+    pub(crate) fn bury_unreported(&self) -> bool {
+        let facts = self.facts();
+        let dead = facts.slots.iter().filter(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
+        let mut buried = 0;
+        for s in dead {
+            if s.died_seq == 0
+                && let Ok(slot) = self.node.inner.slot(s.index)
+            {
+                announce(self, &slot.died_seq, death(s, Kind::WorkerDied));
+            }
+            self.node.free_slot(s.index);
+            buried += 1;
+        }
+        if buried > 0 {
+            self.node.inner.notice(
+                NoticeLevel::Warning,
+                format!(
+                    "{}: {buried} workers died and none lived long enough to report it by its callback: they stand in the \
+                     journal (is the server in a crash loop?)",
+                    self.node.inner.place()
+                ),
+            );
+        }
+        buried > 0
     }
 }

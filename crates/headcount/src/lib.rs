@@ -49,15 +49,21 @@ mod deaths;
 #[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
+mod generation_table;
+#[cfg(not(loom))]
 mod hold;
 #[cfg(not(loom))]
 mod lifecycle;
+#[cfg(not(loom))]
+mod master;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
 mod observer;
 #[cfg(not(loom))]
 mod options;
+#[cfg(not(loom))]
+mod previous_run;
 #[cfg(not(loom))]
 mod sentinel;
 #[cfg(not(loom))]

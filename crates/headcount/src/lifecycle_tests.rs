@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::*;
+use crate::event::Cause;
 
 #[path = "lifecycle_server_tests.rs"]
 mod server;

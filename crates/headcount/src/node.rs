@@ -289,8 +289,8 @@ impl Node {
         node.inner.notice(
             NoticeLevel::Warning,
             format!(
-                "{why}; the node {} runs on memory of its own: counts and callbacks work, the command `headcount` \
-                 cannot see it, and a binary upgrade or restart will not know of it",
+                "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside \
+                 can see it, and a binary upgrade or restart will not know of it",
                 options.node_name()
             ),
         );

@@ -197,6 +197,9 @@ fn perform(hold: &Hold, stage: Stage) -> Performed {
                     record.came.fetch_or(1 << number, Relaxed);
                 }
                 record.phase.store(Phase::Committed.code(), Release);
+                if hold.facts().is_complete(id) {
+                    record.died_at_work.store(0, Relaxed);
+                }
             }
             Performed::StageDone
         }

@@ -31,6 +31,7 @@ contract! { Lua as lua:
     row01_cold_start_in_the_foreground = scenarios::start_stop::cold_start_in_the_foreground;
     row02_reload = scenarios::reload::reload;
     row02_on_event_sees_all = scenarios::reload::on_event_sees_all;
+    row02_reload_right_after_a_death = scenarios::death::then_a_reload_and_the_stop;
     row02a_draining_on_reload = scenarios::drain::on_reload;
     row02a_draining_on_quit = scenarios::drain::on_quit;
     row02a_draining_on_winch = scenarios::drain::on_winch;

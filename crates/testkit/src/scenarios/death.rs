@@ -50,6 +50,30 @@ pub fn each_worker_in_turn(i: Integration) {
     ledger.nothing_else();
 }
 
+/// Rows 2, 6 and 3 in one second: a worker is killed and replaced, then a reload, then the stop. The replacement is
+/// there, so nothing holds the old generation open, and the stop is seen as one.
+pub fn then_a_reload_and_the_stop(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).workers(3).allow_kills());
+    let victim = nginx.workers()[1];
+    process::send(victim, Signal::KILL);
+    wait_death(&nginx, victim);
+    wait_starts(&nginx, 1, 4);
+    nginx.reload();
+    nginx.ready(2);
+    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    let mut ledger = nginx.end(Signal::QUIT);
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.take(Kind::WorkerStarted, 1);
+    ledger.one(Kind::WorkerDied, 1);
+    ledger.reloaded(2, 3, 3);
+    let end = ledger.graceful_end(1, 3, true);
+    let last = ledger.all().of_generation(Kind::WorkerExited, 1).last().map(|r| r.runner);
+    ledger.same("its last worker tells the end", &Some(end.runner), &last);
+    let end = ledger.graceful_end(2, 3, false);
+    ledger.same("counts at the end", &end.counts(), &(None, Some(0), None));
+    ledger.nothing_else();
+}
+
 /// Row 5, a worker that crashes.
 pub fn segmentation_fault(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).allow("exited on signal 11"));

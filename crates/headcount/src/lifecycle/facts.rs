@@ -1,0 +1,232 @@
+//! What is known at one moment, and what can be read off it.
+
+use super::{Intent, Liveness, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
+use crate::event::{Cause, Counts, GenerationId, Role};
+
+/// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
+/// the fact, 0 while it is not reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotFacts {
+    pub(crate) index: u32,
+    pub(crate) version: u64,
+    pub(crate) role: Role,
+    pub(crate) generation: GenerationId,
+    pub(crate) pid: u32,
+    pub(crate) worker_id: Option<u32>,
+    pub(crate) cause: Cause,
+    pub(crate) start_time: u64,
+    pub(crate) joined_ns: u64,
+    pub(crate) joined_wall_ns: u64,
+    pub(crate) intent: Intent,
+    pub(crate) intent_since_ns: u64,
+    pub(crate) heartbeat_ns: u64,
+    pub(crate) retry: bool,
+    pub(crate) started_seq: u64,
+    pub(crate) exited_seq: u64,
+    pub(crate) died_seq: u64,
+    pub(crate) stalled_seq: u64,
+    pub(crate) recovered_seq: u64,
+    pub(crate) wait_status: Option<i32>,
+    pub(crate) liveness: Liveness,
+}
+
+impl SlotFacts {
+    pub(crate) fn progress(&self, now: u64, stall_after: u64) -> Progress {
+        let watched = match self.intent {
+            Intent::Serving => true,
+            // Some servers cannot beat while they drain. One that has beaten since can.
+            Intent::Draining => self.heartbeat_ns > self.intent_since_ns,
+            Intent::Starting | Intent::Leaving => false,
+        };
+        if !watched || self.role != Role::Worker {
+            Progress::Unwatched
+        } else if now.saturating_sub(self.heartbeat_ns) > stall_after {
+            Progress::Overdue
+        } else {
+            Progress::Current
+        }
+    }
+
+    pub(super) fn is_reported_stalled(&self) -> bool {
+        self.stalled_seq > self.recovered_seq
+    }
+
+    /// Fit to watch the others: at work and making progress.
+    pub(crate) fn is_fit(&self, now: u64, stall_after: u64) -> bool {
+        self.role == Role::Worker
+            && self.liveness == Liveness::Alive
+            && matches!(self.intent, Intent::Serving | Intent::Starting)
+            && self.progress(now, stall_after) != Progress::Overdue
+    }
+
+    /// The next moment at which it could be found to be stalled.
+    pub(crate) fn stall_deadline(&self, now: u64, stall_after: u64) -> Option<u64> {
+        match self.progress(now, stall_after) {
+            Progress::Current => Some(self.heartbeat_ns.saturating_add(stall_after).saturating_add(1)),
+            Progress::Overdue | Progress::Unwatched => None,
+        }
+    }
+}
+
+/// What the registry says of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GenerationFacts {
+    pub(crate) index: u32,
+    pub(crate) id: GenerationId,
+    pub(crate) phase: Phase,
+    pub(crate) cause: Cause,
+    pub(crate) master_slot: u32,
+    pub(crate) master_version: u64,
+    pub(crate) master_pid: u32,
+    pub(crate) begun_ns: u64,
+    pub(crate) begun_wall_ns: u64,
+    pub(crate) expected: u32,
+    pub(crate) joined: u32,
+    /// Bit i: worker number i has joined.
+    pub(crate) came: u64,
+    /// When the last worker died that was not told to go, as [`coarse`] gives it.
+    pub(crate) died_at_work: u32,
+    pub(crate) started_seq: u64,
+    pub(crate) ended_seq: u64,
+    pub(crate) abandoned_seq: u64,
+    pub(crate) start_delivered: bool,
+    pub(crate) retry: bool,
+    /// A process waits for the node lock to join it. Only asked for where no worker is left.
+    pub(crate) joining: bool,
+}
+
+impl GenerationFacts {
+    /// All workers that it was to have have joined at some time. By their numbers where these are known: a
+    /// replacement that joins early must not stand for one that has not come yet.
+    pub(super) fn all_came(&self) -> bool {
+        match self.expected {
+            // Counted, and not compared with the numbers 0 to n-1: a server may number from 1.
+            1..=64 if self.came != 0 => self.came.count_ones() >= self.expected,
+            expected => self.joined > 0 && self.joined >= expected,
+        }
+    }
+
+    /// A worker died at work a moment ago: its master may have forked a replacement that has not joined yet.
+    pub(super) fn awaits_replacement(&self, now: u64) -> bool {
+        self.died_at_work != 0 && coarse(now).wrapping_sub(self.died_at_work) <= coarse(REPLACEMENT_GRACE_NS)
+    }
+
+    /// A worker with this number can only be a replacement.
+    pub(crate) fn is_replacement(&self, worker_id: Option<u32>) -> bool {
+        match worker_id {
+            Some(id) if id < 64 => self.came >> id & 1 == 1,
+            _ => self.expected > 0 && self.joined >= self.expected,
+        }
+    }
+
+    /// Counts as a neighbour of others: it is certain, and has not ended.
+    pub(super) fn is_there(&self) -> bool {
+        self.phase == Phase::Committed && self.ended_seq == 0
+    }
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) slots: Vec<SlotFacts>,
+    pub(crate) generations: Vec<GenerationFacts>,
+    pub(crate) now: u64,
+    pub(crate) stall_after: u64,
+    /// The number of an event whose callback must be run again, 0 if none.
+    pub(crate) redeliver_seq: u64,
+}
+
+impl Facts {
+    pub(crate) fn is_counted(&self, slot: &SlotFacts) -> bool {
+        slot.role == Role::Worker
+            && slot.liveness == Liveness::Alive
+            && slot.started_seq != 0
+            && slot.progress(self.now, self.stall_after) != Progress::Overdue
+    }
+
+    /// Whether a generation has all the workers that it is to have, those that have just joined with them: nobody
+    /// waits for a replacement any more.
+    pub(crate) fn is_complete(&self, id: GenerationId) -> bool {
+        let there = self.slots.iter().filter(|s| {
+            s.role == Role::Worker && s.generation == id && s.liveness == Liveness::Alive && s.exited_seq == 0
+        });
+        self.generation(id).is_some_and(|g| there.count() >= g.expected.max(1) as usize)
+    }
+
+    /// Whether a generation has no worker any more, reported or not.
+    pub(crate) fn is_empty(&self, id: GenerationId) -> bool {
+        !self.slots.iter().any(|s| s.role == Role::Worker && s.generation == id)
+    }
+
+    /// (workers, of which draining) of one generation.
+    fn tally(&self, id: GenerationId) -> (u32, u32) {
+        let counted = self.slots.iter().filter(|s| s.generation == id && self.is_counted(s));
+        counted.fold((0, 0), |(all, draining), s| {
+            (all + 1, draining + u32::from(s.intent == Intent::Draining))
+        })
+    }
+
+    pub(crate) fn counts(&self, id: GenerationId) -> Counts {
+        let there = self.generations.iter().filter(|g| g.is_there()).map(|g| g.id);
+        let prev = there.clone().filter(|&g| g < id).max().map(|g| self.tally(g));
+        let next = there.filter(|&g| g > id).min().map(|g| self.tally(g));
+        let (mine, draining) = self.tally(id);
+        Counts {
+            prev: prev.map(|p| p.0),
+            mine,
+            next: next.map(|n| n.0),
+            total: self.total(),
+            draining,
+            prev_draining: prev.map_or(0, |p| p.1),
+            next_draining: next.map_or(0, |n| n.1),
+        }
+    }
+
+    pub(crate) fn total(&self) -> u32 {
+        let counted = self.slots.iter().filter(|s| self.is_counted(s)).count();
+        u32::try_from(counted).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn generation(&self, id: GenerationId) -> Option<&GenerationFacts> {
+        self.generations.iter().find(|g| g.id == id)
+    }
+
+    /// Whether the master of a generation is alive; `None` if the reader cannot tell.
+    pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|s| s.index == generation.master_slot && s.version == generation.master_version);
+        match slot.map(|s| s.liveness) {
+            Some(Liveness::Alive) => Some(true),
+            Some(Liveness::Unknown) => None,
+            Some(Liveness::Gone) | None => Some(false),
+        }
+    }
+
+    pub(crate) fn state(&self, slot: &SlotFacts) -> State {
+        match slot.liveness {
+            Liveness::Unknown => State::Unknown,
+            Liveness::Gone if slot.exited_seq != 0 => State::Exited,
+            Liveness::Gone => State::Died,
+            Liveness::Alive => match (slot.progress(self.now, self.stall_after), slot.intent) {
+                (Progress::Overdue, _) => State::Stalled,
+                (_, Intent::Starting) => State::Starting,
+                (_, Intent::Draining) => State::Draining,
+                (_, Intent::Leaving) => State::Leaving,
+                (_, Intent::Serving) => {
+                    let orphaned = slot.role == Role::Worker
+                        && self.generation(slot.generation).is_some_and(|g| self.master_alive(g) == Some(false));
+                    if orphaned { State::Orphaned } else { State::Serving }
+                }
+            },
+        }
+    }
+
+    /// No other live worker than `me` is there to run callbacks.
+    pub(crate) fn nobody_else(&self, me: Option<u32>) -> bool {
+        !self.slots.iter().any(|s| {
+            s.role == Role::Worker && s.liveness != Liveness::Gone && Some(s.index) != me
+        })
+    }
+}
