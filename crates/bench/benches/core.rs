@@ -87,7 +87,7 @@ fn heartbeat(node: &Node) {
 }
 
 fn snapshot(node: &Node) {
-    heading("snapshot");
+    heading("a snapshot, and a transition, beside other workers");
     for workers in [4, 64] {
         let generation = begin(node, workers);
         let pids: Vec<_> = (0..workers).map(|n| worker_that_stays(&generation, n)).collect();
@@ -100,6 +100,17 @@ fn snapshot(node: &Node) {
             })
             .collect();
         line(&format!("{workers} workers"), &Sample::new(taken).to_string(), "64 workers: under 50 µs");
+        let joined: Vec<_> = (0..200)
+            .map(|_| {
+                let begun = Instant::now();
+                let (worker, transitions) = generation.join(Join::worker(None)).expect("join");
+                drop(transitions);
+                let took = begun.elapsed();
+                drop(worker.leave(Wait::Timeout).expect("leave"));
+                took
+            })
+            .collect();
+        line(&format!("joining {workers} workers"), &Sample::new(joined).to_string(), "-");
         end(&pids);
     }
 }

@@ -30,7 +30,12 @@ impl Node {
         // By process: one may be reported between the two looks.
         let mut dead: BTreeSet<u32> = unreported.map(|s| s.pid).collect();
         let mut end = self.newest_seq().saturating_add(1);
-        while end > 1 {
+        // As many looks as the journal has room for, whatever its head says.
+        let looks = self.inner.store.region.journal().len() as u64 / AT_ONCE + 2;
+        for _ in 0..looks {
+            if end <= 1 {
+                break;
+            }
             let start = end.saturating_sub(AT_ONCE).max(1);
             let batch = self.events(&mut Cursor::at(start), usize::try_from(end - start).unwrap_or(0));
             let deaths = batch.events.iter().filter(|e| e.kind == Kind::WorkerDied && e.generation == generation);

@@ -74,7 +74,9 @@ pub(crate) struct Hold {
     budget: Cell<usize>,
     /// What the kernel has said of slots since the last callback: asking is what a transition costs most.
     /// Somebody who dies within these microseconds is noticed by the next hold.
-    known: RefCell<BTreeMap<(u32, u64), Liveness>>,
+    known: RefCell<BTreeMap<u32, (u64, Liveness)>>,
+    /// When the steps must have come to an end, callbacks apart.
+    until: Cell<u64>,
 }
 
 impl Hold {
@@ -137,7 +139,8 @@ impl Hold {
             lock::wait_for_change(&header.wake_word, word, sleep);
         }
         let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
-        let hold = Hold { node: node.clone(), pid: process::pid(), budget, known: RefCell::default() };
+        let hold = Hold { node: node.clone(), pid: process::pid(), budget, known: RefCell::default(), until: Cell::new(0) };
+        hold.begin_to_count();
         let interrupted = header.holder_operation.load(Acquire) != 0;
         if interrupted {
             // The mark of the dead holder, its pid with it, stays until its damage is mended: should we die
@@ -161,12 +164,18 @@ impl Hold {
 
     fn facts_as_of(&self, head: u64) -> Facts {
         let inner = &self.node.inner;
-        let local = inner.local();
+        let own = inner.own_slots();
         let mut known = self.known.borrow_mut();
         let mut facts = inner.view().facts_as_of(head, &mut |index, version, pid| {
-            *known.entry((index, version)).or_insert_with(|| inner.liveness(&local, index, version, pid))
+            let ask = || (version, inner.liveness(&own, index, version, pid));
+            let answer = known.entry(index).or_insert_with(ask);
+            if answer.0 != version {
+                *answer = ask();
+            }
+            answer.1
         });
         inner.find_joining(&mut facts);
+        facts.own = own.iter().map(|s| s.index).collect();
         facts
     }
 
@@ -175,13 +184,19 @@ impl Hold {
     pub(crate) fn next_step(&self, scope: Scope) -> Option<Step> {
         let step = self.facts().next_step(scope)?;
         let left = self.budget.get();
-        if left == 0 {
+        if left == 0 || clock::boot_ns() > self.until.get() {
             let text = format!("{}: settling does not come to an end, the registry is being spoiled", self.node.inner.place());
             self.node.inner.notice(NoticeLevel::Warning, text);
             return None;
         }
         self.budget.set(left - 1);
         Some(step)
+    }
+
+    fn begin_to_count(&self) {
+        /// A thousand deaths at once take a tenth of it.
+        const LONGEST_NS: u64 = 2_000_000_000;
+        self.until.set(clock::boot_ns().saturating_add(LONGEST_NS));
     }
 
     /// The number that the next event will have.
@@ -210,6 +225,7 @@ impl Hold {
 
     pub(crate) fn callback_ends(&self) {
         self.known.borrow_mut().clear();
+        self.begin_to_count();
         self.node.inner.store.region.header().callback_seq.store(0, Release);
     }
 

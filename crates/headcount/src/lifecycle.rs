@@ -179,11 +179,12 @@ impl Facts {
         if !matches!(scope, Scope::Everything | Scope::LastWord) {
             return None;
         }
+        let judges = self.may_judge();
         self.slots.iter().filter(|s| s.liveness == Liveness::Alive && s.started_seq != 0).find_map(|s| {
             let slot = s.index;
             let overdue = s.progress(self.now, self.stall_after) == Progress::Overdue;
             match (overdue, s.is_reported_stalled()) {
-                (true, false) => Some(Step::ReportStalled { slot }),
+                (true, false) if judges => Some(Step::ReportStalled { slot }),
                 (false, true) => Some(Step::ReportRecovered { slot }),
                 _ => None,
             }

@@ -6,7 +6,7 @@ use crate::generation::{Begin, Generation};
 use crate::hold::{Hold, Operation, Wait};
 use crate::lifecycle::{Intent, Liveness, Phase, Scope};
 use crate::node::{Node, OPEN_LOCKS, SlotRef};
-use crate::sys::atomic::Ordering::{AcqRel, Relaxed};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::process;
 use crate::transitions::{Reported, Stage, Transitions, tidy};
 
@@ -44,7 +44,23 @@ impl Node {
     /// worker begins it.
     #[must_use]
     pub fn reserve_generation(&self) -> GenerationId {
-        self.inner.store.region.header().last_generation.fetch_add(1, AcqRel).wrapping_add(1)
+        /// As many as a Lua number holds exactly.
+        const MOST: GenerationId = 1 << 53;
+        let last = &self.inner.store.region.header().last_generation;
+        let mut old = last.load(Acquire);
+        loop {
+            let next = if old < MOST {
+                old + 1
+            } else {
+                // Somebody has spoiled it: go on from what is in the table.
+                let known = self.inner.view().used_generations().iter().map(|g| g.id.load(Relaxed));
+                known.filter(|&id| id < MOST).max().unwrap_or(0) + 1
+            };
+            match last.compare_exchange(old, next, AcqRel, Acquire) {
+                Ok(_) => return next,
+                Err(now) => old = now,
+            }
+        }
     }
 
     /// Makes this process the master, if the one that opened the node was only its parent that went into
@@ -55,7 +71,9 @@ impl Node {
     /// As those of [`Generation::join`].
     pub fn adopt_master(&self) -> Result<bool> {
         let local = self.inner.local();
-        let Some((old, old_pid)) = local.inherited_master.filter(|_| local.master.is_none() && local.joined.is_empty())
+        let Some((old, old_pid)) = local
+            .inherited_master
+            .filter(|_| local.master.is_none() && local.joined.is_empty() && !local.no_master)
         else {
             return Ok(false);
         };
@@ -64,12 +82,11 @@ impl Node {
         // this time is a master, and we are a child of its own.
         const PATIENCE: u32 = 100;
         for attempt in 0.. {
-            let local = self.inner.local();
-            if self.inner.liveness(&local, old.index, old.version, old_pid) != Liveness::Alive {
+            if self.inner.liveness(&[], old.index, old.version, old_pid) != Liveness::Alive {
                 break;
             }
-            drop(local);
             if attempt == PATIENCE {
+                self.inner.local().no_master = true;
                 return Ok(false);
             }
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -18,7 +18,7 @@ use crate::seqlock::rewrite;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sys::{clock, lock, process};
+use crate::sys::{clock, lock, pipe, process};
 use crate::view::View;
 
 /// One server instance on one host, as one of its processes sees it.
@@ -89,6 +89,8 @@ pub(crate) struct Local {
     pub(crate) holder: Option<ThreadId>,
     /// The newest generation that this process, as a master, has begun.
     pub(crate) begun: Option<GenerationId>,
+    /// A child of a master, found out by a fork of its own: it is not to be asked again at each of them.
+    pub(crate) no_master: bool,
 }
 
 /// Every node that this process has open, by the path that was asked for. Nothing is ever taken out.
@@ -128,7 +130,9 @@ impl NodeInner {
                 (None, _) => local.inherited_master,
             };
             let begun = local.begun;
-            *local = Local { pid, inherited_master, begun, ..Local::default() };
+            // What a child forks is no master either.
+            let no_master = local.no_master && local.master.is_none();
+            *local = Local { pid, inherited_master, begun, no_master, ..Local::default() };
         }
         local
     }
@@ -169,18 +173,30 @@ impl NodeInner {
     }
 
     /// Whether the process in a slot is alive, by the kernel.
-    pub(crate) fn liveness(&self, local: &Local, index: u32, version: u64, pid: u32) -> Liveness {
-        let own = SlotRef { index, version };
-        if local.master == Some(own) || local.joined.contains(&own) {
+    pub(crate) fn liveness(&self, own: &[SlotRef], index: u32, version: u64, pid: u32) -> Liveness {
+        if own.contains(&SlotRef { index, version }) {
             return Liveness::Alive;
         }
         match lock::test(self.store.lock_file.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
-            // A holder whose pid is another than the slot's is another process: the slot's is gone. Pid 0
-            // is one in a pid namespace that we cannot see into.
+            // Pid 0 is one in a pid namespace that we cannot see into.
             Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
+            // Another pid is another process, and the slot's is gone; unless it is the same one, called otherwise
+            // in our pid namespace.
+            Ok(lock::ByteLock::Held(holder)) if self.started_at(index, holder) => Liveness::Alive,
             Ok(_) => Liveness::Gone,
             Err(_) => Liveness::Unknown,
         }
+    }
+
+    fn started_at(&self, index: u32, pid: u32) -> bool {
+        let then = self.slot(index).map_or(0, |s| s.start_time.load(Relaxed));
+        then != 0 && process::start_time(pid) == Some(then)
+    }
+
+    /// The slots that this process holds, which the kernel does not show to it as locked.
+    pub(crate) fn own_slots(&self) -> Vec<SlotRef> {
+        let local = self.local();
+        local.master.iter().chain(&local.joined).copied().collect()
     }
 
     /// Asks of each generation without workers whether somebody is about to join it.
@@ -196,7 +212,7 @@ impl NodeInner {
 
     /// Tells the sentinel to look. Never blocks; a full pipe has told it already.
     pub(crate) fn wake(&self) {
-        let _ = rustix::io::write(&self.store.wake_write, &[1]);
+        pipe::put(&self.store.wake_write, &self.store.wake_read, &self.store.sink);
     }
 }
 
@@ -371,10 +387,11 @@ impl Node {
     }
 
     pub(crate) fn facts(&self) -> Facts {
-        let local = self.inner.local();
-        let mut facts = self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&local, index, version, pid));
-        drop(local);
+        let own = self.inner.own_slots();
+        let mut facts =
+            self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&own, index, version, pid));
         self.inner.find_joining(&mut facts);
+        facts.own = own.iter().map(|s| s.index).collect();
         facts
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fstat, open};
@@ -26,7 +27,25 @@ pub struct Observer {
     path: PathBuf,
     file: OwnedFd,
     geometry: Geometry,
-    locks: Option<OwnedFd>,
+    locks: Option<&'static OwnedFd>,
+}
+
+/// Lock files that this process has looked at. They are never closed: should the process become part of such a node,
+/// closing one would drop all its locks there.
+static LOOKED_AT: Mutex<Vec<((u64, u64), &'static OwnedFd)>> = Mutex::new(Vec::new());
+
+fn open_locks(path: &Path) -> Option<&'static OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut looked_at = relock(&LOOKED_AT);
+    let identity = store::lock_identity(path)?;
+    if let Some((_, known)) = looked_at.iter().find(|(known, _)| *known == identity) {
+        return Some(known);
+    }
+    // Not being allowed to is no failure.
+    let fd: &OwnedFd = Box::leak(Box::new(open(store::lock_path(path), flags, Mode::empty()).ok()?));
+    let stat = fstat(fd).ok()?;
+    looked_at.push(((stat.st_dev, stat.st_ino), fd));
+    Some(fd)
 }
 
 impl Observer {
@@ -46,9 +65,7 @@ impl Observer {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = open(path, flags, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))?;
-        let lock_path = store::lock_path(path);
-        // Not being allowed to is no failure.
-        let locks = open(&lock_path, flags, Mode::empty()).ok();
+        let locks = open_locks(path);
         let geometry = read_geometry(&file, path)?;
         Ok(Observer { path: path.to_owned(), file, geometry, locks })
     }
@@ -96,15 +113,18 @@ impl Observer {
     }
 
     fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
-        if let Some(locks) = &self.locks {
+        let start_time =
+            region.slots().get(index as usize).map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
+        if let Some(locks) = self.locks {
             return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
                 Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
+                // The same one, called otherwise in our pid namespace.
+                Ok(lock::ByteLock::Held(holder)) if process::start_time(holder) == start_time => Liveness::Alive,
                 Ok(_) if self.still(index, version) => Liveness::Gone,
                 // It left between our copy and our question.
                 Ok(_) | Err(_) => Liveness::Unknown,
             };
         }
-        let start_time = region.slots().get(index as usize).map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
         match (process::start_time(pid), start_time) {
             (Some(now), Some(then)) if now == then && then != 0 => Liveness::Alive,
             (Some(_), Some(then)) if then != 0 => Liveness::Gone,

@@ -96,13 +96,13 @@ impl Options {
     /// Opens the node. To be called in the master before it forks; each later call with the same path in
     /// the same process gives the same node, with the new timings.
     ///
-    /// Where no file can be made or used, the node runs on memory of its own, and
-    /// [`Node::take_notices`] says why. Where another live server has the node already, this one becomes
-    /// `NAME-2`, and a notice says so.
+    /// Where no file can be made or used, or its lock is held by somebody for 5 s, the node runs on memory of its
+    /// own, and [`Node::take_notices`] says why. Where another live server has the node already, this one
+    /// becomes `NAME-2`, and a notice says so.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] for an option that is not allowed, [`ErrorKind::Io`] when there is
-    /// not even memory, [`ErrorKind::LockTimeout`] when another process holds the node lock.
+    /// not even memory.
     pub fn open(&self) -> Result<Node> {
         Node::open(self)
     }

@@ -19,11 +19,11 @@ use rustix::time::{
 use crate::error::{Error, Result};
 use crate::event::Role;
 use crate::hold::{Hold, Operation, Wait};
-use crate::lifecycle::{Facts, Intent, Liveness, Scope, SlotFacts};
+use crate::lifecycle::{Facts, Intent, Liveness, Progress, Scope, SlotFacts};
 use crate::node::{Node, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
 use crate::sys::process::PidfdState;
-use crate::sys::{clock, process};
+use crate::sys::{clock, pipe, process};
 use crate::transitions::{Stage, Transitions};
 
 /// What a worker is told about the other processes of its node.
@@ -38,6 +38,7 @@ pub struct Watch {
     epoll: OwnedFd,
     timer: OwnedFd,
     watched: HashMap<u32, Watched>,
+    most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
     dead_since: HashMap<(u32, u64), u64>,
     ear: Ear,
@@ -54,13 +55,15 @@ pub struct Watch {
 enum Ear {
     Deaf,
     /// Told of each wake-up, and leaves it to the sentinel, unless that is not fit any more: a sentinel that drains
-    /// may have no loop that looks after the others, and it does not die, so that nothing else would tell.
+    /// may have no loop that looks after the others, and it does not die, so that nothing else would tell. A sentinel
+    /// that drains listens like this, too: what it took out of the pipe, its deputy would not find.
     Deputy,
     Sentinel,
 }
 
 struct Watched {
     version: u64,
+    pid: u32,
     pidfd: OwnedFd,
 }
 
@@ -93,6 +96,7 @@ impl Watch {
             epoll,
             timer,
             watched: HashMap::new(),
+            most_watched: process::descriptor_limit() / 4,
             dead_since: HashMap::new(),
             ear: Ear::Deaf,
             busy_since: None,
@@ -127,14 +131,27 @@ impl Watch {
             self.listen(Ear::Deaf)?;
             return Ok(Transitions::none());
         };
+        if me.progress(now, facts.stall_after) == Progress::Overdue {
+            // We run, and have not beaten: it was us who slept.
+            self.be_patient(now);
+        }
         if !self.is_sentinel() && !self.take_over(&facts, me) {
-            self.watch_sentinel(&facts);
-            self.listen(if self.is_deputy(&facts) { Ear::Deputy } else { Ear::Deaf })?;
+            let deputy = self.deputy(&facts);
+            self.watch_office(&facts, deputy);
+            self.listen(if deputy == Some(self.me.index) { Ear::Deputy } else { Ear::Deaf })?;
             self.arm(self.next_look_at_sentinel(&facts))?;
             return Ok(Transitions::none());
         }
-        // One that drains stays until somebody has taken over.
-        self.listen(Ear::Sentinel)?;
+        // One that drains stays until somebody has taken over, and leaves the wake-up to them.
+        let leaves = me.intent == Intent::Draining && self.deputy(&facts).is_some();
+        self.listen(if leaves { Ear::Deputy } else { Ear::Sentinel })?;
+        let facts = if leaves {
+            facts
+        } else {
+            // Before the look that counts: whoever wakes us after this, wakes us again.
+            pipe::drain(&self.node.inner.store.wake_read, &self.node.inner.store.sink);
+            self.node.facts()
+        };
         self.watch_all(&facts);
         let undecided = self.find_causes(&facts, now);
         if undecided {
@@ -167,8 +184,12 @@ impl Watch {
     fn notice_own_sleep(&mut self, now: u64) {
         let settings = self.node.inner.settings();
         if now.saturating_sub(self.due.get()) > ns(settings.stall_after / 2) {
-            self.judge_not_before = now.saturating_add(2 * ns(settings.heartbeat_interval));
+            self.be_patient(now);
         }
+    }
+
+    fn be_patient(&mut self, now: u64) {
+        self.judge_not_before = now.saturating_add(2 * ns(self.node.inner.settings().heartbeat_interval));
     }
 
     fn only_stalls(&self, facts: &Facts) -> bool {
@@ -184,12 +205,8 @@ impl Watch {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
         }
-        let mut buffer = [0; 512];
-        // Empty is what they shall be.
-        let _ = rustix::io::read(&self.timer, &mut buffer);
-        if self.ear == Ear::Sentinel {
-            while rustix::io::read(&self.node.inner.store.wake_read, &mut buffer).is_ok_and(|n| n == buffer.len()) {}
-        }
+        // Empty is what it shall be.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
         Ok(())
     }
 
@@ -212,10 +229,10 @@ impl Watch {
     }
 
     /// The first who is to take over: of those who are fit, one of the newest generation, which lives longest.
-    fn is_deputy(&self, facts: &Facts) -> bool {
+    fn deputy(&self, facts: &Facts) -> Option<u32> {
         let sentinel = sentinel_index(&self.node);
         let others = facts.slots.iter().filter(|s| Some(s.index) != sentinel && s.is_fit(facts.now, facts.stall_after));
-        others.max_by_key(|s| (s.generation, Reverse(s.index))).is_some_and(|s| s.index == self.me.index)
+        others.max_by_key(|s| (s.generation, Reverse(s.index))).map(|s| s.index)
     }
 
     fn listen(&mut self, ear: Ear) -> Result<()> {
@@ -236,10 +253,12 @@ impl Watch {
         done.map_err(|e| Error::io("listen to the wake-up pipe", e.into()))
     }
 
-    fn watch_sentinel(&mut self, facts: &Facts) {
-        let index = sentinel_index(&self.node);
-        self.watched.retain(|watched, _| Some(*watched) == index);
-        if let Some(slot) = facts.slots.iter().find(|s| Some(s.index) == index) {
+    /// The sentinel, and the one who takes over from it: that may have happened since, without our having been told.
+    fn watch_office(&mut self, facts: &Facts, deputy: Option<u32>) {
+        let (sentinel, me) = (sentinel_index(&self.node), self.me.index);
+        let holds_it = |index: u32| [sentinel, deputy].contains(&Some(index)) && index != me;
+        self.watched.retain(|index, _| holds_it(*index));
+        for slot in facts.slots.iter().filter(|s| holds_it(s.index)) {
             self.watch(slot);
         }
     }
@@ -256,14 +275,17 @@ impl Watch {
         if self.watched.get(&slot.index).is_some_and(|w| w.version == slot.version) || slot.liveness != Liveness::Alive {
             return;
         }
+        // The descriptors are the server's first of all. Who is not watched is looked at once a second. One process in
+        // many slots is somebody who wants to use them up.
+        if self.watched.len() >= self.most_watched || self.watched.values().any(|w| w.pid == slot.pid) {
+            return;
+        }
         let Ok(pidfd) = process::open_pidfd(slot.pid) else {
             // Gone in this moment (the next look sees it), or no descriptors left (the timer stands in).
             return;
         };
         // Only now is it certain that the pidfd is of that process, and not of one that got its number.
-        let local = self.node.inner.local();
-        let still = self.node.inner.liveness(&local, slot.index, slot.version, slot.pid) == Liveness::Alive;
-        drop(local);
+        let still = self.node.inner.liveness(&[], slot.index, slot.version, slot.pid) == Liveness::Alive;
         if !still {
             return;
         }
@@ -271,7 +293,7 @@ impl Watch {
         // Edges: a death is one, and the parent's asking for the status is another.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         if epoll::add(&self.epoll, &pidfd, data, flags).is_ok() {
-            self.watched.insert(slot.index, Watched { version: slot.version, pidfd });
+            self.watched.insert(slot.index, Watched { version: slot.version, pid: slot.pid, pidfd });
         }
     }
 

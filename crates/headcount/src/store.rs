@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs, mknodat, open,
+    FallocateFlags, FileType, Mode, OFlags, SealFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs, mknodat, open,
 };
 use rustix::io::Errno;
 
@@ -26,6 +26,8 @@ pub(crate) struct Store {
     pub(crate) lock_file: OwnedFd,
     pub(crate) wake_read: OwnedFd,
     pub(crate) wake_write: OwnedFd,
+    /// Where what was in the wake-up pipe goes.
+    pub(crate) sink: OwnedFd,
     pub(crate) path: Option<PathBuf>,
 }
 
@@ -139,12 +141,16 @@ pub(crate) fn lock_identity(registry: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
+const LONGEST_OPENING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// The mutual exclusion of those who open: the node lock, waited for without a holder's record, because
 /// before the registry is open there is no memory to read one from.
 struct OpenLock<'a>(BorrowedFd<'a>);
 
 impl<'a> OpenLock<'a> {
     fn take(fd: BorrowedFd<'a>, path: &Path, timeout: std::time::Duration) -> Result<OpenLock<'a>> {
+        // A start must not wait for a slow callback of the run before, nor for somebody who means harm.
+        let timeout = timeout.min(LONGEST_OPENING);
         let deadline = clock::boot_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let nobody = crate::sys::atomic::AtomicU32::new(0);
         loop {
@@ -158,7 +164,10 @@ impl<'a> OpenLock<'a> {
                 };
                 return Err(Error::new(
                     ErrorKind::LockTimeout,
-                    format!("{holder} has held the lock {} for {timeout:?}; nothing was opened", path.display()),
+                    format!(
+                        "{holder} has held the lock {} for {timeout:?} (if it is none of a running server's, end it)",
+                        path.display()
+                    ),
                 ));
             }
             lock::wait_for_change(&nobody, 0, std::time::Duration::from_millis(5));
@@ -183,9 +192,10 @@ impl Store {
     ) -> Result<(Store, Remarks)> {
         check_folder(path)?;
         let lock_at = lock_path(path);
-        let private = Mode::RUSR | Mode::WUSR;
-        let lock_file =
-            make_or_open(&lock_at, OFlags::RDWR | OFlags::CREATE, private, FileType::RegularFile, 0o077)?;
+        // A FIFO carries record locks as well as a regular file does, and a worker that inherited its descriptor
+        // cannot fill up the file system through it.
+        make_fifo(&lock_at)?;
+        let lock_file = make_or_open(&lock_at, OFlags::RDWR, Mode::empty(), FileType::Fifo, 0o077)?;
         let guard = OpenLock::take(lock_file.as_fd(), &lock_at, timeout)?;
         let lock_stat = fstat(&lock_file).map_err(|e| Error::file("look at", &lock_at, e.into()))?;
         let lock_id = [lock_stat.st_dev, lock_stat.st_ino];
@@ -224,13 +234,17 @@ impl Store {
         };
         let region = match registry {
             Some((fd, geometry)) => {
+                // A hole in it would be filled at the first touch, or be fatal where there is no room.
+                fallocate(&fd, FallocateFlags::empty(), 0, geometry.file_size() as u64)
+                    .map_err(|e| Error::file("get room for", path, e.into()))?;
                 Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("map", path, e))?
             }
             None => create(path, name, geometry, lock_id)?,
         };
         let (wake_read, wake_write) = open_wake_pipe(&wake_path(path))?;
         drop(guard);
-        Ok((Store { region, lock_file, wake_read, wake_write, path: Some(path.to_owned()) }, remarks))
+        let sink = open_sink()?;
+        Ok((Store { region, lock_file, wake_read, wake_write, sink, path: Some(path.to_owned()) }, remarks))
     }
 
     /// The identity of the lock file that is open.
@@ -242,12 +256,15 @@ impl Store {
     pub(crate) fn anonymous(name: &str, geometry: Geometry) -> Result<Store> {
         let memory = |e: io::Error| Error::io("get shared memory for a node without files", e);
         let region = Region::anonymous(geometry).map_err(memory)?;
-        let lock_file = rustix::fs::memfd_create("headcount-lock", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(|e| memory(e.into()))?;
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let lock_file = rustix::fs::memfd_create("headcount-lock", flags).map_err(|e| memory(e.into()))?;
+        // It carries locks and nothing else: no worker can make memory of it.
+        let sealed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&lock_file, sealed).map_err(|e| memory(e.into()))?;
         let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (wake_read, wake_write) = rustix::pipe::pipe_with(flags).map_err(|e| memory(e.into()))?;
         initialise(region.header(), name, geometry, [0, 0]);
-        Ok(Store { region, lock_file, wake_read, wake_write, path: None })
+        Ok(Store { region, lock_file, wake_read, wake_write, sink: open_sink()?, path: None })
     }
 }
 
@@ -440,8 +457,9 @@ fn initialise(header: &Header, name: &str, geometry: Geometry, lock_id: [u64; 2]
 
 /// The node's name as the registry tells it.
 pub(crate) fn stored_name(header: &Header) -> String {
-    let bytes: Vec<u8> = header.name.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).take_while(|&b| b != 0).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+    let bytes = header.name.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).take_while(|&b| b != 0);
+    // Whoever has the memory can write into it, and it is shown on people's terminals.
+    bytes.map(char::from).map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' }).collect()
 }
 
 /// The boot that we are in; zeros where `/proc` does not tell.
@@ -452,14 +470,22 @@ pub(crate) fn boot_id() -> [u64; 2] {
     [(value >> 64) as u64, value as u64]
 }
 
+fn make_fifo(path: &Path) -> Result<()> {
+    match mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(Error::file("make", path, e.into())),
+    }
+}
+
+fn open_sink() -> Result<OwnedFd> {
+    let path = Path::new("/dev/null");
+    open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))
+}
+
 /// A named pipe, so that also a process that was not forked from the opener (an upgraded master's
 /// workers) can wake the sentinel.
 fn open_wake_pipe(path: &Path) -> Result<(OwnedFd, OwnedFd)> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    match mknodat(rustix::fs::CWD, path, FileType::Fifo, mode, 0) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(Error::file("make", path, e.into())),
-    }
+    make_fifo(path)?;
     let read = make_or_open(path, OFlags::RDWR, Mode::empty(), FileType::Fifo, 0o077)?;
     let write = read.try_clone().map_err(|e| Error::file("open", path, e))?;
     Ok((read, write))

@@ -196,11 +196,38 @@ fn a_long_callback_is_no_stall() {
     let generation = home.begin(2);
     let mut sibling = home.serving(&generation, 0);
     home.callbacks.plan(Kind::WorkerStarted, Act::Sleep, 1, Duration::from_millis(700));
-    let mut slow = start(&generation, home.callbacks, Habit::Serving, Join::worker(Some(1)));
+    // It has never beaten when its callback ends: its time begins then.
+    let mut slow = start(&generation, home.callbacks, Habit::Quiet, Join::worker(Some(1)));
     slow.expect("joined");
-    moment();
-    assert!(home.about(Kind::WorkerStalled).is_empty(), "{:?}", home.events());
+    let begun = Instant::now();
+    home.wait_for_callback(Kind::WorkerStalled, slow.pid());
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(250), "stalled after {took:?}");
     leave_all([&mut slow, &mut sibling]);
+}
+
+/// A machine that was suspended, or a container that was frozen.
+#[test]
+fn nobody_has_stalled_when_all_of_them_have_slept() {
+    let _alone = alone();
+    let mut home = impatient();
+    let generation = home.begin(3);
+    let mut workers: Vec<Child> = (0..3).map(|n| home.serving(&generation, n)).collect();
+    wait_for("a sentinel", || home.node.snapshot().sentinel);
+    for _ in 0..3 {
+        workers.iter().for_each(|w| w.signal(Signal::SIGSTOP));
+        std::thread::sleep(Duration::from_millis(700));
+        // The sentinel first, who sees the others' old heartbeats.
+        let sentinel = home.node.snapshot().sentinel;
+        workers.sort_by_key(|w| Some(w.pid()) != sentinel);
+        for child in &workers {
+            child.signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        moment();
+    }
+    assert!(home.about(Kind::WorkerStalled).is_empty(), "{:?}", home.about(Kind::WorkerStalled));
+    leave_all(&mut workers);
 }
 
 /// Forks until the kernel gives out this process id.
@@ -339,31 +366,32 @@ fn sixty_four_workers_start_die_and_leave() {
     home.check();
 }
 
-/// One that drains may have no loop any more that looks after the others.
+/// One that drains may have no loop any more that looks after the others; and the one that takes over may be the
+/// next to die, before the others have looked who it is.
 #[test]
 fn a_death_is_seen_at_once_also_while_the_sentinel_drains() {
     let _alone = alone();
-    for looks_away in [false, true] {
+    for (looks_away, kills_the_new_one) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut home = Home::new();
-        let generation = home.begin(6);
-        let mut workers: Vec<Child> = (0..6).map(|n| home.serving(&generation, n)).collect();
-        for _ in 0..3 {
-            let sentinel = wait_for("a sentinel", || home.node.snapshot().sentinel);
-            let at = workers.iter().position(|w| w.pid() == sentinel).expect("one of them");
-            workers[at].tell("drain");
-            if looks_away {
-                workers[at].tell("look away");
-                wait_for("another sentinel", || home.node.snapshot().sentinel.filter(|&pid| pid != sentinel));
-            }
-            let victim =
-                workers.iter().position(|w| Some(w.pid()) != home.node.snapshot().sentinel).expect("another");
-            let mut victim = workers.remove(victim);
-            let begun = Instant::now();
-            home.kill(&mut victim);
-            home.wait_for_callback(Kind::WorkerDied, victim.pid());
-            let took = begun.elapsed();
-            assert!(took < Duration::from_millis(250), "{took:?}");
+        let generation = home.begin(4);
+        let mut workers: Vec<Child> = (0..4).map(|n| home.serving(&generation, n)).collect();
+        let first = wait_for("a sentinel", || home.node.snapshot().sentinel);
+        let at = workers.iter().position(|w| w.pid() == first).expect("one of them");
+        workers[at].tell("drain");
+        if looks_away {
+            workers[at].tell("look away");
         }
+        let begun = Instant::now();
+        let second = wait_for("another sentinel", || home.node.snapshot().sentinel.filter(|&pid| pid != first));
+        let empty = begun.elapsed();
+        let victim = workers.iter().position(|w| w.pid() != first && (w.pid() == second) == kills_the_new_one);
+        let mut victim = workers.remove(victim.expect("another one"));
+        let begun = Instant::now();
+        home.kill(&mut victim);
+        home.wait_for_callback(Kind::WorkerDied, victim.pid());
+        let took = begun.elapsed();
+        let limit = Duration::from_millis(250);
+        assert!(empty < limit && took < limit, "{looks_away}, {kills_the_new_one}: {empty:?}, {took:?}");
         leave_all(&mut workers);
     }
 }
@@ -371,7 +399,8 @@ fn a_death_is_seen_at_once_also_while_the_sentinel_drains() {
 #[test]
 fn a_worker_that_has_left_beats_for_nobody_else() {
     let _alone = alone();
-    let mut home = impatient();
+    // Room for one more: who leaves makes room at once, although its process goes on.
+    let mut home = Home::with(|options| options.stall_after(Duration::from_millis(300)).slots(3));
     let generation = home.begin(2);
     let mut sibling = home.serving(&generation, 0);
     let callbacks = home.callbacks;

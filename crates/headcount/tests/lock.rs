@@ -198,16 +198,29 @@ fn no_two_callbacks_run_at_the_same_time() {
         if inside.fetch_add(1, SeqCst) != 0 {
             overlaps.fetch_add(1, SeqCst);
         }
-        std::hint::spin_loop();
+        // Long enough for another to come in, if it could.
+        (0..500).for_each(|_| std::hint::spin_loop());
         inside.fetch_sub(1, SeqCst);
+    };
+    // Without waiting: then each release is raced for by those who try at that very moment.
+    let patiently = |call: &dyn Fn() -> headcount::Result<headcount::Transitions>| loop {
+        match call() {
+            Ok(transitions) => return transitions.run(handler),
+            Err(e) => assert!(e.is_busy(), "{e}"),
+        }
     };
     let generations: Vec<_> = (0..6).map(|_| home.begin(0)).collect();
     let lives = |generation: &headcount::Generation, stop: &AtomicBool| {
         let mut lives = 0;
         while !stop.load(SeqCst) {
-            let (worker, transitions) = generation.join(Join::worker(None)).expect("join");
-            transitions.run(handler);
-            worker.leave(Wait::Timeout).expect("leave").run(handler);
+            let worker = std::cell::OnceCell::new();
+            patiently(&|| {
+                let (joined, transitions) = generation.join(Join::worker(None).wait(Wait::Try))?;
+                assert!(worker.set(joined).is_ok(), "joined once");
+                Ok(transitions)
+            });
+            let worker = worker.get().expect("joined");
+            patiently(&|| worker.leave(Wait::Try));
             lives += 1;
         }
         lives

@@ -202,6 +202,10 @@ fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know(
         let states: Vec<State> = states(&observer, &pids).into_iter().map(|(_, state)| state).collect();
         // There is a process with that number, and nothing says whether it is the same.
         assert_eq!(states[..4], [State::Unknown; 4]);
+        line.say("seen");
+        line.expect("start times are others");
+        let states: Vec<State> = self::states(&observer, &pids).into_iter().map(|(_, state)| state).collect();
+        assert_eq!(states[..4], [State::Died; 4], "the numbers belong to others by now");
         0
     });
     nobody.expect("seen");
@@ -209,6 +213,9 @@ fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know(
     let words = registry::words(&place.registry());
     (0..16).for_each(|slot| words[(4096 + slot * 128 + 32) / 8].store(0, SeqCst));
     nobody.say("start times are gone");
+    nobody.expect("seen");
+    (0..16).for_each(|slot| words[(4096 + slot * 128 + 32) / 8].store(7, SeqCst));
+    nobody.say("start times are others");
     nobody.ended_well();
     master.say("end");
     master.ended_well();

@@ -134,6 +134,8 @@ pub(crate) struct Facts {
     pub(crate) stall_after: u64,
     /// The number of an event whose callback must be run again, 0 if none.
     pub(crate) redeliver_seq: u64,
+    /// The slots of the process that looks.
+    pub(crate) own: Vec<u32>,
 }
 
 impl Facts {
@@ -142,6 +144,12 @@ impl Facts {
             && slot.liveness == Liveness::Alive
             && slot.started_seq != 0
             && slot.progress(self.now, self.stall_after) != Progress::Overdue
+    }
+
+    /// Whoever judges must have beaten himself: if he has not, it was he who slept, and nobody had a chance to beat.
+    pub(super) fn may_judge(&self) -> bool {
+        let own = self.slots.iter().filter(|s| self.own.contains(&s.index));
+        own.map(|s| s.progress(self.now, self.stall_after)).all(|p| p != Progress::Overdue)
     }
 
     /// Whether a generation has all the workers that it is to have, those that have just joined with them: nobody

@@ -16,7 +16,7 @@ pub(crate) struct Region {
     base: NonNull<u8>,
     geometry: Geometry,
     // Keeps a private copy alive; `None` for a mapping.
-    _copy: Option<Box<[Page]>>,
+    _copy: Option<Vec<Page>>,
 }
 
 /// What a private copy is made of, for its alignment.
@@ -75,8 +75,7 @@ impl Region {
     }
 
     /// A private copy, as a reader makes it. `None` if it is too short for `geometry`.
-    pub(crate) fn copy(pages: Vec<Page>, geometry: Geometry) -> Option<Region> {
-        let mut pages = pages.into_boxed_slice();
+    pub(crate) fn copy(mut pages: Vec<Page>, geometry: Geometry) -> Option<Region> {
         if size_of_val(&*pages) < geometry.file_size() {
             return None;
         }
@@ -84,7 +83,7 @@ impl Region {
         Region::new(base, geometry, Some(pages)).ok()
     }
 
-    fn new(base: *mut u8, geometry: Geometry, copy: Option<Box<[Page]>>) -> io::Result<Region> {
+    fn new(base: *mut u8, geometry: Geometry, copy: Option<Vec<Page>>) -> io::Result<Region> {
         let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Region { base, geometry, _copy: copy })
     }

@@ -8,4 +8,6 @@ pub(crate) mod clock;
 pub(crate) mod lock;
 #[cfg(not(loom))]
 pub(crate) mod map;
+#[cfg(not(loom))]
+pub(crate) mod pipe;
 pub(crate) mod process;
