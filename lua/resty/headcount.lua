@@ -124,6 +124,12 @@ local function begin()
   if err then node.log(ngx.ERR, err) end
   node.log_notices()
   if self.generation == 0 then
+    -- Nobody could end the event, and free the lock, once the handle is gone.
+    node.pass_over(code)
+    if not err then
+      err = "the registry gave the generation no number, and this server is not counted: is it spoiled?"
+      node.log(ngx.ERR, err)
+    end
     self.failure = err
     node.handle = nil
     return nil, err

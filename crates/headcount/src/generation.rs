@@ -143,6 +143,12 @@ impl Generation {
         Ok(record.marks.fetch_or(bit, AcqRel) & bit == 0)
     }
 
+    /// Whether a worker of this number has joined before.
+    fn has_had(&self, worker_id: Option<u32>) -> bool {
+        let came = self.node.generation_record(self.id).map_or(0, |g| g.came.load(Relaxed));
+        worker_id.is_none_or(|id| id >= 64 || came >> id & 1 == 1)
+    }
+
     fn change_phase(&self, from: Phase, to: Phase) {
         if let Some(record) = self.node.generation_record(self.id) {
             // Losing the race means that it is past this already.
@@ -165,7 +171,7 @@ impl Generation {
             ));
         }
         let joining = (join.role == Role::Worker).then(|| Joining::announce(node, self.id)).flatten();
-        if join.wait != Wait::Try {
+        if join.wait != Wait::Try && (join.respawn || self.has_had(join.worker_id)) {
             node.let_sentinel_go_first();
         }
         let hold = Hold::acquire(node, join.wait, Operation::Join)?;
@@ -214,8 +220,9 @@ impl Node {
         loop {
             let word = header.wake_word.load(Acquire);
             let facts = self.facts();
-            // If the sentinel itself is the dead one, another takes over at once.
-            let at_work = facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
+            // If the sentinel itself is the dead one, another takes over at once. Without any, nobody watches.
+            let at_work = header.sentinel.load(Acquire) != 0
+                && facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
             let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
             if !at_work || !open || facts.now > deadline {
                 return;

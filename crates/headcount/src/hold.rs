@@ -175,6 +175,7 @@ impl Hold {
             answer.1
         });
         inner.find_joining(&mut facts);
+        facts.as_reported = true;
         facts.own = own.iter().map(|s| s.index).collect();
         facts
     }

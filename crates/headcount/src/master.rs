@@ -17,8 +17,8 @@ impl Node {
     /// [`Generation::commit`] and [`Generation::abandon`].
     ///
     /// # Errors
-    /// [`ErrorKind::LockTimeout`] if the node lock was not to be had: then [`Node::reserve_generation`]
-    /// gives a number that workers can join all the same. [`ErrorKind::Full`] if there are too many
+    /// [`crate::ErrorKind::LockTimeout`] if the node lock was not to be had: then [`Node::reserve_generation`]
+    /// gives a number that workers can join all the same. [`crate::ErrorKind::Full`] if there are too many
     /// generations.
     pub fn begin_generation(&self, begin: Begin) -> Result<(Generation, Transitions)> {
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
@@ -110,7 +110,7 @@ impl Node {
     /// report. Does nothing in a process that is no master.
     ///
     /// # Errors
-    /// [`ErrorKind::LockTimeout`] or [`ErrorKind::Busy`] if the node lock was not to be had.
+    /// [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if the node lock was not to be had.
     pub fn leave_master(&self, wait: Wait) -> Reported {
         let Some(master) = self.inner.local().master else { return Ok(Transitions::none()) };
         let hold = Hold::acquire(self, wait, Operation::Leave)?;

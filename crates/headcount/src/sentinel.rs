@@ -158,7 +158,9 @@ impl Watch {
             self.arm(BUSY_RETRY)?;
             return Ok(Transitions::none());
         }
-        let facts = self.node.facts();
+        // Asked again where somebody is gone, whose cause may be known by now.
+        let gone = facts.slots.iter().any(|s| s.liveness == Liveness::Gone);
+        let facts = if gone { self.node.facts() } else { facts };
         if now < self.judge_not_before && self.only_stalls(&facts) || facts.next_step(Scope::Everything).is_none() {
             self.arm(self.next_look(&facts))?;
             return Ok(Transitions::none());

@@ -57,6 +57,7 @@ impl<'a> View<'a> {
             now: 0,
             stall_after: self.stall_after(),
             redeliver_seq: reported(&self.region.header().redeliver_seq, head),
+            as_reported: false,
             own: Vec::new(),
         };
         // After the heartbeats were read, or a beat in between would lie in the future.

@@ -382,9 +382,11 @@ fn a_death_is_seen_at_once_also_while_the_sentinel_drains() {
             workers[at].tell("look away");
         }
         let begun = Instant::now();
-        let second = wait_for("another sentinel", || home.node.snapshot().sentinel.filter(|&pid| pid != first));
+        let second =
+            wait_for("another sentinel", || home.node.snapshot().sentinel.filter(|&pid| pid != first));
         let empty = begun.elapsed();
-        let victim = workers.iter().position(|w| w.pid() != first && (w.pid() == second) == kills_the_new_one);
+        let victim =
+            workers.iter().position(|w| w.pid() != first && (w.pid() == second) == kills_the_new_one);
         let mut victim = workers.remove(victim.expect("another one"));
         let begun = Instant::now();
         home.kill(&mut victim);

@@ -7,6 +7,7 @@
 
 mod family;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -69,21 +70,28 @@ impl World {
         }
     }
 
-    fn run(&mut self, kill_at: u64, scenario: impl FnOnce(&mut World)) -> bool {
-        self.kill_at = kill_at;
-        self.callbacks.forget();
-        self.tally().stores.store(0, SeqCst);
-        self.truth = Truth::default();
-        self.cursor = Cursor::at(self.head() + 1);
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            scenario(self);
-            self.check();
-        }));
-        if let Err(panic) = ended {
-            self.explain();
-            resume_unwind(panic);
+    /// One trial. `true`: the victim survived.
+    fn run(&mut self, kill_at: u64, scenario: impl Fn(&mut World)) -> bool {
+        loop {
+            family::ids_must_grow();
+            self.kill_at = kill_at;
+            self.callbacks.forget();
+            self.tally().stores.store(0, SeqCst);
+            self.truth = Truth::default();
+            self.cursor = Cursor::at(self.head() + 1);
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                scenario(self);
+                self.check();
+            }));
+            match ended {
+                Ok(()) => return self.survived,
+                Err(panic) if family::is_void(&*panic) => *self = World::new(),
+                Err(panic) => {
+                    self.explain();
+                    resume_unwind(panic);
+                }
+            }
         }
-        self.survived
     }
 
     fn tally(&self) -> Tally {
@@ -438,7 +446,7 @@ fn a_worker_dies_at_any_moment_of_its_life() {
     let mut world = World::new();
     let mut random = family::Random::new(7);
     let begun = Instant::now();
-    let mut fates = [0; 2];
+    let fates = [Cell::new(0), Cell::new(0)];
     while begun.elapsed() < Duration::from_secs(2) {
         let moment = Duration::from_micros(random.below(300));
         let scenario = |world: &mut World| {
@@ -462,7 +470,8 @@ fn a_worker_dies_at_any_moment_of_its_life() {
             victim.expect("ready");
             std::thread::sleep(moment);
             world.kill(&mut victim);
-            fates[usize::from(world.callbacks.about(Kind::WorkerExited).is_empty())] += 1;
+            let fate = &fates[usize::from(world.callbacks.about(Kind::WorkerExited).is_empty())];
+            fate.set(fate.get() + 1);
             let mut third = serving(2);
             family::wait_for("the death to be reported", || {
                 world.node.snapshot().processes.iter().all(|p| p.liveness == Liveness::Alive).then_some(())
@@ -471,6 +480,6 @@ fn a_worker_dies_at_any_moment_of_its_life() {
         };
         world.run(0, scenario);
     }
-    eprintln!("{} left, {} died before that", fates[0], fates[1]);
-    assert!(fates.iter().all(|&n| n > 0), "{fates:?}");
+    eprintln!("{} left, {} died before that", fates[0].get(), fates[1].get());
+    assert!(fates.iter().all(|n| n.get() > 0), "{fates:?}");
 }

@@ -79,6 +79,9 @@ contract! { Lua as lua:
     row17_error_in_generation_start = scenarios::callbacks::error_in_generation_start;
     row17_error_in_worker_died = scenarios::callbacks::error_in_worker_died;
     row17_error_in_exits = scenarios::callbacks::error_in_exits;
+    row17_exit_in_worker_died = scenarios::callbacks::exit_in_worker_died;
+    row17_exit_in_worker_draining = scenarios::callbacks::exit_in_worker_draining;
+    row17_waiting_callback = scenarios::callbacks::waiting_callback;
     row18_slow_callback = scenarios::callbacks::slow_callback;
     row18_slow_callback_past_the_timeout = scenarios::callbacks::slow_callback_past_the_timeout;
     row18_heartbeats_during_a_slow_callback = scenarios::callbacks::heartbeats_during_a_slow_callback;

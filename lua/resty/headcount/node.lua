@@ -14,6 +14,9 @@ local CALLBACKS = {
 local PREVIOUS_RUNS = { "none", "clean", "unclean" }
 local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
 local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
+-- Seconds that a callback runs before the collector is asked for it; between two such times, at most; between
+-- two looks at whether it has ended.
+local FIRST_LOOK, LONGEST_PAUSE, KEEPER_INTERVAL = 1, 8, 0.25
 
 local _M = {
   BUSY = BUSY,
@@ -21,7 +24,7 @@ local _M = {
   -- What every call fills in. One is enough: it is read at once, before anybody can yield.
   event = ffi.new("headcount_event", { struct_size = ffi.sizeof("headcount_event") }),
 }
--- Set by open(): handle, name, options.
+-- Set by open(): handle, name, options. By worker.lua: revive, called when a callback has taken its coroutine along.
 
 -- While nginx reads its first configuration, its error_log is not open yet, and lines go to stderr only.
 local early
@@ -122,27 +125,97 @@ local function traceback(err)
   return err:find("stack traceback:", 1, true) and err or debug.traceback(err, 2)
 end
 
-local function call_back(name, event)
-  local callback = _M.options[name]
-  if not callback then return end
-  local ok, err = xpcall(callback, traceback, event)
-  if ok then return end
-  err = "callback " .. name .. " (event " .. event.seq .. ") failed: " .. err
+-- Callbacks that never come back ---------------------------------------------------------------
+--
+-- ngx.exit() yields for good: ngx_lua drops the coroutine, and no pcall is told. Only the collector notices. So
+-- a sentry lies on the coroutine's stack. As long as ngx_lua means to go on with the coroutine, it keeps it.
+
+-- `fate.lost` becomes true once the running coroutine has been dropped and collected. What this gives must be
+-- kept in a local variable, and given to disarm() in the end.
+function _M.guard(fate)
+  local sentry = newproxy(true)
+  -- Inside of the collector: nothing more than this is safe.
+  getmetatable(sentry).__gc = function() fate.lost = true end
+  return sentry
+end
+
+function _M.disarm(sentry) getmetatable(sentry).__gc = nil end
+
+-- The callbacks that run, if they could yield: name, seq, begun (of the one that runs), look_at, pause.
+local flight
+
+local function failed(name, seq, err)
+  err = "callback " .. name .. " (event " .. seq .. ") failed: " .. err
   _M.log(ngx.ERR, err)
   return err
+end
+
+-- If the callback that runs has been dropped, it has failed: goes on with the next one.
+function _M.look_after_callback()
+  local now = nginx.clock()
+  if not flight or not flight.lost and now < flight.look_at then return end
+  if not flight.lost then
+    flight.look_at = now + flight.pause
+    flight.pause = math.min(2 * flight.pause, LONGEST_PAUSE)
+    collectgarbage()
+    if not flight.lost then return end
+  end
+  local lost = flight
+  flight = nil
+  failed(lost.name, lost.seq, string.format(
+    "it was ended by ngx.exit() or the like and never returned; the node lock was held for %.1f s", now - lost.begun))
+  local code = library.headcount_next(_M.handle, 1, _M.event)
+  if _M.revive then _M.revive() end
+  _M.deliver(code)
+end
+
+-- In a request of its own, since what ends a callback ends all of its request.
+local function keep(_, mine)
+  while flight == mine do
+    _M.look_after_callback()
+    if flight ~= mine then return end
+    ngx.sleep(KEEPER_INTERVAL)
+  end
+end
+
+local function take_off()
+  -- Elsewhere nothing can yield.
+  if ngx.get_phase() ~= "timer" then return end
+  flight = {}
+  -- A worker that ends takes no other timers, and lets them sleep. Without a timer the heartbeats look.
+  ngx.timer.at(ngx.worker.exiting() and 0 or FIRST_LOOK, keep, flight)
+  return flight, _M.guard(flight)
+end
+
+-- Callbacks ------------------------------------------------------------------------------------
+
+local function call_back(name, event, mine)
+  local callback = _M.options[name]
+  if not callback then return end
+  if mine then
+    mine.name, mine.seq, mine.begun, mine.pause = name, event.seq, nginx.clock(), FIRST_LOOK
+    mine.look_at = mine.begun + FIRST_LOOK
+  end
+  local ok, err = xpcall(callback, traceback, event)
+  if not ok then return failed(name, event.seq, err) end
 end
 
 -- Runs the callbacks of a call whose code is given; the library holds the node lock until the last of them
 -- has returned. A callback may yield. Answers with the first error, which is logged already.
 function _M.deliver(code)
-  local first
+  local first, mine, sentry
+  if code == EVENT then mine, sentry = take_off() end
   while code == EVENT do
     local kind = tonumber(_M.event.kind)
     local event = _M.table_of(_M.event)
-    local err = call_back(CALLBACKS[kind], event)
-    err = call_back("on_event", event) or err
+    local err = call_back(CALLBACKS[kind], event, mine)
+    err = call_back("on_event", event, mine) or err
     first = first or err
     code = library.headcount_next(_M.handle, err and 1 or 0, _M.event)
+  end
+  if sentry then
+    _M.disarm(sentry)
+    if flight == mine then flight = nil end
   end
   if code < 0 then
     local err = _M.last_error()

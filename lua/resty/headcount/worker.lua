@@ -68,11 +68,10 @@ local function poll(premature)
   if not premature and is_member() then settle() end
 end
 
+-- Of the last watch: `lost` if a callback, or what it left behind, has ended its request by ngx.exit().
 local watching
 
-local function watch(premature)
-  if premature or watching then return end
-  watching = true
+local function watch_on()
   settle()
   -- A callback may have yielded till draining began; a waker that is started now would never be stopped.
   if _M.state ~= "joined" then return end
@@ -90,11 +89,23 @@ local function watch(premature)
   ngx.timer.every(POLL_INTERVAL, poll)
 end
 
+local function watch(premature)
+  if premature or watching and not watching.lost then return end
+  watching = {}
+  local sentry = node.guard(watching)
+  watch_on()
+  node.disarm(sentry)
+end
+
 -- Draining -------------------------------------------------------------------------------------
 
 -- A draining worker has no timers of ours left, since nginx waits for timers. It beats, and looks after the
 -- others if nobody else does, as long as something else keeps it; then it must not be what keeps it.
-local function linger(call_under_way)
+local lingering
+
+local function linger(_, call_under_way)
+  lingering = {}
+  local sentry = node.guard(lingering)
   local begun = nginx.clock()
   local longest = math.min(0.5, node.options.heartbeat_interval)
   library.headcount_beat(node.handle)
@@ -104,6 +115,7 @@ local function linger(call_under_way)
     library.headcount_beat(node.handle)
     settle()
   end
+  node.disarm(sentry)
 end
 
 local function drain()
@@ -123,7 +135,7 @@ local function drain()
   end
   -- Who has beaten once since it drains is expected to go on: so not where that cannot be ended in time.
   local call_under_way = { true }
-  if nginx.no_timers_left() ~= nil then ngx.thread.spawn(linger, call_under_way) end
+  if nginx.no_timers_left() ~= nil then ngx.thread.spawn(linger, false, call_under_way) end
   node.deliver(code)
   node.log_notices()
   call_under_way[1] = false
@@ -133,8 +145,18 @@ end
 local function beat(premature)
   if premature then return drain() end
   library.headcount_beat(node.handle)
-  -- Its own timer was dropped, for want of running timers or connections.
-  if not watching then ngx.timer.at(0, watch) end
+  -- Its own timer was dropped, for want of running timers or connections; or its request was ended.
+  if not watching or watching.lost then ngx.timer.at(0, watch) end
+  node.look_after_callback()
+end
+
+-- A callback was ended together with its request, and that may have been one of ours.
+function node.revive()
+  if _M.state == "joined" and watching and watching.lost then ngx.timer.at(0, watch) end
+  if _M.state == "draining" and lingering and lingering.lost then
+    lingering = nil
+    ngx.timer.at(0, linger, {})
+  end
 end
 
 -- Joining --------------------------------------------------------------------------------------
@@ -147,15 +169,15 @@ end
 local function joined(code)
   _M.state = "joined"
   _M.pid = nginx.pid()
-  local failure = node.deliver(code)
-  if _M.is_helper then return failure end
+  if _M.is_helper then return node.deliver(code) end
+  -- First of all: in a timer, a callback may yield for long, or for ever.
   local ok, err = ngx.timer.every(node.options.heartbeat_interval, beat)
   if ok then ok, err = ngx.timer.at(0, watch) end
   if not ok then
     err = "no timer for heartbeats and watch: " .. err
     node.log(ngx.ERR, err)
   end
-  return failure or err
+  return node.deliver(code) or err
 end
 
 local function join_later(premature)

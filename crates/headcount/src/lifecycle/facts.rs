@@ -134,6 +134,9 @@ pub(crate) struct Facts {
     pub(crate) stall_after: u64,
     /// The number of an event whose callback must be run again, 0 if none.
     pub(crate) redeliver_seq: u64,
+    /// Counts as the events tell them: who is stalled leaves them with that event and comes back with the other one.
+    /// Otherwise as the heartbeats are at this instant.
+    pub(crate) as_reported: bool,
     /// The slots of the process that looks.
     pub(crate) own: Vec<u32>,
 }
@@ -143,7 +146,10 @@ impl Facts {
         slot.role == Role::Worker
             && slot.liveness == Liveness::Alive
             && slot.started_seq != 0
-            && slot.progress(self.now, self.stall_after) != Progress::Overdue
+            && match self.as_reported {
+                true => !slot.is_reported_stalled(),
+                false => slot.progress(self.now, self.stall_after) != Progress::Overdue,
+            }
     }
 
     /// Whoever judges must have beaten himself: if he has not, it was he who slept, and nobody had a chance to beat.

@@ -17,6 +17,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,6 +77,31 @@ impl Place {
     }
 }
 
+/// A test that tells processes apart by their ids, over thousands of them, calls this before each of its trials.
+/// If the ids then do not grow, somebody on this machine makes the kernel give out others (as tests of used-again
+/// ids do), or they have wrapped around: the trial fails, and [`is_void`] says so.
+pub fn ids_must_grow() {
+    NEWEST.store(0, SeqCst);
+}
+
+/// The newest id; `u32::MAX` if nobody cares.
+static NEWEST: AtomicU32 = AtomicU32::new(u32::MAX);
+const VOID: &str = "the process ids do not grow";
+
+/// Whether a trial failed for a reason that it is not about.
+pub fn is_void(panic: &(dyn std::any::Any + Send)) -> bool {
+    panic.downcast_ref::<String>().is_some_and(|text| text.contains(VOID))
+}
+
+fn forked(pid: Pid) {
+    let pid = pid.as_raw() as u32;
+    let newest = NEWEST.load(SeqCst);
+    if newest != u32::MAX {
+        NEWEST.store(pid, SeqCst);
+        assert!(pid > newest, "{VOID}: {pid} after {newest}");
+    }
+}
+
 /// A forked process, seen from the test. Killed when it is dropped.
 pub struct Child {
     pid: Pid,
@@ -130,7 +157,9 @@ pub fn fork(body: impl FnOnce(&mut Line) -> i32) -> Child {
     // SAFETY: tests fork one at a time (see `alone`), and the child only runs `body` and then `_exit`s.
     match unsafe { nix::unistd::fork() }.expect("fork") {
         ForkResult::Parent { child } => {
-            Child { pid: child, line: Line::new(ours, format!("child {child}")), status: None }
+            let child = Child { pid: child, line: Line::new(ours, format!("child {child}")), status: None };
+            forked(child.pid);
+            child
         }
         ForkResult::Child => {
             drop(ours);

@@ -66,6 +66,115 @@ pub fn error_in_worker_died(i: Integration) {
     ledger.nothing_else();
 }
 
+const ENDED: &str = "was ended by ngx.exit() or the like";
+
+/// Kills a worker; waits for the callback about it, and till as many as that have started.
+fn kill_and_wait(nginx: &Nginx, starts: usize) {
+    let victim = nginx.workers()[0];
+    process::send(victim, Signal::KILL);
+    nginx.wait_for("its death and a respawn", PATIENCE, |all| {
+        all.of(Kind::WorkerDied).iter().find(|r| r.pid() == victim)?;
+        all.at_least(starts, Kind::WorkerStarted, 1)
+    });
+}
+
+/// Row 17, where no error can be caught: `ngx.exit()` never returns to the callback's caller. The lock is given
+/// back all the same, and the same worker's next callback comes.
+pub fn exit_in_worker_died(i: Integration) {
+    for (heartbeat, body) in [
+        ("1", "ngx.exit(ngx.OK)"),
+        ("60", "ngx.thread.spawn(function() ngx.exit(ngx.ERROR) end) ngx.sleep(600)"),
+    ] {
+        let setup = Setup::new(i)
+            .workers(2)
+            .allow_kills()
+            .option("heartbeat_interval", heartbeat)
+            .in_callback("on_worker_died", &format!("if kit.once('exit') then {body} end"));
+        let nginx = Nginx::start_ready(setup);
+        let begin = boot_clock();
+        // With two workers, the one that survives tells of the death, and its successor waits for the lock.
+        kill_and_wait(&nginx, 3);
+        let took = Duration::from_nanos(boot_clock() - begin);
+        assert!(took < Duration::from_secs(3), "the lock was given back after {took:?}");
+        let line = nginx.wait_for_log("who ended the callback", |line| line.contains(ENDED));
+        assert!(line.contains("[error]") && line.contains("on_worker_died"), "{line}");
+        let teller = nginx.reports().of(Kind::WorkerDied)[0].runner;
+        let events = nginx.json("/events").to_string();
+        assert!(events.contains("callback_failed"), "{events}");
+        // The watch of that worker, which ended with the callback, is there again.
+        let other = nginx.workers().into_iter().find(|&pid| pid != teller).expect("two workers");
+        let killed = boot_clock();
+        process::send(other, Signal::KILL);
+        nginx.wait_for("the next death", PATIENCE, |all| {
+            all.of(Kind::WorkerDied).iter().find(|r| r.pid() == other && r.runner == teller)?;
+            all.at_least(4, Kind::WorkerStarted, 1)
+        });
+        let took = Duration::from_nanos(boot_clock() - killed);
+        assert!(took < Duration::from_secs(1), "the next death was reported after {took:?}");
+        let mut ledger = nginx.end(Signal::QUIT);
+        ledger.take(Kind::WorkerDied, 1);
+        ledger.take(Kind::WorkerStarted, 1);
+        ledger.take(Kind::GenerationStarted, 1);
+        ledger.graceful_end(1, 2, false);
+        ledger.nothing_else();
+    }
+}
+
+/// Row 17 while a worker drains: it does not keep the lock until the last of its requests ends.
+pub fn exit_in_worker_draining(i: Integration) {
+    let setup = super::quick(i)
+        .workers(2)
+        .in_callback("on_worker_draining", "if kit.once('exit') then ngx.exit(ngx.OK) end");
+    let nginx = Nginx::start_ready(setup);
+    let client = nginx.slow_client();
+    let other = nginx.slow_client();
+    process::send(nginx.master(), Signal::HUP);
+    nginx.ready(2);
+    nginx.wait_for("both to drain", PATIENCE, |all| all.at_least(2, Kind::WorkerDraining, 1));
+    nginx.wait_for_log("who ended the callback", |line| line.contains(ENDED));
+    assert!(process::is_alive(client.worker) && process::is_alive(other.worker), "they have work to do");
+    // Longer than `stall_after`: it beats again.
+    let begin = boot_clock();
+    nginx.wait_until("some time", || (boot_clock() > begin + 2_000_000_000).then_some(()));
+    let held = [client.worker, other.worker];
+    client.finish();
+    other.finish();
+    for pid in held {
+        nginx.wait_gone(pid);
+    }
+    let ledger = nginx.end(Signal::QUIT);
+    let stalled = ledger.all().of(Kind::WorkerStalled).len();
+    ledger.holds("nobody stalled", stalled == 0);
+    ledger.holds("both left", ledger.all().of_generation(Kind::WorkerExited, 1).len() == 2);
+    ledger.holds("and the generation", ledger.all().of_generation(Kind::GenerationEnded, 1).len() == 1);
+}
+
+/// Row 17's counterpart: a callback that waits is not taken for one that was ended, whatever is collected.
+pub fn waiting_callback(i: Integration) {
+    let setup = Setup::new(i).allow_kills().in_callback(
+        "on_worker_died",
+        "kit.note('slow', {})
+         local churn = ngx.thread.spawn(function()
+           for _ = 1, 50 do ngx.sleep(0.1) collectgarbage() end
+         end)
+         coroutine.wrap(function() ngx.sleep(5) end)()
+         assert(ngx.thread.wait(churn))
+         kit.note('slow_end', {})",
+    );
+    let nginx = Nginx::start_ready(setup);
+    kill_and_wait(&nginx, 5);
+    let mut ledger = nginx.end(Signal::TERM);
+    nobody_ran_meanwhile(ledger.all());
+    let at = |what: &str| ledger.all().notes(what)[0].at;
+    assert!(at("slow_end") - at("slow") >= 5_000_000_000, "it waited to its end");
+    assert!(!nginx.log().contains(ENDED), "a callback that waits was given up");
+    ledger.one(Kind::WorkerDied, 1);
+    ledger.take(Kind::WorkerStarted, 1);
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.fast_end(1, 4, false);
+    ledger.nothing_else();
+}
+
 /// Row 17 in the exits, graceful and fast.
 pub fn error_in_exits(i: Integration) {
     for (callback, signal) in [
