@@ -26,7 +26,8 @@ fn main() {
 }
 
 fn begin(node: &Node, workers: u32) -> Generation {
-    let (generation, transitions) = node.begin_generation(Begin::new().workers(workers)).expect("a generation");
+    let (generation, transitions) =
+        node.begin_generation(Begin::new().workers(workers)).expect("a generation");
     drop(transitions);
     generation
 }
@@ -82,7 +83,11 @@ fn heartbeat(node: &Node) {
     };
     let (beat, floor, ratio) = in_turn(101, 100_000, || worker.beat(), floor);
     black_box(word.load(Ordering::Relaxed));
-    line("Worker::beat", &format!("{beat:.1?}, clock read + store {floor:.1?}, ratio {ratio:.2}"), "ratio up to 2");
+    line(
+        "Worker::beat",
+        &format!("{beat:.1?}, clock read + store {floor:.1?}, ratio {ratio:.2}"),
+        "ratio up to 2",
+    );
     worker.leave(Wait::Timeout).expect("leave").run(|_| {});
 }
 
@@ -122,7 +127,11 @@ fn starting(node: &Node) {
     let pids: Vec<_> = (0..64).map(|n| worker_that_stays(&generation, n)).collect();
     let forked = begun.elapsed();
     await_total(node, 64);
-    line("fork 64 and have all of them joined", &format!("{:.1?}, of which forking {forked:.1?}", begun.elapsed()), "-");
+    line(
+        "fork 64 and have all of them joined",
+        &format!("{:.1?}, of which forking {forked:.1?}", begun.elapsed()),
+        "-",
+    );
     end(&pids);
 }
 
@@ -172,5 +181,9 @@ fn ten_thousand_reloads(node: &Node, reloads: usize) {
     line("size of the registry", &format!("{size_before} and {} bytes", size()), "no growth");
     line("private memory of the master", &format!("{resident_before} and {} KiB", resident()), "no growth");
     let left = node.snapshot();
-    line("left in the table", &format!("{} generations, {} workers", left.generations.len(), left.total), "0 and 0");
+    line(
+        "left in the table",
+        &format!("{} generations, {} workers", left.generations.len(), left.total),
+        "0 and 0",
+    );
 }

@@ -12,7 +12,10 @@ use rustix::time::{ClockId, clock_gettime};
 use testkit::{Integration, Kind, Nginx, Report, Setup, Signal, Who, process};
 
 fn main() {
-    println!("headcount in nginx, {} processors", std::thread::available_parallelism().map_or(0, usize::from));
+    println!(
+        "headcount in nginx, {} processors",
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
     let only = std::env::var("ONLY").unwrap_or_default();
     let parts: [(&str, fn()); 6] = [
         ("heartbeat", heartbeats),
@@ -110,11 +113,8 @@ fn start_of_64() {
     heading("nginx with 64 workers: from its start to the last worker's init_worker");
     let note = r#"init_worker_by_lua_block { require("recorder").note("there") }"#;
     let init = |with: bool| {
-        let begin = if with {
-            "require('resty.headcount').init{ path = '@FOLDER@/run/registry' }"
-        } else {
-            ""
-        };
+        let begin =
+            if with { "require('resty.headcount').init{ path = '@FOLDER@/run/registry' }" } else { "" };
         let join = if with { "require('resty.headcount').init_worker()" } else { "" };
         format!(
             r#"init_by_lua_block {{ require("recorder").folder = "@FOLDER@" {begin} }}
@@ -174,7 +174,11 @@ fn request_path() {
     }
     ratios.sort_by(f64::total_cmp);
     let [low, middle, high] = [ratios[0], (ratios[5] + ratios[6]) / 2.0, ratios[11]];
-    line("with / without, 12 pairs", &format!("median {middle:.3}, from {low:.3} to {high:.3}"), "1, within the noise");
+    line(
+        "with / without, 12 pairs",
+        &format!("median {middle:.3}, from {low:.3} to {high:.3}"),
+        "1, within the noise",
+    );
 }
 
 fn reloads() {
@@ -184,7 +188,8 @@ fn reloads() {
     let size = || std::fs::metadata(nginx.registry()).map_or(0, |m| m.len());
     let master = nginx.master();
     let (mut took, mut memory) = (Vec::new(), Vec::new());
-    let (size_before, descriptors, maps) = (size(), process::open_descriptors(master), process::mappings(master));
+    let (size_before, descriptors, maps) =
+        (size(), process::open_descriptors(master), process::mappings(master));
     for generation in 2..=count + 1 {
         let begun = Instant::now();
         nginx.reload_and_settle(generation);
@@ -194,13 +199,26 @@ fn reloads() {
         nginx.forget_reports();
     }
     let tenth = (took.len() / 10).max(1);
-    let (first, last) = (Sample::new(took[..tenth].to_vec()), Sample::new(took[took.len() - tenth..].to_vec()));
-    line("a reload, first and last tenth", &format!("{:.1?} and {:.1?}", first.median(), last.median()), "no growth");
+    let (first, last) =
+        (Sample::new(took[..tenth].to_vec()), Sample::new(took[took.len() - tenth..].to_vec()));
+    line(
+        "a reload, first and last tenth",
+        &format!("{:.1?} and {:.1?}", first.median(), last.median()),
+        "no growth",
+    );
     line("size of the registry", &format!("{size_before} and {} bytes", size()), "no growth");
-    line("memory of the master, after the first tenth and now", &format!("{} and {} KiB", memory[tenth - 1], memory[memory.len() - 1]), "no growth");
+    line(
+        "memory of the master, after the first tenth and now",
+        &format!("{} and {} KiB", memory[tenth - 1], memory[memory.len() - 1]),
+        "no growth",
+    );
     line(
         "descriptors and mappings of the master",
-        &format!("{descriptors} and {maps}, now {} and {}", process::open_descriptors(master), process::mappings(master)),
+        &format!(
+            "{descriptors} and {maps}, now {} and {}",
+            process::open_descriptors(master),
+            process::mappings(master)
+        ),
         "no growth",
     );
 }
@@ -209,14 +227,21 @@ fn reloads() {
 fn heartbeats() {
     heading("heartbeat in Lua, µs a call, beside the original library's");
     let Some(original) = std::env::var("HEADCOUNT_ORIGINAL").ok().filter(|o| !o.is_empty()) else {
-        println!("  no checkout of lua-resty-worker-manager was given (make bench ORIGINAL=folder): not compared");
+        println!(
+            "  no checkout of lua-resty-worker-manager was given (make bench ORIGINAL=folder): not compared"
+        );
         return;
     };
     let module = Path::new(&original).join("lib/resty/worker/manager.lua");
-    assert!(module.exists(), "{} is not there: ORIGINAL names a checkout of the original library", module.display());
+    assert!(
+        module.exists(),
+        "{} is not there: ORIGINAL names a checkout of the original library",
+        module.display()
+    );
     for workers in [4, 16, 64, 256] {
         let conf = HEARTBEAT_CONF.replace("@ORIGINAL@", &module.display().to_string());
-        let setup = Setup::new(Integration::Lua).workers(workers).who(Who::Own(conf)).allow("failed its heartbeat");
+        let setup =
+            Setup::new(Integration::Lua).workers(workers).who(Who::Own(conf)).allow("failed its heartbeat");
         let nginx = Nginx::start(setup);
         nginx.wait_for("all workers", Duration::from_secs(60), |all| {
             (all.notes("there").len() == workers as usize).then_some(())

@@ -145,7 +145,12 @@ impl Master {
 }
 
 /// A worker's life.
-fn work(generation: &Generation, number: u32, respawned: bool, listener: &TcpListener) -> Result<(), Failure> {
+fn work(
+    generation: &Generation,
+    number: u32,
+    respawned: bool,
+    listener: &TcpListener,
+) -> Result<(), Failure> {
     let mut set = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGQUIT].into_iter().for_each(|s| set.add(s));
     set.thread_block()?;

@@ -38,7 +38,8 @@ impl Node {
             }
             let start = end.saturating_sub(AT_ONCE).max(1);
             let batch = self.events(&mut Cursor::at(start), usize::try_from(end - start).unwrap_or(0));
-            let deaths = batch.events.iter().filter(|e| e.kind == Kind::WorkerDied && e.generation == generation);
+            let deaths =
+                batch.events.iter().filter(|e| e.kind == Kind::WorkerDied && e.generation == generation);
             dead.extend(deaths.filter(|e| e.heartbeat_ns > since).map(|e| e.pid));
             // What was reported before that time had its heartbeat before it as well.
             if batch.lost > 0 || batch.events.first().is_none_or(|e| e.boot_ns <= since) {

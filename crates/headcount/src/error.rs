@@ -114,15 +114,17 @@ impl Error {
             Some(libc::EACCES | libc::EPERM) => {
                 (ErrorKind::Permission, "run the master as the owner of that folder, or set another `path`")
             }
-            Some(libc::ELOOP) => {
-                (ErrorKind::SymbolicLink, "a registry must not be a symbolic link: remove it, or set another `path`")
-            }
+            Some(libc::ELOOP) => (
+                ErrorKind::SymbolicLink,
+                "a registry must not be a symbolic link: remove it, or set another `path`",
+            ),
             Some(libc::ENOSPC | libc::EDQUOT) => {
                 (ErrorKind::NoSpace, "free some room there, or set a `path` on another file system")
             }
-            Some(libc::EROFS) => {
-                (ErrorKind::Permission, "the file system is read-only: mount a tmpfs there, or set another `path`")
-            }
+            Some(libc::EROFS) => (
+                ErrorKind::Permission,
+                "the file system is read-only: mount a tmpfs there, or set another `path`",
+            ),
             Some(libc::ENOENT | libc::ENOTDIR) => {
                 (ErrorKind::NotFound, "make that folder, or set another `path`")
             }

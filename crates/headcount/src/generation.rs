@@ -83,7 +83,8 @@ struct Joining<'a>(&'a Node, GenerationId);
 impl<'a> Joining<'a> {
     fn announce(node: &'a Node, id: GenerationId) -> Option<Joining<'a>> {
         // Without it, the worst is a generation that is reported to end and to be resumed.
-        matches!(lock::try_share(node.inner.store.lock_file.as_fd(), joining_byte(id)), Ok(true)).then_some(Joining(node, id))
+        matches!(lock::try_share(node.inner.store.lock_file.as_fd(), joining_byte(id)), Ok(true))
+            .then_some(Joining(node, id))
     }
 }
 
@@ -138,7 +139,10 @@ impl Generation {
             Error::new(ErrorKind::InvalidOption, format!("the mark is {mark}; allowed are 0 to 31"))
         })?;
         let record = self.node.generation_record(self.id).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{} has no generation {}", self.node.inner.place(), self.id))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("{} has no generation {}", self.node.inner.place(), self.id),
+            )
         })?;
         Ok(record.marks.fetch_or(bit, AcqRel) & bit == 0)
     }
@@ -185,12 +189,15 @@ impl Generation {
             Some(g) => g.cause,
             None => Cause::Resume,
         };
-        let claim = || node.claim_slot(join.role, |slot| {
-            slot.generation.store(self.id, Relaxed);
-            slot.worker_id.store(join.worker_id.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1), Relaxed);
-            slot.cause.store(cause.code(), Relaxed);
-            slot.intent.store(Intent::Starting.code(), Relaxed);
-        });
+        let claim = || {
+            node.claim_slot(join.role, |slot| {
+                slot.generation.store(self.id, Relaxed);
+                slot.worker_id
+                    .store(join.worker_id.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1), Relaxed);
+                slot.cause.store(cause.code(), Relaxed);
+                slot.intent.store(Intent::Starting.code(), Relaxed);
+            })
+        };
         let slot = match claim() {
             Err(error) if error.kind() == ErrorKind::Full && hold.bury_unreported() => claim()?,
             claimed => claimed?,
@@ -240,5 +247,4 @@ impl Node {
             })
         })
     }
-
 }

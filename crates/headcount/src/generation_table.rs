@@ -22,7 +22,10 @@ impl Node {
 impl Hold {
     pub(crate) fn generation_at(&self, index: u32) -> Result<&Record> {
         self.node.inner.store.region.generations().get(index as usize).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("{}: there is no generation record {index}", self.node.inner.place()))
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("{}: there is no generation record {index}", self.node.inner.place()),
+            )
         })
     }
 

@@ -97,7 +97,10 @@ impl Hold {
             if holder == me {
                 return Err(Error::new(
                     ErrorKind::Busy,
-                    format!("{}: this process holds the node lock already, in a callback that has not ended", inner.place()),
+                    format!(
+                        "{}: this process holds the node lock already, in a callback that has not ended",
+                        inner.place()
+                    ),
                 ));
             }
             let left = limit.saturating_sub(waited());
@@ -132,14 +135,23 @@ impl Hold {
                 return Err(timed_out(node, wait, limit));
             }
             if so_far >= next_word {
-                inner.notice(NoticeLevel::Notice, format!("waiting for the node lock since {so_far:.1?}: {}", holder(node)));
+                inner.notice(
+                    NoticeLevel::Notice,
+                    format!("waiting for the node lock since {so_far:.1?}: {}", holder(node)),
+                );
                 next_word = so_far + NEXT_WORD;
             }
             let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
             lock::wait_for_change(&header.wake_word, word, sleep);
         }
         let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
-        let hold = Hold { node: node.clone(), pid: process::pid(), budget, known: RefCell::default(), until: Cell::new(0) };
+        let hold = Hold {
+            node: node.clone(),
+            pid: process::pid(),
+            budget,
+            known: RefCell::default(),
+            until: Cell::new(0),
+        };
         hold.begin_to_count();
         let interrupted = header.holder_operation.load(Acquire) != 0;
         if interrupted {
@@ -186,7 +198,10 @@ impl Hold {
         let step = self.facts().next_step(scope)?;
         let left = self.budget.get();
         if left == 0 || clock::boot_ns() > self.until.get() {
-            let text = format!("{}: settling does not come to an end, the registry is being spoiled", self.node.inner.place());
+            let text = format!(
+                "{}: settling does not come to an end, the registry is being spoiled",
+                self.node.inner.place()
+            );
             self.node.inner.notice(NoticeLevel::Warning, text);
             return None;
         }
@@ -243,7 +258,9 @@ impl Hold {
         };
         never_happened(&header.redeliver_seq);
         for slot in inner.view().used_slots() {
-            for seq in [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq] {
+            for seq in
+                [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq]
+            {
                 never_happened(seq);
             }
             let version = slot.version.load(Relaxed);
@@ -302,7 +319,12 @@ impl Hold {
         };
         match about.kind {
             Kind::WorkerDied | Kind::MasterLost => {
-                inner.view().used_slots().iter().filter(|s| s.died_seq.load(Relaxed) == seq).for_each(|s| again(&s.retry));
+                inner
+                    .view()
+                    .used_slots()
+                    .iter()
+                    .filter(|s| s.died_seq.load(Relaxed) == seq)
+                    .for_each(|s| again(&s.retry));
             }
             Kind::GenerationStarted | Kind::GenerationEnded | Kind::GenerationAbandoned => inner
                 .view()
@@ -360,7 +382,10 @@ fn holder(node: &Node) -> String {
     };
     let callback = match Kind::from_code(header.callback_kind.load(Relaxed)) {
         Some(kind) if header.callback_seq.load(Relaxed) != 0 => {
-            format!("in the callback about {kind}, which runs since {:.1?}", age(header.callback_since.load(Relaxed)))
+            format!(
+                "in the callback about {kind}, which runs since {:.1?}",
+                age(header.callback_since.load(Relaxed))
+            )
         }
         _ => format!("in {}", Operation::name(header.holder_operation.load(Relaxed))),
     };

@@ -43,20 +43,46 @@ pub(crate) enum Step {
     /// Run the callback of this event again.
     Redeliver(u64),
     /// A slot that has nothing to tell: free it.
-    Release { slot: u32 },
-    ReportDied { slot: u32 },
-    DeliverDied { slot: u32 },
-    ReportHelperExited { slot: u32 },
-    ReportMasterLost { slot: u32 },
-    DeliverMasterLost { slot: u32 },
+    Release {
+        slot: u32,
+    },
+    ReportDied {
+        slot: u32,
+    },
+    DeliverDied {
+        slot: u32,
+    },
+    ReportHelperExited {
+        slot: u32,
+    },
+    ReportMasterLost {
+        slot: u32,
+    },
+    DeliverMasterLost {
+        slot: u32,
+    },
     /// A generation whose start was never reported: free its record.
-    ReleaseGeneration { generation: u32 },
-    ReportAbandoned { generation: u32 },
-    DeliverAbandoned { generation: u32 },
-    ReportEnded { generation: u32 },
-    DeliverEnded { generation: u32 },
-    ReportStalled { slot: u32 },
-    ReportRecovered { slot: u32 },
+    ReleaseGeneration {
+        generation: u32,
+    },
+    ReportAbandoned {
+        generation: u32,
+    },
+    DeliverAbandoned {
+        generation: u32,
+    },
+    ReportEnded {
+        generation: u32,
+    },
+    DeliverEnded {
+        generation: u32,
+    },
+    ReportStalled {
+        slot: u32,
+    },
+    ReportRecovered {
+        slot: u32,
+    },
 }
 
 impl Facts {
@@ -74,10 +100,12 @@ impl Facts {
             return false;
         }
         let master_gone = self.master_alive(g) == Some(false);
-        let superseded = self
-            .generations
-            .iter()
-            .any(|n| n.id > g.id && n.is_there() && n.master_slot == g.master_slot && n.master_version == g.master_version);
+        let superseded = self.generations.iter().any(|n| {
+            n.id > g.id
+                && n.is_there()
+                && n.master_slot == g.master_slot
+                && n.master_version == g.master_version
+        });
         let taken_over = self.generations.iter().any(|n| n.id > g.id && n.is_there());
         if taken_over && !master_gone && g.awaits_replacement(self.now) {
             return false;
@@ -121,7 +149,10 @@ impl Facts {
 
     fn release(&self) -> Option<Step> {
         let over = |s: &&SlotFacts| match s.role {
-            Role::Master => s.exited_seq != 0 || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release { slot: s.index }),
+            Role::Master => {
+                s.exited_seq != 0
+                    || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release { slot: s.index })
+            }
             Role::Worker | Role::Helper => s.exited_seq != 0 || s.started_seq == 0,
         };
         self.gone().find(over).map(|s| Step::Release { slot: s.index })
@@ -165,7 +196,8 @@ impl Facts {
         }
         for g in self.generations.iter().filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0) {
             let generation = g.index;
-            let late = self.master_alive(g) == Some(false) && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
+            let late = self.master_alive(g) == Some(false)
+                && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
             let vanished = g.phase == Phase::Announced && (late || scope == Scope::LastWord);
             let never_came = g.phase == Phase::Abandoned || vanished;
             let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope));

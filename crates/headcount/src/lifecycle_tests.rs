@@ -132,7 +132,15 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         |(mut slots, mut generations, redeliver_seq)| {
             (0..).zip(&mut slots).for_each(|(i, s)| (s.index, s.pid) = (i, 100 + i));
             (0..).zip(&mut generations).for_each(|(i, g)| (g.index, g.id) = (i, u64::from(i) + 1));
-            Facts { slots, generations, now: 20 * SECOND, stall_after: STALL_AFTER, redeliver_seq, as_reported: false, own: Vec::new() }
+            Facts {
+                slots,
+                generations,
+                now: 20 * SECOND,
+                stall_after: STALL_AFTER,
+                redeliver_seq,
+                as_reported: false,
+                own: Vec::new(),
+            }
         },
     )
 }

@@ -94,7 +94,9 @@ impl Node {
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
         let slot = self.claim_master_slot()?;
         for record in self.inner.view().used_generations() {
-            if record.master_slot.load(Relaxed) == old.index && record.master_version.load(Relaxed) == old.version {
+            if record.master_slot.load(Relaxed) == old.index
+                && record.master_version.load(Relaxed) == old.version
+            {
                 record.master_slot.store(slot.index, Relaxed);
                 record.master_version.store(slot.version, Relaxed);
                 record.master_pid.store(process::pid(), Relaxed);
@@ -115,9 +117,10 @@ impl Node {
         let Some(master) = self.inner.local().master else { return Ok(Transitions::none()) };
         let hold = Hold::acquire(self, wait, Operation::Leave)?;
         let facts = hold.facts();
-        let alone = !facts.slots.iter().any(|s| {
-            s.role != Role::Helper && s.index != master.index && s.liveness != Liveness::Gone
-        });
+        let alone = !facts
+            .slots
+            .iter()
+            .any(|s| s.role != Role::Helper && s.index != master.index && s.liveness != Liveness::Gone);
         let scope = if alone { Scope::LastWord } else { Scope::Tidy };
         Ok(Transitions::new(hold, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
     }
@@ -127,9 +130,10 @@ impl Node {
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Open)?;
         let related = [process::parent_pid(), process::pid(), predecessor.unwrap_or(0)];
         let facts = hold.facts();
-        let stranger = facts.slots.iter().find(|s| {
-            s.role == Role::Master && s.liveness != Liveness::Gone && !related.contains(&s.pid)
-        });
+        let stranger = facts
+            .slots
+            .iter()
+            .find(|s| s.role == Role::Master && s.liveness != Liveness::Gone && !related.contains(&s.pid));
         if let Some(stranger) = stranger {
             return Ok(Some(stranger.pid));
         }
@@ -168,9 +172,11 @@ impl Hold {
         }
         let own = local.master.map(|m| m.index);
         drop(local);
-        let other_master = self.facts().slots.iter().any(|s| {
-            s.role == Role::Master && Some(s.index) != own && s.liveness == Liveness::Alive
-        });
+        let other_master = self
+            .facts()
+            .slots
+            .iter()
+            .any(|s| s.role == Role::Master && Some(s.index) != own && s.liveness == Liveness::Alive);
         if other_master { Cause::Upgrade } else { Cause::Start }
     }
 }

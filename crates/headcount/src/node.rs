@@ -138,7 +138,11 @@ impl NodeInner {
     }
 
     /// Waits on `released` without losing sight of the process's state.
-    pub(crate) fn wait_released<'a>(&self, local: MutexGuard<'a, Local>, limit: Duration) -> MutexGuard<'a, Local> {
+    pub(crate) fn wait_released<'a>(
+        &self,
+        local: MutexGuard<'a, Local>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Local> {
         self.released.wait_timeout(local, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -232,7 +236,8 @@ impl Node {
             *relock(&node.inner.settings) = settings;
             node.publish_settings();
             let local = node.inner.local();
-            let has_left = local.master.is_none() && local.joined.is_empty() && local.inherited_master.is_none();
+            let has_left =
+                local.master.is_none() && local.joined.is_empty() && local.inherited_master.is_none();
             drop(local);
             if has_left {
                 // A master that had left (the server was reconfigured to do without), and is back.
@@ -388,8 +393,10 @@ impl Node {
 
     pub(crate) fn facts(&self) -> Facts {
         let own = self.inner.own_slots();
-        let mut facts =
-            self.inner.view().facts(&mut |index, version, pid| self.inner.liveness(&own, index, version, pid));
+        let mut facts = self
+            .inner
+            .view()
+            .facts(&mut |index, version, pid| self.inner.liveness(&own, index, version, pid));
         self.inner.find_joining(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
         facts
@@ -405,8 +412,9 @@ impl Node {
             if slot.role.load(Relaxed) != 0 {
                 continue;
             }
-            let locked = lock::try_lock(self.inner.store.lock_file.as_fd(), SLOT_LOCK_BASE + u64::from(index))
-                .map_err(|e| Error::io("lock a slot", e))?;
+            let locked =
+                lock::try_lock(self.inner.store.lock_file.as_fd(), SLOT_LOCK_BASE + u64::from(index))
+                    .map_err(|e| Error::io("lock a slot", e))?;
             if !locked {
                 // Somebody lives there whom the registry does not know (any more).
                 continue;

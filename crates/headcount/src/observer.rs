@@ -60,7 +60,10 @@ impl Observer {
         if store::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
             return Err(Error::new(
                 ErrorKind::WrongState,
-                format!("this process is part of the node at {}: use its `Node`, not an observer", path.display()),
+                format!(
+                    "this process is part of the node at {}: use its `Node`, not an observer",
+                    path.display()
+                ),
             ));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -84,7 +87,12 @@ impl Observer {
         let region = self.copy(self.geometry.journal_offset())?;
         let view = View { region: &region };
         let name = store::stored_name(region.header());
-        Ok(Snapshot::take(&view, &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)), &name, Some(&self.path)))
+        Ok(Snapshot::take(
+            &view,
+            &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)),
+            &name,
+            Some(&self.path),
+        ))
     }
 
     /// Reads on in the journal, at most `limit` events.
@@ -113,13 +121,17 @@ impl Observer {
     }
 
     fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
-        let start_time =
-            region.slots().get(index as usize).map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
+        let start_time = region
+            .slots()
+            .get(index as usize)
+            .map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
         if let Some(locks) = self.locks {
             return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
                 Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
                 // The same one, called otherwise in our pid namespace.
-                Ok(lock::ByteLock::Held(holder)) if process::start_time(holder) == start_time => Liveness::Alive,
+                Ok(lock::ByteLock::Held(holder)) if process::start_time(holder) == start_time => {
+                    Liveness::Alive
+                }
                 Ok(_) if self.still(index, version) => Liveness::Gone,
                 // It left between our copy and our question.
                 Ok(_) | Err(_) => Liveness::Unknown,
@@ -128,7 +140,9 @@ impl Observer {
         match (process::start_time(pid), start_time) {
             (Some(now), Some(then)) if now == then && then != 0 => Liveness::Alive,
             (Some(_), Some(then)) if then != 0 => Liveness::Gone,
-            (None, _) if !Path::new(&format!("/proc/{pid}")).exists() && Path::new("/proc/self/stat").exists() => {
+            (None, _)
+                if !Path::new(&format!("/proc/{pid}")).exists() && Path::new("/proc/self/stat").exists() =>
+            {
                 Liveness::Gone
             }
             _ => Liveness::Unknown,
@@ -139,7 +153,8 @@ impl Observer {
     fn still(&self, index: u32, version: u64) -> bool {
         let mut word = [0; 8];
         let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
-        rustix::io::pread(&self.file, &mut word, at).is_ok_and(|n| n == 8) && u64::from_ne_bytes(word) == version
+        rustix::io::pread(&self.file, &mut word, at).is_ok_and(|n| n == 8)
+            && u64::from_ne_bytes(word) == version
     }
 
     /// How often a follower should look for new events: the journal has nobody to call it.
@@ -153,7 +168,10 @@ fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {
     let read = rustix::io::pread(file, &mut Page::bytes_mut(&mut pages)[..4096], 0)
         .map_err(|e| Error::file("read", path, e.into()))?;
     if read < 4096 {
-        return Err(Error::new(ErrorKind::NotARegistry, format!("{} is no headcount registry: {read} bytes", path.display())));
+        return Err(Error::new(
+            ErrorKind::NotARegistry,
+            format!("{} is no headcount registry: {read} bytes", path.display()),
+        ));
     }
     let region = Region::copy(pages, smallest)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;

@@ -135,7 +135,10 @@ impl Options {
             ));
         }
         if let Some(path) = self.path.as_ref().filter(|p| !p.is_absolute() || p.file_name().is_none()) {
-            return invalid(format!("option `path` is {}; allowed is the absolute path of a file", path.display()));
+            return invalid(format!(
+                "option `path` is {}; allowed is the absolute path of a file",
+                path.display()
+            ));
         }
         let bounds = Duration::from_millis(1)..=Duration::from_secs(86_400);
         for (option, value) in [

@@ -18,14 +18,16 @@ impl Hold {
             return found;
         }
         let newest = left().filter(|g| g.phase == Phase::Committed && g.ended_seq == 0).map(|g| g.id).max();
-        let workers = facts.slots.iter().filter(|s| {
-            s.role == Role::Worker && s.exited_seq == 0 && left().any(|g| g.id == s.generation)
-        });
+        let workers = facts
+            .slots
+            .iter()
+            .filter(|s| s.role == Role::Worker && s.exited_seq == 0 && left().any(|g| g.id == s.generation));
         let runs = self.node.inner.store.region.header().runs.load(Relaxed);
         match newest {
-            Some(generation) => {
-                PreviousRun::Unclean { generation, workers: u32::try_from(workers.count()).unwrap_or(u32::MAX) }
-            }
+            Some(generation) => PreviousRun::Unclean {
+                generation,
+                workers: u32::try_from(workers.count()).unwrap_or(u32::MAX),
+            },
             None if runs == 0 => PreviousRun::None,
             None => PreviousRun::Clean,
         }
@@ -34,9 +36,12 @@ impl Hold {
     /// At a start: what is left of a run that nobody ended, is ended now.
     pub(crate) fn clear_previous_run(&self) {
         let facts = self.facts();
-        let left: Vec<_> = facts.generations.iter().filter(|g| facts.master_alive(g) == Some(false)).collect();
+        let left: Vec<_> =
+            facts.generations.iter().filter(|g| facts.master_alive(g) == Some(false)).collect();
         for s in facts.slots.iter().filter(|s| {
-            s.role == Role::Worker && s.liveness == Liveness::Gone && left.iter().any(|g| g.id == s.generation)
+            s.role == Role::Worker
+                && s.liveness == Liveness::Gone
+                && left.iter().any(|g| g.id == s.generation)
         }) {
             let Ok(slot) = self.node.inner.slot(s.index) else { continue };
             if s.exited_seq == 0 && s.died_seq == 0 && s.started_seq != 0 {

@@ -125,7 +125,8 @@ impl Watch {
         self.notice_own_sleep(now);
         self.drain_events()?;
         let facts = self.node.facts();
-        let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version) else {
+        let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
+        else {
             // We have left.
             self.watched.clear();
             self.listen(Ear::Deaf)?;
@@ -161,7 +162,9 @@ impl Watch {
         // Asked again where somebody is gone, whose cause may be known by now.
         let gone = facts.slots.iter().any(|s| s.liveness == Liveness::Gone);
         let facts = if gone { self.node.facts() } else { facts };
-        if now < self.judge_not_before && self.only_stalls(&facts) || facts.next_step(Scope::Everything).is_none() {
+        if now < self.judge_not_before && self.only_stalls(&facts)
+            || facts.next_step(Scope::Everything).is_none()
+        {
             self.arm(self.next_look(&facts))?;
             return Ok(Transitions::none());
         }
@@ -222,7 +225,9 @@ impl Watch {
         if holder.is_some_and(|s| s.is_fit(facts.now, stall_after)) {
             return false;
         }
-        if me.intent != Intent::Serving && facts.slots.iter().any(|s| s.index != me.index && s.is_fit(facts.now, facts.stall_after)) {
+        if me.intent != Intent::Serving
+            && facts.slots.iter().any(|s| s.index != me.index && s.is_fit(facts.now, facts.stall_after))
+        {
             // Somebody does it who has longer to live.
             return false;
         }
@@ -233,7 +238,10 @@ impl Watch {
     /// The first who is to take over: of those who are fit, one of the newest generation, which lives longest.
     fn deputy(&self, facts: &Facts) -> Option<u32> {
         let sentinel = sentinel_index(&self.node);
-        let others = facts.slots.iter().filter(|s| Some(s.index) != sentinel && s.is_fit(facts.now, facts.stall_after));
+        let others = facts
+            .slots
+            .iter()
+            .filter(|s| Some(s.index) != sentinel && s.is_fit(facts.now, facts.stall_after));
         others.max_by_key(|s| (s.generation, Reverse(s.index))).map(|s| s.index)
     }
 
@@ -266,7 +274,8 @@ impl Watch {
     }
 
     fn watch_all(&mut self, facts: &Facts) {
-        self.watched.retain(|index, w| facts.slots.iter().any(|s| s.index == *index && s.version == w.version));
+        self.watched
+            .retain(|index, w| facts.slots.iter().any(|s| s.index == *index && s.version == w.version));
         let me = self.me.index;
         for slot in facts.slots.iter().filter(|s| s.index != me) {
             self.watch(slot);
@@ -274,7 +283,9 @@ impl Watch {
     }
 
     fn watch(&mut self, slot: &SlotFacts) {
-        if self.watched.get(&slot.index).is_some_and(|w| w.version == slot.version) || slot.liveness != Liveness::Alive {
+        if self.watched.get(&slot.index).is_some_and(|w| w.version == slot.version)
+            || slot.liveness != Liveness::Alive
+        {
             return;
         }
         // The descriptors are the server's first of all. Who is not watched is looked at once a second. One process in
@@ -305,9 +316,15 @@ impl Watch {
         let mut block = CAUSE_BLOCK;
         let mut undecided = false;
         let unexplained = |s: &&SlotFacts| {
-            s.liveness == Liveness::Gone && s.role != Role::Helper && s.exited_seq == 0 && s.died_seq == 0 && s.wait_status.is_none()
+            s.liveness == Liveness::Gone
+                && s.role != Role::Helper
+                && s.exited_seq == 0
+                && s.died_seq == 0
+                && s.wait_status.is_none()
         };
-        self.dead_since.retain(|&(index, version), _| facts.slots.iter().any(|s| s.index == index && s.version == version));
+        self.dead_since.retain(|&(index, version), _| {
+            facts.slots.iter().any(|s| s.index == index && s.version == version)
+        });
         for slot in facts.slots.iter().filter(unexplained) {
             let begun = clock::boot_ns();
             if let Some(watched) = self.watched.get(&slot.index).filter(|w| w.version == slot.version) {

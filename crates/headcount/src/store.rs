@@ -10,7 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, SealFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs, mknodat, open,
+    FallocateFlags, FileType, Mode, OFlags, SealFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs,
+    mknodat, open,
 };
 use rustix::io::Errno;
 
@@ -106,7 +107,10 @@ fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> R
     if found != expected {
         return Err(Error::new(
             ErrorKind::SymbolicLink,
-            format!("{} is a {found:?}, expected was a {expected:?} (remove it, or set another `path`)", path.display()),
+            format!(
+                "{} is a {found:?}, expected was a {expected:?} (remove it, or set another `path`)",
+                path.display()
+            ),
         ));
     }
     let me = rustix::process::geteuid().as_raw();
@@ -300,7 +304,10 @@ pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Res
     if header.magic.load(Relaxed) != MAGIC {
         return Err(Error::new(
             ErrorKind::NotARegistry,
-            format!("{} is no headcount registry, and is left alone (remove it, or set another `path`)", path.display()),
+            format!(
+                "{} is no headcount registry, and is left alone (remove it, or set another `path`)",
+                path.display()
+            ),
         ));
     }
     let format = header.format.load(Relaxed);
@@ -333,7 +340,8 @@ pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Res
 }
 
 fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id: [u64; 2]) -> Result<Found> {
-    let size = std::cmp::max(fstat(fd).map_err(|e| Error::file("look at", path, e.into()))?.st_size, 0) as u64;
+    let size =
+        std::cmp::max(fstat(fd).map_err(|e| Error::file("look at", path, e.into()))?.st_size, 0) as u64;
     let mut page = Page::buffer(4096);
     let read = rustix::io::pread(fd, Page::bytes_mut(&mut page), 0)
         .map_err(|e| Error::file("read", path, e.into()))?;
@@ -348,7 +356,8 @@ fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id
         ));
     }
     // The smallest geometry: only the header of this copy is looked at.
-    let header_only = Geometry::new(*crate::layout::SLOTS_RANGE.start(), *crate::layout::JOURNAL_RANGE.start())?;
+    let header_only =
+        Geometry::new(*crate::layout::SLOTS_RANGE.start(), *crate::layout::JOURNAL_RANGE.start())?;
     page.resize(header_only.file_size() / 4096, Page::buffer(4096).remove(0));
     let copy = Region::copy(page, header_only)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
@@ -420,7 +429,8 @@ fn create(path: &Path, name: &str, geometry: Geometry, lock_id: [u64; 2]) -> Res
         // A umask must not decide whether people may read the state of their node.
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o644)).map_err(failed("set the mode of"))?;
         // Blocks that are there cannot be missing later, when touching them would be fatal.
-        fallocate(&fd, FallocateFlags::empty(), 0, geometry.file_size() as u64).map_err(failed("get room for"))?;
+        fallocate(&fd, FallocateFlags::empty(), 0, geometry.file_size() as u64)
+            .map_err(failed("get room for"))?;
         let region = Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("map", path, e))?;
         initialise(region.header(), name, geometry, lock_id);
         std::fs::rename(&temporary, path).map_err(|e| Error::file("make", path, e))?;
@@ -459,7 +469,10 @@ fn initialise(header: &Header, name: &str, geometry: Geometry, lock_id: [u64; 2]
 pub(crate) fn stored_name(header: &Header) -> String {
     let bytes = header.name.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).take_while(|&b| b != 0);
     // Whoever has the memory can write into it, and it is shown on people's terminals.
-    bytes.map(char::from).map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' }).collect()
+    bytes
+        .map(char::from)
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' })
+        .collect()
 }
 
 /// The boot that we are in; zeros where `/proc` does not tell.
@@ -479,7 +492,8 @@ fn make_fifo(path: &Path) -> Result<()> {
 
 fn open_sink() -> Result<OwnedFd> {
     let path = Path::new("/dev/null");
-    open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))
+    open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::file("open", path, e.into()))
 }
 
 /// A named pipe, so that also a process that was not forked from the opener (an upgraded master's

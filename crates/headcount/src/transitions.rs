@@ -69,7 +69,10 @@ pub struct Transitions {
 
 impl std::fmt::Debug for Transitions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Transitions").field("stages", &self.stages).field("current", &self.current).finish_non_exhaustive()
+        f.debug_struct("Transitions")
+            .field("stages", &self.stages)
+            .field("current", &self.current)
+            .finish_non_exhaustive()
     }
 }
 
@@ -172,7 +175,12 @@ impl Drop for Transitions {
 
 enum Performed {
     /// An event was journalled; `last` when the stage has nothing more.
-    Callback { event: Event, after: After, tries: u32, last: bool },
+    Callback {
+        event: Event,
+        after: After,
+        tries: u32,
+        last: bool,
+    },
     /// Something was done of which nobody needs to hear.
     Silent,
     StageDone,
@@ -221,7 +229,8 @@ fn perform(hold: &Hold, stage: Stage) -> Performed {
             Performed::Callback { event, after: After::FreeSlot(facts.index), tries: 0, last: true }
         }),
         Stage::ExitMaster(index) => own(hold, index, |hold, facts, slot| {
-            let event = announce(hold, &slot.exited_seq, about(facts, Kind::MasterExited, going(hold, u64::MAX)));
+            let event =
+                announce(hold, &slot.exited_seq, about(facts, Kind::MasterExited, going(hold, u64::MAX)));
             Performed::Callback { event, after: After::FreeSlot(facts.index), tries: 0, last: true }
         }),
     }
@@ -367,17 +376,19 @@ fn settle(hold: &Hold, step: Step) -> Performed {
             announce(hold, &record.died_seq, event);
             Performed::Silent
         }),
-        Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => with_slot(hold, slot, |facts, record| {
-            let tries = record.retry.load(Relaxed);
-            deliver(hold, facts.died_seq, tries, After::FreeSlot(slot)).unwrap_or_else(|| {
-                // Overwritten in the journal: report what the slot still knows.
-                let kind = if facts.role == Role::Master { Kind::MasterLost } else { Kind::WorkerDied };
-                let mut event = death(facts, kind);
-                event.seq = facts.died_seq;
-                event.counts = hold.facts().counts(event.generation);
-                Performed::Callback { event, after: After::FreeSlot(slot), tries, last: false }
+        Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => {
+            with_slot(hold, slot, |facts, record| {
+                let tries = record.retry.load(Relaxed);
+                deliver(hold, facts.died_seq, tries, After::FreeSlot(slot)).unwrap_or_else(|| {
+                    // Overwritten in the journal: report what the slot still knows.
+                    let kind = if facts.role == Role::Master { Kind::MasterLost } else { Kind::WorkerDied };
+                    let mut event = death(facts, kind);
+                    event.seq = facts.died_seq;
+                    event.counts = hold.facts().counts(event.generation);
+                    Performed::Callback { event, after: After::FreeSlot(slot), tries, last: false }
+                })
             })
-        }),
+        }
         Step::ReportHelperExited { slot } => with_slot(hold, slot, |facts, record| {
             announce(hold, &record.exited_seq, death(facts, Kind::HelperExited));
             Performed::Silent
@@ -389,14 +400,22 @@ fn settle(hold: &Hold, step: Step) -> Performed {
         Step::ReportAbandoned { generation } => with_generation(hold, generation, |facts, record| {
             // Those who died in the callback of its start have nothing to do with this one.
             record.retry.store(0, Relaxed);
-            announce(hold, &record.abandoned_seq, about_generation(facts, Kind::GenerationAbandoned, Cause::NoWorkers));
+            announce(
+                hold,
+                &record.abandoned_seq,
+                about_generation(facts, Kind::GenerationAbandoned, Cause::NoWorkers),
+            );
             Performed::Silent
         }),
         Step::ReportEnded { generation } => with_generation(hold, generation, |facts, record| {
             // Its own announcement makes it one that is not there any more, so that its counts must be
             // taken as those of its neighbours see it.
             record.retry.store(0, Relaxed);
-            announce(hold, &record.ended_seq, about_generation(facts, Kind::GenerationEnded, going(hold, facts.id)));
+            announce(
+                hold,
+                &record.ended_seq,
+                about_generation(facts, Kind::GenerationEnded, going(hold, facts.id)),
+            );
             Performed::Silent
         }),
         Step::DeliverAbandoned { generation } => with_generation(hold, generation, |facts, _| {

@@ -110,7 +110,11 @@ impl Worker {
         }
         Err(Error::new(
             ErrorKind::WrongState,
-            format!("this process is not (any more) the worker in slot {} of {}", self.slot.index, self.node.inner.place()),
+            format!(
+                "this process is not (any more) the worker in slot {} of {}",
+                self.slot.index,
+                self.node.inner.place()
+            ),
         ))
     }
 }

@@ -288,3 +288,20 @@ fn a_child_that_is_forked_in_a_callback_changes_nothing() {
     assert_eq!(callbacks.about(Kind::GenerationStarted).len(), 2);
     leave_all([&mut child]);
 }
+
+#[test]
+fn a_worker_that_waits_to_join_keeps_its_generation_open() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let mut old = home.quiet(&generation, 0);
+    home.callbacks.plan(Kind::WorkerExited, Act::Sleep, 1, Duration::from_millis(300));
+    old.say("leave");
+    wait_for("its last callback", || (!home.callbacks.about(Kind::WorkerExited).is_empty()).then_some(()));
+    let mut new = start(&generation, home.callbacks, Habit::Quiet, Join::worker(Some(0)).respawned(true));
+    old.expect("done");
+    new.expect("joined");
+    assert!(home.about(Kind::GenerationEnded).is_empty(), "{:?}", home.events());
+    leave_all([&mut new]);
+    home.check();
+}

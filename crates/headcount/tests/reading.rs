@@ -94,7 +94,9 @@ fn a_bit_of_everything(place: &Place) -> Child {
         draining.tell("drain");
         reaped.kill();
         zombie.signal(nix::sys::signal::Signal::SIGKILL);
-        family::wait_for("its death", || (node_says(node, zombie.pid()) == Liveness::Gone).then_some(()));
+        // Dead, and still in the list of processes.
+        let stat = format!("/proc/{}/stat", zombie.pid());
+        family::wait_for("its death", || std::fs::read_to_string(&stat).ok()?.contains(") Z ").then_some(()));
         line.say("ready");
         for child in [&serving, &draining, &helper, &reaped, &zombie] {
             line.say(&child.pid().to_string());
@@ -104,10 +106,6 @@ fn a_bit_of_everything(place: &Place) -> Child {
         leave_all([&mut serving, &mut draining, &mut helper]);
         callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
     })
-}
-
-fn node_says(node: &Node, pid: u32) -> Liveness {
-    node.snapshot().processes.iter().find(|p| p.pid == pid).map_or(Liveness::Gone, |p| p.liveness)
 }
 
 /// What an observer says of each of them, in the order in which they were made.

@@ -160,6 +160,8 @@ function _M.predecessor(each)
   if not (slot and last and children) then return end
   slot, last = tonumber(slot), tonumber(last)
   if last < 0 or last > LAST_CHILD then return end
+  -- A worker that takes nobody's place is spared the rest: at a start with many workers it adds up.
+  if slot < 0 or slot >= last or bit.band(children[slot].flags, EXITED) == 0 then return end
   local mine
   for i = 0, last - 1 do
     local child = children[i]

@@ -175,9 +175,8 @@ impl Facts {
     /// (workers, of which draining) of one generation.
     fn tally(&self, id: GenerationId) -> (u32, u32) {
         let counted = self.slots.iter().filter(|s| s.generation == id && self.is_counted(s));
-        counted.fold((0, 0), |(all, draining), s| {
-            (all + 1, draining + u32::from(s.intent == Intent::Draining))
-        })
+        counted
+            .fold((0, 0), |(all, draining), s| (all + 1, draining + u32::from(s.intent == Intent::Draining)))
     }
 
     pub(crate) fn counts(&self, id: GenerationId) -> Counts {
@@ -230,7 +229,9 @@ impl Facts {
                 (_, Intent::Leaving) => State::Leaving,
                 (_, Intent::Serving) => {
                     let orphaned = slot.role == Role::Worker
-                        && self.generation(slot.generation).is_some_and(|g| self.master_alive(g) == Some(false));
+                        && self
+                            .generation(slot.generation)
+                            .is_some_and(|g| self.master_alive(g) == Some(false));
                     if orphaned { State::Orphaned } else { State::Serving }
                 }
             },
@@ -239,8 +240,9 @@ impl Facts {
 
     /// No other live worker than `me` is there to run callbacks.
     pub(crate) fn nobody_else(&self, me: Option<u32>) -> bool {
-        !self.slots.iter().any(|s| {
-            s.role == Role::Worker && s.liveness != Liveness::Gone && Some(s.index) != me
-        })
+        !self
+            .slots
+            .iter()
+            .any(|s| s.role == Role::Worker && s.liveness != Liveness::Gone && Some(s.index) != me)
     }
 }

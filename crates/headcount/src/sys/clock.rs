@@ -5,8 +5,7 @@ use rustix::time::{ClockId, clock_gettime};
 fn nanoseconds(clock: ClockId) -> u64 {
     let t = clock_gettime(clock);
     // Both fields are never negative for the two clocks asked here; a clock before 1970 reads as 0.
-    u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
-        + u64::try_from(t.tv_nsec).unwrap_or(0)
+    u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(t.tv_nsec).unwrap_or(0)
 }
 
 /// Nanoseconds since boot, suspend included. The same in every process of the host, and not moved

@@ -11,8 +11,6 @@ use super::callbacks::Run;
 pub struct Truth {
     /// Processes that are dead, and the number of the newest event at that time.
     pub dead: Vec<(u32, u64)>,
-    /// Processes that hang, and the number of the newest event at that time.
-    pub hanging: Vec<(u32, u64)>,
     /// Generations that are committed, and the number of the newest event at that time.
     pub committed: Vec<(u64, u64)>,
     /// Others were at work while processes died, so that nobody knows the counts of those moments.
@@ -22,8 +20,8 @@ pub struct Truth {
 }
 
 impl Truth {
-    fn was_at_work(&self, pid: u32, seq: u64) -> bool {
-        !self.dead.iter().chain(&self.hanging).any(|&(dead, head)| dead == pid && seq > head)
+    fn was_alive(&self, pid: u32, seq: u64) -> bool {
+        !self.dead.iter().any(|&(dead, head)| dead == pid && seq > head)
     }
 }
 
@@ -129,7 +127,13 @@ fn counts(events: &[Event], truth: &Truth) {
                 _ => {}
             }
         }
-        live.retain(|&pid, _| truth.was_at_work(pid, e.seq));
+        let stalled = |pid: u32| {
+            let about =
+                |o: &&Event| o.pid == pid && matches!(o.kind, Kind::WorkerStalled | Kind::WorkerRecovered);
+            let last = events.iter().filter(|o| o.seq <= e.seq).rfind(about);
+            last.is_some_and(|o| o.kind == Kind::WorkerStalled)
+        };
+        live.retain(|&pid, _| truth.was_alive(pid, e.seq) && !stalled(pid));
         let tally = |id: u64| {
             let mine = live.values().filter(|(g, _)| *g == id);
             (mine.clone().count() as u32, mine.filter(|(_, draining)| *draining).count() as u32)

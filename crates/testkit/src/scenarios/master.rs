@@ -37,7 +37,11 @@ pub fn killed_master_of_two_generations(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2));
     let client = nginx.slow_client();
     nginx.reload_and_settle(2);
-    nginx.wait_for("the other one to leave", PATIENCE, |all| all.at_least(1, Kind::WorkerExited, 1));
+    let left = nginx.wait_for("the other one to leave", PATIENCE, |all| {
+        all.of_generation(Kind::WorkerExited, 1).first().map(|r| r.pid())
+    });
+    // It has said so, and takes a moment to be gone.
+    nginx.wait_gone(left);
     let workers = nginx.workers();
     process::send(nginx.master(), Signal::KILL);
     nginx.wait_for("the loss of the master", PATIENCE, |all| {
@@ -83,7 +87,11 @@ pub fn killed_node_of_two_generations(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2));
     let client = nginx.slow_client();
     nginx.reload_and_settle(2);
-    nginx.wait_for("the other one to leave", PATIENCE, |all| all.at_least(1, Kind::WorkerExited, 1));
+    let left = nginx.wait_for("the other one to leave", PATIENCE, |all| {
+        all.of_generation(Kind::WorkerExited, 1).first().map(|r| r.pid())
+    });
+    // It has said so, and takes a moment to be gone.
+    nginx.wait_gone(left);
     kill_node(&nginx);
     drop(client);
     nginx.run();
