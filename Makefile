@@ -31,7 +31,7 @@ LUACDIR    ?= $(PREFIX)/lib/$(if $(filter /usr,$(PREFIX)),$(addsuffix /,$(MULTIA
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-packages check bench install install-files install-rock rock deb clean
+.PHONY: help setup build demo test test-packages check loom bench install install-files install-rock rock deb clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ test: ## prove every row of the contract against real servers, then the installa
 test-packages: ## build the .deb and the rock, and look into them
 	@$(SETUP) test package
 	scripts/test-packages
+
+loom: ## check the lock-free reading of the registry under every order of its loads and stores
+	@$(SETUP) test
+	CARGO_TARGET_DIR='$(TARGET)/loom' RUSTFLAGS='--cfg loom' $(CARGO) test $(LOCKED) --release -p headcount --lib loom
 
 check: ## what a reviewer would only nag about: format, lints, docs, licences, shell, and the quick tests
 	@$(SETUP) check

@@ -111,10 +111,16 @@ fn deaths_under_load() {
 /// From the command to the moment when the last of the workers has run its init_worker.
 fn start_of_64() {
     heading("nginx with 64 workers: from its start to the last worker's init_worker");
+    // Where a registry lies by default: in memory. The servers' folders may be on a disk.
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let registry = memory.path().join("registry");
     let note = r#"init_worker_by_lua_block { require("recorder").note("there") }"#;
     let init = |with: bool| {
-        let begin =
-            if with { "require('resty.headcount').init{ path = '@FOLDER@/run/registry' }" } else { "" };
+        let begin = if with {
+            format!("require('resty.headcount').init{{ path = '{}' }}", registry.display())
+        } else {
+            String::new()
+        };
         let join = if with { "require('resty.headcount').init_worker()" } else { "" };
         format!(
             r#"init_by_lua_block {{ require("recorder").folder = "@FOLDER@" {begin} }}
