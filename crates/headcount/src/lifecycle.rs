@@ -100,13 +100,10 @@ impl Facts {
             return false;
         }
         let master_gone = self.master_alive(g) == Some(false);
-        let superseded = self.generations.iter().any(|n| {
-            n.id > g.id
-                && n.is_there()
-                && n.master_slot == g.master_slot
-                && n.master_version == g.master_version
-        });
-        let taken_over = self.generations.iter().any(|n| n.id > g.id && n.is_there());
+        let newer = || self.generations.iter().filter(|n| n.id > g.id && n.is_there());
+        let superseded =
+            newer().any(|n| n.master_slot == g.master_slot && n.master_version == g.master_version);
+        let taken_over = newer().next().is_some();
         if taken_over && !master_gone && g.awaits_replacement(self.now) {
             return false;
         }

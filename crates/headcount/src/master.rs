@@ -1,5 +1,8 @@
 //! A master's calls: it claims the node, begins generations, and leaves.
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, Role};
 use crate::generation::{Begin, Generation};
@@ -80,16 +83,16 @@ impl Node {
         drop(local);
         // The parent of a process that goes into the background ends at once. One that is still there after
         // this time is a master, and we are a child of its own.
-        const PATIENCE: u32 = 100;
-        for attempt in 0.. {
-            if self.inner.liveness(&[], old.index, old.version, old_pid) != Liveness::Alive {
-                break;
-            }
-            if attempt == PATIENCE {
-                self.inner.local().no_master = true;
-                return Ok(false);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let lives = || self.inner.liveness(&[], old.index, old.version, old_pid) == Liveness::Alive;
+        if lives()
+            && let Ok(pidfd) = process::open_pidfd(old_pid)
+        {
+            process::wait_for_end(pidfd.as_fd(), PATIENCE);
+        }
+        if lives() {
+            self.inner.local().no_master = true;
+            return Ok(false);
         }
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
         let slot = self.claim_master_slot()?;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -61,19 +61,27 @@ pub(crate) enum PidfdState {
     Reaped,
 }
 
+/// What has come of `events` within `limit`.
+fn look(pidfd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> rustix::io::Result<PollFlags> {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, events)];
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(0),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    poll(&mut fds, Some(&limit))?;
+    Ok(fds[0].revents())
+}
+
+/// Waits at most `limit` for the process to end.
+pub(crate) fn wait_for_end(pidfd: BorrowedFd<'_>, limit: Duration) {
+    let begun = Instant::now();
+    // A signal is no reason to stop waiting.
+    while look(pidfd, PollFlags::IN, limit.saturating_sub(begun.elapsed())) == Err(rustix::io::Errno::INTR) {}
+}
+
 /// Waits at most `limit` for the process to be gone from its parent's books, and says how far it is.
 pub(crate) fn pidfd_state(pidfd: BorrowedFd<'_>, limit: Duration) -> PidfdState {
-    let look = |events: PollFlags, limit: Duration| {
-        let mut fds = [PollFd::from_borrowed_fd(pidfd, events)];
-        let limit = Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(0),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
-        match poll(&mut fds, Some(&limit)) {
-            Ok(n) if n > 0 => fds[0].revents(),
-            _ => PollFlags::empty(),
-        }
-    };
+    let look = |events, limit| look(pidfd, events, limit).unwrap_or(PollFlags::empty());
     let now = look(PollFlags::IN, Duration::ZERO);
     if now.is_empty() {
         return PidfdState::Running;
