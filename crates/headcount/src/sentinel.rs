@@ -48,6 +48,46 @@ pub struct Watch {
     due: Cell<u64>,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
+    looks: Looks,
+}
+
+/// What a look has found.
+enum Look {
+    Nothing,
+    /// A death whose cause is still to be told.
+    Later,
+    Report(Hold),
+}
+
+/// The last looks: who is woken in vain again and again (many workers join at once, or somebody means harm) rests a
+/// little before the next one.
+#[derive(Default)]
+struct Looks {
+    last: u64,
+    /// In a row, each soon after the one before.
+    in_vain: u32,
+}
+
+impl Looks {
+    const SOON: u64 = 5_000_000;
+    const MOST_IN_VAIN: u32 = 4;
+
+    /// How long to rest now.
+    fn rest(&self, now: u64) -> Option<Duration> {
+        let until = self.last.saturating_add(Looks::SOON);
+        let tired = self.in_vain >= Looks::MOST_IN_VAIN && now < until;
+        tired.then(|| Duration::from_nanos(until - now))
+    }
+
+    fn note(&mut self, now: u64, in_vain: bool) {
+        let soon = now < self.last.saturating_add(2 * Looks::SOON);
+        self.in_vain = match (in_vain, soon) {
+            (false, _) => 0,
+            (true, true) => self.in_vain.saturating_add(1),
+            (true, false) => 1,
+        };
+        self.last = now;
+    }
 }
 
 /// How a process listens to the wake-up pipe.
@@ -102,6 +142,7 @@ impl Watch {
             busy_since: None,
             due: Cell::new(clock::boot_ns()),
             judge_not_before: 0,
+            looks: Looks::default(),
         };
         // Look at once: there may be something to take over.
         watch.arm(Duration::from_nanos(1))?;
@@ -123,14 +164,37 @@ impl Watch {
     pub fn process(&mut self) -> Result<Transitions> {
         let now = clock::boot_ns();
         self.notice_own_sleep(now);
-        self.drain_events()?;
+        let only_woken = self.drain_events()?;
+        if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
+            if self.ear == Ear::Sentinel {
+                // What is in the pipe stays there, and is found after the rest.
+                self.listen(Ear::Deaf)?;
+            }
+            self.arm(rest)?;
+            return Ok(Transitions::none());
+        }
+        let found = self.look(now);
+        self.looks.note(now, matches!(found, Ok(Look::Nothing)));
+        Ok(match found? {
+            Look::Report(hold) => Transitions::new(hold, [Stage::Settle(Scope::Everything)]),
+            Look::Nothing | Look::Later => Transitions::none(),
+        })
+    }
+
+    fn look(&mut self, now: u64) -> Result<Look> {
+        // Before the look that counts: whoever wakes us after this, wakes us again.
+        let mut is_emptied = false;
+        if self.is_sentinel() && self.serves() {
+            self.empty_pipe();
+            is_emptied = true;
+        }
         let facts = self.node.facts();
         let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
         else {
             // We have left.
             self.watched.clear();
             self.listen(Ear::Deaf)?;
-            return Ok(Transitions::none());
+            return Ok(Look::Nothing);
         };
         if me.progress(now, facts.stall_after) == Progress::Overdue {
             // We run, and have not beaten: it was us who slept.
@@ -141,23 +205,22 @@ impl Watch {
             self.watch_office(&facts, deputy);
             self.listen(if deputy == Some(self.me.index) { Ear::Deputy } else { Ear::Deaf })?;
             self.arm(self.next_look_at_sentinel(&facts))?;
-            return Ok(Transitions::none());
+            return Ok(Look::Nothing);
         }
         // One that drains stays until somebody has taken over, and leaves the wake-up to them.
         let leaves = me.intent == Intent::Draining && self.deputy(&facts).is_some();
         self.listen(if leaves { Ear::Deputy } else { Ear::Sentinel })?;
-        let facts = if leaves {
+        let facts = if leaves || is_emptied {
             facts
         } else {
-            // Before the look that counts: whoever wakes us after this, wakes us again.
-            pipe::drain(&self.node.inner.store.wake_read, &self.node.inner.store.sink);
+            self.empty_pipe();
             self.node.facts()
         };
         self.watch_all(&facts);
         let undecided = self.find_causes(&facts, now);
         if undecided {
             self.arm(BUSY_RETRY)?;
-            return Ok(Transitions::none());
+            return Ok(Look::Later);
         }
         // Asked again where somebody is gone, whose cause may be known by now.
         let gone = facts.slots.iter().any(|s| s.liveness == Liveness::Gone);
@@ -166,14 +229,14 @@ impl Watch {
             || facts.next_step(Scope::Everything).is_none()
         {
             self.arm(self.next_look(&facts))?;
-            return Ok(Transitions::none());
+            return Ok(Look::Nothing);
         }
         match Hold::acquire(&self.node, Wait::Try, Operation::Settle) {
             Ok(hold) => {
                 self.busy_since = None;
                 // What comes meanwhile is looked at afterwards.
                 self.arm(BUSY_RETRY)?;
-                Ok(Transitions::new(hold, [Stage::Settle(Scope::Everything)]))
+                Ok(Look::Report(hold))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.
@@ -203,7 +266,8 @@ impl Watch {
         patient.next_step(Scope::Everything).is_none()
     }
 
-    fn drain_events(&mut self) -> Result<()> {
+    /// Whether the wake-up pipe, and nothing else, has something to tell.
+    fn drain_events(&mut self) -> Result<bool> {
         let mut events = Vec::with_capacity(64);
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&zero)) {
@@ -212,7 +276,16 @@ impl Watch {
         }
         // Empty is what it shall be.
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
-        Ok(())
+        Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == WAKE_PIPE))
+    }
+
+    fn empty_pipe(&self) {
+        pipe::drain(&self.node.inner.store.wake_read, &self.node.inner.store.sink);
+    }
+
+    fn serves(&self) -> bool {
+        let slot = self.node.inner.slot(self.me.index);
+        slot.is_ok_and(|slot| Intent::from_code(slot.intent.load(Acquire)) == Intent::Serving)
     }
 
     /// Becomes the sentinel if there is none that is fit for it.

@@ -5,7 +5,7 @@ local ffi = require "ffi"
 local ABI_VERSION = 1
 
 -- By hand from headcount.h. The sizes are compared with the library's below, before anything is called.
-ffi.cdef [[
+local DECLARATIONS = [[
   typedef struct headcount_node headcount_node;
 
   typedef struct {
@@ -79,6 +79,8 @@ ffi.cdef [[
   int32_t headcount_snapshot_json(headcount_node *node, char *buffer, uint64_t capacity, uint64_t *needed);
 ]]
 
+ffi.cdef(DECLARATIONS)
+
 local STRUCTS = { "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts" }
 
 local function fail(...)
@@ -107,6 +109,8 @@ local function load()
         path, name, there, here)
     end
   end
+  -- Looked up once, by the master: each of its workers would do it again.
+  for name in DECLARATIONS:gmatch("(headcount_[%w_]+)%(") do local _ = library[name] end
   return library
 end
 

@@ -47,6 +47,10 @@ local function variable(name)
   if known then return value end
 end
 
+-- Looked up once, by the master: each of its workers would do it again.
+for _, name in ipairs { "slot", "last", "children", "quit", "terminate" } do variable("headcount_nginx_" .. name) end
+pcall(get, "headcount_nginx_no_timers_left")
+
 _M.pid = C.headcount_getpid
 
 local timespec = ffi.new("headcount_timespec")

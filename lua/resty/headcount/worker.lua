@@ -10,6 +10,9 @@ local EVENT, WRONG_STATE = 1, -2
 -- Reasons for which a later attempt to join may succeed.
 local PASSING = { [node.BUSY] = true, [node.LOCK_TIMEOUT] = true, [-5] = true, [-15] = true } -- full, io
 local POLL_INTERVAL = 0.05
+-- Seconds after which a worker begins to watch that is not among those who look after the others from the start:
+-- where many start at once, each would delay the rest of them.
+local WATCH_LATER = 0.25
 -- A cosocket without a timeout; should it be over one day, the loop just goes on.
 local FOR_EVER = 2147483647
 
@@ -166,13 +169,18 @@ local function join(wait_ms)
   return library.headcount_join(node.handle, join_options, node.event)
 end
 
+-- The first two are sentinel and deputy; and who takes a dead one's place may have been its deputy.
+local function watches_at_once()
+  return join_options.worker_id < 2 or join_options.replaces_pid ~= 0
+end
+
 local function joined(code)
   _M.state = "joined"
   _M.pid = nginx.pid()
   if _M.is_helper then return node.deliver(code) end
   -- First of all: in a timer, a callback may yield for long, or for ever.
   local ok, err = ngx.timer.every(node.options.heartbeat_interval, beat)
-  if ok then ok, err = ngx.timer.at(0, watch) end
+  if ok then ok, err = ngx.timer.at(watches_at_once() and 0 or WATCH_LATER, watch) end
   if not ok then
     err = "no timer for heartbeats and watch: " .. err
     node.log(ngx.ERR, err)
