@@ -9,7 +9,7 @@ use crate::layout::joining_byte;
 use crate::lifecycle::{Intent, Liveness, Phase, Scope};
 use crate::node::{Node, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sys::{clock, lock};
+use crate::sys::{clock, lock, process};
 use crate::transitions::{Stage, Transitions, tidy};
 use crate::worker::Worker;
 
@@ -178,6 +178,7 @@ impl Generation {
         if join.wait != Wait::Try && (join.respawn || self.has_had(join.worker_id)) {
             node.let_sentinel_go_first();
         }
+        node.inner.own_start_time(process::pid());
         let hold = Hold::acquire(node, join.wait, Operation::Join)?;
         tidy(&hold);
         let facts = hold.facts();

@@ -91,6 +91,7 @@ pub(crate) struct Local {
     pub(crate) begun: Option<GenerationId>,
     /// A child of a master, found out by a fork of its own: it is not to be asked again at each of them.
     pub(crate) no_master: bool,
+    start_time: Option<u64>,
 }
 
 /// Every node that this process has open, by the path that was asked for. Nothing is ever taken out.
@@ -190,6 +191,16 @@ impl NodeInner {
             Ok(_) => Liveness::Gone,
             Err(_) => Liveness::Unknown,
         }
+    }
+
+    /// Read once, and by who is about to take the lock before it does.
+    pub(crate) fn own_start_time(&self, pid: u32) -> u64 {
+        if let Some(known) = self.local().start_time {
+            return known;
+        }
+        let read = process::start_time(pid).unwrap_or(0);
+        self.local().start_time = Some(read);
+        read
     }
 
     fn started_at(&self, index: u32, pid: u32) -> bool {
@@ -425,7 +436,7 @@ impl Node {
             header.slots_used.fetch_max(index + 1, Release);
             let version = rewrite(&slot.version, || {
                 slot.pid.store(pid, Relaxed);
-                slot.start_time.store(process::start_time(pid).unwrap_or(0), Relaxed);
+                slot.start_time.store(self.inner.own_start_time(pid), Relaxed);
                 slot.joined_ns.store(now, Relaxed);
                 slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
                 slot.heartbeat_ns.store(now, Relaxed);

@@ -69,18 +69,20 @@ struct Looks {
 }
 
 impl Looks {
-    const SOON: u64 = 5_000_000;
+    const SHORTEST_REST: u64 = 5_000_000;
+    const LONGEST_REST: u64 = 20_000_000;
     const MOST_IN_VAIN: u32 = 4;
 
-    /// How long to rest now.
+    /// How long to rest now: longer, the longer it has been in vain.
     fn rest(&self, now: u64) -> Option<Duration> {
-        let until = self.last.saturating_add(Looks::SOON);
-        let tired = self.in_vain >= Looks::MOST_IN_VAIN && now < until;
-        tired.then(|| Duration::from_nanos(until - now))
+        let doubled = self.in_vain.checked_sub(Looks::MOST_IN_VAIN)?;
+        let rest = Looks::LONGEST_REST.min(Looks::SHORTEST_REST << doubled.min(8));
+        let until = self.last.saturating_add(rest);
+        (now < until).then(|| Duration::from_nanos(until - now))
     }
 
     fn note(&mut self, now: u64, in_vain: bool) {
-        let soon = now < self.last.saturating_add(2 * Looks::SOON);
+        let soon = now < self.last.saturating_add(2 * Looks::LONGEST_REST);
         self.in_vain = match (in_vain, soon) {
             (false, _) => 0,
             (true, true) => self.in_vain.saturating_add(1),
@@ -166,10 +168,8 @@ impl Watch {
         self.notice_own_sleep(now);
         let only_woken = self.drain_events()?;
         if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
-            if self.ear == Ear::Sentinel {
-                // What is in the pipe stays there, and is found after the rest.
-                self.listen(Ear::Deaf)?;
-            }
+            // What is in the pipe stays there, and is found after the rest.
+            self.listen(Ear::Deaf)?;
             self.arm(rest)?;
             return Ok(Transitions::none());
         }
@@ -491,6 +491,28 @@ fn index_of(word: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_woken_in_vain_again_and_again_rests() {
+        const MS: u64 = 1_000_000;
+        let mut looks = Looks::default();
+        let mut now = 1_000 * MS;
+        let mut rests = Vec::new();
+        for _ in 0..8 {
+            rests.push(looks.rest(now).map_or(0, |rest| rest.as_millis()));
+            now += MS;
+            looks.note(now, true);
+        }
+        assert_eq!(rests, [0, 0, 0, 0, 5, 10, 20, 20]);
+        assert_eq!(looks.rest(now + 20 * MS), None, "rested");
+        looks.note(now, false);
+        assert_eq!(looks.rest(now), None, "there is something to do");
+        for _ in 0..8 {
+            now += 1_000 * MS;
+            looks.note(now, true);
+        }
+        assert_eq!(looks.rest(now), None, "once in a while is not again and again");
+    }
 
     #[test]
     fn the_sentinels_word_names_its_slot() {

@@ -206,10 +206,13 @@ function _M.deliver(code)
   local first, mine, sentry
   if code == EVENT then mine, sentry = take_off() end
   while code == EVENT do
-    local kind = tonumber(_M.event.kind)
-    local event = _M.table_of(_M.event)
-    local err = call_back(CALLBACKS[kind], event, mine)
-    err = call_back("on_event", event, mine) or err
+    local name = CALLBACKS[tonumber(_M.event.kind)]
+    local err
+    if _M.options[name] or _M.options.on_event then
+      local event = _M.table_of(_M.event)
+      err = call_back(name, event, mine)
+      err = call_back("on_event", event, mine) or err
+    end
     first = first or err
     code = library.headcount_next(_M.handle, err and 1 or 0, _M.event)
   end
