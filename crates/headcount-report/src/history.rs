@@ -1,0 +1,99 @@
+//! What the last minutes tell.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use headcount::{Cause, Event, Kind};
+
+/// Deaths and respawns of the recent past, and whether they are a crash loop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct History {
+    /// The workers that died, newest first.
+    pub deaths: Vec<Death>,
+    /// How many workers took the place of one that was gone.
+    pub respawns: u32,
+    /// Workers die soon after they were started, again and again.
+    pub crash_loop: Option<CrashLoop>,
+}
+
+/// A worker's death.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Death {
+    /// Its process id.
+    pub pid: u32,
+    /// Its number within its generation.
+    pub worker_id: Option<u32>,
+    /// Its generation.
+    pub generation: u64,
+    /// The signal that ended it, where the kernel tells.
+    pub signal: Option<i32>,
+    /// Its exit code, where the kernel tells.
+    pub exit_code: Option<i32>,
+    /// How long ago it was reported.
+    pub age: Duration,
+    /// How long it had lived, if the journal still has its start.
+    pub lived: Option<Duration>,
+}
+
+/// A crash loop: the server looks healthy, and its workers don't live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CrashLoop {
+    /// How many workers died young within [`History::WINDOW`].
+    pub deaths: u32,
+    /// How long ago the last of them died.
+    pub last: Duration,
+}
+
+impl History {
+    /// What counts as recent.
+    pub const WINDOW: Duration = Duration::from_secs(300);
+    /// A worker that lived shorter than this died young.
+    pub const YOUNG: Duration = Duration::from_secs(60);
+    /// So many that died young are a crash loop,
+    pub const LOOP_DEATHS: u32 = 3;
+    /// for as long as the last of them died within this time.
+    pub const LOOP_LASTS: Duration = Duration::from_secs(120);
+
+    /// Reads it off the journal. `events` in order; `boot_ns` is now, as in [`headcount::Snapshot::boot_ns`].
+    #[must_use]
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>, boot_ns: u64) -> History {
+        let mut started = HashMap::new();
+        let mut history = History::default();
+        for event in events {
+            let age = Duration::from_nanos(boot_ns.saturating_sub(event.boot_ns));
+            match event.kind {
+                Kind::WorkerStarted => {
+                    started.insert((event.generation, event.pid), event.boot_ns);
+                    if event.cause == Cause::Respawn && age <= History::WINDOW {
+                        history.respawns += 1;
+                    }
+                }
+                Kind::WorkerDied if age <= History::WINDOW => {
+                    let start = started.remove(&(event.generation, event.pid));
+                    history.deaths.push(Death {
+                        pid: event.pid,
+                        worker_id: event.worker_id,
+                        generation: event.generation,
+                        signal: event.signal,
+                        exit_code: event.exit_code,
+                        age,
+                        lived: start.map(|s| Duration::from_nanos(event.boot_ns.saturating_sub(s))),
+                    });
+                }
+                _ => {}
+            }
+        }
+        history.deaths.reverse();
+        let mut young = history.deaths.iter().filter(|d| d.lived.is_some_and(|l| l < History::YOUNG)).peekable();
+        if let Some(last) = young.peek().map(|d| d.age) {
+            let deaths = u32::try_from(young.count()).unwrap_or(u32::MAX);
+            if deaths >= History::LOOP_DEATHS && last <= History::LOOP_LASTS {
+                history.crash_loop = Some(CrashLoop { deaths, last });
+            }
+        }
+        history
+    }
+}
