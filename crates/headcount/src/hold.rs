@@ -251,6 +251,7 @@ impl Hold {
         let header = inner.store.region.header();
         let head = header.head.load(Relaxed);
         header.repairs.fetch_add(1, Relaxed);
+        inner.journal().count_newest();
         let never_happened = |seq: &crate::sys::atomic::AtomicU64| {
             if seq.load(Relaxed) > head {
                 seq.store(0, Relaxed);

@@ -128,7 +128,8 @@ impl Observer {
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
         // A follower asks again and again: that costs eight bytes as long as there is nothing new.
-        let head = self.word(offset_of!(Header, head) as u64).map_err(|e| Error::file("read", &self.path, e))?;
+        let head =
+            self.word(offset_of!(Header, head) as u64).map_err(|e| Error::file("read", &self.path, e))?;
         if cursor.next_seq() == head.saturating_add(1) {
             return Ok(Batch::default());
         }
@@ -191,10 +192,7 @@ impl Observer {
     }
 
     fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
-        let start_time = region
-            .slots()
-            .get(index as usize)
-            .map(|s| s.start_time.load(Relaxed));
+        let start_time = region.slots().get(index as usize).map(|s| s.start_time.load(Relaxed));
         if let Some(locks) = self.locks {
             return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
                 Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,

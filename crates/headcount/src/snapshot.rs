@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub head: u64,
     /// Live workers that are not stalled, over all generations.
     pub total: u32,
+    /// How many events of each kind there have been since the registry was made. They only grow.
+    pub event_counts: Vec<(Kind, u64)>,
     /// The settings by which everybody judges: those of the newest generation.
     pub settings: NodeSettings,
     /// When this was taken: nanoseconds since boot, suspend included, as in [`crate::Event::boot_ns`].
@@ -168,6 +170,10 @@ impl Snapshot {
             holder,
             head: header.head.load(Acquire),
             total: facts.total(),
+            event_counts: Kind::ALL
+                .iter()
+                .filter_map(|&kind| Some((kind, header.kinds.get(kind.code() as usize)?.load(Relaxed))))
+                .collect(),
             settings: NodeSettings {
                 heartbeat_interval: Duration::from_nanos(header.heartbeat_interval_ns.load(Relaxed)),
                 stall_after: Duration::from_nanos(facts.stall_after),
