@@ -3,14 +3,15 @@
 use headcount::{Event, Kind, PreviousRun};
 use serde::Serialize;
 
+use crate::sentence::sentence;
 use crate::words::timestamp;
 
 /// An event for programs. The names are those of the Lua interface; what does not apply is left out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "docs/cli.md describes each member")]
-pub struct EventDocument<'a> {
-    pub node: &'a str,
+pub struct EventDocument {
+    pub node: String,
     pub seq: u64,
     pub kind: &'static str,
     pub cause: &'static str,
@@ -53,12 +54,14 @@ pub struct EventDocument<'a> {
     /// The same for people.
     pub timestamp: String,
     pub reporter: u32,
+    /// All of it for people.
+    pub sentence: String,
 }
 
-impl<'a> EventDocument<'a> {
+impl EventDocument {
     /// The document about an event of the node of this name.
     #[must_use]
-    pub fn new(node: &'a str, event: &Event) -> EventDocument<'a> {
+    pub fn new(node: &str, event: &Event) -> EventDocument {
         let (previous_run, unclean) = match event.previous_run {
             None => (None, None),
             Some(PreviousRun::None) => (Some("none"), None),
@@ -71,7 +74,7 @@ impl<'a> EventDocument<'a> {
         let c = &event.counts;
         let beaten = event.heartbeat_ns != 0 && event.heartbeat_ns <= event.boot_ns;
         EventDocument {
-            node,
+            node: node.to_owned(),
             seq: event.seq,
             kind: event.kind.name(),
             cause: event.cause.name(),
@@ -96,6 +99,7 @@ impl<'a> EventDocument<'a> {
             time: event.time_ns as f64 / 1e9,
             timestamp: timestamp(event.time_ns),
             reporter: event.reporter_pid,
+            sentence: sentence(event),
         }
     }
 }

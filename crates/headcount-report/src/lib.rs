@@ -5,12 +5,16 @@
 
 mod event;
 mod history;
+mod page;
+mod prometheus;
 mod sentence;
 mod status;
 mod words;
 
 pub use event::EventDocument;
 pub use history::{CrashLoop, Death, History};
+pub use page::{HTML_CONTENT_TYPE, page};
+pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};
 pub use sentence::sentence;
 pub use status::{
     GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA,

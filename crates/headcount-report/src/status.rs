@@ -1,8 +1,9 @@
 //! A node as a document: `docs/cli.md` describes it.
 
-use headcount::{GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot};
+use headcount::{Event, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot};
 use serde::Serialize;
 
+use crate::event::EventDocument;
 use crate::history::History;
 use crate::words::timestamp;
 
@@ -46,6 +47,9 @@ pub struct NodeDocument {
     pub generations: Vec<GenerationDocument>,
     pub processes: Vec<ProcessDocument>,
     pub recent: RecentDocument,
+    /// Where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<EventDocument>>,
 }
 
 /// Who holds the node lock.
@@ -160,7 +164,15 @@ impl NodeDocument {
                 respawns: history.respawns,
                 crash_loop: history.crash_loop.is_some(),
             },
+            events: None,
         }
+    }
+
+    /// The same with these events.
+    #[must_use]
+    pub fn with_events<'a>(mut self, events: impl IntoIterator<Item = &'a Event>) -> NodeDocument {
+        self.events = Some(events.into_iter().map(|event| EventDocument::new(&self.node, event)).collect());
+        self
     }
 }
 
