@@ -98,3 +98,51 @@ impl History {
         history
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+    const NOW: u64 = 10_000 * S;
+
+    /// A worker that joined so many seconds ago, and died so many seconds after that.
+    fn life(pid: u32, began: u64, lived: u64, cause: Cause) -> [Event; 2] {
+        let at = |kind, cause, boot_ns| {
+            let mut event = Event::new(kind, cause);
+            (event.pid, event.generation, event.boot_ns) = (pid, 1, boot_ns);
+            event
+        };
+        let start = NOW - began * S;
+        let mut death = at(Kind::WorkerDied, Cause::Signal, start + lived * S);
+        death.signal = Some(11);
+        [at(Kind::WorkerStarted, cause, start), death]
+    }
+
+    fn of(lives: &[[Event; 2]]) -> History {
+        let mut events = lives.concat();
+        events.sort_by_key(|e| e.boot_ns);
+        History::of(&events, NOW)
+    }
+
+    #[test]
+    fn three_that_died_young_are_a_crash_loop() {
+        let lives: Vec<_> = (0u32..3).map(|i| life(i, 30 - u64::from(i) * 10, 1, Cause::Respawn)).collect();
+        let history = of(&lives);
+        let seen: Vec<_> = history.deaths.iter().map(|d| (d.pid, d.age.as_secs(), d.signal)).collect();
+        assert_eq!(seen, [(2, 9, Some(11)), (1, 19, Some(11)), (0, 29, Some(11))], "newest first");
+        assert_eq!(history.respawns, 3);
+        assert_eq!(history.crash_loop, Some(CrashLoop { deaths: 3, last: Duration::from_secs(9) }));
+        assert_eq!(of(&lives[..2]).crash_loop, None, "two are not");
+    }
+
+    #[test]
+    fn what_is_no_crash_loop() {
+        let old: Vec<_> = (0..5).map(|i| life(i, 3_000, 2_990 + u64::from(i), Cause::Start)).collect();
+        assert_eq!((of(&old).crash_loop, of(&old).deaths.len()), (None, 5), "they had lived for long");
+        let over: Vec<_> = (0..5).map(|i| life(i, 200, 1, Cause::Start)).collect();
+        assert_eq!((of(&over).crash_loop, of(&over).deaths.len()), (None, 5), "the last one died long ago");
+        let past: Vec<_> = (0..5).map(|i| life(i, 600, 1, Cause::Respawn)).collect();
+        assert_eq!(of(&past), History::default(), "that is history no more");
+    }
+}
