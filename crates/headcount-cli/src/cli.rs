@@ -102,14 +102,32 @@ pub struct StatusArgs {
 #[derive(Args)]
 pub struct TopArgs {}
 
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  headcount events -n 20                    the last twenty
+  headcount events --since 10m --kind worker_died
+  headcount events --follow --json | jq -r .kind
+
+Exit codes: 0 as asked; 2 wrong use; 4 no such node, or it cannot be read.";
+
 #[derive(Args)]
+#[command(after_help = EVENTS_EXAMPLES)]
 pub struct EventsArgs {
     /// As JSON lines, for programs (docs/cli.md describes them)
     #[arg(long)]
     pub json: bool,
-    /// Go on with what happens from now on
+    /// Go on with what happens from now on, also when the registry is made anew
     #[arg(long, short)]
     pub follow: bool,
+    /// Only from there on: 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone is the same)
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::events::Since::parse)]
+    pub since: Option<crate::commands::events::Since>,
+    /// Only the last N of them
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only events of this kind; may be given several times
+    #[arg(long, value_name = "KIND", value_parser = crate::commands::events::kinds())]
+    pub kind: Vec<headcount::Kind>,
 }
 
 const WAIT_EXAMPLES: &str = "\
