@@ -102,25 +102,92 @@ pub struct StatusArgs {
 #[derive(Args)]
 pub struct TopArgs {}
 
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  headcount events -n 20                    the last twenty
+  headcount events --since 10m --kind worker_died
+  headcount events --follow --json | jq -r .kind
+
+Exit codes: 0 as asked; 2 wrong use; 4 no such node, or it cannot be read.";
+
 #[derive(Args)]
+#[command(after_help = EVENTS_EXAMPLES)]
 pub struct EventsArgs {
     /// As JSON lines, for programs (docs/cli.md describes them)
     #[arg(long)]
     pub json: bool,
-    /// Go on with what happens from now on
+    /// Go on with what happens from now on, also when the registry is made anew
     #[arg(long, short)]
     pub follow: bool,
+    /// Only from there on: 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone is the same)
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::events::Since::parse)]
+    pub since: Option<crate::commands::events::Since>,
+    /// Only the last N of them
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only events of this kind; may be given several times
+    #[arg(long, value_name = "KIND", value_parser = crate::commands::events::kinds())]
+    pub kind: Vec<headcount::Kind>,
 }
 
+const WAIT_EXAMPLES: &str = "\
+All that is given must hold at the same time.
+
+Examples:
+  headcount wait --reloaded                 the newest generation serves with all its workers
+  headcount wait --drained --timeout 5m     the last old worker has left
+  headcount wait --reloaded --drained --newer-than 7
+  headcount wait --stopped && headcount status
+
+Exit codes: 0 reached; 1 not within the time; 2 wrong use; 3 the reload that was waited for has failed; 4 no such \
+node, or it cannot be read.";
+
 #[derive(Args)]
+#[command(after_help = WAIT_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("condition").required(true).multiple(true))]
 pub struct WaitArgs {
+    /// Until the newest generation serves with all its workers, and its master is alive
+    #[arg(long, group = "condition")]
+    pub reloaded: bool,
+    /// Until no older generation is left
+    #[arg(long, group = "condition")]
+    pub drained: bool,
+    /// Until no process of the node is alive
+    #[arg(long, group = "condition", conflicts_with = "reloaded")]
+    pub stopped: bool,
+    /// Until the newest generation has exactly N workers that serve
+    #[arg(long, group = "condition", value_name = "N")]
+    pub workers: Option<u32>,
+    /// With --reloaded: only a generation with a number greater than this one will do
+    #[arg(long, value_name = "GENERATION", requires = "reloaded")]
+    pub newer_than: Option<u64>,
     /// Give up after this time
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
 }
 
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  headcount reload                          the only node of this host
+  headcount reload --pid-file /run/nginx.pid --timeout 2m
+  headcount reload --node nginx --drained
+
+Exit codes: 0 the generation that this reload made serves with all its workers; 1 not within the time; 2 wrong use; \
+3 the server refused the configuration, or could not put it into force; 4 no such node or master, or you may not \
+signal it.";
+
 #[derive(Args)]
+#[command(after_help = RELOAD_EXAMPLES)]
 pub struct ReloadArgs {
+    /// The master is the process whose number stands in this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// The master is this process
+    #[arg(long, value_name = "PID", conflicts_with = "pid_file")]
+    pub pid: Option<u32>,
+    /// Wait on until no older generation is left
+    #[arg(long)]
+    pub drained: bool,
     /// Give up after this time
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,

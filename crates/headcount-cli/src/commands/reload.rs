@@ -1,8 +1,274 @@
-//! `headcount reload`.
+//! `headcount reload`: HUP to the master, and wait for the generation that it made. `docs/cli/reload.md` is the reference.
 
+mod answer;
+mod master;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use headcount::{Cause, Event, GenerationId, Kind, Liveness, Observer, Phase, Role, Snapshot};
+use headcount_report::age;
+
+use super::wait::clock::{self, Deadline};
+use super::wait::look::Look;
+use super::wait::progress::Progress;
+use super::wait::watched::Watched;
+use super::wait::{STEP, not_reached, reached, reload_failed, was_abandoned, words};
 use crate::cli::{ReloadArgs, Which};
+use crate::find;
 use crate::outcome::Outcome;
+use answer::{Begun, Facts, Taken, Verdict};
+use master::{Master, read_pid_file};
 
-pub fn run(_which: &Which, _args: &ReloadArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not there yet")
+/// How often the master is asked whether it has taken the signal.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Who holds the node lock for longer than this may keep a generation from being announced.
+const LONG_HELD: Duration = Duration::from_millis(500);
+
+const NGINX_T: &str = "The server's error log says why, and mostly `nginx -t` does, too";
+
+pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
+    let deadline = Deadline::after(args.timeout);
+    let asked = match &args.pid_file {
+        Some(path) => Some(read_pid_file(path)?),
+        None => args.pid,
+    };
+    let (registry, master) = match asked {
+        Some(pid) => of_pid(which, pid)?,
+        None => of_node(which)?,
+    };
+    let mut progress = Progress::new(deadline);
+    // An earlier reload that is still going on is not to be mistaken for ours.
+    while master.is_nginx && !master.is_at_rest() {
+        if !master.is_alive() {
+            bail!("master {} has ended, and was not signalled", master.pid);
+        }
+        if deadline.is_over() {
+            progress.end()?;
+            let why =
+                format!("master {} was busy for {}, and was not signalled", master.pid, age(args.timeout));
+            return not_reached(&why);
+        }
+        progress.show(&format!("master {} is busy with something else", master.pid))?;
+        std::thread::sleep(LOOK);
+    }
+    let mut node = Watched::at(registry.clone());
+    let before = node.snapshot()?.with_context(|| format!("{} is gone", registry.display()))?;
+    node.skip_to(&before);
+    let sent_ns = clock::boot_ns();
+    master.hang_up()?;
+    let Some(taken) = wait_till_taken(&master, sent_ns, deadline, &mut progress)? else {
+        progress.end()?;
+        let why = format!("master {} has not taken the signal within {}", master.pid, age(args.timeout));
+        return if master.is_alive() { not_reached(&why) } else { reload_failed(&ended(&master)) };
+    };
+    let mut reload =
+        Reload { args, master, taken, before, begun: Vec::new(), abandoned: BTreeSet::new(), rest: None };
+    reload.wait(&mut node, deadline, &mut progress)
+}
+
+/// Looks on until the signal is pending no longer. `None`: it was not to be.
+fn wait_till_taken(
+    master: &Master,
+    sent_ns: u64,
+    deadline: Deadline,
+    progress: &mut Progress,
+) -> anyhow::Result<Option<Taken>> {
+    let mut not_before_ns = sent_ns;
+    loop {
+        let asked_ns = clock::boot_ns();
+        let pending = master.hup().is_some_and(|hup| hup.pending);
+        if !master.is_alive() {
+            return Ok(None);
+        }
+        if !pending {
+            return Ok(Some(Taken { not_before_ns, not_after_ns: clock::boot_ns() }));
+        }
+        not_before_ns = asked_ns;
+        if deadline.is_over() {
+            return Ok(None);
+        }
+        progress.show(&format!("master {} has not taken the signal yet", master.pid))?;
+        std::thread::sleep(LOOK);
+    }
+}
+
+struct Reload<'a> {
+    args: &'a ReloadArgs,
+    master: Master,
+    taken: Taken,
+    before: Snapshot,
+    begun: Vec<Begun>,
+    abandoned: BTreeSet<GenerationId>,
+    /// Since when the master has been at rest.
+    rest: Option<u64>,
+}
+
+impl Reload<'_> {
+    fn wait(
+        &mut self,
+        node: &mut Watched,
+        deadline: Deadline,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Outcome> {
+        loop {
+            // Whoever rests now has done all that it will do, so what it did is in the registry, which is read next.
+            let at_rest = self.master.is_at_rest();
+            let alive = self.master.is_alive();
+            let snapshot = node.snapshot()?.context("the registry is gone")?;
+            let look = Look::from(&snapshot);
+            self.read(&node.events()?, &look);
+            let lock_is_free = look.holder.is_none_or(|(_, held_for)| held_for < LONG_HELD);
+            let since = self.rest.unwrap_or(snapshot.boot_ns);
+            self.rest = (at_rest && lock_is_free).then_some(since);
+            let facts = Facts {
+                taken: self.taken,
+                begun: &self.begun,
+                abandoned: &self.abandoned,
+                look: &look,
+                master: self.master.pid,
+                is_nginx: self.master.is_nginx,
+                rests_for: self
+                    .rest
+                    .map(|since| Duration::from_nanos(snapshot.boot_ns.saturating_sub(since))),
+                drained: self.args.drained,
+            };
+            let verdict = facts.verdict();
+            if verdict != Verdict::Wait {
+                progress.end()?;
+            }
+            match verdict {
+                Verdict::Serves(_) => {
+                    let what = facts.wanted().reached(Some(&look), "");
+                    return reached(&format!("{what}; that took {}", age(deadline.elapsed())));
+                }
+                Verdict::Abandoned(generation) => return reload_failed(&was_abandoned(generation)),
+                Verdict::Refused => return reload_failed(&refused(&self.master)),
+                Verdict::Uncounted => return reload_failed(&uncounted(&self.master)),
+                Verdict::Wait if !alive => {
+                    progress.end()?;
+                    return reload_failed(&ended(&self.master));
+                }
+                Verdict::Wait => {}
+            }
+            if deadline.is_over() {
+                progress.end()?;
+                return not_reached(&words::not_reached(self.args.timeout, &facts.lacking()));
+            }
+            progress.show(&words::line(&facts.lacking()))?;
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// A generation is in the registry's table while it is there, and in the journal for longer.
+    fn read(&mut self, events: &[Event], look: &Look) {
+        let old = self.before.generations.iter().map(|g| g.id).max().unwrap_or(0);
+        // `resume`: the master could not announce it, and its first worker did.
+        let ours = |cause: Cause, master: u32| {
+            matches!(cause, Cause::Reload | Cause::Resume) && master == self.master.pid
+        };
+        // The table first: it says when the generation was begun, and the journal only when that was reported.
+        let there = look.generations.iter().filter(|g| ours(g.cause, g.master)).map(|g| (g.id, g.begun_ns));
+        let started = events.iter().filter(|e| e.kind == Kind::GenerationStarted && ours(e.cause, e.pid));
+        let found: Vec<_> = there.chain(started.map(|e| (e.generation, e.boot_ns))).collect();
+        for (id, begun_ns) in found {
+            if id > old && !self.begun.iter().any(|b| b.id == id) {
+                self.begun.push(Begun { id, begun_ns });
+            }
+        }
+        let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
+        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        self.abandoned.extend(reported.chain(not_yet));
+    }
+}
+
+fn refused(master: &Master) -> String {
+    format!(
+        "master {} took the signal, and went back to sleep without beginning a generation: it has refused the \
+         configuration, and serves on with the old one. {NGINX_T}",
+        master.pid
+    )
+}
+
+fn uncounted(master: &Master) -> String {
+    format!(
+        "master {} took the signal, and its old workers leave, but it has begun no generation: is headcount no longer in \
+         its configuration, or could it not use its registry? The server's error log says so",
+        master.pid
+    )
+}
+
+fn ended(master: &Master) -> String {
+    format!("master {} ended while it was to reload; the server's error log may say why", master.pid)
+}
+
+/// The node's master: that of its newest generation.
+fn of_node(which: &Which) -> anyhow::Result<(PathBuf, Master)> {
+    let (path, observer) = find::one(which)?;
+    let snapshot = observer.snapshot().context("cannot read the node")?;
+    let Some(pid) = newest_master(&snapshot) else {
+        bail!("no master of the node {} ({}) is alive: start the server", snapshot.node, path.display());
+    };
+    let master = Master::hold(pid)?;
+    must_be(&observer, pid, &path)?;
+    master.must_be_of(&path)?;
+    Ok((path, master))
+}
+
+/// The node whose master this process is.
+fn of_pid(which: &Which, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
+    // Before anything is found out about it.
+    let master = Master::hold(pid)?;
+    let (mut unreadable, mut others) = (Vec::new(), Vec::new());
+    for found in find::all(which)? {
+        let snapshot = found.observer.and_then(|observer| Ok((observer.snapshot()?, observer)));
+        match snapshot {
+            Ok((snapshot, observer)) if live_masters(&snapshot).any(|p| p == pid) => {
+                must_be(&observer, pid, &found.path)?;
+                master.must_be_of(&found.path)?;
+                return Ok((found.path, master));
+            }
+            Ok((snapshot, _)) => others.push(format!("{} ({})", snapshot.node, found.path.display())),
+            Err(error) => unreadable.push(error.to_string()),
+        }
+    }
+    let mut why = format!("process {pid} is no live master of a node, and is not signalled");
+    match others.is_empty() {
+        true => why.push_str(
+            "; no node was found: does the server have headcount? One elsewhere is named by --registry",
+        ),
+        false => why.push_str(&format!("; looked at: {}", others.join(", "))),
+    }
+    for error in unreadable {
+        why.push_str(&format!("; {error}"));
+    }
+    bail!("{why}")
+}
+
+/// A master that another one has taken over from does not read its configuration on HUP.
+fn must_be(observer: &Observer, pid: u32, path: &std::path::Path) -> anyhow::Result<()> {
+    let snapshot = observer.snapshot().context("cannot read the node")?;
+    match newest_master(&snapshot) {
+        Some(newest) if newest == pid => Ok(()),
+        Some(newest) => bail!(
+            "master {pid} is not signalled: master {newest} has taken over by a binary upgrade, and HUP would not \
+             make {pid} read its configuration; reload {newest}, or end the upgrade"
+        ),
+        None => bail!("process {pid} is no live master of the node at {}", path.display()),
+    }
+}
+
+fn live_masters(snapshot: &Snapshot) -> impl Iterator<Item = u32> {
+    let masters =
+        snapshot.processes.iter().filter(|p| p.role == Role::Master && p.liveness == Liveness::Alive);
+    masters.map(|p| p.pid)
+}
+
+fn newest_master(snapshot: &Snapshot) -> Option<u32> {
+    let alive = |pid: u32| live_masters(snapshot).any(|p| p == pid);
+    let there = snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned && alive(g.master));
+    there.max_by_key(|g| g.id).map(|g| g.master)
 }

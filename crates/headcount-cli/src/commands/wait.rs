@@ -1,8 +1,129 @@
-//! `headcount wait`.
+//! `headcount wait`: until the node is as it is wanted, for scripts. `docs/cli/wait.md` is the reference.
+
+pub mod clock;
+pub mod condition;
+pub mod look;
+pub mod progress;
+pub mod watched;
+pub mod words;
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::Duration;
+
+use headcount::{Event, GenerationId, Kind, Phase};
 
 use crate::cli::{WaitArgs, Which};
 use crate::outcome::Outcome;
+use crate::paint;
+use clock::Deadline;
+use condition::Wanted;
+use look::Look;
+use progress::Progress;
+use watched::Watched;
 
-pub fn run(_which: &Which, _args: &WaitArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not there yet")
+/// How often the registry is looked at: soon enough for a script, and a few file reads.
+pub const STEP: Duration = Duration::from_millis(20);
+
+pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
+    let deadline = Deadline::after(args.timeout);
+    let wanted = Wanted {
+        reloaded: args.reloaded,
+        drained: args.drained,
+        stopped: args.stopped,
+        workers: args.workers,
+        newer_than: args.newer_than,
+    };
+    let Some(mut node) = Watched::find(which)? else {
+        if wanted.stopped && wanted.lacking(None, "").is_empty() {
+            return reached(&wanted.reached(None, "on this host"));
+        }
+        anyhow::bail!("{}", crate::find::no_node());
+    };
+    let mut progress = Progress::new(deadline);
+    let mut abandoned = Abandoned::default();
+    loop {
+        let snapshot = node.snapshot()?;
+        let look = snapshot.as_ref().map(Look::from);
+        if let Some((snapshot, look)) = snapshot.as_ref().zip(look.as_ref()) {
+            if abandoned.baseline.is_none() {
+                abandoned.begin(&wanted, look);
+                // With a number to go by, what was abandoned before we came counts as well.
+                if wanted.newer_than.is_none() {
+                    node.skip_to(snapshot);
+                }
+            }
+            abandoned.read(&node.events()?, look);
+            if let Some(generation) = abandoned.verdict(look).filter(|_| wanted.needs_a_generation()) {
+                progress.end()?;
+                return reload_failed(&was_abandoned(generation));
+            }
+        }
+        let lacks = wanted.lacking(look.as_ref(), &node.name());
+        if lacks.is_empty() {
+            progress.end()?;
+            return reached(&wanted.reached(look.as_ref(), &node.name()));
+        }
+        if deadline.is_over() {
+            progress.end()?;
+            return not_reached(&words::not_reached(args.timeout, &lacks));
+        }
+        progress.show(&words::line(&lacks))?;
+        std::thread::sleep(STEP);
+    }
+}
+
+/// Generations that were abandoned, and which of them matter.
+#[derive(Default)]
+struct Abandoned {
+    /// Those up to this one are history.
+    baseline: Option<GenerationId>,
+    seen: BTreeSet<GenerationId>,
+}
+
+impl Abandoned {
+    fn begin(&mut self, wanted: &Wanted, look: &Look) {
+        let serving = || look.newest_committed().map_or(0, |g| g.id);
+        self.baseline = Some(wanted.newer_than.unwrap_or_else(serving));
+    }
+
+    fn read(&mut self, events: &[Event], look: &Look) {
+        let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
+        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        self.seen.extend(reported.chain(not_yet));
+    }
+
+    /// The one that failed, unless a newer one is on its way or there.
+    fn verdict(&self, look: &Look) -> Option<GenerationId> {
+        let newest = look.newest().map_or(0, |g| g.id);
+        let last = *self.seen.last()?;
+        (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
+    }
+}
+
+/// Why a generation that was announced has no worker.
+pub fn was_abandoned(generation: GenerationId) -> String {
+    format!(
+        "generation {generation} was abandoned: its configuration was read, and could not be put into force. The \
+         server's error log says why; the older generation serves on"
+    )
+}
+
+pub fn reached(what: &str) -> anyhow::Result<Outcome> {
+    writeln!(anstream::stdout().lock(), "{what}")?;
+    Ok(Outcome::Done)
+}
+
+pub fn not_reached(why: &str) -> anyhow::Result<Outcome> {
+    complain(why)?;
+    Ok(Outcome::NotReached)
+}
+
+pub fn reload_failed(why: &str) -> anyhow::Result<Outcome> {
+    complain(why)?;
+    Ok(Outcome::ReloadFailed)
+}
+
+fn complain(why: &str) -> std::io::Result<()> {
+    writeln!(anstream::stderr().lock(), "{}headcount:{} {why}", paint::ERROR, anstyle::Reset)
 }

@@ -1,0 +1,122 @@
+//! An event as a line for people, or as one for programs.
+
+use anstyle::{AnsiColor, Style};
+use headcount::{Event, Kind};
+use headcount_report::{EventDocument, plural, sentence};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+use super::feed::Item;
+use crate::paint;
+
+/// How a line looks.
+pub struct Look {
+    pub json: bool,
+    /// More than one node: whose event it is.
+    pub names: bool,
+    pub zone: TimeZone,
+}
+
+/// What stands in the place of events that are lost.
+#[derive(Serialize)]
+struct Lost<'a> {
+    node: &'a str,
+    lost: u64,
+}
+
+impl Look {
+    pub fn line(&self, node: &str, item: &Item) -> serde_json::Result<String> {
+        match (item, self.json) {
+            (Item::Event(event), true) => serde_json::to_string(&EventDocument::new(node, event)),
+            (Item::Lost(lost), true) => serde_json::to_string(&Lost { node, lost: *lost }),
+            (Item::Event(event), false) => {
+                let time = time(event.time_ns, &self.zone);
+                Ok(self.text(&time, node, colour(event.kind), &sentence(event)))
+            }
+            (Item::Lost(lost), false) => {
+                let lost = format!("({} before the next one: overwritten, and lost)", plural(*lost, "event"));
+                Ok(self.text(&format!("{:23}", ""), node, paint::WARNING, &lost))
+            }
+        }
+    }
+
+    fn text(&self, time: &str, node: &str, style: Style, what: &str) -> String {
+        let name = if self.names { format!("{node}  ") } else { String::new() };
+        format!("{}{time}{:#}  {name}{style}{what}{style:#}", paint::DIM, paint::DIM)
+    }
+}
+
+/// `2025-01-31 13:00:00.123` in the local time zone, as the server's own log has it.
+fn time(time_ns: u64, zone: &TimeZone) -> String {
+    let stamp = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);
+    stamp.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+}
+
+fn colour(kind: Kind) -> Style {
+    match kind {
+        Kind::GenerationStarted | Kind::GenerationEnded => paint::HEADING,
+        Kind::WorkerStarted | Kind::WorkerRecovered | Kind::HelperStarted => paint::GOOD,
+        Kind::WorkerDraining => AnsiColor::Yellow.on_default(),
+        Kind::WorkerStalled => AnsiColor::Magenta.on_default().bold(),
+        Kind::WorkerDied | Kind::MasterLost | Kind::CallbackDied => paint::ERROR,
+        Kind::GenerationAbandoned | Kind::CallbackFailed => paint::WARNING,
+        _ => paint::DIM,
+    }
+}
+
+/// Whether an event of this kind is to be shown; all if none was named.
+pub fn wants(kinds: &[Kind], event: &Event) -> bool {
+    kinds.is_empty() || kinds.contains(&event.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(json: bool, names: bool) -> Look {
+        Look { json, names, zone: TimeZone::UTC }
+    }
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn lines_for_people() {
+        let time = time(1_738_324_800_123_456_789, &TimeZone::UTC);
+        let line =
+            look(false, false).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
+        insta::assert_snapshot!(plain(&line), @"2025-01-31 12:00:00.123  worker 2 (pid 11) of generation 3 died");
+        let line =
+            look(false, true).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
+        insta::assert_snapshot!(plain(&line), @"2025-01-31 12:00:00.123  shop  worker 2 (pid 11) of generation 3 died");
+        assert!(
+            line.contains("\x1b["),
+            "colours go to anstream, which takes them away where nobody sees them"
+        );
+        // A registry may say anything.
+        assert_eq!(super::time(u64::MAX, &TimeZone::UTC).len(), 23);
+    }
+
+    #[test]
+    fn the_local_time_zone_counts() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        assert_eq!(time(1_738_324_800_000_000_000, &zone), "2025-01-31 14:00:00.000");
+    }
+
+    #[test]
+    fn lost_events() {
+        let item = Item::Lost(136);
+        insta::assert_snapshot!(look(true, true).line("shop", &item).unwrap(), @r#"{"node":"shop","lost":136}"#);
+        insta::assert_snapshot!(
+            plain(&look(false, false).line("shop", &item).unwrap()).trim_start(),
+            @"(136 events before the next one: overwritten, and lost)"
+        );
+    }
+
+    #[test]
+    fn nothing_that_went_wrong_is_dimmed() {
+        let dimmed: Vec<_> = Kind::ALL.iter().filter(|kind| colour(**kind) == paint::DIM).collect();
+        assert_eq!(dimmed, [&Kind::WorkerExited, &Kind::HelperExited, &Kind::MasterExited]);
+    }
+}

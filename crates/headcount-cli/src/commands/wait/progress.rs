@@ -1,0 +1,104 @@
+//! How far it is: on a terminal one line that is rewritten, elsewhere a line whenever something has changed.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use headcount_report::age;
+
+use super::clock::Deadline;
+
+/// How often the line is written anew only for the time in it.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Where lines stay, there is none sooner after the last one: a crash loop changes with every look.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Shows on standard error what is waited for.
+pub struct Progress {
+    deadline: Deadline,
+    terminal: bool,
+    shown: String,
+    shown_at: Duration,
+    dirty: bool,
+}
+
+impl Progress {
+    pub fn new(deadline: Deadline) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        Progress { deadline, terminal, shown: String::new(), shown_at: Duration::ZERO, dirty: false }
+    }
+
+    pub fn show(&mut self, what: &str) -> std::io::Result<()> {
+        let elapsed = self.deadline.elapsed();
+        let changed = what != self.shown;
+        let since = elapsed.saturating_sub(self.shown_at);
+        let due = match self.terminal {
+            true => changed || since >= TICK,
+            false => changed && (since >= PAUSE || self.shown.is_empty()),
+        };
+        if !due {
+            return Ok(());
+        }
+        what.clone_into(&mut self.shown);
+        self.shown_at = elapsed;
+        let mut out = std::io::stderr().lock();
+        if !self.terminal {
+            return writeln!(out, "waiting: {what}");
+        }
+        let width = rustix::termios::tcgetwinsize(&out).map_or(80, |size| usize::from(size.ws_col));
+        self.dirty = true;
+        write!(out, "\r\x1b[K{}", line(what, elapsed, self.deadline.timeout(), width))?;
+        out.flush()
+    }
+
+    /// Clears the line, for what is said next.
+    pub fn end(&mut self) -> std::io::Result<()> {
+        if std::mem::take(&mut self.dirty) {
+            let mut out = std::io::stderr().lock();
+            write!(out, "\r\x1b[K")?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // On the way out with an error, which is said next. A terminal that went away needs no clearing.
+        let _ = self.end();
+    }
+}
+
+/// One line that fits: a longer one could not be rewritten.
+fn line(what: &str, elapsed: Duration, timeout: Duration, width: usize) -> String {
+    let time = format!("{} of {}", age(elapsed), age(timeout));
+    let room = width.saturating_sub(1 + time.len() + 2);
+    let mut text: String = what.chars().take(room).collect();
+    if what.chars().count() > room {
+        text.pop();
+        text.push('…');
+    }
+    format!("{time}  {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_the_terminal() {
+        let long = "generation 2: 3 of 4 workers serving, 1 starting (pid 11)".repeat(3);
+        for width in [0, 1, 20, 80] {
+            let text = line(&long, Duration::from_secs(3), Duration::from_secs(60), width);
+            assert!(text.chars().count() < width.max(16), "{width}: {text}");
+        }
+        insta::assert_snapshot!(
+            line("generation 2: 3 of 4 workers serving", Duration::from_millis(1200), Duration::from_secs(60), 80),
+            @"1.2 s of 1 m  generation 2: 3 of 4 workers serving"
+        );
+        insta::assert_snapshot!(
+            line(&long, Duration::from_millis(1200), Duration::from_secs(60), 40),
+            @"1.2 s of 1 m  generation 2: 3 of 4 wor…"
+        );
+    }
+}
