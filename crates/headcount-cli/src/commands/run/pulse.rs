@@ -1,0 +1,87 @@
+//! Whether anybody of the node is alive. When nobody is, nobody is left to write it into the journal.
+
+use std::time::{Duration, Instant};
+
+use headcount::{Liveness, Observer, Phase, Role, Snapshot, State};
+
+/// Between two looks at a node that lives. One look is a copy of some pages and one question for each process.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+/// Nobody may be alive for a moment: a server that goes into the background ends one process before the next one has its
+/// lock. For so long that is no death,
+const DOUBT: Duration = Duration::from_millis(250);
+/// and for so long if no worker was ever there.
+const LONG_DOUBT: Duration = Duration::from_secs(2);
+
+/// Looks again and again.
+#[derive(Default)]
+pub struct Pulse {
+    last: Option<Instant>,
+    nobody_since: Option<Instant>,
+}
+
+/// What a look says.
+pub enum Verdict {
+    /// Somebody is alive.
+    Alive,
+    /// Nobody is, but that may be for a moment.
+    Doubtful,
+    /// The kernel could not be asked about somebody.
+    Unknown,
+    /// Nobody is, and has not been for a while.
+    Gone,
+}
+
+impl Pulse {
+    /// Whether it is time for a look.
+    pub fn is_due(&self) -> bool {
+        self.nobody_since.is_some() || self.last.is_none_or(|last| last.elapsed() >= BETWEEN_LOOKS)
+    }
+
+    /// Takes a look.
+    pub fn look(&mut self, observer: &Observer) -> headcount::Result<(Verdict, Snapshot)> {
+        let snapshot = observer.snapshot()?;
+        let now = Instant::now();
+        self.last = Some(now);
+        let verdict = match liveness(&snapshot) {
+            Liveness::Gone => {
+                let since = *self.nobody_since.get_or_insert(now);
+                if now.duration_since(since) < doubt(&snapshot) { Verdict::Doubtful } else { Verdict::Gone }
+            }
+            other => {
+                self.nobody_since = None;
+                if other == Liveness::Alive { Verdict::Alive } else { Verdict::Unknown }
+            }
+        };
+        Ok((verdict, snapshot))
+    }
+}
+
+/// Of the node. A helper that is left serves nobody.
+fn liveness(snapshot: &Snapshot) -> Liveness {
+    let processes = snapshot.processes.iter().filter(|p| p.role != Role::Helper);
+    processes.fold(Liveness::Gone, |all, process| match (all, process.liveness) {
+        (Liveness::Alive, _) | (_, Liveness::Alive) => Liveness::Alive,
+        (Liveness::Unknown, _) | (_, Liveness::Unknown) => Liveness::Unknown,
+        _ => Liveness::Gone,
+    })
+}
+
+/// Whether somebody is alive, or may be just about to be.
+pub fn may_live(snapshot: &Snapshot) -> bool {
+    liveness(snapshot) != Liveness::Gone
+        || snapshot.generations.iter().any(|g| g.phase == Phase::Announced && g.age < LONG_DOUBT)
+}
+
+/// Whether some worker is there that does not leave.
+pub fn serves(snapshot: &Snapshot) -> bool {
+    let mut workers = snapshot.processes.iter().filter(|p| p.role == Role::Worker);
+    workers.any(|p| {
+        p.liveness == Liveness::Alive
+            && matches!(p.state, State::Starting | State::Serving | State::Stalled | State::Orphaned)
+    })
+}
+
+fn doubt(snapshot: &Snapshot) -> Duration {
+    let had_worker = snapshot.generations.iter().any(|g| g.phase == Phase::Committed);
+    if had_worker { DOUBT } else { LONG_DOUBT }
+}
