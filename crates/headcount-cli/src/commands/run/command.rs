@@ -20,38 +20,44 @@ use super::stop::{Stop, TICK};
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A command that runs.
+/// What the shell does first: it waits for a line on its standard input, and is then replaced by the command's. Should we be
+/// killed before we wrote down what runs, there is no line, and the command was never started.
+const GATE: &str = "read -r go && exec /bin/sh -c \"$1\"";
+
+/// A command that runs, or waits at the gate.
 pub struct Running {
     child: Child,
     group: Pid,
     start: Instant,
 }
 
-/// Starts a command, and gives it the document. The error is for people.
-pub fn start(command: &str, document: &Map<String, Value>) -> Result<Running, String> {
+/// Brings a command to the gate. The error is for people.
+pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, String> {
     let mut shell = Command::new("/bin/sh");
-    // A shell's `sh -c` may replace itself by the last command; the group stays the same.
-    shell.arg("-c").arg(command).process_group(0).stdin(Stdio::piped());
+    shell.args(["-c", GATE, "sh", command]).process_group(0).stdin(Stdio::piped());
     for (variable, value) in variables(document) {
         match value {
             Some(value) => shell.env(variable, value),
             None => shell.env_remove(variable),
         };
     }
-    let start = Instant::now();
-    let mut child = shell.spawn().map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
+    let child = shell.spawn().map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
     let group = group_of(child.id()).ok_or("/bin/sh has no process id")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let mut text = Value::Object(document.clone()).to_string();
-        text.push('\n');
-        // An empty pipe takes a page at least, which no document fills: this cannot block. A command that reads nothing,
-        // or has ended, is none that failed.
-        let _ = stdin.write_all(text.as_bytes());
-    }
-    Ok(Running { child, group, start })
+    Ok(Running { child, group, start: Instant::now() })
 }
 
 impl Running {
+    /// Opens the gate, and hands over the document.
+    pub fn start(&mut self, document: &Map<String, Value>) {
+        self.start = Instant::now();
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let text = format!("go\n{}\n", Value::Object(document.clone()));
+            // An empty pipe takes a page at least, which no document fills: this cannot block. A command that reads
+            // nothing, or has ended, is none that failed.
+            let _ = stdin.write_all(text.as_bytes());
+        }
+    }
+
     /// What names the process in the state file.
     pub fn leader(&self) -> Option<Leader> {
         let pid = self.child.id();

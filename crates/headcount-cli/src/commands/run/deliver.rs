@@ -120,8 +120,6 @@ impl<'a> Deliverer<'a> {
             flight.document.insert("attempt".into(), flight.attempt.into());
             flight.document.insert("retry".into(), flight.interrupted.into());
             let flight = flight.clone();
-            self.file.save()?;
-
             let start = Instant::now();
             let attempt = self.attempt(rule, &flight, tick)?;
             let name = format!("{} to rule {}", describe(&flight.delivery), number + 1);
@@ -166,22 +164,23 @@ impl<'a> Deliverer<'a> {
         Ok(Ended::Finished)
     }
 
+    /// One attempt. What is under way is written down before it begins.
     fn attempt(&mut self, rule: &Rule, flight: &InFlight, tick: &mut dyn FnMut()) -> anyhow::Result<Attempt> {
         match &rule.action {
             Action::Command(command) => {
-                let running = match command::start(command, &flight.document) {
+                let mut running = match command::prepare(command, &flight.document) {
                     Ok(running) => running,
                     Err(why) => return Ok(Attempt::Failed(why)),
                 };
                 if let Some(flight) = &mut self.file.state.in_flight {
                     flight.process = running.leader();
                 }
-                // Should it be killed with us, there is nobody to be waited for: it need not be on the disk.
-                let saved = self.file.save_lightly();
-                let attempt = running.finish(self.args.timeout, self.stop, tick);
-                saved.map(|()| attempt)
+                self.file.save()?;
+                running.start(&flight.document);
+                Ok(running.finish(self.args.timeout, self.stop, tick))
             }
             Action::Post(url) => {
+                self.file.save()?;
                 let id = flight.document.get("id").and_then(Value::as_str).unwrap_or_default();
                 let body = Value::Object(flight.document.clone()).to_string();
                 Ok(self.poster.post(url, id, body, self.stop, tick))

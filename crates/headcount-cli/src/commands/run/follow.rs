@@ -30,8 +30,6 @@ pub struct Follower<'a> {
     pulse: Pulse,
     /// A registry was there.
     has_followed: bool,
-    /// It was said that none is.
-    has_said: bool,
     checked: Instant,
     saved: Instant,
 }
@@ -45,7 +43,6 @@ impl<'a> Follower<'a> {
             deliverer,
             pulse: Pulse::default(),
             has_followed: false,
-            has_said: false,
             checked: now,
             saved: now,
         }
@@ -93,14 +90,16 @@ impl<'a> Follower<'a> {
                 }
                 if !missing {
                     log.warn_once(error);
-                } else if !std::mem::replace(&mut self.has_said, true) {
-                    log.note(self.place.waiting());
+                } else {
+                    self.place.is_missing(log);
                 }
                 self.pause(place::BETWEEN_LOOKS);
                 return Ok(Ended::Finished);
             }
         };
         match self.state().registry.clone() {
+            // All of it happened since we look.
+            None if self.place.was_missing => self.advance(1),
             None => begin(self.state(), &observer, args.from)?,
             Some(known) if known.node != registry.node => bail!(
                 "the state file is about the node {}, and {} is of the node {}: name another file by --state",
@@ -129,7 +128,7 @@ impl<'a> Follower<'a> {
         self.state().registry = Some(registry);
         self.deliverer.file.save()?;
         self.has_followed = true;
-        self.has_said = false;
+        self.place.was_missing = false;
         *journal = Some(Journal::new(observer, next, usize::try_from(args.queue).unwrap_or(usize::MAX)));
         Ok(Ended::Finished)
     }

@@ -16,6 +16,8 @@ pub const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(
 pub struct Place {
     node: Option<String>,
     path: Option<PathBuf>,
+    /// There was no registry at a look: one that is there later is new, all of it.
+    pub was_missing: bool,
 }
 
 impl Place {
@@ -24,7 +26,7 @@ impl Place {
             Some(path) => Some(std::path::absolute(path).with_context(|| path.display().to_string())?),
             None => None,
         };
-        Ok(Place { node: which.node.clone(), path })
+        Ok(Place { node: which.node.clone(), path, was_missing: false })
     }
 
     /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.
@@ -54,22 +56,24 @@ impl Place {
 
     /// Waits until it is known; `None`: it is to end.
     pub fn wait(&mut self, stop: &Stop, log: &Log) -> anyhow::Result<Option<PathBuf>> {
-        let mut said = false;
         while !stop.is_asked() {
             if let Some(path) = self.find()? {
                 return Ok(Some(path.to_owned()));
             }
-            if !said {
-                log.note(self.waiting());
-                said = true;
-            }
+            self.is_missing(log);
             stop.wait(BETWEEN_LOOKS, &mut || {});
         }
         Ok(None)
     }
 
-    /// What is waited for.
-    pub fn waiting(&self) -> String {
+    /// Says that there is none.
+    pub fn is_missing(&mut self, log: &Log) {
+        if !std::mem::replace(&mut self.was_missing, true) {
+            log.note(self.waiting());
+        }
+    }
+
+    fn waiting(&self) -> String {
         match (&self.path, &self.node) {
             (Some(path), _) => format!("waiting for the registry {}", path.display()),
             (None, Some(node)) => format!("waiting for the node {node}"),

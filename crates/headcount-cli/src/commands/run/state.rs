@@ -114,19 +114,10 @@ impl StateFile {
 
     /// Writes what has changed, and waits until the disk has it.
     pub fn save(&mut self) -> anyhow::Result<()> {
-        self.write(true)
-    }
-
-    /// Writes what has changed. A crash of the host may lose it, one of this process does not.
-    pub fn save_lightly(&mut self) -> anyhow::Result<()> {
-        self.write(false)
-    }
-
-    fn write(&mut self, sync: bool) -> anyhow::Result<()> {
         if self.saved.as_ref() == Some(&self.state) {
             return Ok(());
         }
-        replace(&self.path, &self.state, sync)
+        replace(&self.path, &self.state)
             .with_context(|| format!("cannot write the state file {}", self.path.display()))?;
         self.saved = Some(self.state.clone());
         Ok(())
@@ -156,22 +147,17 @@ fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
 }
 
 /// Beside it, then over it: whoever reads finds the old one or the new one, whole.
-fn replace(path: &Path, state: &State, sync: bool) -> io::Result<()> {
+fn replace(path: &Path, state: &State) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut text = serde_json::to_vec_pretty(state)?;
     text.push(b'\n');
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&text)?;
-    if sync {
-        file.sync_all()?;
-    }
+    file.sync_all()?;
     fs::rename(&temporary, path)?;
-    if sync {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The file of this node and these rules, where no other is named.
