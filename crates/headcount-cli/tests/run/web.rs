@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 use testkit::{Folder, Nginx, permit};
@@ -14,9 +13,9 @@ use super::follower::{Follower, PATIENCE, server};
 
 /// A request, as it came.
 #[derive(Clone, Debug)]
-struct Request {
-    head: String,
-    body: Value,
+pub struct Request {
+    pub head: String,
+    pub body: Value,
 }
 
 impl Request {
@@ -29,7 +28,7 @@ impl Request {
 }
 
 /// Answers with these codes, one after the other, then with 200; 0: with nothing.
-fn serve(listener: TcpListener, answers: &[u16]) -> Arc<Mutex<Vec<Request>>> {
+pub fn serve(listener: TcpListener, answers: &[u16]) -> Arc<Mutex<Vec<Request>>> {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&requests);
     let mut answers: VecDeque<u16> = answers.iter().copied().collect();
@@ -62,7 +61,8 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let length = request.header("content-length").expect("a length").parse().expect("a number");
     let mut body = vec![0; length];
     reader.read_exact(&mut body).expect("a body");
-    Some(Request { body: serde_json::from_slice(&body).expect("JSON"), ..request })
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
+    Some(Request { body, ..request })
 }
 
 fn answer(mut stream: TcpStream, code: u16) {
@@ -71,7 +71,8 @@ fn answer(mut stream: TcpStream, code: u16) {
         .expect("the client reads");
 }
 
-fn listener() -> (TcpListener, String) {
+/// A port, and a URL that leads to it.
+pub fn listener() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/hook?a=b", listener.local_addr().expect("an address"));
     (listener, url)
@@ -147,7 +148,6 @@ fn a_post_whose_end_nobody_saw_is_repeated_as_a_retry() {
     run.wait_until("the second post", || count(2)(&requests));
     // Asked twice to end, it does not wait for the answer; and does not know it.
     run.signal(testkit::Signal::TERM);
-    thread::sleep(Duration::from_millis(1));
     run.wait_until("its end", || {
         run.signal(testkit::Signal::TERM);
         run.log().contains("ended before it was delivered").then_some(())
@@ -181,7 +181,7 @@ fn https_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
             "-days",
             "2",
         ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-subj", "/CN=headcount-test", "-addext", "subjectAltName=DNS:localhost"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
@@ -216,11 +216,8 @@ fn https_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
     let mut run = Follower::start(&own, &["--on", &rule, "--retries", "0"]);
     run.wait_for_log("failed for good");
     run.end();
-    assert!(run.log().to_lowercase().contains("certificate"), "{}", run.log());
+    assert!(run.log().to_lowercase().contains("unknownissuer"), "{}", run.log());
     // Vouched for by the system.
-    let mut command = Follower::command(&own, &["--on", &format!("{rule}?"), "--from", "oldest"]);
-    command.env("SSL_CERT_FILE", &certificate).arg("--state").arg(own.at("other-state.json"));
-    drop(command);
     let mut command = super::follower::headcount();
     command
         .arg("--registry")
@@ -233,6 +230,6 @@ fn https_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
     run.end();
     assert!(run.log().contains("delivered in"), "{}", run.log());
     let posts = std::fs::read_to_string(own.at("posts")).expect("the web server's log");
-    assert!(posts.starts_with("POST TLSv1.3 nginx-"), "{posts}");
+    assert!(posts.starts_with("POST TLSv1."), "{posts}");
     drop(web);
 }
