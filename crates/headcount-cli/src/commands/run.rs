@@ -69,6 +69,11 @@ pub fn run(which: &Which, args: &RunArgs) -> anyhow::Result<Outcome> {
     if let Some(twice) = rules::given_twice(&args.on) {
         command().error(ErrorKind::ValueValidation, format!("the rule --on {twice} is given twice")).exit();
     }
+    if args.timeout.is_zero() {
+        command()
+            .error(ErrorKind::ValueValidation, "--timeout 0 leaves a command no time: give 1ms or more")
+            .exit();
+    }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;
     let mut place = Place::new(which)?;

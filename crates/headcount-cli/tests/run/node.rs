@@ -1,5 +1,6 @@
 //! The node as a whole: its death, its next run, and a registry that is another one.
 
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use testkit::{Folder, Nginx, Signal, permit, process, wait};
@@ -153,7 +154,14 @@ fn a_start_that_is_gone_from_the_journal_is_made_of_what_is_there() {
     while journal(&registry(&own)).iter().any(|e| e.generation == 1) {
         generation += 1;
         nginx.reload_and_settle(generation);
+        nginx.wait_for("the old generation's end", wait::PATIENCE, |all| {
+            all.at_least(1, testkit::Kind::GenerationEnded, generation - 1)
+        });
     }
+    // The old one's processes, too.
+    nginx.wait_until("nobody but the new ones", || {
+        (process::children(nginx.master()).len() == 2).then_some(())
+    });
     let seen = own.at("seen");
     let mut run = Follower::start(&own, &["--on", &format!("node_started,node_died={}", cat_to(&seen))]);
     run.wait_until("the start", || (deliveries(&seen).len() == 1).then_some(()));
@@ -163,6 +171,77 @@ fn a_start_that_is_gone_from_the_journal_is_made_of_what_is_there() {
     kill(&nginx);
     run.wait_until("the death", || (deliveries(&seen).len() == 2).then_some(()));
     run.end();
+}
+
+#[test]
+fn a_node_that_changes_its_master_is_no_other_node() {
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("seen");
+    let rule = format!("node_started,node_stopped,node_died,master_exited,master_lost={}", cat_to(&seen));
+    let mut run = Follower::start(&own, &["--on", &rule]);
+    let (old, _) = nginx.upgrade();
+    nginx.ready(2);
+    process::send(old, Signal::QUIT);
+    nginx.wait_gone(old);
+    run.wait_until("the old master's leave", || {
+        (deliveries(&seen).last()?.kind() == "master_exited").then_some(())
+    });
+    // The new one is killed. Its worker serves on, so the node lives.
+    let worker = nginx.workers()[0];
+    process::send(nginx.master(), Signal::KILL);
+    run.wait_until("the loss", || (deliveries(&seen).last()?.kind() == "master_lost").then_some(()));
+    process::send(worker, Signal::KILL);
+    run.wait_until("the death", || (deliveries(&seen).last()?.kind() == "node_died").then_some(()));
+    run.end();
+    assert_eq!(kinds(&deliveries(&seen)), ["node_started", "master_exited", "master_lost", "node_died"]);
+}
+
+#[test]
+fn a_start_is_never_taken_for_a_death() {
+    const STARTS: u64 = 12;
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::prepare(server(&own).workers(2));
+    let seen = own.at("seen");
+    let mut run =
+        Follower::start(&own, &["--on", &format!("node_started,node_stopped,node_died={}", cat_to(&seen))]);
+    for start in 1..=STARTS {
+        nginx.run();
+        nginx.ready(start);
+        nginx.end(if start % 2 == 0 { Signal::QUIT } else { Signal::TERM });
+    }
+    let all = run.wait_until("the last stop", || {
+        let all = deliveries(&seen);
+        (all.len() as u64 >= 2 * STARTS).then_some(all)
+    });
+    run.end();
+    let expected: Vec<_> = (0..STARTS).flat_map(|_| ["node_started", "node_stopped"]).collect();
+    assert_eq!(kinds(&all), expected);
+}
+
+#[test]
+fn it_needs_no_rights_but_to_read_the_registry() {
+    const WWW_DATA: u32 = 33;
+    if !process::is_root() {
+        eprintln!("skipped: to be somebody else takes root");
+        return;
+    }
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("markers/seen");
+    let mut command = headcount();
+    command.arg("--registry").arg(registry(&own)).arg("--state").arg(own.at("markers/state.json"));
+    command.args(["--on", &format!("any={}", cat_to(&seen))]).uid(WWW_DATA).gid(WWW_DATA);
+    let mut run = Follower::spawn(&own, command);
+    run.wait_for_log("who is alive by process ids only");
+    run.wait_until("the start", || (deliveries(&seen).len() == 3).then_some(()));
+    kill(&nginx);
+    run.wait_until("the death", || (deliveries(&seen).last()?.kind() == "node_died").then_some(()));
+    run.end();
+    assert!(!run.log().contains("warning"), "{}", run.log());
 }
 
 #[test]

@@ -22,6 +22,10 @@ const BETWEEN_CHECKS: Duration = Duration::from_millis(500);
 /// How often it is written down what was read and concerns nobody.
 const BETWEEN_SAVES: Duration = Duration::from_secs(1);
 
+/// What warnings are about.
+const PULSE: &str = "pulse";
+const REGISTRY: &str = "registry";
+
 /// Follows one node.
 pub struct Follower<'a> {
     args: &'a RunArgs,
@@ -89,7 +93,7 @@ impl<'a> Follower<'a> {
                     return Err(error).context("cannot read the node");
                 }
                 if !missing {
-                    log.warn_once(error);
+                    log.warn_once(REGISTRY, error);
                 } else {
                     self.place.is_missing(log);
                 }
@@ -127,6 +131,7 @@ impl<'a> Follower<'a> {
         log.note(format_args!("following the node {} from {position} on{by}", registry.node));
         self.state().registry = Some(registry);
         self.deliverer.file.save()?;
+        log.is_well(REGISTRY);
         self.has_followed = true;
         self.place.was_missing = false;
         *journal = Some(Journal::new(observer, next, usize::try_from(args.queue).unwrap_or(usize::MAX)));
@@ -242,11 +247,13 @@ impl<'a> Follower<'a> {
                 }
             }
             Ok((Verdict::Unknown, _)) => log.warn_once(
+                PULSE,
                 "it cannot be known whether the node is alive (run as the node's owner, or where /proc shows its \
                  processes): its death would not be noticed",
             ),
-            Ok((Verdict::Alive | Verdict::Doubtful, _)) => log.all_is_well(),
-            Err(error) => log.warn_once(error),
+            Ok((Verdict::Alive, _)) => log.is_well(PULSE),
+            Ok((Verdict::Doubtful, _)) => {}
+            Err(error) => log.warn_once(PULSE, error),
         }
         Ok(Ended::Finished)
     }
@@ -267,7 +274,7 @@ impl<'a> Follower<'a> {
         let snapshot = match journal.observer.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                log.warn_once(error);
+                log.warn_once(PULSE, error);
                 self.pause(Observer::POLL_INTERVAL);
                 return Ok(Ended::Finished);
             }

@@ -6,6 +6,9 @@ use headcount::{Cursor, Event, Observer};
 
 use super::log::Log;
 
+/// What warnings are about.
+const JOURNAL: &str = "journal";
+
 /// What comes next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
@@ -59,9 +62,12 @@ impl Journal {
         }
         let before = self.cursor.next_seq();
         let batch = match self.observer.events(&mut self.cursor, room) {
-            Ok(batch) => batch,
+            Ok(batch) => {
+                log.is_well(JOURNAL);
+                batch
+            }
             // A server that finds it so makes it anew; and that is looked for.
-            Err(error) => return log.warn_once(error),
+            Err(error) => return log.warn_once(JOURNAL, error),
         };
         let after = self.cursor.next_seq();
         if before != 0 && after < before {
@@ -82,7 +88,7 @@ impl Journal {
             match self.observer.events(&mut self.cursor, 4096) {
                 Ok(batch) if batch.events.is_empty() && batch.lost == 0 => return,
                 Ok(_) => {}
-                Err(error) => return log.warn_once(error),
+                Err(error) => return log.warn_once(JOURNAL, error),
             }
         }
     }

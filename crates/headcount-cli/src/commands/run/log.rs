@@ -1,6 +1,7 @@
 //! One line on standard error for each delivery and each failure.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::Write;
 
@@ -9,8 +10,8 @@ use crate::paint;
 /// Where messages go.
 pub struct Log {
     quiet: bool,
-    /// The last warning about something that is looked at again and again.
-    said: RefCell<String>,
+    /// The last warning about each thing that is looked at again and again.
+    said: RefCell<HashMap<&'static str, String>>,
 }
 
 impl Log {
@@ -31,18 +32,18 @@ impl Log {
         write(format_args!("headcount run: {paint}warning:{plain} {message}"));
     }
 
-    /// The same, but once as long as it stays the same.
-    pub fn warn_once(&self, message: impl Display) {
+    /// The same about something that is looked at again and again: once, as long as it stays the same.
+    pub fn warn_once(&self, about: &'static str, message: impl Display) {
         let message = message.to_string();
-        if *self.said.borrow() != message {
+        if self.said.borrow().get(about) != Some(&message) {
             self.warn(&message);
-            *self.said.borrow_mut() = message;
+            self.said.borrow_mut().insert(about, message);
         }
     }
 
-    /// What was warned of once is over.
-    pub fn all_is_well(&self) {
-        self.said.borrow_mut().clear();
+    /// Nothing is wrong with it any more.
+    pub fn is_well(&self, about: &'static str) {
+        self.said.borrow_mut().remove(about);
     }
 }
 

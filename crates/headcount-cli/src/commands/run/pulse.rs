@@ -11,21 +11,24 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 const DOUBT: Duration = Duration::from_millis(250);
 /// and for so long if no worker was ever there.
 const LONG_DOUBT: Duration = Duration::from_secs(2);
+/// Without the lock file, one that is dead and was not waited for yet is unknown: for so long that is nothing to warn of.
+const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// Looks again and again.
 #[derive(Default)]
 pub struct Pulse {
     last: Option<Instant>,
     nobody_since: Option<Instant>,
+    unknown_since: Option<Instant>,
 }
 
 /// What a look says.
 pub enum Verdict {
     /// Somebody is alive.
     Alive,
-    /// Nobody is, but that may be for a moment.
+    /// Nobody is, or nobody knows, but that may be for a moment.
     Doubtful,
-    /// The kernel could not be asked about somebody.
+    /// It has not been possible to know for a while.
     Unknown,
     /// Nobody is, and has not been for a while.
     Gone,
@@ -42,15 +45,18 @@ impl Pulse {
         let snapshot = observer.snapshot()?;
         let now = Instant::now();
         self.last = Some(now);
-        let verdict = match liveness(&snapshot) {
-            Liveness::Gone => {
-                let since = *self.nobody_since.get_or_insert(now);
-                if now.duration_since(since) < doubt(&snapshot) { Verdict::Doubtful } else { Verdict::Gone }
-            }
-            other => {
-                self.nobody_since = None;
-                if other == Liveness::Alive { Verdict::Alive } else { Verdict::Unknown }
-            }
+        let liveness = liveness(&snapshot);
+        let since = |kept: &mut Option<Instant>, is: bool| {
+            *kept = is.then(|| kept.unwrap_or(now));
+            kept.map_or(Duration::ZERO, |since| now.duration_since(since))
+        };
+        let nobody = since(&mut self.nobody_since, liveness == Liveness::Gone);
+        let unknown = since(&mut self.unknown_since, liveness == Liveness::Unknown);
+        let verdict = match liveness {
+            Liveness::Alive => Verdict::Alive,
+            Liveness::Gone if nobody >= doubt(&snapshot) => Verdict::Gone,
+            Liveness::Unknown if unknown >= UNKNOWN => Verdict::Unknown,
+            Liveness::Gone | Liveness::Unknown => Verdict::Doubtful,
         };
         Ok((verdict, snapshot))
     }
