@@ -1,5 +1,7 @@
 //! A command that is slower than the journal is long.
 
+use std::os::unix::fs::FileExt;
+
 use testkit::{Folder, Nginx, Signal, permit};
 
 use super::follower::{Follower, registry, server};
@@ -85,4 +87,27 @@ fn a_queue_reads_ahead_of_a_slow_command() {
     run.end();
     let seqs: Vec<_> = deliveries(&seen).iter().filter(|d| !d.is_derived()).filter_map(|d| d.seq()).collect();
     assert_eq!(seqs, (1..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_journal_that_was_set_back_is_gone_on_with() {
+    /// docs/format.md
+    const HEAD: u64 = 152;
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own).workers(2));
+    let seen = own.at("seen");
+    let mut run = Follower::start(&own, &["--on", &format!("any={}", cat_to(&seen))]);
+    run.wait_until("the start", || (deliveries(&seen).len() == 4).then_some(()));
+    let file = std::fs::File::options().write(true).open(registry(&own)).expect("our own file");
+    file.write_all_at(&1_u64.to_ne_bytes(), HEAD).expect("it is written");
+    run.wait_for_log("event 3 was there, and the journal now ends before");
+    testkit::process::send(nginx.workers()[0], Signal::KILL);
+    run.wait_until("what comes", || {
+        deliveries(&seen)[4..].iter().any(|d| d.kind() == "worker_died").then_some(())
+    });
+    run.end();
+    // Nothing that was delivered, and no second start of a node that was up all the time.
+    let later = super::record::kinds(&deliveries(&seen)[4..]).join(" ");
+    assert!(!later.contains("generation_started") && !later.contains("node_"), "{later}");
 }
