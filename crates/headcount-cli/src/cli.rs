@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::run::{Backoff, IfInterrupted, OnFailure, Rule, StartFrom};
+
 /// See, exactly and at once, which worker processes of your servers are alive; follow them, wait for them, run
 /// something when they come and go.
 #[derive(Parser)]
@@ -201,7 +203,52 @@ pub struct DoctorArgs {
 }
 
 #[derive(Args)]
-pub struct RunArgs {}
+#[command(after_long_help = RUN_EXAMPLES)]
+pub struct RunArgs {
+    /// Run COMMAND by `sh -c`, or post to it if it is a URL, on these events; may be given several times
+    ///
+    /// An EVENT is one of the journal (worker_died, generation_ended, …), or node_started, node_stopped, node_died, lost,
+    /// any. COMMAND has the event in HEADCOUNT_… variables and as JSON on its standard input.
+    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required = true, value_parser = Rule::parse)]
+    pub on: Vec<Rule>,
+    /// The file that keeps how far it got [default: one for each node and set of rules, in $STATE_DIRECTORY,
+    /// /var/lib/headcount for root, or $XDG_STATE_HOME/headcount]
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Where to begin when there is no state file yet
+    #[arg(long, value_name = "WHERE", default_value = "run")]
+    pub from: StartFrom,
+    /// What to do with the delivery that was under way when `headcount run` itself was killed
+    #[arg(long, value_name = "WHAT", default_value = "retry")]
+    pub if_interrupted: IfInterrupted,
+    /// End a command, or give up a post, after this time
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+    /// How often to try again when a delivery failed
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub retries: u32,
+    /// How long to wait before the first and, doubling, at most before a later try
+    #[arg(long, value_name = "TIME..TIME", default_value = "1s..60s", value_parser = Backoff::parse)]
+    pub backoff: Backoff,
+    /// What to do when the last try failed
+    #[arg(long, value_name = "WHAT", default_value = "continue")]
+    pub on_failure: OnFailure,
+    /// How many events to read ahead of the one that is being delivered
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub queue: u32,
+    /// Say only what goes wrong
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  headcount run --node nginx --on node_started=/etc/headcount/register --on node_stopped,node_died=/etc/headcount/deregister
+  headcount run --on worker_died=https://alerts.example/hook --retries 10 --backoff 500ms..5m
+  headcount run --on any='cat; echo' --from oldest --state /tmp/seen.json
+
+Exit codes: 0 ended by SIGTERM or SIGINT; 2 wrong use; 4 the state file or the node cannot be read, another `headcount run` \
+has the state file, or a delivery failed for good with --on-failure stop.";
 
 #[derive(Args)]
 pub struct CompletionsArgs {

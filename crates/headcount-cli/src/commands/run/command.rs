@@ -1,0 +1,176 @@
+//! A delivery by a command, in a process group of its own.
+
+use std::io::Write;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use headcount_report::{age, signal_name};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
+use serde_json::{Map, Value};
+
+use super::deliver::Attempt;
+use super::notice::variables;
+use super::state::Leader;
+use super::stop::{Stop, TICK};
+
+/// Between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the shell does first: it waits for a line on its standard input, and is then replaced by the command's. Should we be
+/// killed before we wrote down what runs, there is no line, and the command was never started.
+const GATE: &str = "read -r go && exec /bin/sh -c \"$1\"";
+
+/// A command that runs, or waits at the gate.
+pub struct Running {
+    child: Child,
+    group: Pid,
+    start: Instant,
+}
+
+/// Brings a command to the gate. The error is for people.
+pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, String> {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", GATE, "sh", command]).process_group(0).stdin(Stdio::piped());
+    for (variable, value) in variables(document) {
+        match value {
+            Some(value) => shell.env(variable, value),
+            None => shell.env_remove(variable),
+        };
+    }
+    let child = shell.spawn().map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
+    let group = group_of(child.id()).ok_or("/bin/sh has no process id")?;
+    Ok(Running { child, group, start: Instant::now() })
+}
+
+impl Running {
+    /// Opens the gate, and hands over the document.
+    pub fn start(&mut self, document: &Map<String, Value>) {
+        self.start = Instant::now();
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let text = format!("go\n{}\n", Value::Object(document.clone()));
+            // An empty pipe takes a page at least, which no document fills: this cannot block. A command that reads
+            // nothing, or has ended, is none that failed.
+            let _ = stdin.write_all(text.as_bytes());
+        }
+    }
+
+    /// What names the process in the state file.
+    pub fn leader(&self) -> Option<Leader> {
+        let pid = self.child.id();
+        Some(Leader { pid, start_time: stat(pid)?.start_time })
+    }
+
+    /// Waits for its end, and ends it after `timeout`.
+    pub fn finish(mut self, timeout: Duration, stop: &Stop, tick: &mut dyn FnMut()) -> Attempt {
+        // Without it (an old kernel, a filter of system calls) the end is noticed a tick later.
+        let pidfd = pidfd_open(self.group, PidfdFlags::empty()).ok();
+        while !self.has_ended() {
+            let left = timeout.saturating_sub(self.start.elapsed());
+            if left.is_zero() || stop.is_urged() {
+                end_group(self.group, tick);
+                let end = self.reap();
+                return match left.is_zero() {
+                    true => {
+                        Attempt::Failed(format!("it ran longer than {}, and was ended ({end})", age(timeout)))
+                    }
+                    false => Attempt::CutShort,
+                };
+            }
+            let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(left.min(TICK).subsec_nanos()) };
+            let mut fds: Vec<_> = pidfd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            // Interrupted by a signal: it is looked at in the next round, as everything is.
+            let _ = poll(&mut fds, Some(&wait));
+            tick();
+        }
+        match self.child.wait() {
+            Ok(status) if status.success() => Attempt::Done,
+            Ok(status) => Attempt::Failed(said(status)),
+            Err(error) => Attempt::Failed(format!("its end cannot be waited for: {error}")),
+        }
+    }
+
+    /// Whether it has ended. It stays a zombie, so that its process group's number is nobody else's.
+    fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(self.group), options), Ok(None))
+    }
+
+    /// After SIGKILL: it takes long only in the kernel's own hands, and then nobody can help it.
+    fn reap(&mut self) -> String {
+        let limit = Instant::now() + GRACE;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return said(status),
+                Ok(None) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) => return "SIGKILL did not end it".to_owned(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+}
+
+/// Waits for a command that an earlier `headcount run` left running when it was killed: two must not run side by side.
+pub fn outlast(leader: Leader, timeout: Duration, stop: &Stop) {
+    let Some(group) = group_of(leader.pid) else { return };
+    let runs = || stat(leader.pid).is_some_and(|stat| stat.start_time == leader.start_time && !stat.is_over);
+    let start = Instant::now();
+    while runs() {
+        if start.elapsed() >= timeout || stop.is_urged() {
+            return end_group(group, &mut || {});
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// SIGTERM for all of the group, and SIGKILL for those that are left after a while.
+fn end_group(group: Pid, tick: &mut dyn FnMut()) {
+    // It may have ended this moment: then there is nobody to be told.
+    let _ = kill_process_group(group, Signal::TERM);
+    let limit = Instant::now() + GRACE;
+    while Instant::now() < limit && anybody_in(group) {
+        std::thread::sleep(TICK);
+        tick();
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+}
+
+fn anybody_in(group: Pid) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(stat).any(|stat| !stat.is_over && stat.group == group.as_raw_nonzero().get())
+}
+
+fn group_of(pid: u32) -> Option<Pid> {
+    // Never 1 or 0: a signal to those groups would end more than a command.
+    Pid::from_raw(i32::try_from(pid).ok()?).filter(|pid| pid.as_raw_nonzero().get() > 1)
+}
+
+struct Stat {
+    group: i32,
+    start_time: u64,
+    /// A zombie.
+    is_over: bool,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may hold anything, brackets included.
+    let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    Some(Stat {
+        group: fields.get(2)?.parse().ok()?,
+        start_time: fields.get(19)?.parse().ok()?,
+        is_over: matches!(*fields.first()?, "Z" | "X"),
+    })
+}
+
+fn said(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(signal)) => format!("it was ended by {}", signal_name(signal)),
+        (None, None) => status.to_string(),
+    }
+}

@@ -1,0 +1,213 @@
+//! One delivery to its end: attempts, waits between them, and what the state file knows meanwhile.
+
+use std::time::Instant;
+
+use headcount_report::{age, plural};
+use serde_json::Value;
+
+use super::command;
+use super::log::Log;
+use super::notice::Notice;
+use super::post::Poster;
+use super::rules::{Action, Rule};
+use super::state::{Delivery, InFlight, StateFile};
+use super::stop::Stop;
+use super::{IfInterrupted, OnFailure};
+use crate::cli::RunArgs;
+
+/// How an attempt ended.
+pub enum Attempt {
+    /// It was taken.
+    Done,
+    /// It was not: why.
+    Failed(String),
+    /// It was ended because `headcount run` is to end at once.
+    CutShort,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is finished, one way or the other: go on with the next.
+    Finished,
+    /// It is to be gone on with at the next start.
+    Stopped,
+    /// It failed for good, and that is the end.
+    GaveUp,
+}
+
+/// Delivers, and writes down how far it is.
+pub struct Deliverer<'a> {
+    args: &'a RunArgs,
+    pub file: StateFile,
+    pub stop: &'a Stop,
+    pub log: &'a Log,
+    poster: Poster,
+}
+
+impl<'a> Deliverer<'a> {
+    pub fn new(args: &'a RunArgs, file: StateFile, stop: &'a Stop, log: &'a Log) -> Deliverer<'a> {
+        Deliverer { args, file, stop, log, poster: Poster::new(args.timeout) }
+    }
+
+    /// Goes on with what was under way when an earlier `headcount run` ended.
+    pub fn resume(&mut self) -> anyhow::Result<Ended> {
+        let Some(flight) = self.file.state.in_flight.clone() else { return Ok(Ended::Finished) };
+        let name = describe(&flight.delivery);
+        if let Some(process) = flight.process.filter(|_| flight.running) {
+            command::outlast(process, self.args.timeout, self.stop);
+        }
+        let skip = flight.running && self.args.if_interrupted == IfInterrupted::Skip;
+        let rule = self.args.on.iter().enumerate().find(|(_, rule)| rule.key() == flight.delivery.rule);
+        let Some((number, rule)) = rule.filter(|_| !skip) else {
+            self.log.warn(match skip {
+                true => format!("{name} was interrupted in attempt {}, and is skipped", flight.attempt),
+                false => format!("{name} was interrupted, and its rule is gone: skipped"),
+            });
+            self.finish(flight.delivery)?;
+            return Ok(Ended::Finished);
+        };
+        let mut flight = InFlight { process: None, ..flight };
+        if std::mem::take(&mut flight.running) {
+            flight.interrupted = true;
+            self.log.warn(format_args!("{name} was interrupted in attempt {}: once more", flight.attempt));
+        }
+        self.file.state.in_flight = Some(flight);
+        self.attempts(number, rule, &mut || {})
+    }
+
+    /// Delivers something to everybody who wants it and has not had it.
+    pub fn deliver(&mut self, notice: &Notice, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
+        for (number, rule) in self.args.on.iter().enumerate().filter(|(_, rule)| rule.wants(notice.event)) {
+            let delivery = Delivery { at: notice.at, event: notice.event.into(), rule: rule.key() };
+            if self.file.state.finished.contains(&delivery) {
+                continue;
+            }
+            if self.stop.is_asked() {
+                return Ok(Ended::Stopped);
+            }
+            let mut document = notice.document.clone();
+            document.insert("id".into(), self.id(notice).into());
+            self.file.state.in_flight = Some(InFlight {
+                delivery,
+                attempt: 0,
+                failures: 0,
+                running: false,
+                interrupted: false,
+                document,
+                process: None,
+            });
+            let ended = self.attempts(number, rule, tick)?;
+            if ended != Ended::Finished {
+                return Ok(ended);
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// The same for every attempt, and for no other event.
+    fn id(&self, notice: &Notice) -> String {
+        let registry = self.file.state.registry.as_ref();
+        let (node, created) = registry.map_or(("", 0), |r| (r.node.as_str(), r.created_ns));
+        format!("{node}/{created}/{}/{}", notice.at, notice.event)
+    }
+
+    /// Tries what is in flight until it is finished.
+    fn attempts(&mut self, number: usize, rule: &Rule, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
+        while let Some(flight) = &mut self.file.state.in_flight {
+            flight.attempt = flight.attempt.saturating_add(1);
+            flight.running = true;
+            flight.document.insert("attempt".into(), flight.attempt.into());
+            flight.document.insert("retry".into(), flight.interrupted.into());
+            let flight = flight.clone();
+            let start = Instant::now();
+            let attempt = self.attempt(rule, &flight, tick)?;
+            let name = format!("{} to rule {}", describe(&flight.delivery), number + 1);
+            let again =
+                if flight.attempt > 1 { format!(", attempt {}", flight.attempt) } else { String::new() };
+            let Some(now) = &mut self.file.state.in_flight else { break };
+            now.running = false;
+            now.process = None;
+            match attempt {
+                Attempt::Done => {
+                    self.finish(flight.delivery)?;
+                    self.log.note(format_args!("{name}: delivered in {}{again}", age(start.elapsed())));
+                    return Ok(Ended::Finished);
+                }
+                Attempt::CutShort => {
+                    now.interrupted = true;
+                    self.file.save()?;
+                    self.log.warn(format_args!("{name}: ended before it was delivered{again}"));
+                    return Ok(Ended::Stopped);
+                }
+                Attempt::Failed(why) => {
+                    now.failures = now.failures.saturating_add(1);
+                    let failures = now.failures;
+                    if failures > self.args.retries {
+                        self.log.warn(format_args!(
+                            "{name}: failed for good after {}: {why}",
+                            plural(failures.into(), "attempt")
+                        ));
+                        return self.give_up(flight.delivery);
+                    }
+                    self.file.save()?;
+                    let wait = self.args.backoff.wait(failures, fastrand::f64());
+                    self.log
+                        .warn(format_args!("{name}: failed{again}: {why}; next attempt in {}", age(wait)));
+                    self.stop.wait(wait, tick);
+                    if self.stop.is_asked() {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// One attempt. What is under way is written down before it begins.
+    fn attempt(&mut self, rule: &Rule, flight: &InFlight, tick: &mut dyn FnMut()) -> anyhow::Result<Attempt> {
+        match &rule.action {
+            Action::Command(command) => {
+                let mut running = match command::prepare(command, &flight.document) {
+                    Ok(running) => running,
+                    Err(why) => return Ok(Attempt::Failed(why)),
+                };
+                if let Some(flight) = &mut self.file.state.in_flight {
+                    flight.process = running.leader();
+                }
+                self.file.save()?;
+                running.start(&flight.document);
+                Ok(running.finish(self.args.timeout, self.stop, tick))
+            }
+            Action::Post(url) => {
+                self.file.save()?;
+                let id = flight.document.get("id").and_then(Value::as_str).unwrap_or_default();
+                let body = Value::Object(flight.document.clone()).to_string();
+                Ok(self.poster.post(url, id, body, self.stop, tick))
+            }
+        }
+    }
+
+    fn finish(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        self.file.state.finished.push(delivery);
+        self.file.state.in_flight = None;
+        self.file.save()
+    }
+
+    fn give_up(&mut self, delivery: Delivery) -> anyhow::Result<Ended> {
+        if self.args.on_failure == OnFailure::Continue {
+            self.finish(delivery)?;
+            return Ok(Ended::Finished);
+        }
+        // The next start has as many attempts again.
+        if let Some(flight) = &mut self.file.state.in_flight {
+            flight.failures = 0;
+        }
+        self.file.save()?;
+        Ok(Ended::GaveUp)
+    }
+}
+
+fn describe(delivery: &Delivery) -> String {
+    format!("{} at {}", delivery.event, delivery.at)
+}

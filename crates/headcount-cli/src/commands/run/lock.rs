@@ -1,0 +1,60 @@
+//! One `headcount run` for each state file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Held as long as it lives, and no longer than this process.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of a state file. It is a file of its own: the state file is replaced by each write.
+    pub fn take(state: &Path) -> anyhow::Result<Lock> {
+        let path = lock_path(state);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| {
+                format!("cannot make {} (name a file in a folder that is there by --state)", path.display())
+            })?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let known = file.read_to_string(&mut holder).is_ok();
+                let holder = match holder.trim().parse::<u32>() {
+                    Ok(pid) if known => format!("process {pid}"),
+                    // It has taken the lock this moment.
+                    _ => "another process".to_owned(),
+                };
+                bail!(
+                    "the state file {} is in use by {holder}: end it, or name another file by --state",
+                    state.display()
+                );
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Lock { _file: file })
+    }
+}
+
+fn lock_path(state: &Path) -> PathBuf {
+    let mut name = state.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}

@@ -1,0 +1,83 @@
+//! Which node is followed, also before it is there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::log::Log;
+use super::stop::Stop;
+use crate::cli::Which;
+use crate::find;
+
+/// How often a node that is not there is looked for.
+pub const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// The registry's path, as soon as it is known.
+pub struct Place {
+    node: Option<String>,
+    path: Option<PathBuf>,
+    /// There was no registry at a look: one that is there later is new, all of it.
+    pub was_missing: bool,
+}
+
+impl Place {
+    pub fn new(which: &Which) -> anyhow::Result<Place> {
+        let path = match &which.registry {
+            Some(path) => Some(std::path::absolute(path).with_context(|| path.display().to_string())?),
+            None => None,
+        };
+        Ok(Place { node: which.node.clone(), path, was_missing: false })
+    }
+
+    /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.
+    pub fn find(&mut self) -> anyhow::Result<Option<&Path>> {
+        if self.path.is_none() {
+            self.path = self.look()?;
+        }
+        Ok(self.path.as_deref())
+    }
+
+    fn look(&self) -> anyhow::Result<Option<PathBuf>> {
+        let mut found = find::registries(&find::folders());
+        if let Some(node) = &self.node {
+            found.retain(|path| find::node_name(path) == *node);
+        }
+        if found.len() > 1 {
+            let paths: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
+            let which = self.node.as_ref().map_or(String::new(), |node| format!(" {node}"));
+            bail!(
+                "there are {} nodes{which} on this host: say which by --node or --registry ({})",
+                paths.len(),
+                paths.join(", ")
+            );
+        }
+        Ok(found.pop())
+    }
+
+    /// Waits until it is known; `None`: it is to end.
+    pub fn wait(&mut self, stop: &Stop, log: &Log) -> anyhow::Result<Option<PathBuf>> {
+        while !stop.is_asked() {
+            if let Some(path) = self.find()? {
+                return Ok(Some(path.to_owned()));
+            }
+            self.is_missing(log);
+            stop.wait(BETWEEN_LOOKS, &mut || {});
+        }
+        Ok(None)
+    }
+
+    /// Says that there is none.
+    pub fn is_missing(&mut self, log: &Log) {
+        if !std::mem::replace(&mut self.was_missing, true) {
+            log.note(self.waiting());
+        }
+    }
+
+    fn waiting(&self) -> String {
+        match (&self.path, &self.node) {
+            (Some(path), _) => format!("waiting for the registry {}", path.display()),
+            (None, Some(node)) => format!("waiting for the node {node}"),
+            (None, None) => format!("waiting for a node: {}", find::no_node()),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A delivery by a POST.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use headcount_report::age;
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
+
+use super::deliver::Attempt;
+use super::stop::{Stop, TICK};
+
+/// Posts.
+pub struct Poster {
+    agent: Agent,
+    timeout: Duration,
+}
+
+impl Poster {
+    pub fn new(timeout: Duration) -> Poster {
+        // Only one is linked in, and rustls wants it named. Named already: by an earlier poster of this process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config = Agent::config_builder()
+            .timeout_global(Some(timeout))
+            .http_status_as_error(false)
+            // What is moved is to be named where it is: a redirected POST may arrive as a GET.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // Events are rare: a kept connection would be closed by the other side before the next one.
+            .max_idle_connections(0)
+            .user_agent(concat!("headcount/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls)
+            .build();
+        Poster { agent: config.new_agent(), timeout }
+    }
+
+    /// Posts a document. In a thread, so that the journal is read on, and signals are heard, while nobody answers.
+    pub fn post(&self, url: &str, id: &str, body: String, stop: &Stop, tick: &mut dyn FnMut()) -> Attempt {
+        let request = self
+            .agent
+            .post(url)
+            .header("Content-Type", "application/json")
+            // Who wants to drop what comes twice can know it by this.
+            .header("Idempotency-Key", id);
+        let (sender, answer) = mpsc::channel();
+        let spawned = thread::Builder::new().spawn(move || {
+            let status = request.send(body).map(|response| response.status());
+            // Nobody waits any longer: it is to end.
+            let _ = sender.send(status);
+        });
+        if let Err(error) = spawned {
+            return Attempt::Failed(format!("there is no thread to be had: {error}"));
+        }
+        // The library has a time-out of its own; this one is for what it does not cover.
+        let limit = Instant::now() + self.timeout + Duration::from_secs(5);
+        loop {
+            match answer.recv_timeout(TICK) {
+                Ok(Ok(status)) if status.is_success() => return Attempt::Done,
+                Ok(Ok(status)) => return Attempt::Failed(format!("the answer was {}", status.as_u16())),
+                Ok(Err(ureq::Error::Timeout(_))) => {
+                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                }
+                Ok(Err(error)) => return Attempt::Failed(error.to_string()),
+                Err(RecvTimeoutError::Disconnected) => return Attempt::Failed("the request panicked".into()),
+                Err(RecvTimeoutError::Timeout) if stop.is_urged() => return Attempt::CutShort,
+                Err(RecvTimeoutError::Timeout) if Instant::now() > limit => {
+                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                }
+                Err(RecvTimeoutError::Timeout) => tick(),
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The state file: which event is next, what of it is done, and what is under way.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::rules::{Rule, hash, hash_of};
+use crate::find::node_name;
+
+/// The version of the file. Another one is refused: what it says may mean something else.
+const VERSION: u64 = 1;
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// `headcount_run`: the file's version.
+    #[serde(rename = "headcount_run")]
+    version: u64,
+    /// The registry that it is about; none before the first one was seen.
+    pub registry: Option<Registry>,
+    /// The event that is next; 0: the oldest that is kept.
+    pub next_seq: u64,
+    /// Whether the node is up, by what was delivered.
+    pub node_is_up: bool,
+    /// Whether the kernel is to be asked if it is.
+    pub ask: Ask,
+    /// What is finished of what is next.
+    pub finished: Vec<Delivery>,
+    /// What is under way.
+    pub in_flight: Option<InFlight>,
+}
+
+/// A registry. Its time of making tells it from others. The boot does not: a registry on a disk goes on over it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    pub node: String,
+    pub path: PathBuf,
+    pub created_ns: u64,
+    /// For people: the boot in which it was last looked at.
+    pub boot_id: String,
+}
+
+/// When to ask the kernel whether the node is up, where the journal no longer says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// The journal says it.
+    #[default]
+    Never,
+    /// The start of the present run is gone from it.
+    AtOnce,
+    /// Something is gone from it, and what is left may say it.
+    WhenCaughtUp,
+}
+
+/// One delivery: something about a place in the journal, to a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub at: u64,
+    pub event: String,
+    pub rule: String,
+}
+
+/// A delivery that has begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InFlight {
+    pub delivery: Delivery,
+    /// Attempts so far, with the one that runs.
+    pub attempt: u32,
+    /// Those of them that failed.
+    pub failures: u32,
+    /// An attempt runs. Found so at a start: nobody knows how it ended.
+    pub running: bool,
+    /// That was so once.
+    pub interrupted: bool,
+    /// What it delivers: the journal may have been overrun by the time of another attempt.
+    pub document: Map<String, Value>,
+    /// The command that runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub process: Option<Leader>,
+}
+
+/// A process that leads its process group, by pid and start time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    pub pid: u32,
+    pub start_time: u64,
+}
+
+/// The file, and what it holds or will hold at the next save.
+pub struct StateFile {
+    path: PathBuf,
+    pub state: State,
+    saved: Option<State>,
+}
+
+impl StateFile {
+    /// Reads the file, if there is one.
+    pub fn open(path: &Path) -> anyhow::Result<StateFile> {
+        let state = match fs::read(path) {
+            Ok(bytes) => Some(parse(&bytes, path)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let fresh = State { version: VERSION, ..State::default() };
+        Ok(StateFile { path: path.to_owned(), state: state.clone().unwrap_or(fresh), saved: state })
+    }
+
+    /// Writes what has changed, and waits until the disk has it.
+    pub fn save(&mut self) -> anyhow::Result<()> {
+        if self.saved.as_ref() == Some(&self.state) {
+            return Ok(());
+        }
+        replace(&self.path, &self.state)
+            .with_context(|| format!("cannot write the state file {}", self.path.display()))?;
+        self.saved = Some(self.state.clone());
+        Ok(())
+    }
+}
+
+fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
+    let mend = "remove it to begin anew (what --from says is then delivered, perhaps again), or name another by --state";
+    let path = path.display();
+    let value: Value = match serde_json::from_slice(bytes) {
+        Ok(value) => value,
+        Err(error) => bail!("the state file {path} is corrupt: {error}; {mend}"),
+    };
+    match value.get("headcount_run").and_then(Value::as_u64) {
+        Some(VERSION) => {}
+        Some(version) => bail!(
+            "the state file {path} has version {version}, this is headcount {} with version {VERSION}: use the \
+             version of headcount that wrote it, or {mend}",
+            env!("CARGO_PKG_VERSION")
+        ),
+        None => {
+            bail!("{path} is no state file of `headcount run`, and is left alone: name another by --state")
+        }
+    }
+    serde_json::from_value(value)
+        .map_err(|error| anyhow::anyhow!("the state file {path} is corrupt: {error}; {mend}"))
+}
+
+/// Beside it, then over it: whoever reads finds the old one or the new one, whole.
+fn replace(path: &Path, state: &State) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut text = serde_json::to_vec_pretty(state)?;
+    text.push(b'\n');
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The file of this node and these rules, where no other is named.
+pub fn default_path(registry: &Path, rules: &[Rule]) -> anyhow::Result<PathBuf> {
+    let folder = default_folder()?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
+        format!("cannot make the folder {} for the state file (name a file by --state)", folder.display())
+    })?;
+    let registry_text = registry.to_string_lossy();
+    let hash = hash([registry_text.as_ref(), &format!("{:016x}", hash_of(rules))]);
+    Ok(folder.join(format!("{}-{hash:016x}.json", node_name(registry))))
+}
+
+fn default_folder() -> anyhow::Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(given) = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()) {
+        // Of systemd; several are separated by colons.
+        return Ok(std::env::split_paths(&given).next().unwrap_or_default());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/headcount"));
+    }
+    let home = || folder("HOME").map(|home| home.join(".local/state"));
+    match folder("XDG_STATE_HOME").filter(|path| path.is_absolute()).or_else(home) {
+        Some(base) => Ok(base.join("headcount")),
+        None => bail!("neither XDG_STATE_HOME nor HOME is set: name the state file by --state"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> State {
+        let delivery = Delivery { at: 7, event: "worker_died".into(), rule: "0123456789abcdef".into() };
+        State {
+            version: VERSION,
+            registry: Some(Registry {
+                node: "nginx".into(),
+                path: "/run/headcount/nginx.registry".into(),
+                created_ns: 1_700_000_000_123_456_789,
+                boot_id: "00".into(),
+            }),
+            next_seq: 7,
+            node_is_up: true,
+            ask: Ask::WhenCaughtUp,
+            finished: vec![delivery.clone()],
+            in_flight: Some(InFlight {
+                delivery,
+                attempt: 2,
+                failures: 1,
+                running: true,
+                interrupted: false,
+                document: Map::new(),
+                process: Some(Leader { pid: 4711, start_time: 12 }),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = serde_json::to_vec(&full()).expect("plain values");
+        assert_eq!(parse(&text, Path::new("x")).expect("a state"), full());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_its_mend() {
+        let text = serde_json::to_string(&full()).expect("plain values");
+        for (text, said) in [
+            (text.replace("\"headcount_run\":1", "\"headcount_run\":2"), "has version 2, this is headcount"),
+            (text.replace("7", "-7"), "is corrupt: "),
+            (text.replace("next_seq", "next_sec"), "is corrupt: unknown field `next_sec`"),
+            (text[..text.len() / 2].to_owned(), "is corrupt: EOF"),
+            (String::new(), "is corrupt: EOF"),
+            ("{\"a\": 1}".into(), "is no state file of `headcount run`"),
+        ] {
+            let error = parse(text.as_bytes(), Path::new("/x/state.json")).expect_err(&text).to_string();
+            assert!(
+                error.contains(said) && error.contains("/x/state.json") && error.contains("--state"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `headcount run` beside a real nginx.
+
+mod run {
+    mod follower;
+    mod record;
+    mod web;
+
+    mod failures;
+    mod interrupted;
+    mod lost;
+    mod node;
+    mod order;
+    mod stopping;
+    mod systemd;
+    mod wrong_use;
+}

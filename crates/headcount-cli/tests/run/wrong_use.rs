@@ -1,0 +1,114 @@
+//! What is refused, with which code, and in which words.
+
+use std::process::Output;
+
+use testkit::{Folder, Nginx, permit};
+
+use super::follower::{Follower, headcount, registry, server};
+
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = headcount().args(arguments).output().expect("it runs");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn a_rule_that_is_none_is_refused_with_what_is_allowed() {
+    for (arguments, said) in [
+        (&["--on", "worker_gone=true"][..], "allowed are generation_started, generation_ended"),
+        (&["--on", "worker_gone=true"][..], "node_started, node_stopped, node_died, lost, any"),
+        (&["--on", "worker_died"][..], "there is no command"),
+        (&["--on", "worker_died="][..], "the command is empty"),
+        (&["--on", "any=http://"][..], "is no URL"),
+        (&["--on", "any=true", "--on", "any=true"][..], "is given twice"),
+        (&["--on", "any=true", "--queue", "0"][..], "0 is not in 1..=1048576"),
+        (&["--on", "any=true", "--backoff", "2s..1s"][..], "the second time is to be the longer one"),
+        (&["--on", "any=true", "--timeout", "soon"][..], "allowed are a number and ms, s, m, h or d"),
+        (&["--on", "any=true", "--timeout", "0"][..], "leaves a command no time"),
+        (&["--on", "any=true", "--from", "monday"][..], "possible values: run, now, oldest"),
+        (&[][..], "--on <EVENT[,EVENT…]=COMMAND>"),
+    ] {
+        let (code, text) = refused(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(said), "{arguments:?}: {said:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_state_file_that_cannot_be_gone_on_with_is_refused_and_left_alone() {
+    let own = Folder::new();
+    for (name, content, said) in [
+        ("version", r#"{"headcount_run": 7}"#, "has version 7, this is headcount "),
+        ("corrupt", r#"{"headcount_run": 1, "next_seq": "#, "is corrupt: EOF"),
+        ("missing", r#"{"headcount_run": 1, "next_seq": 3}"#, "is corrupt: missing field"),
+        ("empty", "", "is corrupt: EOF"),
+        ("stranger", r#"{"name": "something else"}"#, "is no state file of `headcount run`"),
+    ] {
+        own.write(name, content);
+        let path = own.at(name).display().to_string();
+        let (code, text) = refused(&["--registry", "/nowhere", "--state", &path, "--on", "any=true"]);
+        assert_eq!(code, Some(4), "{name}: {text}");
+        assert!(text.contains(said) && text.contains(&path), "{name}: {text}");
+        assert_eq!(own.read(name), content);
+    }
+    let path = own.at("no/such/folder/state").display().to_string();
+    let (code, text) = refused(&["--registry", "/nowhere", "--state", &path, "--on", "any=true"]);
+    assert_eq!(code, Some(4));
+    assert!(text.contains("cannot make") && text.contains("--state"), "{text}");
+}
+
+#[test]
+fn what_is_no_registry_or_of_another_node_is_refused() {
+    let _permit = permit();
+    let own = Folder::new();
+    own.write("run/garbage.registry", &"x".repeat(8192));
+    let garbage = own.at("run/garbage.registry").display().to_string();
+    let state = own.at("state.json").display().to_string();
+    let (code, text) = refused(&["--registry", &garbage, "--state", &state, "--on", "any=true"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("is no headcount registry") && text.contains(&garbage), "{text}");
+
+    let _nginx = Nginx::start_ready(server(&own).workers(1));
+    let mut run = Follower::start(&own, &["--on", "any=true"]);
+    run.wait_for_log("worker_started at 2");
+    run.end();
+    let mut known: serde_json::Value = serde_json::from_str(&own.read("state.json")).expect("a state");
+    known["registry"]["node"] = "another".into();
+    own.write("state.json", &known.to_string());
+    let path = registry(&own).display().to_string();
+    let (code, text) = refused(&["--registry", &path, "--state", &state, "--on", "any=true"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("the state file is about the node another"), "{text}");
+}
+
+#[test]
+fn several_nodes_and_none_named_is_refused() {
+    let own = Folder::new();
+    own.write("run/a.registry", "");
+    own.write("run/b.registry", "");
+    let output = headcount().env("HEADCOUNT_RUNTIME_DIR", own.at("run")).args(["--on", "any=true"]).output();
+    let output = output.expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("there are 2 nodes on this host: say which by --node"), "{text}");
+}
+
+#[test]
+fn quiet_is_quiet_as_long_as_all_is_well() {
+    let _permit = permit();
+    let own = Folder::new();
+    let _nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("seen");
+    let rule = format!("worker_started={}", super::record::cat_to(&seen));
+    let mut run = Follower::start(
+        &own,
+        &["--quiet", "--on", &rule, "--on", "generation_started=exit 3", "--retries", "0"],
+    );
+    run.wait_until("the worker's start", || seen.exists().then_some(()));
+    run.end();
+    assert_eq!(run.log().lines().count(), 1, "{}", run.log());
+    assert!(
+        run.log().contains("failed for good after 1 attempt: it ended with exit code 3"),
+        "{}",
+        run.log()
+    );
+}
