@@ -1,8 +1,133 @@
-//! `headcount top`.
+//! `headcount top`: the node, live, in the terminal.
+//!
+//! `seen` is what a look brings, `life` and `model` what that adds up to, `desk` what the person at the keyboard has chosen,
+//! and `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
+
+mod desk;
+mod life;
+mod model;
+mod nodes;
+mod reader;
+mod seen;
+mod terminal;
+mod theme;
+mod timeline;
+mod view;
+mod wake;
+
+use std::io::{IsTerminal, stdout};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use headcount::Observer;
+use ratatui::crossterm::event::Event;
 
 use crate::cli::{TopArgs, Which};
 use crate::outcome::Outcome;
 
-pub fn run(_which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not there yet")
+use desk::{Desk, Step};
+use nodes::Nodes;
+use terminal::Screen;
+use theme::Theme;
+use view::Scene;
+use wake::Wake;
+
+/// How often the picture is drawn anew when nothing happens: ages grow and bars move.
+const EVERY: Duration = Duration::from_millis(250);
+
+pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
+    if !stdout().is_terminal() {
+        bail!(
+            "top draws on a terminal, and standard output is none: use `headcount status`, or status --json"
+        );
+    }
+    if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
+        bail!("top moves the cursor, and this terminal cannot (TERM=dumb): use `headcount status`");
+    }
+    let mut nodes = Nodes::find(which)?;
+    // Before the terminal is ours: a signal in between must find its handler.
+    let wakes = wake::listen().context("cannot listen for keys and signals")?;
+    let mut screen = Screen::enter().context("cannot take the terminal")?;
+    let mut top = Top { desk: Desk::default(), theme: Theme::of_environment(), rows: Vec::new() };
+    let mut looked = Instant::now();
+    loop {
+        top.draw(&nodes, &mut screen)?;
+        let mut drawn = true;
+        // Keys are answered at once, events within the time between two looks at the journal.
+        while drawn {
+            match wakes.recv_timeout(Observer::POLL_INTERVAL) {
+                Ok(wake) => {
+                    let mut next = Some(wake);
+                    // All that has come meanwhile is one picture.
+                    while let Some(wake) = next {
+                        if top.answer(wake, &mut nodes, &mut screen)? {
+                            return Ok(Outcome::Done);
+                        }
+                        next = wakes.try_recv().ok();
+                    }
+                    drawn = false;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("nobody listens for keys any more"),
+            }
+            if looked.elapsed() >= EVERY || nodes.reader.has_news() {
+                nodes.reader.look();
+                looked = Instant::now();
+                drawn = false;
+            }
+        }
+    }
+}
+
+struct Top {
+    desk: Desk,
+    theme: Theme,
+    /// The lives that have a row in the picture.
+    rows: Vec<u64>,
+}
+
+impl Top {
+    fn draw(&mut self, nodes: &Nodes, screen: &mut Screen) -> anyhow::Result<()> {
+        let scene = Scene {
+            live: &nodes.reader.model,
+            desk: &self.desk,
+            theme: self.theme,
+            node: nodes.place,
+            trouble: nodes.reader.trouble.as_deref(),
+            every: EVERY,
+        };
+        let rows = &mut self.rows;
+        screen.draw(|area, buf| *rows = view::draw(&scene, area, buf)).context("cannot draw on the terminal")
+    }
+
+    /// Whether that was the end.
+    fn answer(&mut self, wake: Wake, nodes: &mut Nodes, screen: &mut Screen) -> anyhow::Result<bool> {
+        match wake {
+            Wake::Input(Event::Key(key)) => match self.desk.key(key, &nodes.reader.model, &self.rows) {
+                Step::Stay => {}
+                Step::Quit => return Ok(true),
+                Step::Suspend => wake::stop_job()?,
+                Step::NextNode => {
+                    nodes.next()?;
+                    self.desk.leave_node();
+                }
+            },
+            // A new size, and what a terminal says unasked, only need another picture.
+            Wake::Input(_) => {}
+            Wake::NoInput(error) => return Err(error).context("cannot read the keyboard"),
+            Wake::Interrupted => return Ok(true),
+            Wake::Ends(signal) => {
+                terminal::leave();
+                return Err(wake::end_by(signal).into());
+            }
+            Wake::Stop => {
+                terminal::leave();
+                wake::stop()?;
+                screen.enter_again()?;
+            }
+            Wake::Continued => screen.enter_again()?,
+        }
+        Ok(false)
+    }
 }

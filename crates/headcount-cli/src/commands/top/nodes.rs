@@ -1,0 +1,49 @@
+//! The nodes among which the person at the keyboard goes round.
+
+use anyhow::{anyhow, bail};
+use headcount::Observer;
+
+use super::reader::Reader;
+use crate::cli::Which;
+use crate::find;
+
+pub struct Nodes {
+    which: Which,
+    pub reader: Reader,
+    /// Which of how many, from 1.
+    pub place: (usize, usize),
+}
+
+impl Nodes {
+    /// Begins with the first that can be read.
+    pub fn find(which: &Which) -> anyhow::Result<Nodes> {
+        let mut found = find::all(which)?;
+        if found.is_empty() {
+            bail!("{}", find::no_node());
+        }
+        let of = found.len();
+        let readable = found.iter().position(|f| f.observer.is_ok());
+        let node = found.swap_remove(readable.unwrap_or(0));
+        let observer = node.observer.map_err(|error| anyhow!("cannot read the node: {error}"))?;
+        let reader = Reader::new(&node.path, Ok(observer));
+        Ok(Nodes { which: which.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
+    }
+
+    /// Goes on to the next, among those that are there now.
+    pub fn next(&mut self) -> anyhow::Result<()> {
+        let mut paths: Vec<_> = find::all(&self.which)?.into_iter().map(|f| f.path).collect();
+        let here = self.reader.path().to_owned();
+        // The one that is shown counts also while its file is away.
+        if !paths.contains(&here) {
+            paths.push(here.clone());
+            paths.sort();
+        }
+        let at = paths.iter().position(|path| *path == here).unwrap_or(0);
+        let next = (at + 1) % paths.len();
+        if paths[next] != here {
+            self.reader = Reader::new(&paths[next], Observer::open(&paths[next]));
+        }
+        self.place = (next + 1, paths.len());
+        Ok(())
+    }
+}
