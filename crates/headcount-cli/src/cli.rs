@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn times() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!((duration("7"), duration("2m")), (Ok(Duration::from_secs(7)), Ok(Duration::from_secs(120))));
+        assert_eq!(
+            (duration("7"), duration("2m")),
+            (Ok(Duration::from_secs(7)), Ok(Duration::from_secs(120)))
+        );
         for wrong in ["", "s", "-1s", "1.5s", "3 s", "4w", "99999999999999999999s"] {
             assert!(duration(wrong).is_err_and(|e| e.contains("allowed")), "{wrong}");
         }

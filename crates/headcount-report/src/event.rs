@@ -63,7 +63,9 @@ impl<'a> EventDocument<'a> {
             None => (None, None),
             Some(PreviousRun::None) => (Some("none"), None),
             Some(PreviousRun::Clean) => (Some("clean"), None),
-            Some(PreviousRun::Unclean { generation, workers }) => (Some("unclean"), Some((generation, workers))),
+            Some(PreviousRun::Unclean { generation, workers }) => {
+                (Some("unclean"), Some((generation, workers)))
+            }
             Some(_) => (None, None),
         };
         let c = &event.counts;

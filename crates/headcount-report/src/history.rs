@@ -87,7 +87,8 @@ impl History {
             }
         }
         history.deaths.reverse();
-        let mut young = history.deaths.iter().filter(|d| d.lived.is_some_and(|l| l < History::YOUNG)).peekable();
+        let mut young =
+            history.deaths.iter().filter(|d| d.lived.is_some_and(|l| l < History::YOUNG)).peekable();
         if let Some(last) = young.peek().map(|d| d.age) {
             let deaths = u32::try_from(young.count()).unwrap_or(u32::MAX);
             if deaths >= History::LOOP_DEATHS && last <= History::LOOP_LASTS {

@@ -13,7 +13,7 @@ pub use event::EventDocument;
 pub use history::{CrashLoop, Death, History};
 pub use sentence::sentence;
 pub use status::{
-    GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA, SettingsDocument,
-    StatusDocument,
+    GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA,
+    SettingsDocument, StatusDocument,
 };
 pub use words::{age, plural, signal_name, timestamp};

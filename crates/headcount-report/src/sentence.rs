@@ -11,7 +11,11 @@ pub fn sentence(event: &Event) -> String {
     match event.kind {
         Kind::GenerationStarted => {
             let master = event.pid;
-            format!("generation {generation} started{}, master {master}{}", because(event), previous_run(event))
+            format!(
+                "generation {generation} started{}, master {master}{}",
+                because(event),
+                previous_run(event)
+            )
         }
         Kind::GenerationEnded => {
             let rest = match event.cause {
@@ -78,7 +82,8 @@ fn how(event: &Event) -> String {
 
 fn now(event: &Event) -> String {
     let counts = &event.counts;
-    let draining = if counts.draining > 0 { format!(", {} draining", counts.draining) } else { String::new() };
+    let draining =
+        if counts.draining > 0 { format!(", {} draining", counts.draining) } else { String::new() };
     format!("{}{draining} now", plural(counts.mine.into(), "worker"))
 }
 
