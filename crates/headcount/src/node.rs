@@ -532,4 +532,17 @@ mod tests {
         assert_eq!(path, Path::new("/run/headcount/nginx-2.registry"));
         assert_eq!(name, "nginx-2");
     }
+    #[test]
+    fn who_claims_files_that_were_removed_is_told_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.registry");
+        let options = Options::new("node").path(&path).slots(16);
+        let settings = options.settings().expect("they are right");
+        let geometry = options.geometry().expect("it is right");
+        let (store, _) = Store::open(&path, "node", geometry, settings.lock_timeout).expect("open");
+        let node = Node { inner: Arc::new(NodeInner::new(store, "node".into(), settings)) };
+        std::fs::remove_file(crate::store::lock_path(&path)).expect("remove");
+        assert!(matches!(node.claim_master(None), Ok(Claim::Removed)));
+        assert!(node.snapshot().processes.is_empty());
+    }
 }
