@@ -128,9 +128,12 @@ pub struct ReloadArgs {
 
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// Remove registries of nodes that are gone
+    /// Remove the registries of nodes of which certainly nobody is alive
     #[arg(long)]
     pub clean: bool,
+    /// As JSON, for programs (docs/cli.md describes it)
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

@@ -89,27 +89,27 @@ impl Table {
 
 /// Writes a paragraph, broken between words, `indent` blanks in and two more from its second line on.
 pub fn paragraph(out: &mut String, indent: usize, style: Style, text: &str) {
-    let mut line = " ".repeat(indent);
-    let mut empty = true;
+    item(out, &" ".repeat(indent), indent + 2, style, text);
+}
+
+/// Writes a paragraph after `lead`, which is not broken; its further lines are `indent` blanks in. The style is for the
+/// paragraph alone.
+pub fn item(out: &mut String, lead: &str, indent: usize, style: Style, text: &str) {
+    let mut room = WIDTH.saturating_sub(width(&anstream::adapter::strip_str(lead).to_string()));
+    let mut lead = lead.to_owned();
+    let mut line = String::new();
     for word in text.split(' ') {
-        if !empty && width(&line) + 1 + width(word) > WIDTH {
-            end(out, style, &line);
-            line = " ".repeat(indent + 2);
-            empty = true;
+        if !line.is_empty() && width(&line) + 1 + width(word) > room {
+            let _ = writeln!(out, "{lead}{style}{line}{style:#}");
+            (lead, room) = (" ".repeat(indent), WIDTH.saturating_sub(indent));
+            line.clear();
         }
-        if !empty {
+        if !line.is_empty() {
             line.push(' ');
         }
         line.push_str(word);
-        empty = false;
     }
-    end(out, style, &line);
-}
-
-fn end(out: &mut String, style: Style, line: &str) {
-    let text = line.trim_start();
-    let indent = &line[..line.len() - text.len()];
-    let _ = writeln!(out, "{indent}{style}{text}{style:#}");
+    let _ = writeln!(out, "{lead}{style}{line}{style:#}");
 }
 
 /// In characters: what is shown here has no wide ones but in the names of files, which come last in their line.

@@ -63,9 +63,11 @@ impl Run {
         self
     }
 
+    /// Wherever its lines are broken.
     #[track_caller]
     pub fn says(self, part: &str) -> Run {
-        assert!(self.out.contains(part), "{part:?} is not in:\n{}\n{}", self.out, self.err);
+        let words: Vec<_> = self.out.split_whitespace().collect();
+        assert!(words.join(" ").contains(part), "{part:?} is not in:\n{}\n{}", self.out, self.err);
         self
     }
 

@@ -130,9 +130,10 @@ pub(crate) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
 /// Whether the kernel tells how a process ended, tried on a child that ends at once. `None` where no child can be made.
 pub(crate) fn tells_exits() -> Option<bool> {
     const CODE: libc::c_int = 7;
-    // SAFETY: the child does nothing but end, by a call that may be made after a fork of a threaded process.
+    // SAFETY: the child does nothing but what follows.
     let child = match unsafe { libc::fork() } {
         -1 => return None,
+        // SAFETY: it may be called after the fork of a threaded process, and runs nothing of the parent's.
         0 => unsafe { libc::_exit(CODE) },
         child => child,
     };

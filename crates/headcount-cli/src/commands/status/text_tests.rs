@@ -16,6 +16,9 @@ use super::text;
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
+/// `(seconds ago, pid, signal, exit code, seconds lived)`.
+type SampleDeath = (u64, u32, Option<i32>, Option<i32>, u64);
+
 /// A node with one of everything, as samples.
 struct Sample {
     look: Look,
@@ -111,8 +114,7 @@ impl Sample {
         }
     }
 
-    /// Deaths, each `(seconds ago, pid, signal, exit code, seconds lived)`.
-    fn history(&mut self, deaths: &[(u64, u32, Option<i32>, Option<i32>, u64)]) {
+    fn history(&mut self, deaths: &[SampleDeath]) {
         let now = self.look.snapshot.boot_ns;
         let mut events = Vec::new();
         for &(ago, pid, signal, exit_code, lived) in deaths {
