@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use testkit::{Integration, Nginx, Setup, Signal, permit, process};
 
-use program::{Run, headcount, run};
+use program::{Run, dead, headcount, kill_all, run};
 
 fn nginx() -> Nginx {
     let setup =
@@ -64,7 +64,7 @@ fn a_node_that_lives_is_well_and_stays() {
 fn a_node_that_was_killed_is_removed_and_nothing_else_is() {
     let _permit = permit();
     let nginx = nginx();
-    nginx.kill_all();
+    kill_all(&nginx);
     let folder = nginx.at("run");
     std::fs::write(folder.join("shop.registry.mine"), "not theirs").expect("write");
     std::fs::write(folder.join("other.registry"), "something else").expect("write");
@@ -96,11 +96,10 @@ fn an_orphan_keeps_its_registry() {
     let (master, workers) = (nginx.master(), nginx.workers());
     process::send(master, Signal::KILL);
     process::send(workers[0], Signal::KILL);
-    nginx.wait_gone(master);
-    nginx.wait_gone(workers[0]);
+    dead(&[master, workers[0]]);
     doctor(&nginx, &["--clean"]).ended(0).says("alive, by the kernel's locks");
     assert_eq!(files(&nginx.at("run")), ALL);
-    nginx.kill_all();
+    kill_all(&nginx);
     doctor(&nginx, &["--clean"]).ended(0);
     assert_eq!(files(&nginx.at("run")), [""; 0]);
 }
@@ -113,7 +112,7 @@ fn a_registry_that_was_removed_under_its_server() {
     doctor(&nginx, &[]).ended(1).says("without a registry").says("if its server runs, restart it");
     doctor(&nginx, &["--clean"]).ended(1).says("not removed").says("in use");
     assert_eq!(files(&nginx.at("run")), &ALL[1..]);
-    nginx.kill_all();
+    kill_all(&nginx);
     doctor(&nginx, &["--clean"]).ended(0).says("removed");
     assert_eq!(files(&nginx.at("run")), [""; 0]);
 }

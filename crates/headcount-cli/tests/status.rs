@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::wait::PATIENCE;
 use testkit::{Integration, Kind, Nginx, Setup, Signal, permit, process};
 
-use program::{Run, headcount, run, run_on_terminal};
+use program::{Run, dead, headcount, kill_all, run, run_on_terminal};
 
 fn quick() -> Setup {
     Setup::new(Integration::Lua).option("heartbeat_interval", "0.2").option("stall_after", "1").allow_kills()
@@ -138,7 +138,7 @@ fn a_dead_worker_that_nobody_has_asked_for_is_shown_as_died() {
     // Without a master that waits for it, it stays in the list of processes.
     nginx.freeze(master);
     process::send(workers[0], Signal::KILL);
-    nginx.wait_until("its death", || process::stat(workers[0]).filter(|s| s.state == 'Z'));
+    dead(&[workers[0]]);
     // From here on, at no instant anything else: in the table, or reported by the sentinel and so among the deaths.
     let mut reported = false;
     nginx.wait_until("the sentinel's report", || {
@@ -160,14 +160,14 @@ fn a_dead_worker_that_nobody_has_asked_for_is_shown_as_died() {
         nginx.freeze(pid);
     }
     process::send(workers[1], Signal::KILL);
-    nginx.wait_until("its death", || process::stat(workers[1]).filter(|s| s.state == 'Z'));
+    dead(&[workers[1]]);
     let node = document(&nginx);
     assert_eq!(state(&node, workers[1]), "died", "{node:#}");
     assert_eq!(row(&status(&nginx).out, workers[1])[3], "died");
     // And all of them die while the master stands.
     for &pid in &workers[2..] {
         process::send(pid, Signal::KILL);
-        nginx.wait_until("its death", || process::stat(pid).filter(|s| s.state == 'Z'));
+        dead(&[pid]);
     }
     let node = document(&nginx);
     for &pid in &workers[1..] {
@@ -190,7 +190,7 @@ fn a_node_that_was_killed_as_a_whole() {
     for &pid in &workers {
         nginx.freeze(pid);
     }
-    nginx.kill_all();
+    kill_all(&nginx);
     let text = status(&nginx)
         .says("NOBODY IS ALIVE: 5 processes died, and nobody is left to report it.")
         .says("4 workers, all died")
@@ -208,7 +208,7 @@ fn orphans_of_a_killed_master() {
     let master = nginx.master();
     let workers = nginx.workers();
     process::send(master, Signal::KILL);
-    nginx.wait_gone(master);
+    dead(&[master]);
     let text = status(&nginx).says("MASTER LOST").says(&format!("{master} gone")).out;
     for &pid in &workers {
         assert_eq!(row(&text, pid)[3], "orphaned", "{text}");
@@ -238,7 +238,7 @@ fn a_crash_loop_is_called_one() {
         (&true.into(), &3.into()),
         "{node:#}"
     );
-    nginx.kill_all();
+    kill_all(&nginx);
     // The server's log says that workers were killed by a signal that no test expects otherwise.
     nginx.forget_reports();
 }
@@ -256,7 +256,7 @@ fn who_holds_the_lock_in_a_slow_callback() {
     assert!(holder["held_for"].as_f64() >= holder["callback_for"].as_f64(), "{holder}");
     status(&nginx).says(&format!("(pid {teller}) for ")).says("callback of");
     // The registry still names it; the kernel knows better.
-    nginx.kill_all();
+    kill_all(&nginx);
     assert!(document(&nginx).get("holder").is_none());
     status(&nginx).says("node lock: free").says("NOBODY IS ALIVE");
 }
@@ -287,7 +287,7 @@ fn an_ordinary_user_is_told_what_he_may_not_ask() {
         nginx.freeze(pid);
     }
     process::send(workers[0], Signal::KILL);
-    nginx.wait_until("its death", || process::stat(workers[0]).filter(|s| s.state == 'Z'));
+    dead(&[workers[0]]);
     let node = nobody(&["--json"]).json()["nodes"][0].take();
     assert_eq!(
         (state(&node, workers[0]).as_str(), &node["asks_kernel"]),
@@ -296,7 +296,7 @@ fn an_ordinary_user_is_told_what_he_may_not_ask() {
     );
     assert_eq!(row(&nobody(&[]).out, workers[0])[3], "unknown");
     assert_eq!(state(&document(&nginx), workers[0]), "died");
-    nginx.kill_all();
+    kill_all(&nginx);
     // Nothing has those numbers any more, as soon as they were asked for.
     nginx.wait_until("what is left of a worker to be shown as what it is", || {
         let there = process::stat(workers[1]).is_some();

@@ -82,3 +82,24 @@ impl Run {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}\n{}", self.out, self.err))
     }
 }
+
+/// Waits till these processes are dead with all their threads, asked for by their parents or not: what they had locked
+/// is free from then on. One whose first thread has ended is in state Z already while another still ends.
+#[track_caller]
+pub fn dead(pids: &[i32]) {
+    for &pid in pids {
+        let dead = testkit::wait::poll(testkit::wait::PATIENCE, || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            (threads <= 1 && !testkit::process::is_alive(pid)).then_some(())
+        });
+        assert!(dead.is_some(), "process {pid} does not end");
+    }
+}
+
+/// Kills all of a server, and waits till the last of it is dead.
+#[track_caller]
+pub fn kill_all(nginx: &testkit::Nginx) {
+    let family = nginx.family();
+    nginx.kill_all();
+    dead(&family);
+}
