@@ -146,7 +146,11 @@ pub struct CompletionsArgs {
 }
 
 #[derive(Args)]
-pub struct ManArgs {}
+pub struct ManArgs {
+    /// Write all pages into this folder, one for each command, instead of printing the first
+    #[arg(long, value_name = "PATH")]
+    pub folder: Option<PathBuf>,
+}
 
 /// `500ms`, `60s`, `5m`, `2h`, `1d`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
