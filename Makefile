@@ -150,7 +150,9 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --multiarch=same
 	$(CARGO) build $(LOCKED) --release -p headcount-cli
 	$(program-pages)
+	gzip -9n '$(PAGES)'/*.1
 	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build
+	gunzip '$(PAGES)'/*.1.gz
 
 rock: ## build the LuaRocks package into target/rock
 	@$(SETUP) package
