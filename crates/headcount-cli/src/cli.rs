@@ -92,7 +92,16 @@ pub enum Command {
     Man(ManArgs),
 }
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  headcount status                          every node of this host
+  headcount status --node nginx
+  headcount status --json | jq '.nodes[].total'
+
+Exit codes: 0 shown; 2 wrong use; 4 no such node, or one that cannot be read: the others are shown all the same.";
+
 #[derive(Args)]
+#[command(after_help = STATUS_EXAMPLES)]
 pub struct StatusArgs {
     /// As JSON, for programs (docs/cli.md describes it)
     #[arg(long)]
@@ -126,7 +135,17 @@ pub struct ReloadArgs {
     pub timeout: Duration,
 }
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  headcount doctor                          the kernel, and all registries of this host
+  headcount doctor --clean                  and remove those of which nobody is alive
+  headcount doctor --json | jq '.checks[] | select(.level == \"finding\")'
+
+Exit codes: 0 nothing is to be mended; 1 something is, see the findings; 2 wrong use; 4 something that was to be looked at \
+is not there, or may not be looked at.";
+
 #[derive(Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
 pub struct DoctorArgs {
     /// Remove the registries of nodes of which certainly nobody is alive
     #[arg(long)]
@@ -139,7 +158,16 @@ pub struct DoctorArgs {
 #[derive(Args)]
 pub struct RunArgs {}
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  headcount completions bash > ~/.local/share/bash-completion/completions/headcount
+  headcount completions zsh > ~/.zfunc/_headcount
+  headcount completions fish > ~/.config/fish/completions/headcount.fish
+
+Exit codes: 0 as asked; 2 wrong use; 4 it cannot be written.";
+
 #[derive(Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,

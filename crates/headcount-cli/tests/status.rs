@@ -356,3 +356,17 @@ fn without_any_node() {
     none(&["--no-such-option"]).ended(2).complains("--no-such-option");
     none(&["--node", "a", "--registry", "b"]).ended(2);
 }
+
+#[test]
+fn whoever_has_had_enough_of_it_is_no_error() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(quick().workers(1));
+    for arguments in [["status", "--registry"], ["doctor", "--registry"]] {
+        let (read, write) = std::io::pipe().expect("a pipe");
+        drop(read);
+        let status =
+            headcount(arguments).arg(nginx.registry()).stdout(write).status().expect("it can be started");
+        assert_eq!(status.code(), Some(0), "{arguments:?}");
+    }
+    nginx.end(Signal::QUIT);
+}

@@ -204,6 +204,6 @@ fn process(p: &ProcessStatus) -> ProcessDocument {
         age: p.age.as_secs_f64(),
         in_state_for: p.in_state_for.as_secs_f64(),
         // A master never beats.
-        heartbeat_age: (p.role != Role::Master).then(|| p.heartbeat_age.as_secs_f64()),
+        heartbeat_age: (p.role != Role::Master).then_some(p.heartbeat_age.as_secs_f64()),
     }
 }

@@ -57,7 +57,8 @@ fn name(command: &clap::Command) -> &str {
 fn page(command: clap::Command) -> io::Result<Vec<u8>> {
     let notes = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let has_commands = command.get_subcommands().any(|sub| !sub.is_hide_set());
-    let man = Man::new(command).manual("User Commands");
+    let man =
+        Man::new(command).manual("User Commands").source(concat!("headcount ", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -68,27 +69,63 @@ fn page(command: clap::Command) -> io::Result<Vec<u8>> {
         man.render_subcommands_section(&mut page)?;
     }
     let mut roff = Roff::new();
-    if let Some(examples) = notes.as_deref().and_then(examples) {
+    let notes = Notes::of(notes.as_deref().unwrap_or_default());
+    if !notes.others.is_empty() {
+        roff.control("SH", ["NOTES"]);
+        for paragraph in &notes.others {
+            roff.control("PP", []).text([roman(paragraph.replace('\n', " "))]);
+        }
+    }
+    if !notes.examples.is_empty() {
         roff.control("SH", ["EXAMPLES"]).control("nf", []);
-        examples.for_each(|line| {
-            roff.text([roman(line)]);
-        });
+        for line in &notes.examples {
+            roff.text([roman(*line)]);
+        }
         roff.control("fi", []);
     }
-    exit_status(&mut roff);
+    // The program's own line says less than there is room for here.
+    exit_status(&mut roff, if has_commands { all_codes() } else { notes.codes });
     surroundings(&mut roff);
     roff.to_writer(&mut page)?;
     Ok(page)
 }
 
-/// The lines under `Examples:`, up to the next blank one.
-fn examples(help: &str) -> Option<impl Iterator<Item = &str>> {
-    let mut lines = help.lines().skip_while(|line| line.trim() != "Examples:");
-    lines.next()?;
-    Some(lines.take_while(|line| !line.trim().is_empty()).map(str::trim_start))
+/// What stands below the options of a `--help`, by its paragraphs.
+#[derive(Default)]
+struct Notes<'a> {
+    /// The lines under `Examples:`.
+    examples: Vec<&'a str>,
+    /// `Exit codes: 0 as asked; 2 wrong use; …`
+    codes: Vec<(String, String)>,
+    others: Vec<&'a str>,
 }
 
-fn exit_status(roff: &mut Roff) {
+impl<'a> Notes<'a> {
+    fn of(help: &'a str) -> Notes<'a> {
+        let mut notes = Notes::default();
+        for paragraph in help.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
+            if let Some(lines) = paragraph.strip_prefix("Examples:\n") {
+                notes.examples = lines.lines().map(str::trim_start).collect();
+            } else if let Some(codes) = paragraph.strip_prefix("Exit codes: ") {
+                notes.codes = codes.split("; ").filter_map(code).collect();
+            } else {
+                notes.others.push(paragraph);
+            }
+        }
+        notes
+    }
+}
+
+/// `2 wrong use`
+fn code(text: &str) -> Option<(String, String)> {
+    let (code, meaning) = text.trim_end_matches('.').split_once(' ')?;
+    let mut letters = meaning.chars();
+    let first = letters.next()?.to_uppercase();
+    code.parse::<u8>().ok()?;
+    Some((code.to_owned(), format!("{first}{}.", letters.as_str().replace('\n', " "))))
+}
+
+fn all_codes() -> Vec<(String, String)> {
     let codes = [
         (Outcome::Done.code(), "As asked."),
         (
@@ -102,9 +139,15 @@ fn exit_status(roff: &mut Roff) {
             "There is no such node, it may not be read, or the system failed; the message says which.",
         ),
     ];
+    codes.map(|(code, meaning)| (code.to_string(), meaning.to_owned())).into()
+}
+
+fn exit_status(roff: &mut Roff, codes: Vec<(String, String)>) {
+    // A command whose help does not say them has no others than all have.
+    let codes = if codes.is_empty() { all_codes() } else { codes };
     roff.control("SH", ["EXIT STATUS"]);
     for (code, meaning) in codes {
-        roff.control("TP", []).text([bold(code.to_string())]).text([roman(meaning)]);
+        roff.control("TP", []).text([bold(code)]).text([roman(meaning)]);
     }
 }
 
@@ -147,9 +190,27 @@ mod tests {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         for command in pages() {
+            let help = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+            let name = name(&command).to_owned();
             let text = String::from_utf8(page(command).expect("a page")).expect("text");
             let sections: Vec<_> = text.lines().filter(|line| line.starts_with(".SH")).collect();
             assert!(sections.len() >= 6 && text.contains(".TH "), "{sections:?}");
+            // Each code that the help names has its entry.
+            let named = help.as_deref().and_then(|help| help.split("Exit codes: ").nth(1));
+            let named = named.map_or(0, |codes| codes.split("\n\n").next().unwrap_or("").split("; ").count());
+            let status = text.split(".SH \"EXIT STATUS\"").nth(1).and_then(|rest| rest.split(".SH").next());
+            let entries = status.expect("exit codes").matches("\n.TP").count();
+            assert!(entries >= named.max(3), "{name}: {entries} of {named}:\n{text}");
         }
+    }
+
+    #[test]
+    fn help_is_taken_apart() {
+        let notes = Notes::of(
+            "First\nof all.\n\nExamples:\n  a --b   c\n  d\n\nExit codes: 0 as asked; 4 no node, or\nno right.",
+        );
+        assert_eq!((notes.others, notes.examples), (vec!["First\nof all."], vec!["a --b   c", "d"]));
+        let codes: Vec<_> = notes.codes.iter().map(|(code, text)| (code.as_str(), text.as_str())).collect();
+        assert_eq!(codes, [("0", "As asked."), ("4", "No node, or no right.")]);
     }
 }

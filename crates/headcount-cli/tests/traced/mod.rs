@@ -23,7 +23,7 @@ impl Traced {
     pub fn start(command: &mut Command) -> Traced {
         // SAFETY: one system call, between the fork and the new program.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
-        // Waited for by `waitpid` below: the library would not know what to do with its stops.
+        #[expect(clippy::zombie_processes, reason = "waited for by pid: `Child::wait` knows no stops")]
         let child = command.spawn().expect("it can be started");
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         let traced = Traced { pid, ended: false };
