@@ -19,6 +19,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Where `make install` puts things; each can be given.
 PREFIX     ?= /usr/local
 DESTDIR    ?=
+BINDIR     ?= $(PREFIX)/bin
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 # Pure Lua modules, and where a Lua module's shared library is looked for. Debian's LuaJIT looks into
@@ -26,12 +27,17 @@ INCLUDEDIR ?= $(PREFIX)/include
 MULTIARCH  := $(shell gcc -print-multiarch 2>/dev/null || true)
 LUADIR     ?= $(PREFIX)/share/lua/5.1
 LUACDIR    ?= $(PREFIX)/lib/$(if $(filter /usr,$(PREFIX)),$(addsuffix /,$(MULTIARCH)))lua/5.1
+MANDIR     ?= $(PREFIX)/share/man
+# Where the shells look by themselves. Debian's zsh has one folder for packages and one for everybody else.
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
 # The demo starts its server as root, so that the workers drop to www-data; nothing else here needs root.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-packages check loom bench install install-files install-rock rock deb clean
+.PHONY: help setup build demo test test-packages check loom bench install install-files install-library install-program install-rock rock deb clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,15 +47,16 @@ help: ## this list
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
 
-build: ## build libheadcount.so and headcount.h, optimised
+build: ## build the program, libheadcount.so and headcount.h, optimised
 	@$(SETUP) build
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(program-pages)
 
 demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and what is reported of it
 	@$(SETUP) demo
 	@$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-demo
 	@rm -rf '$(TARGET)/demo'
-	@$(MAKE) --silent install-files PREFIX='$(TARGET)/demo' DESTDIR=
+	@$(MAKE) --silent install-library PREFIX='$(TARGET)/demo' DESTDIR=
 	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
 
 # The servers under test load the library from beside the tests; the installation test takes the optimised one.
@@ -57,7 +64,7 @@ test: ## prove every row of the contract against real servers, then the installa
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi
 	$(CARGO) test $(LOCKED) --no-fail-fast
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
 
 test-packages: ## build the .deb and the rock, and look into them
@@ -83,14 +90,16 @@ bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library 
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
-install: build install-files ## put library, header, pkg-config file and Lua modules under PREFIX (and DESTDIR)
+install: build install-files ## put program, manual, library, header and Lua modules under PREFIX (and DESTDIR)
 ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 endif
 
 # Copies only, so that root needs no compiler for it: `make build && sudo make install-files`.
 # install(1) puts a new file in the place of the old one, and never writes into one that a running server has mapped.
-install-files:
+install-files: install-library install-program
+
+install-library:
 	@test -e '$(RELEASE)/libheadcount.so' || { echo 'no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
 	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUACDIR)'
 	install -m 0644 '$(RELEASE)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
@@ -98,6 +107,25 @@ install-files:
 	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig/headcount.pc)
 	$(install-lua)
 	ln -sfrT '$(DESTDIR)$(LIBDIR)/libheadcount.so' '$(DESTDIR)$(LUACDIR)/libheadcount.so'
+
+install-program:
+	@test -e '$(PAGES)/headcount.1' || { echo 'no $(PAGES)/headcount.1 yet: run `make build` first' >&2; exit 1; }
+	install -D -m 0755 '$(RELEASE)/headcount' '$(DESTDIR)$(BINDIR)/headcount'
+	install -d '$(DESTDIR)$(MANDIR)/man1'
+	install -m 0644 '$(PAGES)'/*.1 '$(DESTDIR)$(MANDIR)/man1/'
+	install -D -m 0644 '$(PAGES)/headcount.bash' '$(DESTDIR)$(BASHCOMPDIR)/headcount'
+	install -D -m 0644 '$(PAGES)/headcount.fish' '$(DESTDIR)$(FISHCOMPDIR)/headcount.fish'
+	install -D -m 0644 '$(PAGES)/_headcount' '$(DESTDIR)$(ZSHCOMPDIR)/_headcount'
+
+# Manual pages and completions, which the program writes itself, so that they never say anything else than it does.
+PAGES := $(RELEASE)/headcount-pages
+define program-pages
+rm -rf '$(PAGES)' && mkdir -p '$(PAGES)'
+'$(RELEASE)/headcount' man --folder '$(PAGES)'
+'$(RELEASE)/headcount' completions bash > '$(PAGES)/headcount.bash'
+'$(RELEASE)/headcount' completions fish > '$(PAGES)/headcount.fish'
+'$(RELEASE)/headcount' completions zsh > '$(PAGES)/_headcount'
+endef
 
 # What LuaRocks calls: it has a folder for modules and one for their libraries, and none for a C library.
 install-rock:
@@ -115,11 +143,16 @@ define install-lua
 find lua -name '*.lua' -printf '%P\0' | xargs -0 -I{} install -D -m 0644 'lua/{}' '$(DESTDIR)$(LUADIR)/{}'
 endef
 
-deb: ## build the Debian package into target/debian
+deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	@$(SETUP) package
 	@mkdir -p '$(RELEASE)'
 	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(RELEASE)/headcount.pc)
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --multiarch=same
+	$(CARGO) build $(LOCKED) --release -p headcount-cli
+	$(program-pages)
+	gzip -9n '$(PAGES)'/*.1
+	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build
+	gunzip '$(PAGES)'/*.1.gz
 
 rock: ## build the LuaRocks package into target/rock
 	@$(SETUP) package

@@ -35,6 +35,28 @@ lua_modules() {
     (cd lua && find . -name '*.lua' ! -path ./resty/headcount.lua ! -path ./resty/worker/manager.lua -printf '%P\n')
 }
 
+# The program's manual: a page for it, and one for each of its commands.
+manual_pages() {
+    printf '%s.1\n' headcount headcount-{completions,doctor,events,reload,run,status,top,wait}
+}
+
+# Whether bash, having read this file, would complete `headcount stat`.
+bash_completes() {
+    bash -c 'source "$1" && COMP_WORDS=(headcount stat) COMP_CWORD=1 && _headcount headcount stat headcount && [[ ${COMPREPLY[*]} == status ]]' - "$1"
+}
+
+# Whether the pages in this folder have names, exit codes and nothing that a formatter complains of.
+pages_are_sound() {
+    local page
+    for page in "$1"/*; do
+        local text
+        text=$(case $page in *.gz) gzip -dc "$page" ;; *) cat "$page" ;; esac)
+        grep -q '^\.SH "\{0,1\}EXIT STATUS' <<<"$text" || { printf '%s has no exit codes\n' "$page" >&2 && return 1; }
+        # Not on every machine.
+        ! command -v groff >/dev/null || [[ -z $(groff -man -ww -z -Tutf8 <<<"$text" 2>&1) ]] || return 1
+    done
+}
+
 # Whether a LuaJIT with no setting at all would find modules and library, if what is below this root were at /.
 luajit_finds() {
     env -u LUA_PATH -u LUA_CPATH ROOT="$1" luajit - <<'EOF'

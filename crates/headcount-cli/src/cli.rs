@@ -94,7 +94,16 @@ pub enum Command {
     Man(ManArgs),
 }
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  headcount status                          every node of this host
+  headcount status --node nginx
+  headcount status --json | jq '.nodes[].total'
+
+Exit codes: 0 shown; 2 wrong use; 4 no such node, or one that cannot be read: the others are shown all the same.";
+
 #[derive(Args)]
+#[command(after_help = STATUS_EXAMPLES)]
 pub struct StatusArgs {
     /// As JSON, for programs (docs/cli.md describes it)
     #[arg(long)]
@@ -195,11 +204,24 @@ pub struct ReloadArgs {
     pub timeout: Duration,
 }
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  headcount doctor                          the kernel, and all registries of this host
+  headcount doctor --clean                  and remove those of which nobody is alive
+  headcount doctor --json | jq '.checks[] | select(.level == \"finding\")'
+
+Exit codes: 0 nothing is to be mended; 1 something is, see the findings; 2 wrong use; 4 something that was to be looked at \
+is not there, or may not be looked at.";
+
 #[derive(Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
 pub struct DoctorArgs {
-    /// Remove registries of nodes that are gone
+    /// Remove the registries of nodes of which certainly nobody is alive
     #[arg(long)]
     pub clean: bool,
+    /// As JSON, for programs (docs/cli.md describes it)
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -250,14 +272,27 @@ Examples:
 Exit codes: 0 ended by SIGTERM or SIGINT; 2 wrong use; 4 the state file or the node cannot be read, another `headcount run` \
 has the state file, or a delivery failed for good with --on-failure stop.";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  headcount completions bash > ~/.local/share/bash-completion/completions/headcount
+  headcount completions zsh > ~/.zfunc/_headcount
+  headcount completions fish > ~/.config/fish/completions/headcount.fish
+
+Exit codes: 0 as asked; 2 wrong use; 4 it cannot be written.";
+
 #[derive(Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
 }
 
 #[derive(Args)]
-pub struct ManArgs {}
+pub struct ManArgs {
+    /// Write all pages into this folder, one for each command, instead of printing the first
+    #[arg(long, value_name = "PATH")]
+    pub folder: Option<PathBuf>,
+}
 
 /// `500ms`, `60s`, `5m`, `2h`, `1d`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {

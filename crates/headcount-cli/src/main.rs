@@ -8,6 +8,8 @@ mod commands;
 mod find;
 mod outcome;
 mod paint;
+mod plain;
+mod table;
 
 use std::io;
 use std::process::ExitCode;

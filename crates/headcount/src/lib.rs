@@ -53,6 +53,8 @@ mod generation_table;
 #[cfg(not(loom))]
 mod hold;
 #[cfg(not(loom))]
+mod kernel;
+#[cfg(not(loom))]
 mod lifecycle;
 #[cfg(not(loom))]
 mod master;
@@ -68,6 +70,8 @@ mod previous_run;
 mod sentinel;
 #[cfg(not(loom))]
 mod snapshot;
+#[cfg(not(loom))]
+mod stale;
 #[cfg(not(loom))]
 mod store;
 #[cfg(not(loom))]
@@ -92,6 +96,8 @@ pub use generation::{Begin, Generation, Join};
 pub use hold::Wait;
 pub use journal::{Batch, Cursor};
 #[cfg(not(loom))]
+pub use kernel::{KernelFeatures, kernel_features};
+#[cfg(not(loom))]
 pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
 #[cfg(not(loom))]
 pub use node::{Node, Notice, NoticeLevel};
@@ -103,6 +109,8 @@ pub use options::{Options, default_folder, default_path};
 pub use sentinel::Watch;
 #[cfg(not(loom))]
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
+#[cfg(not(loom))]
+pub use stale::remove_stale;
 #[cfg(not(loom))]
 pub use transitions::{Transition, Transitions};
 #[cfg(not(loom))]

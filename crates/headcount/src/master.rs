@@ -13,6 +13,15 @@ use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::process;
 use crate::transitions::{Reported, Stage, Transitions, tidy};
 
+/// What came of the attempt to be a node's master.
+pub(crate) enum Claim {
+    Ours,
+    /// Another, unrelated master has it.
+    Taken(u32),
+    /// The files that are open are no longer those at the node's path.
+    Removed,
+}
+
 impl Node {
     /// Begins a generation: the configuration has been read, its workers are about to be forked.
     ///
@@ -128,9 +137,13 @@ impl Node {
         Ok(Transitions::new(hold, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
     }
 
-    /// Makes this process a master of the node. `Some(pid)`: another, unrelated master has it.
-    pub(crate) fn claim_master(&self, predecessor: Option<u32>) -> Result<Option<u32>> {
+    /// Makes this process a master of the node.
+    pub(crate) fn claim_master(&self, predecessor: Option<u32>) -> Result<Claim> {
         let hold = Hold::acquire(self, Wait::Timeout, Operation::Open)?;
+        // Whoever removes the files of a node that is gone holds the lock while he does: from here on he finds us alive.
+        if !self.inner.store.is_current() {
+            return Ok(Claim::Removed);
+        }
         let related = [process::parent_pid(), process::pid(), predecessor.unwrap_or(0)];
         let facts = hold.facts();
         let stranger = facts
@@ -138,7 +151,7 @@ impl Node {
             .iter()
             .find(|s| s.role == Role::Master && s.liveness != Liveness::Gone && !related.contains(&s.pid));
         if let Some(stranger) = stranger {
-            return Ok(Some(stranger.pid));
+            return Ok(Claim::Taken(stranger.pid));
         }
         self.claim_master_slot()?;
         if let Some(identity) = self.path().and_then(crate::store::lock_identity) {
@@ -152,7 +165,7 @@ impl Node {
         for (word, value) in header.boot_id.iter().zip(boot) {
             word.store(value, Relaxed);
         }
-        Ok(None)
+        Ok(Claim::Ours)
     }
 
     fn claim_master_slot(&self) -> Result<SlotRef> {

@@ -13,6 +13,7 @@ use crate::generation::Generation;
 use crate::journal::{Batch, Cursor, Journal};
 use crate::layout::{SLOT_LOCK_BASE, Slot, joining_byte};
 use crate::lifecycle::{Facts, Liveness};
+use crate::master::Claim;
 use crate::options::Options;
 use crate::seqlock::rewrite;
 use crate::snapshot::Snapshot;
@@ -269,14 +270,18 @@ impl Node {
 
     fn open_files(options: &Options, wanted: &Path, settings: Settings) -> Result<Node> {
         const MOST_NAMESAKES: u32 = 64;
+        const MOST_REMOVED: u32 = 64;
         let geometry = options.geometry()?;
         let mut taken = None;
-        for number in 1..=MOST_NAMESAKES {
+        let mut removed = 0;
+        let mut number = 1;
+        while number <= MOST_NAMESAKES {
             let (path, name) = match number {
                 1 => (wanted.to_owned(), options.node_name().to_owned()),
                 _ => namesake(wanted, options.node_name(), number),
             };
             if already_open(&path) {
+                number += 1;
                 continue;
             }
             let (store, remarks) = Store::open(&path, &name, geometry, settings.lock_timeout)?;
@@ -285,7 +290,7 @@ impl Node {
                 node.inner.notice(NoticeLevel::Warning, remark);
             }
             match node.claim_master(options.predecessor())? {
-                None => {
+                Claim::Ours => {
                     if let Some((pid, name)) = taken {
                         node.inner.notice(
                             NoticeLevel::Warning,
@@ -298,9 +303,21 @@ impl Node {
                     }
                     return Ok(node);
                 }
-                Some(master) => {
+                Claim::Taken(master) => {
                     taken.get_or_insert((master, node.name().to_owned()));
                     // Dropping the descriptor is harmless: this process holds no lock of that file.
+                    number += 1;
+                }
+                // Between our opening and our claiming it: the same once more, with new files.
+                Claim::Removed if removed < MOST_REMOVED => removed += 1,
+                Claim::Removed => {
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        format!(
+                            "{} is removed again and again while this server opens it (find out by whom)",
+                            path.display()
+                        ),
+                    ));
                 }
             }
         }
@@ -514,5 +531,18 @@ mod tests {
         let (path, name) = namesake(Path::new("/run/headcount/nginx.registry"), "nginx", 2);
         assert_eq!(path, Path::new("/run/headcount/nginx-2.registry"));
         assert_eq!(name, "nginx-2");
+    }
+    #[test]
+    fn who_claims_files_that_were_removed_is_told_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.registry");
+        let options = Options::new("node").path(&path).slots(16);
+        let settings = options.settings().expect("they are right");
+        let geometry = options.geometry().expect("it is right");
+        let (store, _) = Store::open(&path, "node", geometry, settings.lock_timeout).expect("open");
+        let node = Node { inner: Arc::new(NodeInner::new(store, "node".into(), settings)) };
+        std::fs::remove_file(crate::store::lock_path(&path)).expect("remove");
+        assert!(matches!(node.claim_master(None), Ok(Claim::Removed)));
+        assert!(node.snapshot().processes.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, fstat, open};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Batch, Cursor};
-use crate::layout::{Geometry, Header, JOURNAL_RANGE, SLOT_LOCK_BASE, SLOTS_RANGE};
+use crate::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
 use crate::lifecycle::Liveness;
 use crate::node::{OPEN_LOCKS, relock};
 use crate::snapshot::Snapshot;
@@ -51,6 +51,8 @@ pub struct RegistryInfo {
     pub boot_id: [u64; 2],
     /// Whether that was this boot. Of another one, nobody in it is alive.
     pub of_this_boot: bool,
+    /// Device and inode of the lock file that it was made with. With another one beside it, nobody can say who lives.
+    pub lock_file: (u64, u64),
     /// How often its node was started from nothing.
     pub runs: u64,
     /// How often somebody died while holding the node lock, and the next one had to mend what was half-done.
@@ -114,12 +116,25 @@ impl Observer {
         let region = self.copy(self.geometry.journal_offset())?;
         let view = View { region: &region };
         let name = store::stored_name(region.header());
-        Ok(Snapshot::take(
+        let mut snapshot = Snapshot::take(
             &view,
             &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)),
             &name,
             Some(&self.path),
-        ))
+        );
+        if snapshot.holder.as_ref().is_some_and(|holder| !self.may_hold(&snapshot, holder.pid)) {
+            snapshot.holder = None;
+        }
+        Ok(snapshot)
+    }
+
+    /// Whether a process that the registry names as holder of the node lock can have it. One that died with it has
+    /// left its name there; the lock itself went with it.
+    fn may_hold(&self, snapshot: &Snapshot, pid: u32) -> bool {
+        match self.locks {
+            Some(locks) => !matches!(lock::test(locks.as_fd(), NODE_LOCK_BYTE), Ok(lock::ByteLock::Free)),
+            None => !snapshot.processes.iter().any(|p| p.pid == pid && p.liveness == Liveness::Gone),
+        }
     }
 
     /// Reads on in the journal, at most `limit` events.
@@ -153,6 +168,7 @@ impl Observer {
             created_ns: header.created_ns.load(Relaxed),
             boot_id: boot,
             of_this_boot: boot == store::boot_id(),
+            lock_file: (header.lock_file[0].load(Relaxed), header.lock_file[1].load(Relaxed)),
             runs: header.runs.load(Relaxed),
             repairs: header.repairs.load(Relaxed),
         })

@@ -45,7 +45,7 @@ pub(crate) fn lock_path(registry: &Path) -> PathBuf {
     beside(registry, ".lock")
 }
 
-fn wake_path(registry: &Path) -> PathBuf {
+pub(crate) fn wake_path(registry: &Path) -> PathBuf {
     beside(registry, ".wake")
 }
 
@@ -102,7 +102,7 @@ fn check_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> Result<()> {
+pub(crate) fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> Result<()> {
     let found = FileType::from_raw_mode(stat.st_mode);
     if found != expected {
         return Err(Error::new(
@@ -145,38 +145,70 @@ pub(crate) fn lock_identity(registry: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
+fn identity_of(fd: &OwnedFd) -> Option<(u64, u64)> {
+    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
 const LONGEST_OPENING: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The mutual exclusion of those who open: the node lock, waited for without a holder's record, because
 /// before the registry is open there is no memory to read one from.
 struct OpenLock<'a>(BorrowedFd<'a>);
 
-impl<'a> OpenLock<'a> {
-    fn take(fd: BorrowedFd<'a>, path: &Path, timeout: std::time::Duration) -> Result<OpenLock<'a>> {
-        // A start must not wait for a slow callback of the run before, nor for somebody who means harm.
-        let timeout = timeout.min(LONGEST_OPENING);
-        let deadline = clock::boot_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-        let nobody = crate::sys::atomic::AtomicU32::new(0);
-        loop {
-            if lock::try_lock(fd, NODE_LOCK_BYTE).map_err(|e| Error::file("lock", path, e))? {
-                return Ok(OpenLock(fd));
-            }
-            if clock::boot_ns() > deadline {
-                let holder = match lock::test(fd, NODE_LOCK_BYTE) {
-                    Ok(lock::ByteLock::Held(pid)) => format!("process {pid}"),
-                    _ => "another process".to_owned(),
-                };
-                return Err(Error::new(
-                    ErrorKind::LockTimeout,
-                    format!(
-                        "{holder} has held the lock {} for {timeout:?} (if it is none of a running server's, end it)",
-                        path.display()
-                    ),
-                ));
-            }
-            lock::wait_for_change(&nobody, 0, std::time::Duration::from_millis(5));
+/// Takes it.
+fn take_open_lock(fd: BorrowedFd<'_>, path: &Path, timeout: std::time::Duration) -> Result<()> {
+    // A start must not wait for a slow callback of the run before, nor for somebody who means harm.
+    let timeout = timeout.min(LONGEST_OPENING);
+    let deadline = clock::boot_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    let nobody = crate::sys::atomic::AtomicU32::new(0);
+    loop {
+        if lock::try_lock(fd, NODE_LOCK_BYTE).map_err(|e| Error::file("lock", path, e))? {
+            return Ok(());
+        }
+        if clock::boot_ns() > deadline {
+            let holder = match lock::test(fd, NODE_LOCK_BYTE) {
+                Ok(lock::ByteLock::Held(pid)) => format!("process {pid}"),
+                _ => "another process".to_owned(),
+            };
+            return Err(Error::new(
+                ErrorKind::LockTimeout,
+                format!(
+                    "{holder} has held the lock {} for {timeout:?} (if it is none of a running server's, end it)",
+                    path.display()
+                ),
+            ));
+        }
+        lock::wait_for_change(&nobody, 0, std::time::Duration::from_millis(5));
+    }
+}
+
+/// Opens the lock file of the registry at `path`, making it if need be, and takes the node lock in it.
+///
+/// While we waited, or between our opening it and locking it, somebody may have removed the files of a node that was
+/// gone (see `stale.rs`): a lock on a file that nobody finds any more excludes nobody, so then once more from the start.
+fn lock_for_opening(path: &Path, timeout: std::time::Duration) -> Result<OwnedFd> {
+    const MOST_TRIES: u32 = 64;
+    let lock_at = lock_path(path);
+    for _ in 0..MOST_TRIES {
+        // A FIFO carries record locks as well as a regular file does, and a worker that inherited its descriptor
+        // cannot fill up the file system through it.
+        make_fifo(&lock_at)?;
+        let lock_file = match make_or_open(&lock_at, OFlags::RDWR, Mode::empty(), FileType::Fifo, 0o077) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        take_open_lock(lock_file.as_fd(), &lock_at, timeout)?;
+        if identity_of(&lock_file) == lock_identity(path) {
+            return Ok(lock_file);
         }
     }
+    Err(Error::new(
+        ErrorKind::Busy,
+        format!(
+            "{} is removed again and again while this server opens it (find out by whom)",
+            lock_at.display()
+        ),
+    ))
 }
 
 impl Drop for OpenLock<'_> {
@@ -196,11 +228,8 @@ impl Store {
     ) -> Result<(Store, Remarks)> {
         check_folder(path)?;
         let lock_at = lock_path(path);
-        // A FIFO carries record locks as well as a regular file does, and a worker that inherited its descriptor
-        // cannot fill up the file system through it.
-        make_fifo(&lock_at)?;
-        let lock_file = make_or_open(&lock_at, OFlags::RDWR, Mode::empty(), FileType::Fifo, 0o077)?;
-        let guard = OpenLock::take(lock_file.as_fd(), &lock_at, timeout)?;
+        let lock_file = lock_for_opening(path, timeout)?;
+        let guard = OpenLock(lock_file.as_fd());
         let lock_stat = fstat(&lock_file).map_err(|e| Error::file("look at", &lock_at, e.into()))?;
         let lock_id = [lock_stat.st_dev, lock_stat.st_ino];
 
@@ -253,7 +282,12 @@ impl Store {
 
     /// The identity of the lock file that is open.
     pub(crate) fn lock_identity(&self) -> Option<(u64, u64)> {
-        fstat(&self.lock_file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+        identity_of(&self.lock_file)
+    }
+
+    /// Whether its files are still those that others find at its path.
+    pub(crate) fn is_current(&self) -> bool {
+        self.path.as_ref().is_none_or(|path| lock_identity(path) == self.lock_identity())
     }
 
     /// A node without files: for this process and its forked children only.
@@ -294,7 +328,7 @@ enum Found {
     Replace(String),
 }
 
-fn anybody_alive(lock_file: BorrowedFd<'_>, slots: usize) -> bool {
+pub(crate) fn anybody_alive(lock_file: BorrowedFd<'_>, slots: usize) -> bool {
     // Cannot be asked: then somebody may be alive.
     !matches!(lock::test_range(lock_file, SLOT_LOCK_BASE, slots as u64), Ok(lock::ByteLock::Free))
 }
@@ -483,7 +517,7 @@ pub(crate) fn boot_id() -> [u64; 2] {
     [(value >> 64) as u64, value as u64]
 }
 
-fn make_fifo(path: &Path) -> Result<()> {
+pub(crate) fn make_fifo(path: &Path) -> Result<()> {
     match mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(e) => Err(Error::file("make", path, e.into())),

@@ -1,8 +1,147 @@
-//! `headcount doctor`.
+//! `headcount doctor`: what is wrong on this host, and how it is mended.
+
+mod check;
+mod host;
+mod leftovers;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use headcount::{kernel_features, remove_stale};
 
 use crate::cli::{DoctorArgs, Which};
+use crate::find;
 use crate::outcome::Outcome;
+use crate::plain::plain;
+use check::{Check, FileFacts, Section};
+use leftovers::Leftovers;
+use registry::RegistryFacts;
 
-pub fn run(_which: &Which, _args: &DoctorArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not there yet")
+pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
+    let kernel = kernel_features();
+    let places = Places::of(which)?;
+    let mut examination =
+        Examination { sections: vec![host::kernel(&kernel)], removed: Vec::new(), cannot_look: false };
+    for (folder, chosen) in &places.folders {
+        examination.folder(folder, *chosen);
+    }
+    for path in &places.registries {
+        examination.registry(path, args.clean);
+    }
+    for (path, files) in &places.leftovers {
+        examination.leftover(path, files, args.clean);
+    }
+    let Examination { sections, removed, cannot_look } = examination;
+    let mut out = anstream::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&text::document(&kernel, &sections, &removed))?)?;
+    } else {
+        write!(out, "{}", text::text(&sections, &removed))?;
+    }
+    out.flush()?;
+    Ok(match text::findings(&sections) {
+        _ if cannot_look => Outcome::Failed,
+        0 => Outcome::Done,
+        _ => Outcome::NotReached,
+    })
+}
+
+/// What there is to look at.
+struct Places {
+    /// And whether this user's servers make their registries there, or it was named.
+    folders: Vec<(PathBuf, bool)>,
+    registries: Vec<PathBuf>,
+    leftovers: Leftovers,
+}
+
+impl Places {
+    fn of(which: &Which) -> anyhow::Result<Places> {
+        if which.node.is_none() && which.registry.is_none() {
+            let own = headcount::default_folder();
+            let folders = find::folders();
+            return Ok(Places {
+                registries: find::registries(&folders),
+                leftovers: folders.iter().flat_map(|folder| leftovers::within(folder)).collect(),
+                // The others' are looked at where they are.
+                folders: folders
+                    .into_iter()
+                    .map(|folder| (folder.clone(), folder == own))
+                    .filter(|(folder, own)| *own || std::fs::symlink_metadata(folder).is_ok())
+                    .collect(),
+            });
+        }
+        let registries: Vec<_> = find::all(which)?.into_iter().map(|found| found.path).collect();
+        let mut leftovers = Leftovers::new();
+        for path in &registries {
+            leftovers::of(path, &mut leftovers);
+        }
+        let folders =
+            registries.iter().filter_map(|path| path.parent()).map(|folder| (folder.to_owned(), true));
+        Ok(Places {
+            folders: folders.collect(),
+            registries: registries.into_iter().filter(|path| !leftovers.contains_key(path)).collect(),
+            leftovers,
+        })
+    }
+}
+
+/// What was found so far.
+struct Examination {
+    sections: Vec<Section>,
+    removed: Vec<PathBuf>,
+    /// Something that was to be looked at may not be.
+    cannot_look: bool,
+}
+
+impl Examination {
+    fn folder(&mut self, path: &Path, chosen: bool) {
+        let found = FileFacts::of(path).and_then(|facts| match std::fs::read_dir(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(e),
+            _ => Ok(facts),
+        });
+        self.cannot_look |= chosen && found.as_ref().is_err_and(|e| e.kind() != std::io::ErrorKind::NotFound);
+        self.sections.push(host::folder(path, &found, chosen));
+    }
+
+    fn registry(&mut self, path: &Path, clean: bool) {
+        let facts = RegistryFacts::read(path.to_owned());
+        self.cannot_look |= facts.may_not_look();
+        if clean && facts.is_stale() {
+            let checks = vec![self.clean(path)];
+            return self.sections.push(Section { checks, ..registry::judge(&facts) });
+        }
+        self.sections.push(registry::judge(&facts));
+    }
+
+    fn leftover(&mut self, path: &Path, files: &[PathBuf], clean: bool) {
+        let check = if clean { self.clean(path) } else { leftovers::judge(path, files) };
+        let subject = format!("registry {}", crate::plain::plain_path(path));
+        self.sections.push(Section { subject, checks: vec![check] });
+    }
+
+    fn clean(&mut self, path: &Path) -> Check {
+        match remove_stale(path) {
+            Ok(removed) => {
+                let text = format!(
+                    "nobody was alive: removed, {} in all",
+                    headcount_report::plural(count(&removed), "file")
+                );
+                self.removed.extend(removed);
+                Check::good(text)
+            }
+            // It says itself how that is mended.
+            Err(e) => {
+                let text = format!("not removed: {}", plain(&e.to_string()));
+                Check { mend: None, ..Check::finding(text, "") }
+            }
+        }
+    }
+}
+
+fn count(files: &[PathBuf]) -> u64 {
+    u64::try_from(files.len()).unwrap_or(u64::MAX)
 }

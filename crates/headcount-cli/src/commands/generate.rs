@@ -1,6 +1,11 @@
 //! `headcount completions` and `headcount man`: what packages install beside the program.
 
 use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::{CompletionsArgs, ManArgs, command};
 use crate::outcome::Outcome;
@@ -13,9 +18,199 @@ pub fn completions(args: &CompletionsArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-pub fn man(_args: &ManArgs) -> anyhow::Result<Outcome> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command()).render(&mut page)?;
-    io::stdout().write_all(&page)?;
+pub fn man(args: &ManArgs) -> anyhow::Result<Outcome> {
+    let Some(folder) = &args.folder else {
+        io::stdout().write_all(&page(built())?)?;
+        return Ok(Outcome::Done);
+    };
+    for command in pages() {
+        write(&folder.join(format!("{}.1", name(&command))), &page(command)?)?;
+    }
     Ok(Outcome::Done)
+}
+
+fn write(path: &Path, text: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The command line with all names of commands within commands filled in.
+fn built() -> clap::Command {
+    let mut command = command().disable_help_subcommand(true);
+    command.build();
+    command
+}
+
+/// Everything that has a page: the program, and each command that is no secret.
+fn pages() -> Vec<clap::Command> {
+    let program = built();
+    let commands =
+        program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect::<Vec<_>>();
+    [program].into_iter().chain(commands).collect()
+}
+
+/// The name of its page: `headcount-status`.
+fn name(command: &clap::Command) -> &str {
+    command.get_display_name().unwrap_or(command.get_name())
+}
+
+/// What `--help` says, in the order of a manual page, and what is the same for all commands.
+fn page(command: clap::Command) -> io::Result<Vec<u8>> {
+    let notes = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+    let has_commands = command.get_subcommands().any(|sub| !sub.is_hide_set());
+    let man =
+        Man::new(command).manual("User Commands").source(concat!("headcount ", env!("CARGO_PKG_VERSION")));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if has_commands {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let mut roff = Roff::new();
+    let notes = Notes::of(notes.as_deref().unwrap_or_default());
+    if !notes.others.is_empty() {
+        roff.control("SH", ["NOTES"]);
+        for paragraph in &notes.others {
+            roff.control("PP", []).text([roman(paragraph.replace('\n', " "))]);
+        }
+    }
+    if !notes.examples.is_empty() {
+        roff.control("SH", ["EXAMPLES"]).control("nf", []);
+        for line in &notes.examples {
+            roff.text([roman(*line)]);
+        }
+        roff.control("fi", []);
+    }
+    // The program's own line says less than there is room for here.
+    exit_status(&mut roff, if has_commands { all_codes() } else { notes.codes });
+    surroundings(&mut roff);
+    roff.to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// What stands below the options of a `--help`, by its paragraphs.
+#[derive(Default)]
+struct Notes<'a> {
+    /// The lines under `Examples:`.
+    examples: Vec<&'a str>,
+    /// `Exit codes: 0 as asked; 2 wrong use; …`
+    codes: Vec<(String, String)>,
+    others: Vec<&'a str>,
+}
+
+impl<'a> Notes<'a> {
+    fn of(help: &'a str) -> Notes<'a> {
+        let mut notes = Notes::default();
+        for paragraph in help.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
+            if let Some(lines) = paragraph.strip_prefix("Examples:\n") {
+                notes.examples = lines.lines().map(str::trim_start).collect();
+            } else if let Some(codes) = paragraph.strip_prefix("Exit codes: ") {
+                notes.codes = codes.split("; ").filter_map(code).collect();
+            } else {
+                notes.others.push(paragraph);
+            }
+        }
+        notes
+    }
+}
+
+/// `2 wrong use`
+fn code(text: &str) -> Option<(String, String)> {
+    let (code, meaning) = text.trim_end_matches('.').split_once(' ')?;
+    let mut letters = meaning.chars();
+    let first = letters.next()?.to_uppercase();
+    code.parse::<u8>().ok()?;
+    Some((code.to_owned(), format!("{first}{}.", letters.as_str().replace('\n', " "))))
+}
+
+fn all_codes() -> Vec<(String, String)> {
+    let codes = [
+        (Outcome::Done.code(), "As asked."),
+        (
+            Outcome::NotReached.code(),
+            "wait, reload: not reached within the time. doctor: something is to be mended.",
+        ),
+        (2, "Wrong use: see --help."),
+        (Outcome::ReloadFailed.code(), "wait, reload: the reload failed; the new generation was abandoned."),
+        (
+            Outcome::Failed.code(),
+            "There is no such node, it may not be read, or the system failed; the message says which.",
+        ),
+    ];
+    codes.map(|(code, meaning)| (code.to_string(), meaning.to_owned())).into()
+}
+
+fn exit_status(roff: &mut Roff, codes: Vec<(String, String)>) {
+    // A command whose help does not say them has no others than all have.
+    let codes = if codes.is_empty() { all_codes() } else { codes };
+    roff.control("SH", ["EXIT STATUS"]);
+    for (code, meaning) in codes {
+        roff.control("TP", []).text([bold(code)]).text([roman(meaning)]);
+    }
+}
+
+fn surroundings(roff: &mut Roff) {
+    let variables = [
+        (
+            "HEADCOUNT_RUNTIME_DIR",
+            "Where nodes are looked for, and nowhere else. Otherwise in /run/headcount, /run/user/*/headcount and \
+             /dev/shm/headcount-*.",
+        ),
+        ("NO_COLOR", "If it is set to anything, nothing is coloured unless --color=always is given."),
+    ];
+    roff.control("SH", ["ENVIRONMENT"]);
+    for (name, meaning) in variables {
+        roff.control("TP", []).text([bold(name)]).text([roman(meaning)]);
+    }
+    let pages: Vec<_> = pages().iter().map(|command| format!("{}(1)", name(command))).collect();
+    roff.control("SH", ["SEE ALSO"]).text([roman(pages.join(", "))]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_page_for_each_command_that_help_lists() {
+        let names: Vec<_> = pages().iter().map(|command| name(command).to_owned()).collect();
+        for expected in ["headcount", "headcount-status", "headcount-doctor", "headcount-completions"] {
+            assert!(names.iter().any(|name| name == expected), "{expected}: {names:?}");
+        }
+        assert!(!names.iter().any(|name| name == "headcount-man"), "{names:?}");
+    }
+
+    #[test]
+    fn a_page_tells_the_exit_codes_and_the_examples() {
+        let text = String::from_utf8(page(built()).expect("a page")).expect("text");
+        for part in
+            [".SH \"EXIT STATUS\"", ".SH EXAMPLES", "headcount reload \\-\\-pid\\-file", ".SH ENVIRONMENT"]
+        {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        for command in pages() {
+            let help = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+            let name = name(&command).to_owned();
+            let text = String::from_utf8(page(command).expect("a page")).expect("text");
+            let sections: Vec<_> = text.lines().filter(|line| line.starts_with(".SH")).collect();
+            assert!(sections.len() >= 6 && text.contains(".TH "), "{sections:?}");
+            // Each code that the help names has its entry.
+            let named = help.as_deref().and_then(|help| help.split("Exit codes: ").nth(1));
+            let named = named.map_or(0, |codes| codes.split("\n\n").next().unwrap_or("").split("; ").count());
+            let status = text.split(".SH \"EXIT STATUS\"").nth(1).and_then(|rest| rest.split(".SH").next());
+            let entries = status.expect("exit codes").matches("\n.TP").count();
+            assert!(entries >= named.max(3), "{name}: {entries} of {named}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn help_is_taken_apart() {
+        let notes = Notes::of(
+            "First\nof all.\n\nExamples:\n  a --b   c\n  d\n\nExit codes: 0 as asked; 4 no node, or\nno right.",
+        );
+        assert_eq!((notes.others, notes.examples), (vec!["First\nof all."], vec!["a --b   c", "d"]));
+        let codes: Vec<_> = notes.codes.iter().map(|(code, text)| (code.as_str(), text.as_str())).collect();
+        assert_eq!(codes, [("0", "As asked."), ("4", "No node, or no right.")]);
+    }
 }

@@ -1,8 +1,51 @@
-//! `headcount status`.
+//! `headcount status`: every node at this instant.
+
+mod document;
+mod look;
+mod text;
+#[cfg(test)]
+mod text_tests;
+
+use std::io::Write;
+use std::path::PathBuf;
 
 use crate::cli::{StatusArgs, Which};
+use crate::find::{self, Found};
 use crate::outcome::Outcome;
+use document::Document;
+use look::Look;
 
-pub fn run(_which: &Which, _args: &StatusArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not there yet")
+/// A registry that cannot be read, and why.
+type Unreadable = (PathBuf, headcount::Error);
+
+pub fn run(which: &Which, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let (looks, unreadable) = look(find::all(which)?);
+    let mut out = anstream::stdout().lock();
+    if args.json {
+        let document = Document::new(&looks, &unreadable);
+        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+    } else {
+        let nodes = looks.iter().map(text::node);
+        let blocks = nodes.chain(unreadable.iter().map(|(path, error)| text::unreadable(path, error)));
+        for (i, block) in blocks.enumerate() {
+            let gap = if i == 0 { "" } else { "\n" };
+            write!(out, "{gap}{block}")?;
+        }
+    }
+    out.flush()?;
+    if looks.is_empty() && unreadable.is_empty() {
+        anyhow::bail!("{}", find::no_node());
+    }
+    Ok(if unreadable.is_empty() { Outcome::Done } else { Outcome::Failed })
+}
+
+fn look(found: Vec<Found>) -> (Vec<Look>, Vec<Unreadable>) {
+    let (mut looks, mut unreadable) = (Vec::new(), Vec::new());
+    for Found { path, observer } in found {
+        match observer.and_then(|observer| Look::at(path.clone(), &observer)) {
+            Ok(look) => looks.push(look),
+            Err(error) => unreadable.push((path, error)),
+        }
+    }
+    (looks, unreadable)
 }

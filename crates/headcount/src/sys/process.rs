@@ -127,6 +127,30 @@ pub(crate) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     (answer == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
 
+/// Whether the kernel tells how a process ended, tried on a child that ends at once. `None` where no child can be made.
+pub(crate) fn tells_exits() -> Option<bool> {
+    const CODE: libc::c_int = 7;
+    // SAFETY: the child does nothing but what follows.
+    let child = match unsafe { libc::fork() } {
+        -1 => return None,
+        // SAFETY: it may be called after the fork of a threaded process, and runs nothing of the parent's.
+        0 => unsafe { libc::_exit(CODE) },
+        child => child,
+    };
+    // A zombie until we wait for it: its number is nobody else's meanwhile.
+    let pidfd = u32::try_from(child).ok().and_then(|pid| open_pidfd(pid).ok());
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a valid place for the kernel to write to; the child is ours.
+        let answer = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        if answer != -1 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            break;
+        }
+    }
+    use std::os::fd::AsFd;
+    Some(pidfd.and_then(|fd| wait_status(fd.as_fd())) == Some(CODE << 8))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

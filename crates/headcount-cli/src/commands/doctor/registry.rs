@@ -1,0 +1,275 @@
+//! One registry, with what lies beside it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot};
+use headcount_report::{age, plural, timestamp};
+
+use super::check::{Check, FileFacts, FileKind, Section};
+use crate::plain::{plain, plain_path};
+
+/// What was read of a registry.
+pub struct RegistryFacts {
+    pub path: PathBuf,
+    pub registry: io::Result<FileFacts>,
+    pub lock: io::Result<FileFacts>,
+    pub wake: io::Result<FileFacts>,
+    pub inside: headcount::Result<Inside>,
+}
+
+/// What it says.
+pub struct Inside {
+    pub info: RegistryInfo,
+    pub snapshot: Snapshot,
+    pub asks_kernel: bool,
+    /// How many descriptors the sentinel may have open, where that can be asked.
+    pub sentinel_descriptors: Option<u64>,
+}
+
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+impl RegistryFacts {
+    pub fn read(path: PathBuf) -> RegistryFacts {
+        RegistryFacts {
+            registry: FileFacts::of(&path),
+            lock: FileFacts::of(&beside(&path, ".lock")),
+            wake: FileFacts::of(&beside(&path, ".wake")),
+            inside: Observer::open(&path).and_then(|observer| inside(&observer)),
+            path,
+        }
+    }
+
+    /// Nobody is alive in it, as far as this process can tell. Who removes it asks more closely.
+    pub fn is_stale(&self) -> bool {
+        self.inside.as_ref().is_ok_and(Inside::is_stale)
+    }
+
+    /// It is there, and this process may not look into it.
+    pub fn may_not_look(&self) -> bool {
+        self.inside
+            .as_ref()
+            .is_err_and(|e| matches!(e.kind(), ErrorKind::Permission | ErrorKind::NotFound | ErrorKind::Io))
+    }
+}
+
+fn inside(observer: &Observer) -> headcount::Result<Inside> {
+    let snapshot = observer.snapshot()?;
+    Ok(Inside {
+        info: observer.registry()?,
+        sentinel_descriptors: snapshot.sentinel.and_then(descriptors),
+        asks_kernel: observer.may_ask_the_kernel(),
+        snapshot,
+    })
+}
+
+/// The soft limit of open files of a process.
+fn descriptors(pid: u32) -> Option<u64> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+impl Inside {
+    fn is_stale(&self) -> bool {
+        !self.info.of_this_boot || self.snapshot.processes.iter().all(|p| p.liveness == Liveness::Gone)
+    }
+}
+
+/// What is to be thought of it.
+pub fn judge(facts: &RegistryFacts) -> Section {
+    let mut checks = Vec::new();
+    file(facts, &mut checks);
+    match &facts.inside {
+        Ok(inside) => {
+            contents(inside, &mut checks);
+            companion(facts, inside, "lock", &facts.lock, &mut checks);
+            companion(facts, inside, "wake", &facts.wake, &mut checks);
+            life(facts, inside, &mut checks);
+        }
+        Err(e) => checks.push(unreadable(facts, e)),
+    }
+    Section { subject: format!("registry {}", plain_path(&facts.path)), checks }
+}
+
+fn file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
+    let Ok(found) = &facts.registry else { return };
+    let path = plain_path(&facts.path);
+    let whose = found.whose();
+    checks.push(if found.kind != FileKind::Regular {
+        Check::finding(format!("is a {}: servers refuse it", found.kind.name()), format!("remove {path}"))
+    } else if found.mode & 0o022 != 0 {
+        Check::finding(
+            format!("{whose}: others may write to it, so servers refuse it"),
+            format!("chmod 0644 {path}"),
+        )
+    } else if found.links > 1 {
+        Check::finding(
+            format!("has {} links, so servers refuse it", found.links),
+            "remove the others".to_owned(),
+        )
+    } else {
+        Check::good(format!("{whose}, {} bytes", found.size))
+    });
+}
+
+fn unreadable(facts: &RegistryFacts, error: &headcount::Error) -> Check {
+    let path = plain_path(&facts.path);
+    let text = plain(&error.to_string()).into_owned();
+    let mend = match error.kind() {
+        ErrorKind::Permission => "run it as the registry's owner or root".to_owned(),
+        ErrorKind::NotFound => "start its server, or name another".to_owned(),
+        ErrorKind::NotARegistry | ErrorKind::SymbolicLink => format!("if nobody needs it: rm {path}"),
+        ErrorKind::Corrupt => format!("stop its server, rm {path}, start it again"),
+        ErrorKind::Version => {
+            "use the program of the same version as the server, or start the server anew".to_owned()
+        }
+        _ => "see the system's message".to_owned(),
+    };
+    Check::finding(text, mend)
+}
+
+fn contents(inside: &Inside, checks: &mut Vec<Check>) {
+    let info = &inside.info;
+    let boot = u128::from(info.boot_id[0]) << 64 | u128::from(info.boot_id[1]);
+    let which = if info.of_this_boot { "this boot" } else { "another boot" };
+    checks.push(Check::good(format!(
+        "node {}, format {}, made {}, last used in {which} ({boot:032x})",
+        plain(&inside.snapshot.node),
+        info.format,
+        timestamp(info.created_ns),
+    )));
+    let used = u32::try_from(inside.snapshot.processes.len()).unwrap_or(u32::MAX);
+    let text = format!(
+        "{used} of {} slots used, room for {} events; {}",
+        info.slots,
+        info.journal_records,
+        plural(info.runs, "run")
+    );
+    // A reload needs a slot for each new worker while the old ones drain.
+    checks.push(if u64::from(used) * 10 >= u64::from(info.slots) * 9 {
+        Check::finding(
+            format!("{text}: workers that find none are not counted"),
+            "set the option `slots` higher, stop the server, `headcount doctor --clean`, start it again",
+        )
+    } else {
+        Check::good(text)
+    });
+    if info.repairs > 0 {
+        checks.push(Check::note(format!(
+            "{} a process died while it held the node lock; the next one mended what was half-done",
+            if info.repairs == 1 { "once".to_owned() } else { format!("{} times", info.repairs) }
+        )));
+    }
+}
+
+/// The lock file or the wake-up pipe.
+fn companion(
+    facts: &RegistryFacts,
+    inside: &Inside,
+    what: &str,
+    found: &io::Result<FileFacts>,
+    checks: &mut Vec<Check>,
+) {
+    let path = plain_path(&beside(&facts.path, &format!(".{what}")));
+    let anew =
+        format!("stop its server, `headcount doctor --clean`, start it again (or remove {path} by hand)");
+    let owner = facts.registry.as_ref().ok().map(|f| f.uid);
+    checks.push(match found {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match what {
+            "lock" => Check::finding(
+                "has no lock file: who is alive cannot be known",
+                "stop its server, remove the registry, start it again",
+            ),
+            _ => Check::finding(
+                "has no wake file: the sentinel is not woken by processes of other masters",
+                anew,
+            ),
+        },
+        Err(e) => Check::note(format!("{what} file: cannot be looked at: {e}")),
+        Ok(f) if f.kind != FileKind::Fifo => Check::finding(
+            format!("{what} file: is a {}, not a FIFO: servers refuse it", f.kind.name()),
+            anew,
+        ),
+        Ok(f) if f.mode & 0o077 != 0 => {
+            let text = format!(
+                "{what} file: {}: whoever may open it can hold up the node, so servers refuse it",
+                f.whose()
+            );
+            Check::finding(text, format!("chmod 0600 {path}"))
+        }
+        Ok(f) if owner.is_some_and(|uid| uid != f.uid) => Check::finding(
+            format!("{what} file: {}, and the registry to another: servers refuse it", f.whose()),
+            anew,
+        ),
+        Ok(f) if what == "lock" && inside.info.of_this_boot && f.identity != inside.info.lock_file => {
+            Check::finding(
+                "lock file: is not the one that the registry was made with: who is alive cannot be known",
+                "stop its server, remove both files, start it again",
+            )
+        }
+        Ok(f) => Check::good(format!("{what} file: FIFO, {}", f.whose())),
+    });
+}
+
+fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
+    let snapshot = &inside.snapshot;
+    let count = |liveness| snapshot.processes.iter().filter(|p| p.liveness == liveness).count();
+    let (alive, unknown) = (count(Liveness::Alive), count(Liveness::Unknown));
+    let processes = |n: usize| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
+    let by = if inside.asks_kernel { "by the kernel's locks" } else { "by process id and start time" };
+    if inside.is_stale() {
+        let why = match (inside.info.of_this_boot, snapshot.processes.len()) {
+            (false, _) => "it is of another boot".to_owned(),
+            (true, 0) => "its server was stopped".to_owned(),
+            (true, n) => format!("{} died, and nobody was left to report it", processes(n)),
+        };
+        checks.push(Check::finding(
+            format!("nobody is alive, {by}: {why}"),
+            format!(
+                "start its server again; or, if it will not come back: headcount doctor --clean --registry {}",
+                plain_path(&facts.path)
+            ),
+        ));
+        return;
+    }
+    checks.push(match unknown {
+        0 => Check::good(format!("{} alive, {by}", processes(alive))),
+        _ => Check::note(format!("{} alive, {} unknown, {by}", processes(alive), processes(unknown))),
+    });
+    if !inside.asks_kernel {
+        checks.push(
+            Check::note("the lock file is its owner's alone: who is alive may not be asked of the kernel")
+                .with_mend("run it as the registry's owner or root"),
+        );
+    }
+    if let Some(holder) = snapshot.holder.as_ref().filter(|h| h.held_for > snapshot.settings.lock_timeout) {
+        let callback = holder
+            .callback
+            .map_or(String::new(), |(kind, _)| format!(", in a callback about {}", kind.name()));
+        checks.push(Check::finding(
+            format!(
+                "process {} has held the node lock for {}{callback}: others have given up waiting",
+                holder.pid,
+                age(holder.held_for)
+            ),
+            format!("see what it is waiting for; if it never ends, kill {}: the lock passes on", holder.pid),
+        ));
+    }
+    let workers =
+        snapshot.processes.iter().filter(|p| p.role == Role::Worker && p.liveness == Liveness::Alive).count();
+    let workers = u64::try_from(workers).unwrap_or(u64::MAX);
+    match inside.sentinel_descriptors {
+        // A quarter of its descriptors at most go into watching.
+        Some(limit) if workers.saturating_sub(1) > limit / 4 => checks.push(Check::finding(
+            format!("the sentinel may open {limit} descriptors, too few to watch {workers} workers: some deaths are seen later"),
+            "raise worker_rlimit_nofile or the service's LimitNOFILE",
+        )),
+        Some(limit) => checks.push(Check::good(format!("the sentinel may open {limit} descriptors"))),
+        None => {}
+    }
+}

@@ -1,0 +1,86 @@
+//! Nodes for programs: `docs/cli/status.md` describes each member.
+
+use headcount_report::{Death, NodeDocument, SCHEMA};
+use serde::Serialize;
+
+use super::look::Look;
+
+#[derive(Serialize)]
+pub struct Document {
+    schema: u32,
+    nodes: Vec<Node>,
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    #[serde(flatten)]
+    node: NodeDocument,
+    runs: u64,
+    of_this_boot: bool,
+    nobody_is_alive: bool,
+    asks_kernel: bool,
+    deaths: Vec<DeathDocument>,
+}
+
+#[derive(Serialize)]
+struct DeathDocument {
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker_id: Option<u32>,
+    generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    age: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lived: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    path: String,
+    kind: &'static str,
+    error: String,
+}
+
+impl Document {
+    pub fn new(looks: &[Look], unreadable: &[super::Unreadable]) -> Document {
+        Document {
+            schema: SCHEMA,
+            nodes: looks.iter().map(node).collect(),
+            unreadable: unreadable
+                .iter()
+                .map(|(path, error)| Unreadable {
+                    path: path.to_string_lossy().into_owned(),
+                    kind: error.kind().name(),
+                    error: error.to_string(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn node(look: &Look) -> Node {
+    Node {
+        node: NodeDocument::new(&look.snapshot, &look.history),
+        runs: look.registry.runs,
+        of_this_boot: look.registry.of_this_boot,
+        nobody_is_alive: look.nobody_is_alive(),
+        asks_kernel: look.asks_kernel,
+        deaths: look.history.deaths.iter().map(death).collect(),
+    }
+}
+
+fn death(death: &Death) -> DeathDocument {
+    DeathDocument {
+        pid: death.pid,
+        worker_id: death.worker_id,
+        generation: death.generation,
+        signal: death.signal,
+        exit_code: death.exit_code,
+        age: death.age.as_secs_f64(),
+        lived: death.lived.map(|lived| lived.as_secs_f64()),
+    }
+}
