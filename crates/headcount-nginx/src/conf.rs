@@ -19,6 +19,7 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Duration,
     pub(crate) stall: Duration,
     pub(crate) lock_timeout: Duration,
+    pub(crate) slots: Option<u32>,
 }
 
 impl Settings {
@@ -27,6 +28,10 @@ impl Settings {
             .heartbeat_interval(self.heartbeat)
             .stall_after(self.stall)
             .lock_timeout(self.lock_timeout);
+        let options = match self.slots {
+            Some(slots) => options.slots(slots),
+            None => options,
+        };
         match &self.path {
             Some(path) => options.path(path),
             None => options,
@@ -44,9 +49,9 @@ pub(crate) struct MainConf {
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
-const ALLOWED: &str = "on, off or the node's name, then path=, heartbeat=, stall= and lock_timeout=";
+const ALLOWED: &str = "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout= and slots=";
 
-/// `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s];`
+/// `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024];`
 pub(crate) unsafe extern "C" fn set(
     cf: *mut ffi::ngx_conf_t,
     _: *mut ffi::ngx_command_t,
@@ -103,7 +108,7 @@ fn read(arguments: &[String], cycle: &mut ffi::ngx_cycle_t) -> Result<Option<Set
         Some((first, rest)) if !first.contains('=') => (first.as_str(), rest),
         _ => ("on", arguments),
     };
-    let (mut path, mut heartbeat, mut stall, mut lock_timeout) = (None, None, None, None);
+    let (mut path, mut heartbeat, mut stall, mut lock_timeout, mut slots) = (None, None, None, None, None);
     for argument in rest {
         let Some((name, value)) = argument.split_once('=') else {
             return Err(format!("headcount: parameter \"{argument}\" is not known; allowed are {ALLOWED}"));
@@ -113,6 +118,7 @@ fn read(arguments: &[String], cycle: &mut ffi::ngx_cycle_t) -> Result<Option<Set
             "heartbeat" => heartbeat.replace(read_time(name, value)?).is_none(),
             "stall" => stall.replace(read_time(name, value)?).is_none(),
             "lock_timeout" => lock_timeout.replace(read_time(name, value)?).is_none(),
+            "slots" => slots.replace(read_slots(value)?).is_none(),
             _ => return Err(format!("headcount: parameter \"{name}\" is not known; allowed are {ALLOWED}")),
         };
         if !is_new {
@@ -132,7 +138,7 @@ fn read(arguments: &[String], cycle: &mut ffi::ngx_cycle_t) -> Result<Option<Set
         name => read_name(name)?,
     };
     let lock_timeout = lock_timeout.unwrap_or(30 * SECOND);
-    Ok(Some(Settings { node, path, heartbeat, stall, lock_timeout }))
+    Ok(Some(Settings { node, path, heartbeat, stall, lock_timeout, slots }))
 }
 
 fn read_name(name: &str) -> Result<String, String> {
@@ -153,6 +159,15 @@ fn read_time(name: &str, value: &str) -> Result<Duration, String> {
     match u64::try_from(ms).map(Duration::from_millis) {
         Ok(time) if !time.is_zero() && time <= DAY => Ok(time),
         _ => Err(format!("headcount: parameter \"{name}\" is \"{value}\"; allowed is a time from 1ms to 1d")),
+    }
+}
+
+fn read_slots(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(slots) if (2..=65_536).contains(&slots) => Ok(slots),
+        _ => Err(format!(
+            "headcount: parameter \"slots\" is \"{value}\"; allowed is a whole number from 2 to 65536"
+        )),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::nginx;
 use crate::state::{State, Tracked, state};
 use crate::timer::Timer;
 
+type Joined = (Worker, Transitions);
+
 /// How long a start may wait for the node lock; then the worker serves, and goes on trying.
 const JOIN_WAIT: Duration = Duration::from_secs(1);
 const DRAIN_WAIT: Duration = Duration::from_millis(50);
@@ -70,12 +72,7 @@ pub(crate) fn start(tracked: Tracked, number: Option<u32>) {
     }
 }
 
-fn join(
-    generation: &Generation,
-    number: Option<u32>,
-    respawned: bool,
-    wait: Wait,
-) -> Result<(Worker, Transitions), Error> {
+fn join(generation: &Generation, number: Option<u32>, respawned: bool, wait: Wait) -> Result<Joined, Error> {
     generation.join(Join::worker(number).respawned(respawned).wait(wait))
 }
 
@@ -84,12 +81,7 @@ fn may_pass(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Busy | ErrorKind::LockTimeout | ErrorKind::Full | ErrorKind::Io)
 }
 
-fn begin(
-    tracked: Tracked,
-    number: Option<u32>,
-    respawned: bool,
-    (worker, transitions): (Worker, Transitions),
-) {
+fn begin(tracked: Tracked, number: Option<u32>, respawned: bool, (worker, transitions): Joined) {
     report(transitions);
     let (beat, soon) = (Timer::new(on_beat), Timer::new(on_soon));
     beat.set(tracked.settings.heartbeat);
@@ -233,7 +225,7 @@ impl Member {
 }
 
 impl Waiting {
-    fn again(mut self, state: &mut State) -> Option<(Tracked, Option<u32>, bool, (Worker, Transitions))> {
+    fn again(mut self, state: &mut State) -> Option<(Tracked, Option<u32>, bool, Joined)> {
         if nginx::is_exiting() {
             return None;
         }

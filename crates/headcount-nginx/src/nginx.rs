@@ -113,9 +113,10 @@ pub(crate) struct Ended {
 pub(crate) fn ended_children() -> Vec<Ended> {
     // SAFETY: plain numbers, and a table of which `ngx_last_process` entries are in use.
     let (slot, children) = unsafe {
-        let all = &*(&raw const ffi::ngx_processes);
-        let last = usize::try_from(ffi::ngx_last_process).unwrap_or(0).min(all.len());
-        (usize::try_from(ffi::ngx_process_slot).unwrap_or(usize::MAX), &all[..last])
+        let most = ffi::NGX_MAX_PROCESSES as usize;
+        let last = usize::try_from(ffi::ngx_last_process).unwrap_or(0).min(most);
+        let all = (&raw const ffi::ngx_processes).cast::<ffi::ngx_process_t>();
+        (usize::try_from(ffi::ngx_process_slot).unwrap_or(usize::MAX), std::slice::from_raw_parts(all, last))
     };
     let has_ended = |child: &ffi::ngx_process_t| child.pid > 0 && child.exited() != 0;
     // Who takes nobody's place is spared the rest: at a start with many workers it adds up.
