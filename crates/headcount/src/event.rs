@@ -208,8 +208,10 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of `kind` about nothing in particular yet.
-    pub(crate) fn of(kind: Kind, cause: Cause) -> Event {
+    /// An event of `kind` about nothing in particular yet: for tests of what reads events. Those that count come from
+    /// a journal.
+    #[must_use]
+    pub fn new(kind: Kind, cause: Cause) -> Event {
         Event {
             seq: 0,
             kind,

@@ -251,6 +251,7 @@ impl Hold {
         let header = inner.store.region.header();
         let head = header.head.load(Relaxed);
         header.repairs.fetch_add(1, Relaxed);
+        inner.journal().count_newest();
         let never_happened = |seq: &crate::sys::atomic::AtomicU64| {
             if seq.load(Relaxed) > head {
                 seq.store(0, Relaxed);
@@ -295,7 +296,8 @@ impl Hold {
         // If our predecessor in this repair died after reporting it, it is reported already.
         let newest = inner.journal().read(header.head.load(Relaxed));
         if !newest.is_some_and(|e| e.kind == Kind::CallbackDied && e.detail == seq) {
-            let mut event = Event::of(Kind::CallbackDied, about.as_ref().map_or(Cause::Unknown, |e| e.cause));
+            let mut event =
+                Event::new(Kind::CallbackDied, about.as_ref().map_or(Cause::Unknown, |e| e.cause));
             event.generation = about.as_ref().map_or(0, |e| e.generation);
             event.worker_id = about.as_ref().and_then(|e| e.worker_id);
             event.pid = pid;

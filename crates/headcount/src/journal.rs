@@ -1,7 +1,7 @@
 //! The journal: a bounded ring of numbered events, written under the node lock, read without any.
 
 use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role};
-use crate::layout::{NO_GENERATION, Record};
+use crate::layout::{KINDS, NO_GENERATION, Record};
 use crate::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -47,6 +47,7 @@ pub struct Batch {
 /// A view of the ring. `head` is the number of the newest event.
 pub(crate) struct Journal<'a> {
     pub(crate) head: &'a AtomicU64,
+    pub(crate) kinds: &'a [AtomicU64; KINDS],
     pub(crate) records: &'a [Record],
 }
 
@@ -64,9 +65,26 @@ impl Journal<'_> {
     pub(crate) fn append(&self, event: &Event) -> u64 {
         let seq = self.head.load(Relaxed).wrapping_add(1);
         let Some(r) = self.record(seq) else { return seq };
-        publish(&r.seq, seq, || write(r, event));
+        let kind = self.kinds.get(event.kind.code() as usize);
+        let nth = kind.map_or(0, |kind| kind.load(Relaxed).wrapping_add(1));
+        publish(&r.seq, seq, || {
+            write(r, event);
+            r.nth.store(nth, Relaxed);
+        });
         self.head.store(seq, Release);
+        if let Some(kind) = kind {
+            kind.store(nth, Relaxed);
+        }
         seq
+    }
+
+    /// Counts the newest event, in case its writer died before it could. Does nothing if it did not. Only the holder
+    /// of the node lock may call it.
+    pub(crate) fn count_newest(&self) {
+        let Some(r) = self.record(self.head.load(Relaxed)) else { return };
+        if let Some(kind) = self.kinds.get(r.kind.load(Relaxed) as usize) {
+            kind.store(r.nth.load(Relaxed), Relaxed);
+        }
     }
 
     /// The event with this number, if it is still there and makes sense.

@@ -24,6 +24,9 @@ pub(crate) const SLOT_LOCK_BASE: u64 = 64;
 /// "There is no such generation" in a count.
 pub(crate) const NO_GENERATION: i32 = -1;
 
+/// For so many kinds of events there is room in the header.
+pub(crate) const KINDS: usize = 32;
+
 macro_rules! record {
     ($(#[$meta:meta])* $name:ident, $size:literal, { $($(#[$doc:meta])* $offset:literal $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
@@ -79,7 +82,9 @@ record! {
         240 repairs: AtomicU64,
         248 redeliver_tries: AtomicU32,
         252 reserved_word: AtomicU32,
-        256 reserved: [AtomicU64; 480],
+        // How many events of each kind there have been, by the kind's code.
+        256 kinds: [AtomicU64; KINDS],
+        512 reserved: [AtomicU64; 448],
     }
 }
 
@@ -170,7 +175,8 @@ record! {
         108 previous_run: AtomicU32,
         112 previous_workers: AtomicI32,
         116 reserved_word: AtomicU32,
-        120 reserved: AtomicU64,
+        // How many events of this kind there have been, this one with them.
+        120 nth: AtomicU64,
     }
 }
 

@@ -96,13 +96,13 @@ pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
 #[cfg(not(loom))]
 pub use node::{Node, Notice, NoticeLevel};
 #[cfg(not(loom))]
-pub use observer::Observer;
+pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
-pub use options::{Options, default_path};
+pub use options::{Options, default_folder, default_path};
 #[cfg(not(loom))]
 pub use sentinel::Watch;
 #[cfg(not(loom))]
-pub use snapshot::{GenerationStatus, Holder, ProcessStatus, Snapshot};
+pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
 #[cfg(not(loom))]
 pub use transitions::{Transition, Transitions};
 #[cfg(not(loom))]

@@ -1,6 +1,8 @@
 //! Reading a node from outside, without being part of it and without holding it up.
 
+use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,11 +11,12 @@ use rustix::fs::{Mode, OFlags, fstat, open};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Batch, Cursor};
-use crate::layout::{Geometry, JOURNAL_RANGE, SLOT_LOCK_BASE, SLOTS_RANGE};
+use crate::layout::{Geometry, Header, JOURNAL_RANGE, SLOT_LOCK_BASE, SLOTS_RANGE};
 use crate::lifecycle::Liveness;
 use crate::node::{OPEN_LOCKS, relock};
 use crate::snapshot::Snapshot;
 use crate::store;
+use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::map::{Page, Region};
 use crate::sys::{lock, process};
 use crate::view::View;
@@ -28,6 +31,30 @@ pub struct Observer {
     file: OwnedFd,
     geometry: Geometry,
     locks: Option<&'static OwnedFd>,
+}
+
+/// What a registry says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegistryInfo {
+    /// The version of its layout.
+    pub format: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How many processes have room in it.
+    pub slots: u32,
+    /// How many events it keeps.
+    pub journal_records: u32,
+    /// When it was made, nanoseconds since 1970. With `boot_id` it tells one registry at this path from the next.
+    pub created_ns: u64,
+    /// The kernel's id of the boot in which it was made.
+    pub boot_id: [u64; 2],
+    /// Whether that was this boot. Of another one, nobody in it is alive.
+    pub of_this_boot: bool,
+    /// How often its node was started from nothing.
+    pub runs: u64,
+    /// How often somebody died while holding the node lock, and the next one had to mend what was half-done.
+    pub repairs: u64,
 }
 
 /// Lock files that this process has looked at. They are never closed: should the process become part of such a node,
@@ -100,8 +127,52 @@ impl Observer {
     /// # Errors
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
+        // A follower asks again and again: that costs eight bytes as long as there is nothing new.
+        let head =
+            self.word(offset_of!(Header, head) as u64).map_err(|e| Error::file("read", &self.path, e))?;
+        if cursor.next_seq() == head.saturating_add(1) {
+            return Ok(Batch::default());
+        }
         let region = self.copy(self.geometry.file_size())?;
         Ok(View { region: &region }.journal().batch(cursor, limit))
+    }
+
+    /// What kind of registry this is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn registry(&self) -> Result<RegistryInfo> {
+        let region = self.copy(self.geometry.slots_offset())?;
+        let header = region.header();
+        let boot = header.boot_id.each_ref().map(|word| word.load(Relaxed));
+        Ok(RegistryInfo {
+            format: header.format.load(Relaxed),
+            size: self.geometry.file_size() as u64,
+            slots: header.slots.load(Relaxed),
+            journal_records: header.journal_records.load(Relaxed),
+            created_ns: header.created_ns.load(Relaxed),
+            boot_id: boot,
+            of_this_boot: boot == store::boot_id(),
+            runs: header.runs.load(Relaxed),
+            repairs: header.repairs.load(Relaxed),
+        })
+    }
+
+    /// Whether the path still leads to the file that this observer has open. A server that finds its registry
+    /// spoiled or of another size makes a new one: then open another observer.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let open = fstat(&self.file).map(|stat| (stat.st_dev, stat.st_ino));
+        let there = std::fs::symlink_metadata(&self.path).map(|meta| (meta.dev(), meta.ino()));
+        matches!((open, there), (Ok(open), Ok(there)) if open == there)
+    }
+
+    fn word(&self, at: u64) -> std::io::Result<u64> {
+        let mut word = [0; 8];
+        match rustix::io::pread(&self.file, &mut word, at)? {
+            8 => Ok(u64::from_ne_bytes(word)),
+            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     fn copy(&self, len: usize) -> Result<Region> {
@@ -121,10 +192,7 @@ impl Observer {
     }
 
     fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
-        let start_time = region
-            .slots()
-            .get(index as usize)
-            .map(|s| s.start_time.load(crate::sys::atomic::Ordering::Relaxed));
+        let start_time = region.slots().get(index as usize).map(|s| s.start_time.load(Relaxed));
         if let Some(locks) = self.locks {
             return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
                 Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
@@ -151,10 +219,8 @@ impl Observer {
 
     /// Whether the slot is still the one that was copied.
     fn still(&self, index: u32, version: u64) -> bool {
-        let mut word = [0; 8];
         let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
-        rustix::io::pread(&self.file, &mut word, at).is_ok_and(|n| n == 8)
-            && u64::from_ne_bytes(word) == version
+        self.word(at).is_ok_and(|now| now == version)
     }
 
     /// How often a follower should look for new events: the journal has nobody to call it.

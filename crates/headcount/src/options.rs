@@ -165,6 +165,13 @@ impl Options {
     }
 }
 
+/// Where the registries of this user's nodes are, unless a path was given: `HEADCOUNT_RUNTIME_DIR`, or
+/// `/run/headcount` for root, or `headcount` in `XDG_RUNTIME_DIR` or `/run/user/UID`, or `/dev/shm/headcount-UID`.
+#[must_use]
+pub fn default_folder() -> PathBuf {
+    crate::store::default_folder()
+}
+
 /// Where the registry of the node of this name is, unless a path was given.
 #[must_use]
 pub fn default_path(node: &str) -> PathBuf {

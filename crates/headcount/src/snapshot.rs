@@ -7,6 +7,7 @@ use crate::event::{Cause, Counts, GenerationId, Kind, Role};
 use crate::lifecycle::{Facts, Liveness, Phase, State};
 use crate::sentinel::names;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
+use crate::sys::clock;
 use crate::view::View;
 
 /// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
@@ -29,6 +30,26 @@ pub struct Snapshot {
     pub head: u64,
     /// Live workers that are not stalled, over all generations.
     pub total: u32,
+    /// How many events of each kind there have been since the registry was made. They only grow.
+    pub event_counts: Vec<(Kind, u64)>,
+    /// The settings by which everybody judges: those of the newest generation.
+    pub settings: NodeSettings,
+    /// When this was taken: nanoseconds since boot, suspend included, as in [`crate::Event::boot_ns`].
+    pub boot_ns: u64,
+    /// When this was taken: nanoseconds since 1970.
+    pub time_ns: u64,
+}
+
+/// The settings of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeSettings {
+    /// How often a worker is to beat.
+    pub heartbeat_interval: Duration,
+    /// How old a heartbeat may be before its worker is stalled.
+    pub stall_after: Duration,
+    /// How long a process waits for the node lock.
+    pub lock_timeout: Duration,
 }
 
 /// A generation at one instant.
@@ -149,6 +170,17 @@ impl Snapshot {
             holder,
             head: header.head.load(Acquire),
             total: facts.total(),
+            event_counts: Kind::ALL
+                .iter()
+                .filter_map(|&kind| Some((kind, header.kinds.get(kind.code() as usize)?.load(Relaxed))))
+                .collect(),
+            settings: NodeSettings {
+                heartbeat_interval: Duration::from_nanos(header.heartbeat_interval_ns.load(Relaxed)),
+                stall_after: Duration::from_nanos(facts.stall_after),
+                lock_timeout: Duration::from_nanos(header.lock_timeout_ns.load(Relaxed)),
+            },
+            boot_ns: facts.now,
+            time_ns: clock::wall_ns(),
         }
     }
 }

@@ -133,7 +133,7 @@ impl Transitions {
     /// Notes in the journal that the callback of the current transition failed. It counts as run.
     pub fn callback_failed(&mut self) {
         if let (Some(hold), Some((event, _))) = (&self.hold, &self.current) {
-            let mut failed = Event::of(Kind::CallbackFailed, event.cause);
+            let mut failed = Event::new(Kind::CallbackFailed, event.cause);
             failed.generation = event.generation;
             failed.pid = crate::sys::process::pid();
             failed.worker_id = event.worker_id;
@@ -271,7 +271,7 @@ fn going(hold: &Hold, generation: GenerationId) -> Cause {
 }
 
 pub(crate) fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
-    let mut event = Event::of(kind, cause);
+    let mut event = Event::new(kind, cause);
     event.generation = slot.generation;
     event.pid = slot.pid;
     event.role = Some(slot.role);
@@ -281,7 +281,7 @@ pub(crate) fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
 }
 
 pub(crate) fn about_generation(generation: &GenerationFacts, kind: Kind, cause: Cause) -> Event {
-    let mut event = Event::of(kind, cause);
+    let mut event = Event::new(kind, cause);
     event.generation = generation.id;
     event.pid = generation.master_pid;
     event.role = Some(Role::Master);

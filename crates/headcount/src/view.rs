@@ -21,7 +21,8 @@ pub(crate) type Oracle<'a> = &'a mut dyn FnMut(u32, u64, u32) -> Liveness;
 
 impl<'a> View<'a> {
     pub(crate) fn journal(self) -> Journal<'a> {
-        Journal { head: &self.region.header().head, records: self.region.journal() }
+        let header = self.region.header();
+        Journal { head: &header.head, kinds: &header.kinds, records: self.region.journal() }
     }
 
     /// The setting by which everybody judges, kept within reason whatever the registry says.

@@ -194,6 +194,8 @@ impl World {
         assert!(left.is_empty(), "left in the table: {left:?}");
         assert!(snapshot.generations.is_empty(), "left in the table: {:?}", snapshot.generations);
         assert!(snapshot.holder.is_none(), "the lock is held: {:?}", snapshot.holder);
+        let counted: u64 = snapshot.event_counts.iter().map(|(_, number)| number).sum();
+        assert_eq!(counted, snapshot.head, "each event is counted once: {:?}", snapshot.event_counts);
         let events = news(&self.node, &mut self.cursor.clone());
         check(&events, &self.callbacks.all(), &self.truth);
     }

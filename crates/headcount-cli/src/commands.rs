@@ -1,0 +1,10 @@
+//! The commands, one module each.
+
+pub mod doctor;
+pub mod events;
+pub mod generate;
+pub mod reload;
+pub mod run;
+pub mod status;
+pub mod top;
+pub mod wait;

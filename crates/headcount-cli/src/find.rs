@@ -1,0 +1,120 @@
+//! The nodes of this host, and which of them is meant.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use headcount::{ErrorKind, Observer, default_folder};
+
+use crate::cli::Which;
+
+/// What every registry's name ends with.
+const ENDING: &str = ".registry";
+
+/// A registry's file, and its reader, or why there is none.
+pub struct Found {
+    pub path: PathBuf,
+    pub observer: headcount::Result<Observer>,
+}
+
+impl Found {
+    fn at(path: PathBuf) -> Found {
+        let observer = Observer::open(&path);
+        Found { path, observer }
+    }
+}
+
+/// The folders in which nodes are looked for: our own and, unless that was given by the environment, those of the
+/// other users.
+pub fn folders() -> Vec<PathBuf> {
+    let mut folders = vec![default_folder()];
+    if std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_none_or(|folder| folder.is_empty()) {
+        folders.push(PathBuf::from("/run/headcount"));
+        folders.extend(children("/run/user").map(|user| user.join("headcount")));
+        folders.extend(children("/dev/shm").filter(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"headcount-"))
+        }));
+    }
+    let mut seen = BTreeSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
+    folders
+}
+
+/// None where a folder is not there, or not for us to read.
+fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The registry files in these folders.
+pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<_> = folders
+        .iter()
+        .flat_map(children)
+        .filter(|path| path.as_os_str().as_encoded_bytes().ends_with(ENDING.as_bytes()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Every node that is meant: the one that was named, or all of this host.
+pub fn all(which: &Which) -> anyhow::Result<Vec<Found>> {
+    if let Some(path) = named(which)? {
+        return Ok(vec![Found::at(path)]);
+    }
+    let found = registries(&folders()).into_iter().map(Found::at);
+    // One that went away meanwhile is none.
+    Ok(found.filter(|f| !matches!(&f.observer, Err(e) if e.kind() == ErrorKind::NotFound)).collect())
+}
+
+/// The one node that is meant: the one that was named, or the only one of this host.
+pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
+    let mut found = all(which)?;
+    if found.len() > 1 {
+        let names: Vec<_> = found.iter().map(|f| node_name(&f.path)).collect();
+        bail!("there are {} nodes on this host: say which by --node ({})", found.len(), names.join(", "));
+    }
+    let Some(Found { path, observer }) = found.pop() else {
+        bail!("{}", no_node());
+    };
+    let observer = observer.with_context(|| "cannot read the node")?;
+    Ok((path, observer))
+}
+
+/// What to say where nothing was found.
+pub fn no_node() -> String {
+    let folders: Vec<_> = folders().iter().map(|f| f.display().to_string()).collect();
+    format!(
+        "no node was found on this host (looked for *{ENDING} in {}): is a server running that has headcount? One \
+         whose registry lies elsewhere is named by --registry",
+        folders.join(", ")
+    )
+}
+
+/// The node's name, by its file's.
+pub fn node_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(ENDING).unwrap_or(&name).to_owned()
+}
+
+fn named(which: &Which) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &which.registry {
+        return Ok(Some(std::path::absolute(path).with_context(|| path.display().to_string())?));
+    }
+    let Some(name) = &which.node else { return Ok(None) };
+    let mut places: Vec<_> = registries(&folders()).into_iter().filter(|p| node_name(p) == *name).collect();
+    match (places.pop(), places.is_empty()) {
+        (Some(place), true) => Ok(Some(place)),
+        (Some(place), false) => {
+            places.push(place);
+            let places: Vec<_> = places.iter().map(|p| p.display().to_string()).collect();
+            bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "))
+        }
+        (None, _) => {
+            let there: Vec<_> = registries(&folders()).iter().map(|p| node_name(p)).collect();
+            match there.is_empty() {
+                true => bail!("there is no node {name}: {}", no_node()),
+                false => bail!("there is no node {name}; there are: {}", there.join(", ")),
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The program `headcount`: see a server's workers, follow them, wait for them.
+//!
+//! Each command lives in a module of its own, gives back how it ended, and prints nothing but its answer; this file
+//! only sorts them out.
+
+mod cli;
+mod commands;
+mod find;
+mod outcome;
+mod paint;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use outcome::Outcome;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.color.write_global();
+    match run(&cli) {
+        Ok(outcome) => outcome.into(),
+        // Whoever read our output has had enough of it.
+        Err(error) if is_broken_pipe(&error) => Outcome::Done.into(),
+        Err(error) => {
+            anstream::eprintln!("{}headcount:{} {error:#}", paint::ERROR, anstyle::Reset);
+            Outcome::Failed.into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    let which = &cli.which;
+    match &cli.command {
+        Command::Status(args) => commands::status::run(which, args),
+        Command::Top(args) => commands::top::run(which, args),
+        Command::Events(args) => commands::events::run(which, args),
+        Command::Wait(args) => commands::wait::run(which, args),
+        Command::Reload(args) => commands::reload::run(which, args),
+        Command::Doctor(args) => commands::doctor::run(which, args),
+        Command::Run(args) => commands::run::run(which, args),
+        Command::Completions(args) => commands::generate::completions(args),
+        Command::Man(args) => commands::generate::man(args),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io.into_iter().any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

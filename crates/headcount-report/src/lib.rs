@@ -1,0 +1,23 @@
+//! What headcount knows, as sentences for people and as documents for programs.
+//!
+//! The program `headcount` and the nginx module say the same thing in the same words: this is where they have them
+//! from. Nothing here looks at a registry; a [`headcount::Snapshot`] and [`headcount::Event`]s go in.
+
+mod event;
+mod history;
+mod page;
+mod prometheus;
+mod sentence;
+mod status;
+mod words;
+
+pub use event::EventDocument;
+pub use history::{CrashLoop, Death, History};
+pub use page::{HTML_CONTENT_TYPE, page};
+pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};
+pub use sentence::sentence;
+pub use status::{
+    GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA,
+    SettingsDocument, StatusDocument,
+};
+pub use words::{age, plural, signal_name, timestamp};

@@ -1,0 +1,110 @@
+//! One event in one sentence.
+
+use headcount::{Cause, Event, Kind, PreviousRun};
+
+use crate::words::{age, plural, signal_name};
+
+/// What happened, for people, without the time: `worker 2 (pid 4711) of generation 3 died by SIGKILL; 3 workers left`.
+#[must_use]
+pub fn sentence(event: &Event) -> String {
+    let generation = event.generation;
+    match event.kind {
+        Kind::GenerationStarted => {
+            let master = event.pid;
+            format!(
+                "generation {generation} started{}, master {master}{}",
+                because(event),
+                previous_run(event)
+            )
+        }
+        Kind::GenerationEnded => {
+            let rest = match event.cause {
+                Cause::Stop => "the node stops".to_owned(),
+                _ => others(event),
+            };
+            format!("generation {generation} ended: {rest}")
+        }
+        Kind::GenerationAbandoned => format!("generation {generation} was abandoned: it never got a worker"),
+        Kind::WorkerStarted => format!("{} started{}; {}", who(event), because(event), now(event)),
+        Kind::WorkerDraining => format!("{} drains{}; {}", who(event), because(event), now(event)),
+        Kind::WorkerExited => {
+            // It is still counted in its own event.
+            let left = event.counts.mine.saturating_sub(1);
+            format!("{} exited{}; {} left", who(event), because(event), plural(u64::from(left), "worker"))
+        }
+        Kind::WorkerDied => {
+            format!("{} died{}; {} left", who(event), how(event), plural(event.counts.mine.into(), "worker"))
+        }
+        Kind::WorkerStalled => format!("{} stalled{}; {}", who(event), last_beat(event), now(event)),
+        Kind::WorkerRecovered => format!("{} recovered; {}", who(event), now(event)),
+        Kind::MasterLost => {
+            let orphans = plural(event.counts.total.into(), "orphaned worker");
+            format!("master {} was lost{}; it leaves {orphans}", event.pid, how(event))
+        }
+        Kind::HelperStarted => format!("helper {} of generation {generation} started", event.pid),
+        Kind::HelperExited => format!("helper {} of generation {generation} exited", event.pid),
+        Kind::CallbackDied => {
+            format!("process {} died in the callback about event {}", event.pid, event.detail)
+        }
+        Kind::CallbackFailed => {
+            format!("the callback about event {} failed in process {}", event.detail, event.pid)
+        }
+        Kind::MasterExited => format!("master {} exited", event.pid),
+        other => format!("{other}: generation {generation}, process {}", event.pid),
+    }
+}
+
+fn who(event: &Event) -> String {
+    let number = event.worker_id.map_or(String::new(), |id| format!(" {id}"));
+    format!("worker{number} (pid {}) of generation {}", event.pid, event.generation)
+}
+
+fn because(event: &Event) -> String {
+    match event.cause {
+        Cause::Start | Cause::Unknown => String::new(),
+        Cause::Reload => " by a reload".to_owned(),
+        Cause::Upgrade => " by a binary upgrade".to_owned(),
+        Cause::Respawn => " in place of one that is gone".to_owned(),
+        Cause::Resume => " again, after it had ended".to_owned(),
+        Cause::Stop => ": the node stops".to_owned(),
+        Cause::Superseded => ": another generation has taken over".to_owned(),
+        other => format!(" ({other})"),
+    }
+}
+
+fn how(event: &Event) -> String {
+    match (event.signal, event.exit_code) {
+        (Some(signal), _) => format!(" by {}", signal_name(signal)),
+        (None, Some(code)) => format!(" with exit code {code}"),
+        (None, None) => String::new(),
+    }
+}
+
+fn now(event: &Event) -> String {
+    let counts = &event.counts;
+    let draining =
+        if counts.draining > 0 { format!(", {} draining", counts.draining) } else { String::new() };
+    format!("{}{draining} now", plural(counts.mine.into(), "worker"))
+}
+
+fn others(event: &Event) -> String {
+    let counts = &event.counts;
+    plural(counts.total.into(), "worker") + " of other generations go on"
+}
+
+fn last_beat(event: &Event) -> String {
+    match event.boot_ns.checked_sub(event.heartbeat_ns).filter(|_| event.heartbeat_ns != 0) {
+        Some(ns) => format!(": its last heartbeat is {} old", age(std::time::Duration::from_nanos(ns))),
+        None => String::new(),
+    }
+}
+
+fn previous_run(event: &Event) -> String {
+    match event.previous_run {
+        Some(PreviousRun::Unclean { generation, workers }) => {
+            let workers = plural(workers.into(), "worker");
+            format!("; the run before ended unclean, in generation {generation} with {workers}")
+        }
+        _ => String::new(),
+    }
+}

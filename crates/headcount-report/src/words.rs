@@ -1,0 +1,76 @@
+//! Small things in words.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// A duration as people say it, with two places at most: `350 ms`, `4.2 s`, `3 m 12 s`, `2 h 5 m`, `3 d 4 h`.
+#[must_use]
+pub fn age(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let two = |major: u64, a: &str, minor: u64, b: &str| match minor {
+        0 => format!("{major} {a}"),
+        _ => format!("{major} {a} {minor} {b}"),
+    };
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..10 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
+        10..60 => format!("{seconds} s"),
+        60..3_600 => two(seconds / 60, "m", seconds % 60, "s"),
+        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "m"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
+/// `1 worker`, `2 workers`.
+#[must_use]
+pub fn plural(number: u64, of: &str) -> String {
+    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
+}
+
+/// `SIGKILL`, or `signal 77` where it has no name.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond. What lies beyond the year 9999 is cut there: a
+/// registry may say anything.
+#[must_use]
+pub fn timestamp(time_ns: u64) -> String {
+    let stamp = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);
+    format!("{stamp:.6}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_say_them() {
+        for (ms, text) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_000, "1.0 s"),
+            (4_260, "4.2 s"),
+            (59_999, "59 s"),
+            (60_000, "1 m"),
+            (192_000, "3 m 12 s"),
+            (7_500_000, "2 h 5 m"),
+            (273_600_000, "3 d 4 h"),
+        ] {
+            assert_eq!(age(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn time_stamps_are_utc_to_the_microsecond() {
+        assert_eq!(timestamp(1_700_000_000_123_456_789), "2023-11-14T22:13:20.123456Z");
+        assert!(timestamp(u64::MAX).starts_with("2554-"));
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!((signal_name(9).as_str(), signal_name(77).as_str()), ("SIGKILL", "signal 77"));
+    }
+}
