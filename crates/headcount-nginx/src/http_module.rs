@@ -3,19 +3,21 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
+use headcount_report::Format;
 use ngx::core::Pool;
 use ngx::ffi::{
     self, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MODULE,
     ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_module_t,
     ngx_http_request_t, ngx_int_t, ngx_module_t, ngx_uint_t,
 };
+use ngx::http::Request;
 use ngx::ngx_string;
 
 use crate::border::entry;
 use crate::conf::{complain, error};
+use crate::log::{Level, log};
 use crate::state::state;
-use crate::status::{self, Format};
-use crate::{nginx, respond, variables};
+use crate::{nginx, respond, status, variables};
 
 static mut COMMANDS: [ngx_command_t; 2] = [
     ngx_command_t {
@@ -51,6 +53,8 @@ pub static mut ngx_http_headcount_module: ngx_module_t = ngx_module_t {
 
 #[derive(Default)]
 struct LocConf {
+    is_set: bool,
+    /// None: as the request wishes.
     format: Option<Format>,
 }
 
@@ -71,27 +75,44 @@ unsafe extern "C" fn set_status(
         // SAFETY: nginx calls us with its own context, in a location, and with what create_loc_conf has made.
         unsafe {
             let Some(conf) = conf.cast::<LocConf>().as_mut() else { return error() };
-            if conf.format.is_some() {
+            if conf.is_set {
                 return c"is duplicate: allowed is once in a location".as_ptr().cast_mut();
             }
             let arguments = (*(*cf).args).as_slice::<ffi::ngx_str_t>();
-            let name = arguments.get(1).map_or_else(|| "json".to_owned(), |a| nginx::text(a));
-            let Some(format) = Format::from_name(&name) else {
-                complain(
-                    cf,
-                    &format!(
-                        "headcount_status: \"{name}\" is not known; allowed are json, prometheus and html"
-                    ),
-                );
-                return error();
-            };
-            conf.format = Some(format);
+            conf.is_set = true;
+            if let Some(name) = arguments.get(1).map(|argument| nginx::text(argument)) {
+                conf.format = Format::from_name(&name);
+                if conf.format.is_none() {
+                    complain(
+                        cf,
+                        &format!(
+                            "headcount_status: \"{name}\" is not known; allowed are json, prometheus and html"
+                        ),
+                    );
+                    return error();
+                }
+            }
             let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();
             let core = *(*context).loc_conf.add(ffi::ngx_http_core_module.ctx_index);
             (*core.cast::<ngx_http_core_loc_conf_t>()).handler = Some(answer);
         }
         ptr::null_mut()
     })
+}
+
+/// The request's wishes: several lines of `Accept` are one list.
+///
+/// # Safety
+/// The request is one that nginx has called a content handler with.
+unsafe fn accept(r: *mut ngx_http_request_t) -> String {
+    // SAFETY: by the caller's word.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    let lines =
+        request.headers_in_iterator().filter(|(name, _)| name.as_bytes().eq_ignore_ascii_case(b"accept"));
+    lines
+        .map(|(_, value)| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 unsafe extern "C" fn answer(r: *mut ngx_http_request_t) -> ngx_int_t {
@@ -106,11 +127,17 @@ unsafe extern "C" fn answer(r: *mut ngx_http_request_t) -> ngx_int_t {
                 return discarded;
             }
             let conf = *(*r).loc_conf.add(ngx_http_headcount_module.ctx_index);
-            let format = conf.cast::<LocConf>().as_ref().and_then(|conf| conf.format).unwrap_or(Format::Json);
+            let fixed = conf.cast::<LocConf>().as_ref().and_then(|conf| conf.format);
+            let format = Format::negotiate(fixed, &accept(r));
             let node = state().tracked.as_ref().map(|tracked| tracked.generation.node().clone());
             let Some(node) = node else { return ffi::NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t };
-            let (content_type, body) = status::body(format, &node.snapshot());
-            respond::document(r, content_type, &body)
+            match status::body(&node, format, status::events_of((*r).args.as_bytes())) {
+                Ok(body) => respond::document(r, format.content_type(), &body),
+                Err(why) => {
+                    log(Level::Error, &format!("headcount_status {}: {why}", format.name()));
+                    ffi::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t
+                }
+            }
         }
     })
 }

@@ -21,12 +21,15 @@ pub(crate) unsafe fn document(
         out.content_type = forever(content_type);
         out.content_type_len = content_type.len();
         out.content_type_lowcase = std::ptr::null_mut();
-        let header = ffi::ngx_list_push(&raw mut out.headers).cast::<ffi::ngx_table_elt_t>();
-        let Some(header) = header.as_mut() else { return ERROR };
-        *header = std::mem::zeroed();
-        header.hash = 1;
-        header.key = forever("Cache-Control");
-        header.value = forever("no-store");
+        // The same address may answer another form to another wish.
+        for (name, value) in [("Cache-Control", "no-store"), ("Vary", "Accept")] {
+            let header = ffi::ngx_list_push(&raw mut out.headers).cast::<ffi::ngx_table_elt_t>();
+            let Some(header) = header.as_mut() else { return ERROR };
+            *header = std::mem::zeroed();
+            header.hash = 1;
+            header.key = forever(name);
+            header.value = forever(value);
+        }
 
         let sent = ffi::ngx_http_send_header(r);
         if sent == ffi::NGX_ERROR as ngx_int_t || sent > ffi::NGX_OK as ngx_int_t || (*r).header_only() != 0 {
