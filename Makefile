@@ -78,8 +78,8 @@ loom: ## check the lock-free reading of the registry under every order of its lo
 check: ## what a reviewer would only nag about: format, lints, docs, licences, shell, and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib

@@ -7,7 +7,8 @@
 mod border;
 mod fork;
 mod handle;
-mod snapshot_json;
+#[doc(hidden)]
+pub mod snapshot_json;
 
 // What C sees, in the order of headcount.h; the empty lines keep rustfmt from sorting it.
 mod codes;

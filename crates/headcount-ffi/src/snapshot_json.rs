@@ -65,7 +65,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-pub(crate) fn document(snapshot: &Snapshot) -> String {
+pub fn document(snapshot: &Snapshot) -> String {
     let mut object = Object::new().text("node", &snapshot.node);
     if let Some(path) = &snapshot.path {
         object = object.text("path", &path.to_string_lossy());

@@ -4,6 +4,7 @@
 //! from. Nothing here looks at a registry; a [`headcount::Snapshot`] and [`headcount::Event`]s go in.
 
 mod event;
+mod format;
 mod history;
 mod page;
 mod prometheus;
@@ -12,6 +13,7 @@ mod status;
 mod words;
 
 pub use event::EventDocument;
+pub use format::Format;
 pub use history::{CrashLoop, Death, History};
 pub use page::{HTML_CONTENT_TYPE, page};
 pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};

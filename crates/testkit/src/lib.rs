@@ -15,6 +15,7 @@ mod folder;
 mod ledger;
 mod leftovers;
 mod model;
+mod native;
 mod permit;
 mod place;
 mod server;

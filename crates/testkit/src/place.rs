@@ -45,6 +45,23 @@ pub fn library_folder() -> PathBuf {
         })
 }
 
+/// The native module for [`NGINX`]: `HEADCOUNT_MODULE`, or what `make module` has left in the target folder.
+pub fn module() -> PathBuf {
+    if let Some(file) = env::var_os("HEADCOUNT_MODULE") {
+        return PathBuf::from(file);
+    }
+    let program = env::current_exe().expect("the kernel names the running program");
+    // target/PROFILE/deps/TEST
+    let file = program.ancestors().nth(3).map(|target| target.join("module/debian/ngx_headcount_module.so"));
+    file.filter(|file| file.exists()).unwrap_or_else(|| {
+        panic!(
+            "there is no module/debian/ngx_headcount_module.so in the target folder of {}: run `make module`, or set \
+             HEADCOUNT_MODULE",
+            program.display()
+        )
+    })
+}
+
 /// Folder with `resty/headcount.lua`: `HEADCOUNT_LUA_DIR`, or the repository's.
 pub fn lua_folder() -> PathBuf {
     if let Some(folder) = env::var_os("HEADCOUNT_LUA_DIR") {

@@ -12,10 +12,10 @@ use rustix::process::Signal;
 use crate::folder::Folder;
 use crate::ledger::Ledger;
 use crate::leftovers::Leftovers;
-use crate::report::{Kind, Reports};
-use crate::setup::{Setup, Who};
+use crate::report::{Kind, Report, Reports};
+use crate::setup::{Integration, Setup, Who};
 use crate::wait::{self, PATIENCE};
-use crate::{place, process};
+use crate::{native, place, process};
 
 const RECORDER: &str = include_str!("recorder.lua");
 
@@ -34,6 +34,8 @@ pub struct Nginx {
     child: RefCell<Option<Child>>,
     leftovers: Leftovers,
     checked: Cell<bool>,
+    /// When each report of error.log was first seen.
+    seen_at: RefCell<Vec<u64>>,
 }
 
 impl Nginx {
@@ -48,6 +50,7 @@ impl Nginx {
             child: RefCell::default(),
             leftovers: Leftovers::before(),
             checked: Cell::new(false),
+            seen_at: RefCell::default(),
         };
         nginx.folder.write("recorder.lua", RECORDER);
         nginx.configure();
@@ -82,6 +85,11 @@ impl Nginx {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// How headcount gets into it.
+    pub fn integration(&self) -> Integration {
+        self.setup.borrow().integration
     }
 
     /// A path in its folder.
@@ -242,13 +250,44 @@ impl Nginx {
 
     /// All reports so far.
     pub fn reports(&self) -> Reports {
-        Reports::parse(&self.folder.read("reports.jsonl"))
+        match self.setup.borrow().integration {
+            Integration::Lua => Reports::parse(&self.folder.read("reports.jsonl")),
+            Integration::Native => self.logged_reports(),
+        }
+    }
+
+    /// The reports of error.log. It has no clock of use: what tests see counts, and the order is that of the lines.
+    fn logged_reports(&self) -> Reports {
+        let text = self.folder.read("error.log");
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let now = wait::boot_clock();
+        let mut seen_at = self.seen_at.borrow_mut();
+        let mut all = Vec::new();
+        for line in whole.lines() {
+            let last = all.last().map_or(0, |r: &Report| r.at);
+            let at = seen_at.get(all.len()).copied().unwrap_or(now.max(last + 1));
+            let Some(report) = native::report(line, at) else { continue };
+            if seen_at.len() == all.len() {
+                seen_at.push(at);
+            }
+            all.push(report);
+        }
+        Reports(all)
+    }
+
+    /// The file that reports come in.
+    fn report_file(&self) -> PathBuf {
+        self.at(match self.setup.borrow().integration {
+            Integration::Lua => "reports.jsonl",
+            Integration::Native => "error.log",
+        })
     }
 
     /// Begins a new page: what was reported so far is no part of the test.
     pub fn forget_reports(&self) {
         fs::write(self.at("reports.jsonl"), "").expect("our own file");
         fs::write(self.at("error.log"), "").expect("our own file");
+        self.seen_at.borrow_mut().clear();
     }
 
     /// Opens the books over all reports so far.
@@ -270,7 +309,7 @@ impl Nginx {
     ) -> T {
         let mut length = u64::MAX;
         let found = wait::poll(timeout, || {
-            let now = fs::metadata(self.at("reports.jsonl")).map_or(0, |meta| meta.len());
+            let now = fs::metadata(self.report_file()).map_or(0, |meta| meta.len());
             if now == length {
                 return None;
             }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::native;
 use crate::place;
 use crate::process;
 
@@ -11,6 +12,9 @@ use crate::process;
 pub enum Integration {
     /// `resty.headcount` over the C library.
     Lua,
+    /// The module of crates/headcount-nginx. What it reports is what it writes to error.log; Lua only serves the
+    /// tests' pages.
+    Native,
 }
 
 /// Who registers what.
@@ -37,7 +41,7 @@ pub struct Setup {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) allowed: Vec<String>,
     pub(crate) prefix: Option<PathBuf>,
-    options: Vec<(String, String)>,
+    pub(crate) options: Vec<(String, String)>,
     hooks: Vec<(String, String)>,
     on_event: bool,
     before_init: String,
@@ -197,12 +201,15 @@ impl Setup {
         for (name, _) in &self.env {
             let _ = writeln!(keep, "env {name};");
         }
+        let native = self.integration == Integration::Native && matches!(self.who, Who::Native);
+        let (module, status) =
+            if native { (native::load(self), native::STATUS) } else { (String::new(), LUA_STATUS) };
         let listens: String =
             self.listens.iter().map(|address| format!("        listen {address};\n")).collect();
         let text = format!(
             r#"load_module {modules}/ndk_http_module.so;
 load_module {modules}/ngx_http_lua_module.so;
-daemon {daemon};
+{module}daemon {daemon};
 master_process {master};
 worker_processes {workers};
 {user}
@@ -225,7 +232,7 @@ http {{
     {http}
     server {{
         listen unix:@FOLDER@/http.sock;
-{listens}{locations}
+{listens}{locations}{status}
     }}
 }}
 "#,
@@ -243,6 +250,7 @@ http {{
     fn integration_conf(&self) -> String {
         match self.integration {
             Integration::Lua => self.lua_conf(),
+            Integration::Native => native::pages(&self.before_init, &self.after_init),
         }
     }
 
@@ -308,7 +316,9 @@ const LOCATIONS: &str = r#"        location = /ping { return 200 "pong\n"; }
         location = /block { content_by_lua_block { require("recorder").block(tonumber(ngx.var.arg_s)) ngx.say("done") } }
         location = /exit { content_by_lua_block { os.exit(tonumber(ngx.var.arg_code)) } }
         location = /clock { content_by_lua_block { ngx.say(require("recorder").wall_clock()) } }
-        location = /status { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").status() end) } }
+"#;
+
+const LUA_STATUS: &str = r#"        location = /status { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").status() end) } }
         location = /events { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").events(tonumber(ngx.var.arg_from or 0)) end) } }
         location = /counts { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").counts() end) } }
 "#;

@@ -3,44 +3,74 @@
 
 use testkit::{Integration, permit, scenarios};
 
-/// Makes a test of each scenario, one module per integration.
-macro_rules! contract {
-    ($integration:ident as $module:ident:
-     $($(#[$attribute:meta])* $name:ident = $scenario:path;)*) => {
-        mod $module {
-            use super::*;
-            $(
-                #[test]
-                $(#[$attribute])*
-                fn $name() {
-                    let _permit = permit();
-                    $scenario(Integration::$integration);
-                }
-            )*
+/// A row as a test of one integration. `[lua "reason"]`, `[native "reason"]`: the other one cannot have it; `[nobody "reason"]`:
+/// neither can.
+macro_rules! row {
+    (Lua [native $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Native [lua $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    ($integration:ident [nobody $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (ignored $reason:literal $name:ident) => {
+        #[test]
+        #[ignore = $reason]
+        fn $name() {
+            unreachable!("ignored");
+        }
+    };
+    ($integration:ident [$($only:ident $reason:literal)?] $name:ident) => {
+        #[test]
+        fn $name() {
+            let _permit = permit();
+            super::$name(Integration::$integration);
         }
     };
 }
 
-/// Stands for a row that cannot be had; the attribute `ignore` says why.
+/// Makes a test of each scenario for each integration.
+macro_rules! contract {
+    ($($name:ident $([$only:ident $reason:literal])? = $scenario:path;)*) => {
+        $(
+            #[allow(dead_code, reason = "a row that neither can have")]
+            fn $name(integration: Integration) {
+                $scenario(integration);
+            }
+        )*
+        mod lua {
+            use super::*;
+            $(row! { Lua [$($only $reason)?] $name })*
+        }
+        mod native {
+            use super::*;
+            $(row! { Native [$($only $reason)?] $name })*
+        }
+    };
+}
+
+/// Stands for a row that cannot be had.
 fn impossible(_: Integration) {
     unreachable!("ignored");
 }
 
-contract! { Lua as lua:
+contract! {
     row01_cold_start = scenarios::start_stop::cold_start;
     row01_cold_start_in_the_foreground = scenarios::start_stop::cold_start_in_the_foreground;
     row02_reload = scenarios::reload::reload;
-    row02_on_event_sees_all = scenarios::reload::on_event_sees_all;
+    row02_on_event_sees_all [lua "on_event is a callback"] = scenarios::reload::on_event_sees_all;
     row02_reload_right_after_a_death = scenarios::death::then_a_reload_and_the_stop;
     row02a_draining_on_reload = scenarios::drain::on_reload;
     row02a_draining_on_quit = scenarios::drain::on_quit;
     row02a_draining_on_winch = scenarios::drain::on_winch;
     row02a_draining_until_the_shutdown_timeout = scenarios::drain::shutdown_timeout;
     row03_graceful_stop = scenarios::start_stop::graceful_stop;
-    row03_graceful_stop_with_exit_worker = scenarios::start_stop::graceful_stop_with_exit_worker;
+    row03_graceful_stop_with_exit_worker [lua "nginx itself calls the module when a worker exits"] = scenarios::start_stop::graceful_stop_with_exit_worker;
     row04_fast_stop_by_term = scenarios::start_stop::fast_stop_by_term;
     row04_fast_stop_by_int = scenarios::start_stop::fast_stop_by_int;
-    row04_fast_stop_with_exit_worker = scenarios::start_stop::fast_stop_with_exit_worker;
+    row04_fast_stop_with_exit_worker [lua "nginx itself calls the module when a worker exits"] = scenarios::start_stop::fast_stop_with_exit_worker;
     row04_fast_stop_under_a_request = scenarios::start_stop::fast_stop_under_a_request;
     row05_each_worker_dies_in_its_turn = scenarios::death::each_worker_in_turn;
     row05_segmentation_fault = scenarios::death::segmentation_fault;
@@ -53,7 +83,7 @@ contract! { Lua as lua:
     row09_failed_reload_on_a_taken_port = scenarios::failed_reload::a_port_that_is_taken;
     row09_failed_reload_then_a_death = scenarios::failed_reload::a_death_after_it;
     row09_configuration_that_is_none = scenarios::failed_reload::a_configuration_that_is_none;
-    row09_init_code_that_fails = scenarios::failed_reload::init_code_that_fails;
+    row09_init_code_that_fails [lua "init_by_lua is over before the module begins a generation"] = scenarios::failed_reload::init_code_that_fails;
     row10_configuration_test_leaves_no_trace = scenarios::start_stop::configuration_test;
     row10_signal_commands_leave_no_trace = scenarios::start_stop::signal_commands;
     row11_upgrade = scenarios::upgrade::taken_over;
@@ -67,24 +97,24 @@ contract! { Lua as lua:
     row15_killed_node = scenarios::master::killed_node;
     row15_killed_node_of_two_generations = scenarios::master::killed_node_of_two_generations;
     row15_stopped_node_was_clean = scenarios::master::stopped_node;
-    row16_death_in_worker_start = scenarios::retry::in_worker_start;
-    row16_exit_in_worker_start = scenarios::retry::in_worker_start_by_exit;
-    row16_death_in_generation_exit = scenarios::retry::in_generation_exit;
-    row16_death_in_the_nodes_end = scenarios::retry::in_the_nodes_end;
-    row16_death_in_worker_exit = scenarios::retry::in_worker_exit;
-    row16_death_in_the_last_workers_exit = scenarios::retry::in_the_last_workers_exit;
-    row16_death_in_worker_died = scenarios::retry::in_worker_died;
-    row16_death_in_generation_start = scenarios::retry::in_generation_start;
-    row17_error_in_worker_start = scenarios::callbacks::error_in_worker_start;
-    row17_error_in_generation_start = scenarios::callbacks::error_in_generation_start;
-    row17_error_in_worker_died = scenarios::callbacks::error_in_worker_died;
-    row17_error_in_exits = scenarios::callbacks::error_in_exits;
-    row17_exit_in_worker_died = scenarios::callbacks::exit_in_worker_died;
-    row17_exit_in_worker_draining = scenarios::callbacks::exit_in_worker_draining;
-    row17_waiting_callback = scenarios::callbacks::waiting_callback;
-    row18_slow_callback = scenarios::callbacks::slow_callback;
-    row18_slow_callback_past_the_timeout = scenarios::callbacks::slow_callback_past_the_timeout;
-    row18_heartbeats_during_a_slow_callback = scenarios::callbacks::heartbeats_during_a_slow_callback;
+    row16_death_in_worker_start [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_worker_start;
+    row16_exit_in_worker_start [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_worker_start_by_exit;
+    row16_death_in_generation_exit [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_generation_exit;
+    row16_death_in_the_nodes_end [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_the_nodes_end;
+    row16_death_in_worker_exit [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_worker_exit;
+    row16_death_in_the_last_workers_exit [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_the_last_workers_exit;
+    row16_death_in_worker_died [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_worker_died;
+    row16_death_in_generation_start [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::retry::in_generation_start;
+    row17_error_in_worker_start [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::error_in_worker_start;
+    row17_error_in_generation_start [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::error_in_generation_start;
+    row17_error_in_worker_died [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::error_in_worker_died;
+    row17_error_in_exits [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::error_in_exits;
+    row17_exit_in_worker_died [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::exit_in_worker_died;
+    row17_exit_in_worker_draining [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::exit_in_worker_draining;
+    row17_waiting_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::waiting_callback;
+    row18_slow_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::slow_callback;
+    row18_slow_callback_past_the_timeout [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::slow_callback_past_the_timeout;
+    row18_heartbeats_during_a_slow_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::callbacks::heartbeats_during_a_slow_callback;
     row19_stopped_worker_stalls_and_recovers = scenarios::hang::stopped;
     row19_busy_or_blocked_worker = scenarios::hang::busy_or_blocked;
     row19_all_but_one_hang = scenarios::hang::all_but_one;
@@ -95,8 +125,7 @@ contract! { Lua as lua:
     row23_nothing_grows = scenarios::reload::nothing_grows;
     row24_worker_count_changes = scenarios::start_stop::worker_count_changes;
     row25_cache_processes_are_helpers = scenarios::start_stop::cache_processes_are_helpers;
-    #[ignore = "row 25, privileged agent: Debian's nginx has no such process; enable_privileged_agent returns true and forks nothing"]
-    row25_privileged_agent = impossible;
+    row25_privileged_agent [nobody "row 25, privileged agent: Debian's nginx has no such process; enable_privileged_agent returns true and forks nothing"] = impossible;
     row26_one_process_is_all = scenarios::start_stop::one_process_is_all;
     row27_two_servers = scenarios::identity::two_servers;
     row28_wall_clock_stepped = scenarios::clock::wall_clock_stepped;
@@ -114,5 +143,6 @@ contract! { Lua as lua:
     row30_symbolic_link = scenarios::registry::symbolic_link;
     row30_disk_full = scenarios::registry::disk_full;
     row30_too_many_workers = scenarios::registry::too_many_workers;
-    row30_wrong_options = scenarios::registry::wrong_options;
+    row30_wrong_options [lua "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
+    row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

@@ -9,9 +9,21 @@ fn same_prefix_other_configuration() {
 }
 
 #[test]
+fn same_prefix_other_configuration_with_the_module() {
+    let _permit = permit();
+    identity::same_prefix_other_configuration(Integration::Native);
+}
+
+#[test]
 fn same_registry_by_mistake() {
     let _permit = permit();
     identity::same_registry_by_mistake(Integration::Lua);
+}
+
+#[test]
+fn same_registry_by_mistake_with_the_module() {
+    let _permit = permit();
+    identity::same_registry_by_mistake(Integration::Native);
 }
 
 #[test]
@@ -21,7 +33,19 @@ fn same_name_by_mistake() {
 }
 
 #[test]
+fn same_name_by_mistake_with_the_module() {
+    let _permit = permit();
+    identity::same_name_by_mistake(Integration::Native);
+}
+
+#[test]
 fn upgrade_beside_another_server() {
     let _permit = permit();
     identity::upgrade_beside_another(Integration::Lua);
+}
+
+#[test]
+fn upgrade_beside_another_server_with_the_module() {
+    let _permit = permit();
+    identity::upgrade_beside_another(Integration::Native);
 }

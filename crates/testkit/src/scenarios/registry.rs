@@ -237,9 +237,26 @@ impl Drop for Mount {
 /// More workers than the registry holds.
 pub fn too_many_workers(i: Integration) {
     let nginx = Nginx::start(Setup::new(i).workers(6).option("slots", "4"));
+    nginx.must_serve();
+    match i {
+        Integration::Lua => refused_by_their_calls(&nginx),
+        Integration::Native => refused_by_the_log(&nginx),
+    }
+    let shown = nginx.registry().display().to_string();
+    nginx.wait_for_log("the registry is full", |line| line.contains(&shown) && line.contains("slots"));
+    // Those that have a place are told as ever.
+    nginx.wait_for("somebody to join", PATIENCE, |all| all.at_least(1, Kind::WorkerStarted, 1));
+    let joined = nginx.reports().of(Kind::WorkerStarted).len() as i64;
+    let mut ledger = nginx.end(Signal::QUIT);
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.series(Kind::WorkerStarted, 1, 1..=joined);
+    ledger.graceful_end(1, joined, false);
+    ledger.nothing_else();
+}
+
+fn refused_by_their_calls(nginx: &Nginx) {
     nginx
         .wait_for("all calls to return", PATIENCE, |all| (all.notes("init_worker").len() == 6).then_some(()));
-    nginx.must_serve();
     let all = nginx.reports();
     let refused: Vec<_> = all.notes("init_worker").into_iter().filter(|note| !note.flag("ok")).collect();
     assert!((2..=5).contains(&refused.len()), "at least two of six have no place\n{all}");
@@ -248,13 +265,45 @@ pub fn too_many_workers(i: Integration) {
         let err = note.text("err");
         assert!(err.contains(&shown) && err.contains("slots"), "names file and option: {note}");
     }
-    nginx.wait_for_log("the registry is full", |line| line.contains(&shown) && line.contains("slots"));
-    // Those that have a place are told as ever.
-    let joined = all.of(Kind::WorkerStarted).len() as i64;
-    let mut ledger = nginx.end(Signal::QUIT);
-    ledger.take(Kind::GenerationStarted, 1);
-    ledger.series(Kind::WorkerStarted, 1, 1..=joined);
-    ledger.graceful_end(1, joined, false);
+}
+
+fn refused_by_the_log(nginx: &Nginx) {
+    nginx.wait_until("each of six to have joined or to be refused", || {
+        let refused = nginx.log().matches("this worker is not counted yet").count();
+        let joined = nginx.reports().of(Kind::WorkerStarted).len();
+        (refused >= 2 && refused + joined == 6).then_some(())
+    });
+}
+
+/// Directives that are not allowed: nginx refuses the configuration, with a line that names the parameter and what is
+/// allowed, and goes on with the one that it has.
+pub fn wrong_directives(i: Integration) {
+    let nginx = Nginx::start_ready(setup(i).allow("[emerg]"));
+    for (option, value, named) in [
+        ("no_such_option", "1", "\"no_such_option\" is not known; allowed are"),
+        ("heartbeat", "-1", "\"heartbeat\" is \"-1\"; allowed is a time"),
+        ("heartbeat", "soon", "\"heartbeat\" is \"soon\"; allowed is a time"),
+        ("stall", "500ms", "\"stall\" is 500ms; allowed is more than \"heartbeat\""),
+        ("lock_timeout", "0", "\"lock_timeout\" is \"0\"; allowed is a time"),
+        ("slots", "1", "\"slots\" is \"1\"; allowed is a whole number"),
+        ("path", "", "\"path\" is \"\"; allowed is the path of a file"),
+        ("node", "../up", "name is \"../up\"; allowed are"),
+    ] {
+        nginx.change(|setup| setup.option(option, value));
+        let output = nginx.ask(&["-t"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(named), "{option}={value} was not refused: {said}");
+        assert!(said.contains("[emerg]") && said.contains("nginx.conf:"), "an error as nginx's own: {said}");
+        nginx.change(|_| setup(i).allow("[emerg]"));
+    }
+    nginx.change(|setup| setup.main("headcount twice;"));
+    let output = nginx.ask(&["-t"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("\"headcount\" directive is duplicate"), "{said}");
+    nginx.must_serve();
+    let mut ledger = nginx.end(Signal::TERM);
+    ledger.cold_start(2);
+    ledger.fast_end(1, 2, false);
     ledger.nothing_else();
 }
 

@@ -1,0 +1,48 @@
+//! headcount as a dynamic module of nginx: docs/nginx.md is its reference.
+//!
+//! Two nginx modules in one file: the core module tracks the processes, also of a server without an `http` block; the
+//! http module shows what is known, by `headcount_status` and variables.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+mod border;
+mod conf;
+mod connection;
+mod core_module;
+mod http_module;
+mod log;
+mod master;
+mod member;
+mod name;
+mod nginx;
+mod respond;
+mod sentence;
+mod state;
+mod status;
+mod timer;
+mod variables;
+
+use std::ffi::c_char;
+use std::ptr;
+
+use ngx::ffi::ngx_module_t;
+
+/// What nginx looks up in a file that `load_module` names.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_modules: [*const ngx_module_t; 3] = [
+    &raw const core_module::ngx_headcount_module,
+    &raw const http_module::ngx_http_headcount_module,
+    ptr::null(),
+];
+
+/// The names of [`ngx_modules`].
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_names: [*const c_char; 3] =
+    [c"ngx_headcount_module".as_ptr(), c"ngx_http_headcount_module".as_ptr(), ptr::null()];
+
+/// Of interest to filters only.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];

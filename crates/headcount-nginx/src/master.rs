@@ -1,0 +1,196 @@
+//! What a master does: it begins a generation when a configuration was read, commits it when that is put into force,
+//! abandons it otherwise, and leaves.
+
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use headcount_core::{Begin, Error, ErrorKind, Generation, Node, NoticeLevel, Transitions, Wait};
+
+use crate::border::entry;
+use crate::conf::Settings;
+use crate::log::{self, Level};
+use crate::nginx;
+use crate::sentence;
+use crate::state::{Tracked, state, state_if_free};
+
+/// A generation that was begun for a configuration of which it is not known yet whether it will be in force.
+pub(crate) struct Begun {
+    generation: Generation,
+    settings: Settings,
+    committed: bool,
+}
+
+pub(crate) fn report(transitions: Transitions) {
+    transitions.run(|transition| {
+        let (level, line) = sentence::line(transition);
+        log::log(level, &line);
+    });
+}
+
+/// Hands on to error.log what the core has to say.
+pub(crate) fn log_notices(node: &Node) {
+    for notice in node.take_notices() {
+        let level = if notice.level == NoticeLevel::Notice { Level::Notice } else { Level::Warn };
+        log::log(level, &notice.text);
+    }
+}
+
+/// Calls again and again, as long as only the node lock is missing and there is time; says whom it waits for.
+pub(crate) fn with_lock<T>(
+    limit: Duration,
+    mut call: impl FnMut(Wait) -> Result<T, Error>,
+) -> Result<T, Error> {
+    const SLICE: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    let mut next_word = SLICE;
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        let answer = call(Wait::For(left.min(SLICE)));
+        let waited = begun.elapsed();
+        if waited > Duration::from_millis(1) {
+            nginx::update_time();
+        }
+        match answer {
+            Err(error) if error.kind() == ErrorKind::LockTimeout && waited < limit => {
+                if waited >= next_word {
+                    log::log(Level::Notice, &format!("waiting for the node lock: {error}"));
+                    next_word *= 2;
+                }
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// The configuration has been read.
+pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
+    log::keep();
+    match open_and_begin(settings, workers) {
+        Ok(begun) => Some(begun),
+        Err(error) => {
+            log::log(Level::Error, &format!("this server is not tracked: {error}"));
+            None
+        }
+    }
+}
+
+fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
+    let node = settings.options().open()?;
+    log_notices(&node);
+    watch_forks();
+    let mut state = state();
+    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
+        state.nodes.push(node.clone());
+    }
+    drop(state);
+    let generation = match node.begin_generation(Begin::new().workers(workers)) {
+        Ok((generation, transitions)) => {
+            report(transitions);
+            generation
+        }
+        Err(error) if error.kind() == ErrorKind::LockTimeout => {
+            log::log(Level::Error, &format!("the first worker is to announce the new generation: {error}"));
+            node.generation(node.reserve_generation())
+        }
+        Err(error) => return Err(error),
+    };
+    log_notices(&node);
+    Ok(Begun { generation, settings: settings.clone(), committed: false })
+}
+
+impl Begun {
+    /// The configuration is in force.
+    pub(crate) fn commit(&mut self) -> Tracked {
+        self.committed = true;
+        self.generation.commit();
+        Tracked { settings: self.settings.clone(), generation: self.generation.clone() }
+    }
+
+    fn abandon(&self) {
+        self.generation.abandon();
+        let state = state();
+        let node = self.generation.node();
+        match &state.tracked {
+            // The timings of the configuration that stays in force.
+            Some(tracked) => {
+                let back = tracked.settings.options();
+                drop(state);
+                if let Err(error) = back.open() {
+                    log::log(Level::Error, &error.to_string());
+                }
+            }
+            // A server that could not start.
+            None => {
+                drop(state);
+                match node.leave_master(Wait::For(Duration::from_secs(1))) {
+                    Ok(transitions) => report(transitions),
+                    Err(error) => log::log(Level::Error, &error.to_string()),
+                }
+            }
+        }
+        log_notices(node);
+        log::release(nginx::log_in_force());
+    }
+}
+
+/// With its cycle's pool, which nginx destroys at once when the configuration could not be put into force.
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.committed {
+            entry("abandon", (), || self.abandon());
+        }
+    }
+}
+
+/// The master's last word.
+pub(crate) fn leave() {
+    let mut state = state();
+    let limit =
+        state.tracked.as_ref().map_or(Duration::from_secs(1), |tracked| tracked.settings.lock_timeout);
+    let nodes = std::mem::take(&mut state.nodes);
+    drop(state);
+    for node in nodes {
+        match with_lock(limit, |wait| node.leave_master(wait)) {
+            Ok(transitions) => report(transitions),
+            Err(error) => log::log(Level::Error, &format!("this master will be reported as lost: {error}")),
+        }
+        log_notices(&node);
+    }
+}
+
+/// If this process's parent was the master, and has ended: it went into the background, and we are the master now.
+pub(crate) fn adopt() {
+    let Some(state) = state_if_free().filter(|state| !state.is_child) else { return };
+    let nodes = state.nodes.clone();
+    drop(state);
+    for node in nodes {
+        if let Err(error) = node.adopt_master() {
+            log::log(Level::Error, &format!("cannot become the master of node {}: {error}", node.name()));
+        }
+    }
+}
+
+/// A master that went into the background has no hook before it forks its first worker, so the fork is the hook.
+fn watch_forks() {
+    static ONCE: Once = Once::new();
+    extern "C" fn before_fork() {
+        entry("before a fork", (), adopt);
+    }
+    ONCE.call_once(|| {
+        // SAFETY: the handler lets no panic out, and stays: the module is linked with -z nodelete.
+        if unsafe { pthread_atfork(Some(before_fork), None, None) } != 0 {
+            log::log(
+                Level::Warn,
+                "no memory for a fork handler: with `daemon on` the master will be taken for lost",
+            );
+        }
+    });
+}
+
+unsafe extern "C" {
+    fn pthread_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+    ) -> std::ffi::c_int;
+}

@@ -1,0 +1,45 @@
+//! What this process knows: one place, since nginx's hooks share nothing else.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use headcount_core::{Generation, Node};
+
+use crate::conf::Settings;
+use crate::member::{Member, Waiting};
+
+/// What is true of this process.
+pub(crate) struct State {
+    /// The configuration in force, if it asks for headcount.
+    pub(crate) tracked: Option<Tracked>,
+    /// Every node that this process or its master has ever opened: a configuration may change the name.
+    pub(crate) nodes: Vec<Node>,
+    /// A worker or helper: it never becomes a master, whatever it forks.
+    pub(crate) is_child: bool,
+    pub(crate) member: Option<Member>,
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// A configuration that is in force.
+#[derive(Clone)]
+pub(crate) struct Tracked {
+    pub(crate) settings: Settings,
+    pub(crate) generation: Generation,
+}
+
+static STATE: Mutex<State> =
+    Mutex::new(State { tracked: None, nodes: Vec::new(), is_child: false, member: None, waiting: None });
+
+/// A poisoned mutex only says that there was a panic; what must be consistent lies in the registry.
+pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The state. nginx has one thread, and none of our code gives control back to it while it holds this.
+pub(crate) fn state() -> MutexGuard<'static, State> {
+    relock(&STATE)
+}
+
+/// The same for a fork handler: a thread of another module may fork while we are at work.
+pub(crate) fn state_if_free() -> Option<MutexGuard<'static, State>> {
+    STATE.try_lock().ok()
+}
