@@ -15,12 +15,14 @@ pub(crate) enum Level {
     Notice,
 }
 
-/// What is said while nginx reads a configuration: its error_log is not open yet, at the first start at least.
+/// What is said while nginx reads its first configuration: no error_log is open yet.
 static EARLY: Mutex<Option<Vec<(Level, String)>>> = Mutex::new(None);
 
-/// Keeps what is said from now on, until [`release`].
+/// Keeps what is said from now on, until [`release`], if no error_log is open yet.
 pub(crate) fn keep() {
-    relock(&EARLY).get_or_insert_default();
+    if nginx::is_first_start() {
+        relock(&EARLY).get_or_insert_default();
+    }
 }
 
 /// Writes what was kept to this log.

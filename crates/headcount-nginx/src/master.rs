@@ -107,6 +107,7 @@ impl Begun {
     }
 
     fn abandon(&self) {
+        log::release(nginx::log_in_force());
         self.generation.abandon();
         let state = state();
         let node = self.generation.node();
@@ -129,7 +130,6 @@ impl Begun {
             }
         }
         log_notices(node);
-        log::release(nginx::log_in_force());
     }
 }
 

@@ -123,7 +123,7 @@ impl Nginx {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let setup = self.setup.borrow();
         let prefix = setup.prefix.clone().unwrap_or_else(|| self.folder().to_owned());
-        let mut command = Command::new(place::NGINX);
+        let mut command = Command::new(place::nginx(setup.server));
         command
             .arg("-p")
             .arg(prefix)
