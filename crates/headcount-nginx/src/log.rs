@@ -21,8 +21,12 @@ static EARLY: Mutex<Option<Vec<(Level, String)>>> = Mutex::new(None);
 /// Keeps what is said from now on, until [`release`], if no error_log is open yet.
 pub(crate) fn keep() {
     if nginx::is_first_start() {
-        relock(&EARLY).get_or_insert_default();
+        keep_for_sure();
     }
+}
+
+pub(crate) fn keep_for_sure() {
+    relock(&EARLY).get_or_insert_default();
 }
 
 /// Writes what was kept to this log.

@@ -9,9 +9,9 @@ use headcount_core::{Begin, Error, ErrorKind, Generation, Node, NoticeLevel, Tra
 use crate::border::entry;
 use crate::conf::Settings;
 use crate::log::{self, Level};
-use crate::nginx;
 use crate::sentence;
 use crate::state::{Tracked, state, state_if_free};
+use crate::{lua, nginx};
 
 /// A generation that was begun for a configuration of which it is not known yet whether it will be in force.
 pub(crate) struct Begun {
@@ -65,6 +65,9 @@ pub(crate) fn with_lock<T>(
 /// The configuration has been read.
 pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
     log::keep();
+    if lua::has_own_engine() {
+        return None;
+    }
     match open_and_begin(settings, workers) {
         Ok(begun) => Some(begun),
         Err(error) => {
@@ -103,7 +106,7 @@ impl Begun {
     pub(crate) fn commit(&mut self) -> Tracked {
         self.committed = true;
         self.generation.commit();
-        Tracked { settings: self.settings.clone(), generation: self.generation.clone() }
+        Tracked { settings: self.settings.clone(), generation: self.generation.clone(), is_led_by_lua: false }
     }
 
     fn abandon(&self) {
@@ -142,9 +145,21 @@ impl Drop for Begun {
     }
 }
 
+/// What Lua has begun for this configuration, which is in force now.
+pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
+    // The node that Lua has opened; if it has not, it has said why.
+    let node = settings.options().open().ok()?;
+    let generation = node.generation(node.newest_begun()?);
+    generation.commit();
+    Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
+}
+
 /// The master's last word.
 pub(crate) fn leave() {
     let mut state = state();
+    if state.tracked.as_ref().is_some_and(|tracked| tracked.is_led_by_lua) {
+        return;
+    }
     let limit =
         state.tracked.as_ref().map_or(Duration::from_secs(1), |tracked| tracked.settings.lock_timeout);
     let nodes = std::mem::take(&mut state.nodes);

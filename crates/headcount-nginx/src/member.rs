@@ -29,9 +29,8 @@ const WATCH_LATER: Duration = Duration::from_millis(250);
 
 /// This process as one of its generation's.
 pub(crate) struct Member {
-    pub(crate) worker: Worker,
-    pub(crate) number: Option<u32>,
-    pub(crate) is_draining: bool,
+    worker: Worker,
+    is_draining: bool,
     tracked: Tracked,
     watch: Option<Watch>,
     connection: Option<Connection>,
@@ -89,7 +88,6 @@ fn begin(tracked: Tracked, number: Option<u32>, respawned: bool, (worker, transi
     beat.set(tracked.settings.heartbeat);
     let mut member = Member {
         worker,
-        number,
         is_draining: false,
         tracked,
         watch: None,

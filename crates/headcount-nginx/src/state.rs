@@ -24,6 +24,8 @@ pub(crate) struct State {
 pub(crate) struct Tracked {
     pub(crate) settings: Settings,
     pub(crate) generation: Generation,
+    /// Lua joins, beats, watches, drains and leaves.
+    pub(crate) is_led_by_lua: bool,
 }
 
 static STATE: Mutex<State> =

@@ -31,6 +31,8 @@ pub(crate) fn load(setup: &Setup, directive: Option<&str>) -> String {
             "heartbeat_interval" => ("heartbeat", seconds()),
             "stall_after" => ("stall", seconds()),
             "lock_timeout" => ("lock_timeout", seconds()),
+            // What only Lua has, where both are there.
+            "journal_records" => continue,
             other => (other, text.to_owned()),
         };
         let _ = write!(parameters, " {parameter}={value}");

@@ -15,6 +15,8 @@ pub enum Integration {
     /// The module of crates/headcount-nginx. What it reports is what it writes to error.log; Lua only serves the
     /// tests' pages.
     Native,
+    /// Both: the module is on, and `resty.headcount` finds it and is in charge. Its callbacks are the reports.
+    Both,
 }
 
 /// Which nginx.
@@ -256,9 +258,9 @@ impl Setup {
         } else {
             String::new()
         };
-        let native = self.integration == Integration::Native && matches!(self.who, Who::Native);
+        let native = self.integration != Integration::Lua && matches!(self.who, Who::Native);
         let (module, status) = if native {
-            (native::load(self, self.directive.as_deref()), native::STATUS)
+            (native::load(self, self.directive.as_deref()), self.status_page())
         } else if self.lua {
             (String::new(), LUA_STATUS)
         } else {
@@ -283,6 +285,10 @@ events {{ worker_connections 256; }}
             main = self.main,
         );
         text.replace("@FOLDER@", &folder.display().to_string())
+    }
+
+    fn status_page(&self) -> &'static str {
+        if self.integration == Integration::Both { LUA_STATUS } else { native::STATUS }
     }
 
     fn http_block(&self, status: &str) -> String {
@@ -314,7 +320,7 @@ http {{
 
     fn integration_conf(&self) -> String {
         match self.integration {
-            Integration::Lua => self.lua_conf(),
+            Integration::Lua | Integration::Both => self.lua_conf(),
             Integration::Native => native::pages(&self.before_init, &self.after_init),
         }
     }

@@ -3,13 +3,22 @@
 
 use testkit::{Integration, Permit, permit, permit_alone, scenarios};
 
-/// A row as a test of one integration. `[lua "reason"]`, `[native "reason"]`: the other one cannot have it; `[nobody "reason"]`:
-/// neither can.
+/// A row as a test of one integration. `[lua "reason"]`: the module alone cannot have it. `[native "reason"]`,
+/// `[lua_alone "reason"]`: only that one can. `[nobody "reason"]`: none can.
 macro_rules! row {
     (Lua [native $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
     };
     (Native [lua $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Both [native $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Both [lua_alone $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Native [lua_alone $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
     };
     ($integration:ident [nobody $reason:literal] $name:ident) => {
@@ -43,6 +52,10 @@ macro_rules! contract {
         mod lua {
             use super::*;
             $(row! { Lua [$($only $reason)?] $name })*
+        }
+        mod both {
+            use super::*;
+            $(row! { Both [$($only $reason)?] $name })*
         }
         mod native {
             use super::*;
@@ -148,6 +161,6 @@ contract! {
     row30_symbolic_link = scenarios::registry::symbolic_link;
     row30_disk_full = scenarios::registry::disk_full;
     row30_too_many_workers = scenarios::registry::too_many_workers;
-    row30_wrong_options [lua "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
+    row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

@@ -176,3 +176,45 @@ fn the_watch_takes_one_connection() {
     ledger.graceful_end(1, 16, false);
     ledger.nothing_else();
 }
+
+/// Lua finds the module: one engine, one place in the registry for each process, one line and one callback for each event.
+#[test]
+fn with_lua_there_is_one_engine() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(Setup::new(Integration::Both).workers(2).allow_kills());
+    for pid in nginx.workers() {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a worker that lives");
+        assert!(maps.contains("ngx_headcount_module.so") && !maps.contains("libheadcount.so"), "{maps}");
+    }
+    let status = nginx.json("/status");
+    let processes = testkit::scenarios::identity::processes(&status);
+    assert_eq!(processes.len(), 3, "a master and two workers: {status}");
+    process::send(nginx.workers()[0], Signal::KILL);
+    nginx.wait_for("the respawned worker", PATIENCE, |all| all.at_least(3, Kind::WorkerStarted, 1));
+    nginx.reload_and_settle(2);
+    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    let told = nginx.end(Signal::TERM);
+    let seqs = |all: &testkit::Reports| {
+        let events = all.0.iter().filter(|r| r.kind().is_some());
+        events.filter_map(|r| r.int("seq")).collect::<Vec<_>>()
+    };
+    let (by_callbacks, by_lines) = (seqs(told.all()), seqs(&nginx.logged_reports()));
+    assert_eq!(by_callbacks, by_lines, "each event once, in its order\n{}", nginx.log());
+}
+
+/// Lua's init asks when the http block has been read; the directive must have been by then.
+#[test]
+fn the_directive_stands_before_the_http_block_where_lua_needs_it() {
+    let _permit = permit();
+    let setup = Setup::new(Integration::Both).workers(2).directive("").allow("must stand before");
+    let nginx = Nginx::start_ready(setup);
+    let path = nginx.at("nginx.conf");
+    let conf = std::fs::read_to_string(&path).expect("our own file");
+    std::fs::write(&path, conf + "headcount on;\n").expect("our own file");
+    nginx.reload();
+    nginx.wait_for_log("nginx's refusal", |line| {
+        line.contains("[emerg]") && line.contains("must stand before the http block")
+    });
+    nginx.must_serve();
+    nginx.end(Signal::TERM);
+}

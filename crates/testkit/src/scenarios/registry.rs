@@ -239,7 +239,7 @@ pub fn too_many_workers(i: Integration) {
     let nginx = Nginx::start(Setup::new(i).workers(6).option("slots", "4"));
     nginx.must_serve();
     match i {
-        Integration::Lua => refused_by_their_calls(&nginx),
+        Integration::Lua | Integration::Both => refused_by_their_calls(&nginx),
         Integration::Native => refused_by_the_log(&nginx),
     }
     let shown = nginx.registry().display().to_string();
