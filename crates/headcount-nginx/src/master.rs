@@ -80,12 +80,7 @@ pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
 fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
     let node = settings.options().open()?;
     log_notices(&node);
-    watch_forks();
-    let mut state = state();
-    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
-        state.nodes.push(node.clone());
-    }
-    drop(state);
+    remember(&node);
     let generation = match node.begin_generation(Begin::new().workers(workers)) {
         Ok((generation, transitions)) => {
             report(transitions);
@@ -99,6 +94,15 @@ fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
     };
     log_notices(&node);
     Ok(Begun { generation, settings: settings.clone(), committed: false })
+}
+
+fn remember(node: &Node) {
+    watch_forks();
+    let mut state = state();
+    state.opened_by = std::process::id();
+    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
+        state.nodes.push(node.clone());
+    }
 }
 
 impl Begun {
@@ -150,6 +154,7 @@ pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
     // The node that Lua has opened; if it has not, it has said why.
     let node = settings.options().open().ok()?;
     let generation = node.generation(node.newest_begun()?);
+    remember(&node);
     generation.commit();
     Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
 }
@@ -176,12 +181,22 @@ pub(crate) fn leave() {
 /// If this process's parent was the master, and has ended: it went into the background, and we are the master now.
 pub(crate) fn adopt() {
     let Some(state) = state_if_free().filter(|state| !state.is_child) else { return };
-    let nodes = state.nodes.clone();
+    let (nodes, opened_by) = (state.nodes.clone(), state.opened_by);
     drop(state);
+    wait_for_end_of_parent(opened_by);
     for node in nodes {
         if let Err(error) = node.adopt_master() {
             log::log(Level::Error, &format!("cannot become the master of node {}: {error}", node.name()));
         }
+    }
+}
+
+/// The process that nginx leaves behind when it goes into the background ends at once, but perhaps not quickly.
+fn wait_for_end_of_parent(opened_by: u32) {
+    const LONGEST: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    while opened_by == std::os::unix::process::parent_id() && begun.elapsed() < LONGEST {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
