@@ -16,6 +16,12 @@ TARGET  := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
+# What `make module` builds for.
+NGINX ?= debian
+MODULE := $(TARGET)/module/$(if $(filter debian vendored,$(NGINX)),$(NGINX),source)/ngx_headcount_module.so
+# Where nginx looks for its modules.
+MODULESDIR ?= /usr/lib/nginx/modules
+
 # Where `make install` puts things; each can be given.
 PREFIX     ?= /usr/local
 DESTDIR    ?=
@@ -37,12 +43,14 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-packages check loom bench install install-files install-library install-program install-rock rock deb clean
+.PHONY: help setup build module demo test test-module test-packages check loom bench install install-files install-library \
+        install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo '  make module NGINX=$(NGINX); make install-module MODULESDIR=$(MODULESDIR)'
 
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
@@ -51,6 +59,10 @@ build: ## build the program, libheadcount.so and headcount.h, optimised
 	@$(SETUP) build
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(program-pages)
+
+module: ## build the module for nginx; NGINX=debian, vendored (a current one), or a folder with a configured source
+	@$(SETUP) module
+	CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' scripts/build-module '$(NGINX)' $(LOCKED)
 
 demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and what is reported of it
 	@$(SETUP) demo
@@ -63,9 +75,17 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and wh
 test: ## prove every row of the contract against real servers, then the installation
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi
+	@$(MAKE) module SETUP=: NGINX=debian
 	$(CARGO) test $(LOCKED) --no-fail-fast
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
+
+test-module: ## a full life of the module under valgrind, in Debian's nginx and in a current one
+	@$(SETUP) module test-module
+	@$(MAKE) module SETUP=: NGINX=debian
+	@$(MAKE) module SETUP=: NGINX=vendored
+	scripts/test-module /usr/sbin/nginx '$(TARGET)/module/debian/ngx_headcount_module.so'
+	scripts/test-module '$(TARGET)/module/vendored/nginx' '$(TARGET)/module/vendored/ngx_headcount_module.so'
 
 test-packages: ## build the .deb and the rock, and look into them
 	@$(SETUP) test package
@@ -79,6 +99,9 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	@$(MAKE) module SETUP=: NGINX=debian
+	NGINX_SOURCE_DIR=/usr/share/nginx/src NGINX_BUILD_DIR="$$(echo '$(TARGET)'/nginx-debian-*)" \
+	    $(CARGO) clippy $(LOCKED) --release -p headcount-nginx -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
@@ -127,6 +150,13 @@ rm -rf '$(PAGES)' && mkdir -p '$(PAGES)'
 '$(RELEASE)/headcount' completions zsh > '$(PAGES)/_headcount'
 endef
 
+install-module: module ## put the nginx module into MODULESDIR (and DESTDIR), where load_module finds it
+	install -d '$(DESTDIR)$(MODULESDIR)'
+	install -m 0644 '$(MODULE)' '$(DESTDIR)$(MODULESDIR)/ngx_headcount_module.so'
+	@echo 'now put this at the top of nginx.conf, then restart nginx (a reload does not load a newer module):'
+	@echo '    load_module modules/ngx_headcount_module.so;'
+	@echo '    headcount on;'
+
 # What LuaRocks calls: it has a folder for modules and one for their libraries, and none for a C library.
 install-rock:
 	install -d '$(LUACDIR)'
@@ -153,6 +183,10 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	gzip -9n '$(PAGES)'/*.1
 	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build
 	gunzip '$(PAGES)'/*.1.gz
+
+deb-module: module ## build the Debian package of the module, named after the nginx that it fits
+	@$(SETUP) package
+	CARGO_TARGET_DIR='$(TARGET)' scripts/deb-module '$(dir $(MODULE))' '$(VERSION)'
 
 rock: ## build the LuaRocks package into target/rock
 	@$(SETUP) package

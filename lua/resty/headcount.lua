@@ -2,11 +2,13 @@
 -- lock, when workers and generations start, drain, leave, die or hang. docs/lua.md is the reference.
 --
 -- This file is the interface, and what a master does. The other files of this folder: worker.lua (what a
--- worker does), node.lua (callbacks, log, lock), options.lua, nginx.lua (what nginx tells), library.lua (FFI).
+-- worker does), node.lua (callbacks, log, lock), options.lua, nginx.lua (what nginx tells), library.lua (FFI),
+-- module.lua (the native module in the same nginx).
 
 local ffi = require "ffi"
 local decode = require "resty.headcount.json"
 local library = require "resty.headcount.library"
+local module = require "resty.headcount.module"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
 local options = require "resty.headcount.options"
@@ -151,6 +153,10 @@ function _M.init(given)
   local checked
   checked, err = options.check(given)
   if checked then
+    local overridden = module.attach(checked, given)
+    if overridden and #overridden > 0 then
+      node.log(ngx.NOTICE, "the directive `headcount` overrides ", table.concat(overridden, ", "), " of init()")
+    end
     local ok
     ok, err = node.open(checked)
     if ok then

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 
-use headcount_core::{ErrorKind, GenerationId, Node, NoticeLevel, Transitions, Watch, Worker};
+use headcount_core::{ErrorKind, GenerationId, Node, NoticeLevel, Transition, Transitions, Watch, Worker};
 
 use crate::border::Failure;
 use crate::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
@@ -45,6 +45,15 @@ pub(crate) struct Process {
 struct InFlight {
     transitions: Transitions,
     thread: ThreadId,
+}
+
+/// Told of each transition as it is handed out: for a host that has a word of its own to say on all of them.
+static LISTENER: OnceLock<fn(&Transition)> = OnceLock::new();
+
+/// Sets who is told of each transition as it is handed out, in this process and those forked from it. For ever.
+pub fn listen(listener: fn(&Transition)) {
+    // Another one can only be the same one, from an earlier configuration.
+    let _ = LISTENER.set(listener);
 }
 
 /// All handles, newest first.
@@ -112,6 +121,9 @@ impl Handle {
     /// Hands out the next transition, or says that there is none and the lock is free.
     pub(crate) fn deliver(&self, mut transitions: Transitions, place: Place) -> i32 {
         let Some(transition) = transitions.next() else { return HEADCOUNT_OK };
+        if let Some(listener) = LISTENER.get() {
+            listener(&transition);
+        }
         let thread = std::thread::current().id();
         self.process().in_flight = Some(InFlight { transitions, thread });
         place.fill(&transition);

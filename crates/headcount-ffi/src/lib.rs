@@ -31,7 +31,7 @@ mod look;
 
 pub use codes::*;
 pub use event::EventRecord;
-pub use handle::Handle;
+pub use handle::{Handle, listen};
 pub use look::*;
 pub use node::*;
 pub use options::OpenOptions;

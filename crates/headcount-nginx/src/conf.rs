@@ -9,7 +9,7 @@ use ngx::ffi;
 
 use crate::border::entry;
 use crate::master::Begun;
-use crate::{name, nginx};
+use crate::{lua, name, nginx};
 
 /// How a node is opened.
 #[derive(Clone, Debug)]
@@ -45,6 +45,11 @@ pub(crate) struct MainConf {
     is_set: bool,
     pub(crate) settings: Option<Settings>,
     pub(crate) begun: Option<Begun>,
+    /// Lua's init has asked whether the directive is on.
+    pub(crate) is_asked_by_lua: bool,
+    pub(crate) is_led_by_lua: bool,
+    /// Who is in charge is known only when the configuration is in force.
+    pub(crate) begins_late: bool,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -68,6 +73,10 @@ pub(crate) unsafe extern "C" fn set(
         };
         if std::mem::replace(&mut conf.is_set, true) {
             return c"is duplicate: allowed is once".as_ptr().cast_mut();
+        }
+        if conf.is_asked_by_lua {
+            complain(cf, "\"headcount\" must stand before the http block, whose Lua uses resty.headcount");
+            return error();
         }
         // SAFETY: as above.
         match read(&arguments, unsafe { &mut *(*cf).cycle }) {
@@ -187,4 +196,11 @@ fn default_name(cycle: &ffi::ngx_cycle_t) -> String {
     let prefix = unsafe { nginx::text(&cycle.prefix) };
     let folder = std::env::current_dir().unwrap_or_default();
     name::default_node(&nginx::arguments(), prefix.as_bytes(), folder.as_os_str().as_encoded_bytes())
+}
+
+impl Drop for MainConf {
+    fn drop(&mut self) {
+        // A pool that is destroyed is that of the configuration in force before, or of one that has just failed.
+        lua::loading_ends();
+    }
 }

@@ -12,9 +12,10 @@ use ngx::ngx_string;
 
 use crate::border::entry;
 use crate::conf::{self, MainConf};
+use crate::master::Begun;
 use crate::nginx::{self, Process};
 use crate::state::state;
-use crate::{log, master, member};
+use crate::{log, lua, master, member};
 
 static mut COMMANDS: [ngx_command_t; 2] = [
     ngx_command_t {
@@ -53,7 +54,9 @@ const SERVE: ngx_int_t = NGX_OK as ngx_int_t;
 unsafe extern "C" fn create_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
     entry("create_conf", ptr::null_mut(), || {
         // SAFETY: a new cycle has its pool.
-        unsafe { Pool::from_ngx_pool((*cycle).pool) }.allocate(MainConf::default()).cast()
+        let conf = unsafe { Pool::from_ngx_pool((*cycle).pool) }.allocate(MainConf::default());
+        lua::loading_begins(conf);
+        conf.cast()
     })
 }
 
@@ -65,11 +68,15 @@ unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *m
         }
         // SAFETY: what create_conf has made; nobody else uses it meanwhile.
         if let Some(conf) = unsafe { conf.cast::<MainConf>().as_mut() }
-            && let Some(settings) = &conf.settings
+            && let Some(settings) = conf.settings.as_ref().filter(|_| !conf.is_led_by_lua)
         {
-            // SAFETY: nginx's core module comes before ours.
-            let workers = unsafe { nginx::worker_processes(cycle) };
-            conf.begun = master::begin(settings, workers);
+            // SAFETY: the configuration has been read.
+            conf.begins_late = !conf.is_asked_by_lua && unsafe { lua::may_come_late(cycle) };
+            if !conf.begins_late {
+                // SAFETY: nginx's core module comes before ours.
+                let workers = unsafe { nginx::worker_processes(cycle) };
+                conf.begun = master::begin(settings, workers);
+            }
         }
         ptr::null_mut()
     })
@@ -82,11 +89,21 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
             return SERVE;
         }
         // SAFETY: what create_conf has made lies at our place in the cycle; nobody else uses it meanwhile.
-        let tracked = unsafe {
-            let conf = *(*cycle).conf_ctx.add(ngx_headcount_module.index) as *mut MainConf;
-            log::release((*cycle).log);
-            conf.as_mut().and_then(|conf| conf.begun.as_mut()).map(|begun| begun.commit())
-        };
+        let conf =
+            unsafe { (*(*cycle).conf_ctx.add(ngx_headcount_module.index)).cast::<MainConf>().as_mut() };
+        lua::loading_ends();
+        let tracked = conf.and_then(|conf| match (&conf.settings, &mut conf.begun) {
+            (Some(settings), _) if conf.is_led_by_lua => master::commit_for_lua(settings),
+            (Some(settings), begun) if conf.begins_late => {
+                // SAFETY: as above.
+                *begun = master::begin(settings, unsafe { nginx::worker_processes(cycle) });
+                begun.as_mut().map(Begun::commit)
+            }
+            (_, Some(begun)) => Some(begun.commit()),
+            _ => None,
+        });
+        // SAFETY: a new cycle's log is open by now.
+        log::release(unsafe { (*cycle).log });
         let mut state = state();
         state.tracked = tracked.clone();
         let is_single = state.member.is_some() && nginx::process() == Process::Single;
@@ -94,6 +111,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         if is_single {
             // The one process is its own successor.
             member::leave();
+            let tracked = tracked.filter(|tracked| !tracked.is_led_by_lua);
             tracked.into_iter().for_each(|tracked| member::start(tracked, Some(0)));
         }
         SERVE
@@ -105,7 +123,9 @@ unsafe extern "C" fn init_process(_: *mut ngx_cycle_t) -> ngx_int_t {
         let mut state = state();
         let process = nginx::process();
         state.is_child = process != Process::Single;
-        let Some(tracked) = state.tracked.clone() else { return SERVE };
+        let Some(tracked) = state.tracked.clone().filter(|tracked| !tracked.is_led_by_lua) else {
+            return SERVE;
+        };
         drop(state);
         match process {
             Process::Worker => member::start(tracked, nginx::worker_number()),

@@ -11,6 +11,7 @@ mod connection;
 mod core_module;
 mod http_module;
 mod log;
+mod lua;
 mod master;
 mod member;
 mod name;

@@ -15,11 +15,17 @@ pub(crate) enum Level {
     Notice,
 }
 
-/// What is said while nginx reads a configuration: its error_log is not open yet, at the first start at least.
+/// What is said while nginx reads its first configuration: no error_log is open yet.
 static EARLY: Mutex<Option<Vec<(Level, String)>>> = Mutex::new(None);
 
-/// Keeps what is said from now on, until [`release`].
+/// Keeps what is said from now on, until [`release`], if no error_log is open yet.
 pub(crate) fn keep() {
+    if nginx::is_first_start() {
+        keep_for_sure();
+    }
+}
+
+pub(crate) fn keep_for_sure() {
     relock(&EARLY).get_or_insert_default();
 }
 

@@ -9,9 +9,9 @@ use headcount_core::{Begin, Error, ErrorKind, Generation, Node, NoticeLevel, Tra
 use crate::border::entry;
 use crate::conf::Settings;
 use crate::log::{self, Level};
-use crate::nginx;
 use crate::sentence;
 use crate::state::{Tracked, state, state_if_free};
+use crate::{lua, nginx};
 
 /// A generation that was begun for a configuration of which it is not known yet whether it will be in force.
 pub(crate) struct Begun {
@@ -65,6 +65,9 @@ pub(crate) fn with_lock<T>(
 /// The configuration has been read.
 pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
     log::keep();
+    if lua::has_own_engine() {
+        return None;
+    }
     match open_and_begin(settings, workers) {
         Ok(begun) => Some(begun),
         Err(error) => {
@@ -77,12 +80,7 @@ pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
 fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
     let node = settings.options().open()?;
     log_notices(&node);
-    watch_forks();
-    let mut state = state();
-    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
-        state.nodes.push(node.clone());
-    }
-    drop(state);
+    remember(&node);
     let generation = match node.begin_generation(Begin::new().workers(workers)) {
         Ok((generation, transitions)) => {
             report(transitions);
@@ -98,15 +96,25 @@ fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
     Ok(Begun { generation, settings: settings.clone(), committed: false })
 }
 
+fn remember(node: &Node) {
+    watch_forks();
+    let mut state = state();
+    state.opened_by = std::process::id();
+    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
+        state.nodes.push(node.clone());
+    }
+}
+
 impl Begun {
     /// The configuration is in force.
     pub(crate) fn commit(&mut self) -> Tracked {
         self.committed = true;
         self.generation.commit();
-        Tracked { settings: self.settings.clone(), generation: self.generation.clone() }
+        Tracked { settings: self.settings.clone(), generation: self.generation.clone(), is_led_by_lua: false }
     }
 
     fn abandon(&self) {
+        log::release(nginx::log_in_force());
         self.generation.abandon();
         let state = state();
         let node = self.generation.node();
@@ -129,7 +137,6 @@ impl Begun {
             }
         }
         log_notices(node);
-        log::release(nginx::log_in_force());
     }
 }
 
@@ -142,9 +149,22 @@ impl Drop for Begun {
     }
 }
 
+/// What Lua has begun for this configuration, which is in force now.
+pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
+    // The node that Lua has opened; if it has not, it has said why.
+    let node = settings.options().open().ok()?;
+    let generation = node.generation(node.newest_begun()?);
+    remember(&node);
+    generation.commit();
+    Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
+}
+
 /// The master's last word.
 pub(crate) fn leave() {
     let mut state = state();
+    if state.tracked.as_ref().is_some_and(|tracked| tracked.is_led_by_lua) {
+        return;
+    }
     let limit =
         state.tracked.as_ref().map_or(Duration::from_secs(1), |tracked| tracked.settings.lock_timeout);
     let nodes = std::mem::take(&mut state.nodes);
@@ -161,12 +181,22 @@ pub(crate) fn leave() {
 /// If this process's parent was the master, and has ended: it went into the background, and we are the master now.
 pub(crate) fn adopt() {
     let Some(state) = state_if_free().filter(|state| !state.is_child) else { return };
-    let nodes = state.nodes.clone();
+    let (nodes, opened_by) = (state.nodes.clone(), state.opened_by);
     drop(state);
+    wait_for_end_of_parent(opened_by);
     for node in nodes {
         if let Err(error) = node.adopt_master() {
             log::log(Level::Error, &format!("cannot become the master of node {}: {error}", node.name()));
         }
+    }
+}
+
+/// The process that nginx leaves behind when it goes into the background ends at once, but perhaps not quickly.
+fn wait_for_end_of_parent(opened_by: u32) {
+    const LONGEST: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    while opened_by == std::os::unix::process::parent_id() && begun.elapsed() < LONGEST {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -21,15 +21,16 @@ const JOIN_WAIT: Duration = Duration::from_secs(1);
 const DRAIN_WAIT: Duration = Duration::from_millis(50);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Until another worker ends, asking is in vain.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// The first two workers are sentinel and deputy; the others look after them a little later, since where many start at
 /// once each would delay the rest of them.
 const WATCH_LATER: Duration = Duration::from_millis(250);
 
 /// This process as one of its generation's.
 pub(crate) struct Member {
-    pub(crate) worker: Worker,
-    pub(crate) number: Option<u32>,
-    pub(crate) is_draining: bool,
+    worker: Worker,
+    is_draining: bool,
     tracked: Tracked,
     watch: Option<Watch>,
     connection: Option<Connection>,
@@ -87,7 +88,6 @@ fn begin(tracked: Tracked, number: Option<u32>, respawned: bool, (worker, transi
     beat.set(tracked.settings.heartbeat);
     let mut member = Member {
         worker,
-        number,
         is_draining: false,
         tracked,
         watch: None,
@@ -173,6 +173,8 @@ impl Member {
             Ok(transitions) => {
                 self.is_draining = true;
                 report(transitions);
+                // From now on it is judged by its heartbeats again: they go on for as long as anything keeps it.
+                self.worker.beat();
             }
             Err(error) if may_pass(&error) && Instant::now() < until => {
                 // It would be out of order to leave before that; leaving takes the same lock.
@@ -235,7 +237,8 @@ impl Waiting {
                 return Some((self.tracked, self.number, self.respawned, joined));
             }
             Err(error) if may_pass(&error) => {
-                self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+                let is_full = error.kind() == ErrorKind::Full;
+                self.pause = if is_full { FULL_PAUSE } else { (self.pause * 3 / 2).min(LONGEST_PAUSE) };
                 self.soon.set(self.pause);
                 state.waiting = Some(self);
             }

@@ -33,6 +33,21 @@ pub(crate) fn is_test() -> bool {
     unsafe { ffi::ngx_test_config != 0 }
 }
 
+/// No configuration is in force yet.
+pub(crate) fn is_first_start() -> bool {
+    // SAFETY: `ngx_cycle` points to a cycle from the beginning of main() to its end; the first one has no contents.
+    unsafe { ffi::ngx_cycle.as_ref() }.is_none_or(|cycle| cycle.conf_ctx.is_null())
+}
+
+/// The one in force is the first, or takes the first one's place while it is being read.
+pub(crate) fn is_first_configuration() -> bool {
+    // SAFETY: as above; a cycle's predecessor lives in main(), or as long as itself.
+    unsafe {
+        let before = ffi::ngx_cycle.as_ref().and_then(|cycle| cycle.old_cycle.as_ref());
+        before.is_some_and(|before| before.conf_ctx.is_null())
+    }
+}
+
 /// A graceful shutdown has begun.
 pub(crate) fn is_exiting() -> bool {
     // SAFETY: a plain number.

@@ -13,6 +13,8 @@ pub(crate) struct State {
     pub(crate) tracked: Option<Tracked>,
     /// Every node that this process or its master has ever opened: a configuration may change the name.
     pub(crate) nodes: Vec<Node>,
+    /// The process that opened the newest of them.
+    pub(crate) opened_by: u32,
     /// A worker or helper: it never becomes a master, whatever it forks.
     pub(crate) is_child: bool,
     pub(crate) member: Option<Member>,
@@ -24,10 +26,18 @@ pub(crate) struct State {
 pub(crate) struct Tracked {
     pub(crate) settings: Settings,
     pub(crate) generation: Generation,
+    /// Lua joins, beats, watches, drains and leaves.
+    pub(crate) is_led_by_lua: bool,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { tracked: None, nodes: Vec::new(), is_child: false, member: None, waiting: None });
+static STATE: Mutex<State> = Mutex::new(State {
+    tracked: None,
+    nodes: Vec::new(),
+    opened_by: 0,
+    is_child: false,
+    member: None,
+    waiting: None,
+});
 
 /// A poisoned mutex only says that there was a panic; what must be consistent lies in the registry.
 pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,6 +6,7 @@ use ngx::ffi::{
 use ngx::ngx_string;
 
 use crate::border::entry;
+use crate::nginx;
 use crate::state::{State, state};
 
 type Read = fn(&State) -> Option<String>;
@@ -17,17 +18,17 @@ static VARIABLES: [(fn() -> ngx_str_t, Read); 5] = [
     ),
     (
         || ngx_string!("headcount_generation"),
-        |state| state.member.as_ref().map(|m| m.worker.generation().to_string()),
+        |state| state.tracked.as_ref().map(|t| t.generation.id().to_string()),
     ),
     (
         || ngx_string!("headcount_worker"),
-        |state| state.member.as_ref().and_then(|m| m.number).map(|n| n.to_string()),
+        |state| state.tracked.as_ref().and_then(|_| nginx::worker_number()).map(|n| n.to_string()),
     ),
     (
         || ngx_string!("headcount_state"),
         |state| {
-            let member = state.member.as_ref()?;
-            Some(if member.is_draining { "draining" } else { "serving" }.to_owned())
+            state.tracked.as_ref()?;
+            Some(if nginx::is_exiting() { "draining" } else { "serving" }.to_owned())
         },
     ),
     (

@@ -40,6 +40,15 @@ pub fn get(socket: &Path, page: &str) -> std::io::Result<Answer> {
     })
 }
 
+/// The whole answer to a request without a body, as it came.
+pub fn raw(socket: &Path, method: &str, page: &str) -> std::io::Result<String> {
+    let mut stream = connect(socket)?;
+    write!(stream, "{method} {page} HTTP/1.0\r\nHost: test\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Sends a request and does not wait for its answer: for pages that hang or end the worker.
 pub fn send(socket: &Path, page: &str) -> std::io::Result<UnixStream> {
     let mut stream = connect(socket)?;

@@ -12,7 +12,11 @@ use crate::setup::Setup;
 pub(crate) const STATUS: &str = "        location = /status { headcount_status json; }\n";
 
 /// The module and its directive. An option of `init` is a Lua expression; here it becomes a parameter.
-pub(crate) fn load(setup: &Setup) -> String {
+pub(crate) fn load(setup: &Setup, directive: Option<&str>) -> String {
+    let module = format!("load_module {};\n", place::module(setup.server).display());
+    if let Some(directive) = directive {
+        return format!("{module}{directive}\n");
+    }
     let mut name = "on".to_owned();
     let mut parameters = String::new();
     for (option, lua) in &setup.options {
@@ -27,11 +31,13 @@ pub(crate) fn load(setup: &Setup) -> String {
             "heartbeat_interval" => ("heartbeat", seconds()),
             "stall_after" => ("stall", seconds()),
             "lock_timeout" => ("lock_timeout", seconds()),
+            // What only Lua has, where both are there.
+            "journal_records" => continue,
             other => (other, text.to_owned()),
         };
         let _ = write!(parameters, " {parameter}={value}");
     }
-    format!("load_module {};\nheadcount {name}{parameters};\n", place::module().display())
+    format!("{module}headcount {name}{parameters};\n")
 }
 
 /// Lua for the tests' pages alone.

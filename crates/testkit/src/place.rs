@@ -4,7 +4,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The server under test, by its full path: otherwise USR2 cannot start it again.
+use crate::setup::Server;
+
+/// Debian's server.
 pub const NGINX: &str = "/usr/sbin/nginx";
 
 /// Folder with nginx's dynamic modules.
@@ -45,18 +47,30 @@ pub fn library_folder() -> PathBuf {
         })
 }
 
-/// The native module for [`NGINX`]: `HEADCOUNT_MODULE`, or what `make module` has left in the target folder.
-pub fn module() -> PathBuf {
-    if let Some(file) = env::var_os("HEADCOUNT_MODULE") {
-        return PathBuf::from(file);
+/// The native module for a server: `HEADCOUNT_MODULE` for Debian's, or what `make module` has left in the target folder.
+pub fn module(server: Server) -> PathBuf {
+    match (server, env::var_os("HEADCOUNT_MODULE")) {
+        (Server::Debian, Some(file)) => PathBuf::from(file),
+        (Server::Debian, None) => built("debian", "ngx_headcount_module.so"),
+        (Server::Vendored, _) => built("vendored", "ngx_headcount_module.so"),
     }
+}
+
+/// The server under test, by its full path: otherwise USR2 cannot start it again.
+pub fn nginx(server: Server) -> PathBuf {
+    match server {
+        Server::Debian => NGINX.into(),
+        Server::Vendored => built("vendored", "nginx"),
+    }
+}
+
+fn built(which: &str, file: &str) -> PathBuf {
     let program = env::current_exe().expect("the kernel names the running program");
     // target/PROFILE/deps/TEST
-    let file = program.ancestors().nth(3).map(|target| target.join("module/debian/ngx_headcount_module.so"));
-    file.filter(|file| file.exists()).unwrap_or_else(|| {
+    let path = program.ancestors().nth(3).map(|target| target.join("module").join(which).join(file));
+    path.filter(|path| path.exists()).unwrap_or_else(|| {
         panic!(
-            "there is no module/debian/ngx_headcount_module.so in the target folder of {}: run `make module`, or set \
-             HEADCOUNT_MODULE",
+            "there is no module/{which}/{file} in the target folder of {}: run `make module NGINX={which}`",
             program.display()
         )
     })

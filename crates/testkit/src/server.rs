@@ -123,7 +123,7 @@ impl Nginx {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let setup = self.setup.borrow();
         let prefix = setup.prefix.clone().unwrap_or_else(|| self.folder().to_owned());
-        let mut command = Command::new(place::NGINX);
+        let mut command = Command::new(place::nginx(setup.server));
         command
             .arg("-p")
             .arg(prefix)
@@ -251,13 +251,13 @@ impl Nginx {
     /// All reports so far.
     pub fn reports(&self) -> Reports {
         match self.setup.borrow().integration {
-            Integration::Lua => Reports::parse(&self.folder.read("reports.jsonl")),
+            Integration::Lua | Integration::Both => Reports::parse(&self.folder.read("reports.jsonl")),
             Integration::Native => self.logged_reports(),
         }
     }
 
     /// The reports of error.log. It has no clock of use: what tests see counts, and the order is that of the lines.
-    fn logged_reports(&self) -> Reports {
+    pub fn logged_reports(&self) -> Reports {
         let text = self.folder.read("error.log");
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let now = wait::boot_clock();
@@ -278,7 +278,7 @@ impl Nginx {
     /// The file that reports come in.
     fn report_file(&self) -> PathBuf {
         self.at(match self.setup.borrow().integration {
-            Integration::Lua => "reports.jsonl",
+            Integration::Lua | Integration::Both => "reports.jsonl",
             Integration::Native => "error.log",
         })
     }

@@ -15,6 +15,17 @@ pub enum Integration {
     /// The module of crates/headcount-nginx. What it reports is what it writes to error.log; Lua only serves the
     /// tests' pages.
     Native,
+    /// Both: the module is on, and `resty.headcount` finds it and is in charge. Its callbacks are the reports.
+    Both,
+}
+
+/// Which nginx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Debian's.
+    Debian,
+    /// The current one that `make module NGINX=vendored` builds on the way. It has no Lua.
+    Vendored,
 }
 
 /// Who registers what.
@@ -41,6 +52,10 @@ pub struct Setup {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) allowed: Vec<String>,
     pub(crate) prefix: Option<PathBuf>,
+    pub(crate) server: Server,
+    lua: bool,
+    has_http: bool,
+    directive: Option<String>,
     pub(crate) options: Vec<(String, String)>,
     hooks: Vec<(String, String)>,
     on_event: bool,
@@ -64,6 +79,10 @@ impl Setup {
             env: Vec::new(),
             allowed: Vec::new(),
             prefix: None,
+            server: Server::Debian,
+            lua: true,
+            has_http: true,
+            directive: None,
             options: vec![("path".into(), "\"@FOLDER@/run/registry\"".into())],
             hooks: Vec::new(),
             on_event: false,
@@ -74,6 +93,37 @@ impl Setup {
             http: String::new(),
             listens: Vec::new(),
         }
+    }
+
+    /// The same server with another integration.
+    pub fn by(mut self, integration: Integration) -> Self {
+        self.integration = integration;
+        self
+    }
+
+    /// No Lua in the server, and so none of the pages that need it.
+    pub fn without_lua(mut self) -> Self {
+        self.lua = false;
+        self
+    }
+
+    /// No `http` block, as in a server for streams or mail only.
+    pub fn without_http(mut self) -> Self {
+        self.has_http = false;
+        self.without_lua()
+    }
+
+    /// Another nginx. Without Lua.
+    pub fn server(mut self, server: Server) -> Self {
+        self.server = server;
+        // Where it was built to log to until it has read its configuration.
+        self.without_lua().allow("could not open error log file")
+    }
+
+    /// The module's directives, in place of the one that the options make.
+    pub fn directive(mut self, conf: &str) -> Self {
+        self.directive = Some(conf.to_owned());
+        self
     }
 
     /// `worker_processes`.
@@ -201,15 +251,24 @@ impl Setup {
         for (name, _) in &self.env {
             let _ = writeln!(keep, "env {name};");
         }
-        let native = self.integration == Integration::Native && matches!(self.who, Who::Native);
-        let (module, status) =
-            if native { (native::load(self), native::STATUS) } else { (String::new(), LUA_STATUS) };
-        let listens: String =
-            self.listens.iter().map(|address| format!("        listen {address};\n")).collect();
+        let lua_modules = if self.lua {
+            format!(
+                "load_module {modules}/ndk_http_module.so;\nload_module {modules}/ngx_http_lua_module.so;\n"
+            )
+        } else {
+            String::new()
+        };
+        let native = self.integration != Integration::Lua && matches!(self.who, Who::Native);
+        let (module, status) = if native {
+            (native::load(self, self.directive.as_deref()), self.status_page())
+        } else if self.lua {
+            (String::new(), LUA_STATUS)
+        } else {
+            (String::new(), "")
+        };
+        let http = if self.has_http { self.http_block(status) } else { String::new() };
         let text = format!(
-            r#"load_module {modules}/ndk_http_module.so;
-load_module {modules}/ngx_http_lua_module.so;
-{module}daemon {daemon};
+            r#"{lua_modules}{module}daemon {daemon};
 master_process {master};
 worker_processes {workers};
 {user}
@@ -219,7 +278,24 @@ error_log @FOLDER@/error.log info;
 worker_rlimit_core 0;
 {keep}{main}
 events {{ worker_connections 256; }}
+{http}"#,
+            daemon = on(self.daemon),
+            master = on(!self.single),
+            workers = self.workers,
+            main = self.main,
+        );
+        text.replace("@FOLDER@", &folder.display().to_string())
+    }
 
+    fn status_page(&self) -> &'static str {
+        if self.integration == Integration::Both { LUA_STATUS } else { native::STATUS }
+    }
+
+    fn http_block(&self, status: &str) -> String {
+        let listens: String =
+            self.listens.iter().map(|address| format!("        listen {address};\n")).collect();
+        format!(
+            r#"
 http {{
     access_log off;
     client_body_temp_path @FOLDER@/temp/body;
@@ -236,20 +312,15 @@ http {{
     }}
 }}
 "#,
-            daemon = on(self.daemon),
-            master = on(!self.single),
-            workers = self.workers,
-            main = self.main,
             http = self.http,
-            integration = self.integration_conf(),
-            locations = LOCATIONS,
-        );
-        text.replace("@FOLDER@", &folder.display().to_string())
+            integration = if self.lua { self.integration_conf() } else { String::new() },
+            locations = if self.lua { LOCATIONS } else { PING },
+        )
     }
 
     fn integration_conf(&self) -> String {
         match self.integration {
-            Integration::Lua => self.lua_conf(),
+            Integration::Lua | Integration::Both => self.lua_conf(),
             Integration::Native => native::pages(&self.before_init, &self.after_init),
         }
     }
@@ -308,6 +379,8 @@ http {{
         }
     }
 }
+
+const PING: &str = "        location = /ping { return 200 \"pong\\n\"; }\n";
 
 const LOCATIONS: &str = r#"        location = /ping { return 200 "pong\n"; }
         location = /pid { content_by_lua_block { ngx.say(ngx.worker.pid()) } }

@@ -1,15 +1,24 @@
 //! The contract, row by row, against a real nginx. `cargo test -p testkit --test contract -- --list`
 //! is its table of contents; rows that an integration cannot have are in it with the reason.
 
-use testkit::{Integration, permit, scenarios};
+use testkit::{Integration, Permit, permit, permit_alone, scenarios};
 
-/// A row as a test of one integration. `[lua "reason"]`, `[native "reason"]`: the other one cannot have it; `[nobody "reason"]`:
-/// neither can.
+/// A row as a test of one integration. `[lua "reason"]`: the module alone cannot have it. `[native "reason"]`,
+/// `[lua_alone "reason"]`: only that one can. `[nobody "reason"]`: none can.
 macro_rules! row {
     (Lua [native $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
     };
     (Native [lua $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Both [native $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Both [lua_alone $reason:literal] $name:ident) => {
+        row! { ignored $reason $name }
+    };
+    (Native [lua_alone $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
     };
     ($integration:ident [nobody $reason:literal] $name:ident) => {
@@ -25,7 +34,7 @@ macro_rules! row {
     ($integration:ident [$($only:ident $reason:literal)?] $name:ident) => {
         #[test]
         fn $name() {
-            let _permit = permit();
+            let _permit = permit_for(stringify!($name));
             super::$name(Integration::$integration);
         }
     };
@@ -44,11 +53,20 @@ macro_rules! contract {
             use super::*;
             $(row! { Lua [$($only $reason)?] $name })*
         }
+        mod both {
+            use super::*;
+            $(row! { Both [$($only $reason)?] $name })*
+        }
         mod native {
             use super::*;
             $(row! { Native [$($only $reason)?] $name })*
         }
     };
+}
+
+/// Row 29 has the kernel give out old process ids, also to servers of other tests, which tell processes apart by them.
+fn permit_for(row: &str) -> Permit {
+    if row.starts_with("row29_") { permit_alone() } else { permit() }
 }
 
 /// Stands for a row that cannot be had.
@@ -143,6 +161,6 @@ contract! {
     row30_symbolic_link = scenarios::registry::symbolic_link;
     row30_disk_full = scenarios::registry::disk_full;
     row30_too_many_workers = scenarios::registry::too_many_workers;
-    row30_wrong_options [lua "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
+    row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

@@ -87,7 +87,24 @@ local function fail(...)
   error("resty.headcount: " .. string.format(...), 0)
 end
 
-local function load()
+-- A library that an earlier configuration has brought into this process: it holds the process's place in the registry,
+-- so that another one must not be used beside it.
+local function is_in_process()
+  local file = io.open("/proc/self/maps", "rb")
+  if not file then return false end
+  local maps = file:read("*a")
+  file:close()
+  return maps:find("/libheadcount.so\n", 1, true) ~= nil
+end
+
+-- The nginx module exports the same functions, to all of the process. Used, both are one engine.
+local function of_module()
+  if is_in_process() then return end
+  local known = pcall(function() return ffi.C.headcount_abi_version end)
+  if known then return ffi.C end
+end
+
+local function of_file()
   local path, tried = package.searchpath("libheadcount", package.cpath)
   if not path then
     fail("libheadcount.so was not found. It is looked for by lua_package_cpath: run `make install` of headcount, "
@@ -95,6 +112,12 @@ local function load()
   end
   local loaded, library = pcall(ffi.load, path)
   if not loaded then fail("%s cannot be loaded: %s", path, library) end
+  return library, path
+end
+
+local function load()
+  local library, path = of_module(), "ngx_headcount_module.so"
+  if not library then library, path = of_file() end
 
   local known, version = pcall(function() return library.headcount_abi_version() end)
   if not known then fail("%s is not headcount's library: %s", path, version) end

@@ -239,7 +239,7 @@ pub fn too_many_workers(i: Integration) {
     let nginx = Nginx::start(Setup::new(i).workers(6).option("slots", "4"));
     nginx.must_serve();
     match i {
-        Integration::Lua => refused_by_their_calls(&nginx),
+        Integration::Lua | Integration::Both => refused_by_their_calls(&nginx),
         Integration::Native => refused_by_the_log(&nginx),
     }
     let shown = nginx.registry().display().to_string();
@@ -249,8 +249,16 @@ pub fn too_many_workers(i: Integration) {
     let joined = nginx.reports().of(Kind::WorkerStarted).len() as i64;
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.take(Kind::GenerationStarted, 1);
-    ledger.series(Kind::WorkerStarted, 1, 1..=joined);
-    ledger.graceful_end(1, joined, false);
+    let starts = ledger.take(Kind::WorkerStarted, 1);
+    let first: Vec<_> = starts.iter().take(joined as usize).map(|r| r.int("mine")).collect();
+    ledger.same("`mine` of those that had a place", &first, &(1..=joined).map(Some).collect());
+    // While some leave, others may find a place yet.
+    ledger.distinct_pids(&starts, starts.len() as i64);
+    let drained = ledger.take(Kind::WorkerDraining, 1);
+    ledger.distinct_pids(&drained, starts.len() as i64);
+    let left = ledger.take(Kind::WorkerExited, 1);
+    ledger.distinct_pids(&left, starts.len() as i64);
+    ledger.end(1, false);
     ledger.nothing_else();
 }
 
@@ -284,7 +292,7 @@ pub fn wrong_directives(i: Integration) {
         ("heartbeat", "-1", "\"heartbeat\" is \"-1\"; allowed is a time"),
         ("heartbeat", "soon", "\"heartbeat\" is \"soon\"; allowed is a time"),
         ("stall", "500ms", "\"stall\" is 500ms; allowed is more than \"heartbeat\""),
-        ("lock_timeout", "0", "\"lock_timeout\" is \"0\"; allowed is a time"),
+        ("lock_timeout", "0", "\"lock_timeout\" is \"0ms\"; allowed is a time"),
         ("slots", "1", "\"slots\" is \"1\"; allowed is a whole number"),
         ("path", "", "\"path\" is \"\"; allowed is the path of a file"),
         ("node", "../up", "name is \"../up\"; allowed are"),
