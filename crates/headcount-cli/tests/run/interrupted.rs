@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use testkit::{Folder, Nginx, Signal, permit, wait};
 
-use super::follower::{Follower, registry, server};
+use super::follower::{Follower, await_gate, registry, server};
 use super::record::{Delivered, assert_all_once, cat_to, deliveries, journal, kinds};
 
 /// A command that is under way for a moment, and writes down both its ends.
@@ -69,11 +69,10 @@ fn killed_in_every_phase_it_delivers_each_event_once_or_marked() {
 
 /// Brings one into the middle of a command: the gate is a file that the command waits for.
 fn in_the_middle(own: &Folder, seen: &Path) -> (String, Follower) {
-    let gate = own.at("gate");
     let rule = format!(
-        "worker_started=e=$(cat); : > '{0}.under-way'; until [ -e '{1}' ]; do sleep 0.01; done; echo \"$e\" >> '{0}'",
+        "worker_started=e=$(cat); : > '{0}.under-way'; {1}; echo \"$e\" >> '{0}'",
         seen.display(),
-        gate.display()
+        await_gate(own)
     );
     let run = Follower::start(own, &["--on", &rule, "--if-interrupted", "retry"]);
     run.wait_until("the command", || {
