@@ -159,3 +159,19 @@ fn rule_key(own: &Folder, rule: &str) -> String {
     assert!(own.at("state.json").exists());
     format!("{hash:016x}")
 }
+
+#[test]
+fn what_was_said_to_be_delivered_is_not_repeated() {
+    let _permit = permit();
+    let own = Folder::new();
+    let _nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("seen");
+    let rule = format!("worker_started={}", cat_to(&seen));
+    let mut run = Follower::start(&own, &["--on", &rule]);
+    run.wait_for_log("worker_started at 2 to rule 1: delivered");
+    run.kill();
+    let mut run = Follower::start(&own, &["--on", &rule]);
+    run.wait_for_log("following the node");
+    run.end();
+    assert_eq!(deliveries(&seen).len(), 1);
+}
