@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{Folder, Nginx, permit, process};
 
-use super::follower::{Follower, server};
+use super::follower::{Follower, hang, server};
 use super::record::{cat_to, deliveries};
 
 #[test]
@@ -68,7 +68,7 @@ fn a_command_that_hangs_is_ended_with_all_that_it_started() {
     let pids = own.at("pids");
     // A child that does not heed SIGTERM, and a shell that waits for it.
     let rule =
-        format!("worker_started=(trap '' TERM; exec sleep 1000) & echo $! $$ >> '{}'; wait", pids.display());
+        format!("worker_started=(trap '' TERM; {}) & echo $! $$ >> '{}'; wait", hang(&own), pids.display());
     let mut run = Follower::start(&own, &["--on", &rule, "--timeout", "1s", "--retries", "0"]);
     let started = run.wait_until("the command", || {
         let text = std::fs::read_to_string(&pids).ok()?;
@@ -89,7 +89,7 @@ fn what_a_command_leaves_in_the_background_is_left_alone() {
     let own = Folder::new();
     let _nginx = Nginx::start_ready(server(&own).workers(1));
     let pids = own.at("pids");
-    let rule = format!("worker_started=sleep 1000 > /dev/null 2>&1 & echo $! >> '{}'", pids.display());
+    let rule = format!("worker_started=({}) > /dev/null 2>&1 & echo $! >> '{}'", hang(&own), pids.display());
     let mut run = Follower::start(&own, &["--on", &rule, "--timeout", "30s"]);
     run.wait_for_log("delivered");
     run.end();

@@ -15,6 +15,20 @@ pub fn registry(own: &Folder) -> PathBuf {
     own.at("run/registry")
 }
 
+/// Shell that waits for the file `gate`, but not for one that a failed test has not made.
+pub fn await_gate(own: &Folder) -> String {
+    format!(
+        "until [ -e '{}' ] || [ ! -d '{}' ]; do sleep 0.01; done",
+        own.at("gate").display(),
+        own.path().display()
+    )
+}
+
+/// Shell that does not end by itself while the test runs.
+pub fn hang(own: &Folder) -> String {
+    format!("while [ -d '{}' ]; do sleep 0.05; done", own.path().display())
+}
+
 /// A server with its registry there.
 pub fn server(own: &Folder) -> Setup {
     Setup::new(Integration::Lua).option("path", &format!("\"{}\"", registry(own).display())).allow_kills()

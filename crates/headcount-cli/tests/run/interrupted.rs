@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use testkit::{Folder, Nginx, Signal, permit, wait};
 
-use super::follower::{Follower, registry, server};
+use super::follower::{Follower, await_gate, registry, server};
 use super::record::{Delivered, assert_all_once, cat_to, deliveries, journal, kinds};
 
 /// A command that is under way for a moment, and writes down both its ends.
@@ -69,11 +69,10 @@ fn killed_in_every_phase_it_delivers_each_event_once_or_marked() {
 
 /// Brings one into the middle of a command: the gate is a file that the command waits for.
 fn in_the_middle(own: &Folder, seen: &Path) -> (String, Follower) {
-    let gate = own.at("gate");
     let rule = format!(
-        "worker_started=e=$(cat); : > '{0}.under-way'; until [ -e '{1}' ]; do sleep 0.01; done; echo \"$e\" >> '{0}'",
+        "worker_started=e=$(cat); : > '{0}.under-way'; {1}; echo \"$e\" >> '{0}'",
         seen.display(),
-        gate.display()
+        await_gate(own)
     );
     let run = Follower::start(own, &["--on", &rule, "--if-interrupted", "retry"]);
     run.wait_until("the command", || {
@@ -159,4 +158,20 @@ fn rule_key(own: &Folder, rule: &str) -> String {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     assert!(own.at("state.json").exists());
     format!("{hash:016x}")
+}
+
+#[test]
+fn what_was_said_to_be_delivered_is_not_repeated() {
+    let _permit = permit();
+    let own = Folder::new();
+    let _nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("seen");
+    let rule = format!("worker_started={}", cat_to(&seen));
+    let mut run = Follower::start(&own, &["--on", &rule]);
+    run.wait_for_log("worker_started at 2 to rule 1: delivered");
+    run.kill();
+    let mut run = Follower::start(&own, &["--on", &rule]);
+    run.wait_for_log("following the node");
+    run.end();
+    assert_eq!(deliveries(&seen).len(), 1);
 }

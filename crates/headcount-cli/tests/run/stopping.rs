@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{Folder, Nginx, Signal, permit};
 
-use super::follower::{Follower, server};
+use super::follower::{Follower, await_gate, hang, server};
 use super::record::{cat_to, deliveries};
 
 #[test]
@@ -13,12 +13,8 @@ fn it_lets_the_command_under_way_finish() {
     let own = Folder::new();
     let _nginx = Nginx::start_ready(server(&own).workers(2));
     let (seen, gate, under_way) = (own.at("seen"), own.at("gate"), own.at("under-way"));
-    let rule = format!(
-        "worker_started=: > '{}'; until [ -e '{}' ]; do sleep 0.01; done; {}",
-        under_way.display(),
-        gate.display(),
-        cat_to(&seen)
-    );
+    let rule =
+        format!("worker_started=: > '{}'; {}; {}", under_way.display(), await_gate(&own), cat_to(&seen));
     let mut run = Follower::start(&own, &["--on", &rule]);
     run.wait_until("the command", || under_way.exists().then_some(()));
     // A terminal's end is none of its concern.
@@ -42,7 +38,7 @@ fn asked_twice_it_ends_the_command() {
     let own = Folder::new();
     let _nginx = Nginx::start_ready(server(&own).workers(1));
     let under_way = own.at("under-way");
-    let rule = format!("worker_started=: > '{}'; exec sleep 1000", under_way.display());
+    let rule = format!("worker_started=: > '{}'; {}", under_way.display(), hang(&own));
     let mut run = Follower::start(&own, &["--on", &rule, "--timeout", "1h"]);
     run.wait_until("the command", || under_way.exists().then_some(()));
     run.wait_until("its end", || {
