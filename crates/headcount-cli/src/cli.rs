@@ -14,7 +14,7 @@ use crate::commands::run::{Backoff, IfInterrupted, OnFailure, Rule, StartFrom};
 pub struct Cli {
     #[command(flatten)]
     pub which: Which,
-    /// When to use colours (never where NO_COLOR is set)
+    /// When to use colours: `auto` is on a terminal, and never where NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
     #[command(subcommand)]

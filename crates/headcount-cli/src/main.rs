@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it.
         Err(error) if is_broken_pipe(&error) => Outcome::Done.into(),
         Err(error) => {
-            anstream::eprintln!("{}headcount:{} {error:#}", paint::ERROR, anstyle::Reset);
+            let text = format!("{error:#}");
+            anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, plain::plain(&text));
             Outcome::Failed.into()
         }
     }
