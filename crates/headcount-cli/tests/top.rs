@@ -500,11 +500,11 @@ fn without_the_right_to_the_lock_file_it_works_and_says_so() {
     shows(&terminal, workers[0], "died", "X");
 }
 
-/// Makes docs/pictures/top.svg anew, from a real run:
-/// `cargo test -p headcount-cli --test top -- --ignored the_picture`.
+/// Makes docs/pictures/top.svg and status.svg anew, from a real run:
+/// `cargo test -p headcount-cli --test top -- --ignored the_pictures`.
 #[test]
-#[ignore = "writes into docs/, and takes its time, for the sake of the picture"]
-fn the_picture() {
+#[ignore = "writes into docs/, and takes its time, for the sake of the pictures"]
+fn the_pictures() {
     let _permit = permit();
     let setup = Setup::new(Integration::Lua).workers(4).allow_kills().default_place();
     let setup =
@@ -536,7 +536,11 @@ fn the_picture() {
     until(50);
     nginx.freeze(workers[0]);
     until(54);
-    let picture = terminal.coloured();
+    let top = terminal.coloured();
+    let status = Command::new(env!("CARGO_BIN_EXE_headcount"))
+        .args(["--color", "always", "--registry", "/tmp/headcount/nginx.registry", "status"])
+        .output()
+        .expect("it can be started");
     nginx.thaw(workers[0]);
     client.finish();
     fs::remove_file(short).expect("our own link");
@@ -544,13 +548,16 @@ fn the_picture() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = root.join("docs/pictures");
     fs::create_dir_all(&folder).expect("the repository can be written to");
-    fs::write(terminal.at("picture"), picture).expect("our own folder");
-    let made = Command::new(root.join("scripts/ansi-to-svg"))
-        .args(["--width", "80", "--title", "headcount top: a reload, a worker that drains, a death, a stall"])
-        .stdin(fs::File::open(terminal.at("picture")).expect("our own file"))
-        .stdout(fs::File::create(folder.join("top.svg")).expect("the repository can be written to"))
-        .status();
-    assert!(made.expect("python3 is there").success());
+    for (name, screen) in [("top", top.as_bytes()), ("status", &status.stdout)] {
+        fs::write(terminal.at(name), screen).expect("our own folder");
+        let made = Command::new(root.join("scripts/ansi-to-svg"))
+            .args(["--width", "80", "--title"])
+            .arg(format!("headcount {name}: a reload, a worker that drains, a death, a stall"))
+            .stdin(fs::File::open(terminal.at(name)).expect("our own file"))
+            .stdout(fs::File::create(folder.join(name).with_extension("svg")).expect("the repository"))
+            .status();
+        assert!(made.expect("python3 is there").success());
+    }
 }
 
 #[test]

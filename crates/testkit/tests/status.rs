@@ -215,3 +215,26 @@ fn the_page_lives_in_a_browser_also_on_a_phone() {
     assert!(probe.contains(&format!("worker 0 (pid {victim}) of generation 1 died by SIGKILL")), "{probe}");
     assert!(probe.contains("✕"), "the death is marked in the time line");
 }
+
+/// Makes docs/pictures/page.png anew, from a real run: `cargo test -p testkit --test status -- --ignored the_picture`.
+#[test]
+#[ignore = "writes into docs/, and takes its time, for the sake of the picture"]
+fn the_picture() {
+    let _permit = permit();
+    let server = Server::start();
+    let nginx = &server.nginx;
+    let begun = std::time::Instant::now();
+    let until = |seconds| {
+        std::thread::sleep(std::time::Duration::from_secs(seconds).saturating_sub(begun.elapsed()));
+    };
+    until(15);
+    let client = nginx.slow_client();
+    nginx.reload_and_settle(2);
+    until(30);
+    process::send(nginx.workers()[1], Signal::KILL);
+    until(50);
+    let picture = std::path::absolute("../../docs/pictures/page.png").expect("a path");
+    let shot = format!("--screenshot={}", picture.display());
+    browse(&server, &["--window-size=900,760", &shot, "--virtual-time-budget=3000"]);
+    client.finish();
+}
