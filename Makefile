@@ -71,11 +71,13 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and wh
 	@$(MAKE) --silent install-library PREFIX='$(TARGET)/demo' DESTDIR=
 	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
 
+# What the tests of the module load: Debian's nginx, and a current one.
 # The servers under test load the library from beside the tests; the installation test takes the optimised one.
 test: ## prove every row of the contract against real servers, then the installation
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi
 	@$(MAKE) module SETUP=: NGINX=debian
+	@$(MAKE) module SETUP=: NGINX=vendored
 	$(CARGO) test $(LOCKED) --no-fail-fast
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
@@ -110,6 +112,7 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 
 bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with
 	@$(SETUP) bench
+	@$(MAKE) module SETUP=: NGINX=debian
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
