@@ -158,7 +158,7 @@ fn variables_and_the_status_page_show_what_is() {
     assert!(answer.contains("Cache-Control: no-store"), "{answer}");
     let answer = testkit::http::raw(&nginx.socket(), "POST", "/status").expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-    assert_eq!(nginx.json("/status")["node"], "shown");
+    assert_eq!(nginx.json("/status")["nodes"][0]["node"], "shown");
     nginx.end(Signal::QUIT);
 }
 
