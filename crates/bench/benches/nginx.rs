@@ -99,6 +99,8 @@ fn kills_in_journal(nginx: &Nginx, kills: usize) -> Sample {
         let victim = there[n % 4];
         let begun = now();
         process::send(victim as i32, Signal::KILL);
+        // The record says when. Reading copies the registry, and would take a processor away from those who report.
+        std::thread::sleep(Duration::from_millis(10));
         let recorded = nginx.wait_until("the death's record", || {
             let batch = observer.events(&mut cursor, 1000).ok()?;
             let died = |e: &&headcount::Event| e.kind == headcount::Kind::WorkerDied && e.pid == victim;
