@@ -90,14 +90,19 @@ impl Node {
             return Ok(false);
         };
         drop(local);
-        // The parent of a process that goes into the background ends at once. One that is still there after
-        // this time is a master, and we are a child of its own.
-        const PATIENCE: Duration = Duration::from_millis(100);
+        // The parent of a process that goes into the background ends at once. One that is still there after this time, and
+        // not about to end, is a master, and we are a child of its own. On a machine that has too much to do, "at once"
+        // takes its time, and its memory that is given back takes more.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        const PATIENCE_WITH_ONE_THAT_ENDS: Duration = Duration::from_secs(10);
         let lives = || self.inner.liveness(&[], old.index, old.version, old_pid) == Liveness::Alive;
         if lives()
             && let Ok(pidfd) = process::open_pidfd(old_pid)
         {
             process::wait_for_end(pidfd.as_fd(), PATIENCE);
+            if lives() && process::is_ending(old_pid) {
+                process::wait_for_end(pidfd.as_fd(), PATIENCE_WITH_ONE_THAT_ENDS);
+            }
         }
         if lives() {
             self.inner.local().no_master = true;

@@ -6,6 +6,7 @@ mod family;
 use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use headcount::{
     Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State,
@@ -187,6 +188,17 @@ fn a_server_that_says_so_takes_over() {
 #[test]
 fn a_server_goes_into_the_background() {
     let _alone = alone();
+    goes_into_the_background(Duration::ZERO);
+}
+
+#[test]
+fn a_server_goes_into_the_background_of_a_slow_machine() {
+    let _alone = alone();
+    goes_into_the_background(Duration::from_millis(300));
+}
+
+/// The foreground process needs that long to end.
+fn goes_into_the_background(slow: Duration) {
     let place = Place::new();
     let callbacks = Callbacks::new();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
@@ -210,6 +222,7 @@ fn a_server_goes_into_the_background() {
             0
         }));
         line.say("forked");
+        std::thread::sleep(slow);
         0
     });
     foreground.expect("forked");

@@ -20,11 +20,28 @@ pub(crate) fn parent_pid() -> u32 {
 /// The start time of a process in clock ticks since boot. Together with the pid it names a process
 /// uniquely until the next boot; `None` when there is no such process or `/proc` does not tell.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    parse_start_time(&read_stat(pid)?)
+}
+
+/// Whether a process is on its way out: it runs nothing of its own any more.
+pub(crate) fn is_ending(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    read_stat(pid).and_then(|stat| parse_flags(&stat)).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+fn read_stat(pid: u32) -> Option<Vec<u8>> {
     use std::io::Read;
-    // Longer than any; and one read is what `std::fs::read` would need seven for. A joining worker asks under the lock.
-    let mut stat = [0; 2048];
+    // Longer than any; and one read is what `std::fs::read` would need seven for: a joining worker has others wait.
+    let mut stat = vec![0; 2048];
     let length = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
-    parse_start_time(stat.get(..length)?)
+    stat.truncate(length);
+    Some(stat)
+}
+
+fn parse_flags(stat: &[u8]) -> Option<u64> {
+    // Field 9, counted from the command's end as below.
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
@@ -153,6 +170,8 @@ pub(crate) fn tells_exits() -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -173,11 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_ended_is_ending() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        wait_for_end(open_pidfd(child.id()).unwrap().as_fd(), Duration::from_secs(10));
+        assert!(is_ending(child.id()) && !is_ending(pid()));
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_stranger_tells_how_it_ended() {
         let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let pidfd = open_pidfd(child.id()).unwrap();
         child.wait().unwrap();
-        use std::os::fd::AsFd;
         assert_eq!(pidfd_state(pidfd.as_fd(), Duration::from_secs(1)), PidfdState::Reaped);
         // Kernels before 6.15 say nothing; what must not happen is a wrong answer.
         assert!(matches!(wait_status(pidfd.as_fd()), None | Some(0x700)));
