@@ -61,13 +61,13 @@ fn head(look: &Look, out: &mut String) {
     );
 }
 
-/// `5 workers: 4 serving, 1 draining; 1 helper`.
+/// `5 workers: 4 serving, 1 draining; not counted: 1 stalled; 1 helper`. What is counted is what the server's own
+/// counts are made of.
 fn totals(look: &Look) -> String {
     if !look.registry.of_this_boot {
         return "no workers".to_owned();
     }
     let of = |role| look.snapshot.processes.iter().filter(move |p| p.role == role);
-    let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let mut states: Vec<(State, usize)> = Vec::new();
     for process in of(Role::Worker) {
         match states.iter_mut().find(|(state, _)| *state == process.state) {
@@ -75,15 +75,25 @@ fn totals(look: &Look) -> String {
             None => states.push((process.state, 1)),
         }
     }
-    let mut text = match states.as_slice() {
+    let is_counted =
+        |(state, _): &(State, usize)| !matches!(state, State::Stalled | State::Died | State::Exited | State::Unknown);
+    let (counted, others): (Vec<_>, Vec<_>) = states.into_iter().partition(is_counted);
+    let list = |states: &[(State, usize)]| {
+        states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect::<Vec<_>>().join(", ")
+    };
+    let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let mut text = match counted.as_slice() {
         [] => "no workers".to_owned(),
         [(state, 1)] => format!("1 worker, {}", state.name()),
         [(state, n)] => format!("{n} workers, all {}", state.name()),
-        _ => {
-            let states: Vec<_> = states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect();
-            format!("{}: {}", plural(number(of(Role::Worker).count()), "worker"), states.join(", "))
+        several => {
+            let all = several.iter().map(|(_, n)| n).sum();
+            format!("{}: {}", plural(number(all), "worker"), list(several))
         }
     };
+    if !others.is_empty() {
+        text.push_str(&format!("; not counted: {}", list(&others)));
+    }
     match of(Role::Helper).count() {
         0 => {}
         helpers => text.push_str(&format!("; {}", plural(number(helpers), "helper"))),
