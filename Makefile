@@ -89,8 +89,8 @@ test-module: ## a full life of the module under valgrind, in Debian's nginx and 
 	scripts/test-module /usr/sbin/nginx '$(TARGET)/module/debian/ngx_headcount_module.so'
 	scripts/test-module '$(TARGET)/module/vendored/nginx' '$(TARGET)/module/vendored/ngx_headcount_module.so'
 
-test-packages: ## build the .deb and the rock, and look into them
-	@$(SETUP) test package
+test-packages: ## build the .debs and the rock, and look into them
+	@$(SETUP) test module package
 	scripts/test-packages
 
 loom: ## check the lock-free reading of the registry under every order of its loads and stores
@@ -180,8 +180,8 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	@$(SETUP) package
 	@mkdir -p '$(RELEASE)'
 	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(RELEASE)/headcount.pc)
-	$(CARGO) deb $(LOCKED) -p headcount-ffi --multiarch=same
-	$(CARGO) build $(LOCKED) --release -p headcount-cli
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
 	$(program-pages)
 	gzip -9n '$(PAGES)'/*.1
 	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build

@@ -53,7 +53,7 @@ pages_are_sound() {
         text=$(case $page in *.gz) gzip -dc "$page" ;; *) cat "$page" ;; esac)
         grep -q '^\.SH "\{0,1\}EXIT STATUS' <<<"$text" || { printf '%s has no exit codes\n' "$page" >&2 && return 1; }
         # Not on every machine.
-        ! command -v groff >/dev/null || [[ -z $(groff -man -ww -z -Tutf8 <<<"$text" 2>&1) ]] || return 1
+        ! command -v groff >/dev/null || [[ -z $(groff -Kutf8 -man -ww -z -Tutf8 <<<"$text" 2>&1) ]] || return 1
     done
 }
 
