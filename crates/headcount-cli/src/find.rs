@@ -76,7 +76,7 @@ pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
     let Some(Found { path, observer }) = found.pop() else {
         bail!("{}", no_node());
     };
-    let observer = observer.with_context(|| "cannot read the node")?;
+    let observer = observer.context("cannot read the node")?;
     Ok((path, observer))
 }
 
@@ -116,5 +116,18 @@ fn named(which: &Which) -> anyhow::Result<Option<PathBuf>> {
                 false => bail!("there is no node {name}; there are: {}", there.join(", ")),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_is_quoted_once() {
+        let which = Which { node: None, registry: Some(PathBuf::from("/nowhere/x.registry")) };
+        let text =
+            one(&which).map(|(path, _)| path).map_err(|e| format!("{e:#}")).expect_err("it is not there");
+        assert_eq!(text.matches("os error 2").count(), 1, "{text}");
     }
 }

@@ -90,6 +90,9 @@ impl ErrorKind {
 }
 
 /// Any failure of headcount. Its text names the file or process concerned and the mend.
+///
+/// It repeats what the operating system said, because most texts end up in a log on their own; so there is no
+/// [`source`](std::error::Error::source), which whoever prints the whole chain would print a second time.
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -97,7 +100,6 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    source: Option<io::Error>,
 }
 
 /// The result of most calls.
@@ -105,48 +107,44 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
+        Error { inner: Box::new(Inner { kind, message: message.into() }) }
     }
 
-    /// A failed system call on a file.
+    /// A failed system call on a file of a server's own node.
     pub(crate) fn file(action: &str, path: &Path, source: io::Error) -> Error {
-        let (kind, mend) = match source.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM) => {
-                (ErrorKind::Permission, "run the master as the owner of that folder, or set another `path`")
+        let kind = kind_of(&source);
+        let mend = match kind {
+            _ if source.raw_os_error() == Some(libc::EROFS) => {
+                "the file system is read-only: mount a tmpfs there, or set another `path`"
             }
-            Some(libc::ELOOP) => (
-                ErrorKind::SymbolicLink,
-                "a registry must not be a symbolic link: remove it, or set another `path`",
-            ),
-            Some(libc::ENOSPC | libc::EDQUOT) => {
-                (ErrorKind::NoSpace, "free some room there, or set a `path` on another file system")
+            ErrorKind::Permission => "run the master as the owner of that folder, or set another `path`",
+            ErrorKind::SymbolicLink => {
+                "a registry must not be a symbolic link: remove it, or set another `path`"
             }
-            Some(libc::EROFS) => (
-                ErrorKind::Permission,
-                "the file system is read-only: mount a tmpfs there, or set another `path`",
-            ),
-            Some(libc::ENOENT | libc::ENOTDIR) => {
-                (ErrorKind::NotFound, "make that folder, or set another `path`")
-            }
-            _ => (ErrorKind::Io, "see the system's message; another `path` may help"),
+            ErrorKind::NoSpace => "free some room there, or set a `path` on another file system",
+            ErrorKind::NotFound => "make that folder, or set another `path`",
+            _ => "see the system's message; another `path` may help",
         };
-        Error {
-            inner: Box::new(Inner {
-                kind,
-                message: format!("cannot {action} {}: {source} ({mend})", path.display()),
-                source: Some(source),
-            }),
-        }
+        Error::new(kind, format!("cannot {action} {}: {source} ({mend})", path.display()))
+    }
+
+    /// A failed system call on a file of somebody else's node: whoever reads it has no say in its `path`.
+    pub(crate) fn of_reader(action: &str, path: &Path, source: io::Error) -> Error {
+        let kind = kind_of(&source);
+        let mend = match kind {
+            ErrorKind::Permission => "run it as the node's owner or root",
+            ErrorKind::SymbolicLink => "give the registry itself, not a symbolic link to it",
+            ErrorKind::NotFound => "start its server, or give another registry",
+            _ if source.kind() == io::ErrorKind::UnexpectedEof => {
+                "it was cut short while it was read: start its server again"
+            }
+            _ => "see the system's message",
+        };
+        Error::new(kind, format!("cannot {action} {}: {source} ({mend})", path.display()))
     }
 
     pub(crate) fn io(action: &str, source: io::Error) -> Error {
-        Error {
-            inner: Box::new(Inner {
-                kind: ErrorKind::Io,
-                message: format!("cannot {action}: {source}"),
-                source: Some(source),
-            }),
-        }
+        Error::new(ErrorKind::Io, format!("cannot {action}: {source}"))
     }
 
     /// What went wrong, as far as a program can act on it.
@@ -174,9 +172,15 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.inner.source.as_ref().map(|e| e as _)
+impl std::error::Error for Error {}
+
+fn kind_of(source: &io::Error) -> ErrorKind {
+    match source.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
+        Some(libc::ELOOP) => ErrorKind::SymbolicLink,
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+        Some(libc::ENOENT | libc::ENOTDIR) => ErrorKind::NotFound,
+        _ => ErrorKind::Io,
     }
 }
 
@@ -195,5 +199,14 @@ mod tests {
         let error = Error::file("make", Path::new("/x/y"), io::Error::from_raw_os_error(libc::ENOSPC));
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().contains("/x/y"));
+    }
+    #[test]
+    fn a_mend_is_for_whoever_reads_it() {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        let path = Path::new("/x/y");
+        assert!(Error::file("make", path, missing()).to_string().contains("another `path`"));
+        let reader = Error::of_reader("open", path, missing());
+        assert_eq!(reader.kind(), ErrorKind::NotFound);
+        assert!(reader.to_string().ends_with("(start its server, or give another registry)"), "{reader}");
     }
 }

@@ -96,7 +96,7 @@ impl Observer {
             ));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = open(path, flags, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))?;
+        let file = open(path, flags, Mode::empty()).map_err(|e| Error::of_reader("open", path, e.into()))?;
         let locks = open_locks(path);
         let geometry = read_geometry(&file, path)?;
         Ok(Observer { path: path.to_owned(), file, geometry, locks })
@@ -143,8 +143,9 @@ impl Observer {
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
         // A follower asks again and again: that costs eight bytes as long as there is nothing new.
-        let head =
-            self.word(offset_of!(Header, head) as u64).map_err(|e| Error::file("read", &self.path, e))?;
+        let head = self
+            .word(offset_of!(Header, head) as u64)
+            .map_err(|e| Error::of_reader("read", &self.path, e))?;
         if cursor.next_seq() == head.saturating_add(1) {
             return Ok(Batch::default());
         }
@@ -192,7 +193,7 @@ impl Observer {
     }
 
     fn copy(&self, len: usize) -> Result<Region> {
-        let failed = |e| Error::file("read", &self.path, e);
+        let failed = |e| Error::of_reader("read", &self.path, e);
         let mut pages = Page::buffer(self.geometry.file_size());
         let bytes = &mut Page::bytes_mut(&mut pages)[..len];
         let mut done = 0;
@@ -244,18 +245,24 @@ impl Observer {
 }
 
 fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {
-    let stat = fstat(file).map_err(|e| Error::file("look at", path, e.into()))?;
+    let stat = fstat(file).map_err(|e| Error::of_reader("look at", path, e.into()))?;
     let smallest = Geometry::new(*SLOTS_RANGE.start(), *JOURNAL_RANGE.start())?;
     let mut pages = Page::buffer(smallest.file_size());
     let read = rustix::io::pread(file, &mut Page::bytes_mut(&mut pages)[..4096], 0)
-        .map_err(|e| Error::file("read", path, e.into()))?;
+        .map_err(|e| Error::of_reader("read", path, e.into()))?;
+    let not_a_registry = |why: &str| {
+        let text = format!("{} is no headcount registry{why} (give another one)", path.display());
+        Error::new(ErrorKind::NotARegistry, text)
+    };
     if read < 4096 {
-        return Err(Error::new(
-            ErrorKind::NotARegistry,
-            format!("{} is no headcount registry: {read} bytes", path.display()),
-        ));
+        return Err(not_a_registry(&format!(": it has {read} bytes")));
     }
     let region = Region::copy(pages, smallest)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
-    store::read_geometry(region.header(), u64::try_from(stat.st_size).unwrap_or(0), path)
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    // The same as for a server; but what is no registry is nothing that a reader is to remove.
+    store::read_geometry(region.header(), size, path).map_err(|error| match error.kind() {
+        ErrorKind::NotARegistry => not_a_registry(""),
+        _ => error,
+    })
 }

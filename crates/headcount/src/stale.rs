@@ -48,13 +48,13 @@ pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
     // Opening and closing it drops no lock: this process has none in it.
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let locks = folder.open(&lock_at, flags)?;
-    if !lock::try_lock(locks.as_fd(), NODE_LOCK_BYTE).map_err(|e| Error::file("lock", &lock_at, e))? {
+    if !lock::try_lock(locks.as_fd(), NODE_LOCK_BYTE).map_err(|e| Error::of_reader("lock", &lock_at, e))? {
         return Err(Error::new(
             ErrorKind::Busy,
             format!("somebody holds the node lock of {} (try again)", path.display()),
         ));
     }
-    let stat = fstat(&locks).map_err(|e| Error::file("look at", &lock_at, e.into()))?;
+    let stat = fstat(&locks).map_err(|e| Error::of_reader("look at", &lock_at, e.into()))?;
     let locked = (stat.st_dev, stat.st_ino);
     if lock_identity(path) != Some(locked) {
         return Err(in_doubt(path, "its lock file was replaced a moment ago"));
@@ -118,7 +118,7 @@ struct Folder(OwnedFd);
 impl Folder {
     fn of(path: &Path) -> Result<Folder> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let failed = |e: Errno| Error::file("open the folder", folder, e.into());
+        let failed = |e: Errno| Error::of_reader("open the folder", folder, e.into());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(folder, flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&fd).map_err(failed)?;
@@ -141,19 +141,20 @@ impl Folder {
         match statat(&self.0, name(path), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => check_file(path, &stat, kind, 0o022).map(|()| true),
             Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(Error::file("look at", path, e.into())),
+            Err(e) => Err(Error::of_reader("look at", path, e.into())),
         }
     }
 
     fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-        openat(&self.0, name(path), flags, Mode::empty()).map_err(|e| Error::file("open", path, e.into()))
+        openat(&self.0, name(path), flags, Mode::empty())
+            .map_err(|e| Error::of_reader("open", path, e.into()))
     }
 
     fn remove(&self, path: &Path) -> Result<bool> {
         match unlinkat(&self.0, name(path), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(Error::file("remove", path, e.into())),
+            Err(e) => Err(Error::of_reader("remove", path, e.into())),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The nodes among which the person at the keyboard goes round.
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, bail};
 use headcount::Observer;
 
 use super::reader::Reader;
@@ -24,7 +24,7 @@ impl Nodes {
         let of = found.len();
         let readable = found.iter().position(|f| f.observer.is_ok());
         let node = found.swap_remove(readable.unwrap_or(0));
-        let observer = node.observer.map_err(|error| anyhow!("cannot read the node: {error}"))?;
+        let observer = node.observer.context("cannot read the node")?;
         let reader = Reader::new(&node.path, Ok(observer));
         Ok(Nodes { which: which.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
     }
