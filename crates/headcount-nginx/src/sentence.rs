@@ -2,14 +2,15 @@
 
 use std::fmt::{Display, Write as _};
 
-use headcount_core::{Cause, Event, Kind, PreviousRun, Transition};
+use headcount_core::{Event, Kind, PreviousRun, Transition};
+use headcount_report::sentence;
 
 use crate::log::Level;
 
 /// The line, and how much it should worry somebody.
 pub(crate) fn line(transition: &Transition) -> (Level, String) {
     let event = &transition.event;
-    let mut line = format!("{}: {};", event.kind, told(event));
+    let mut line = format!("{}: {};", event.kind, sentence(event));
     add_facts(&mut line, event);
     if transition.retry {
         // Who told it before has died of it, or meanwhile.
@@ -64,62 +65,4 @@ fn level(event: &Event) -> Level {
         _ if matches!(event.previous_run, Some(PreviousRun::Unclean { .. })) => Level::Warn,
         _ => Level::Notice,
     }
-}
-
-fn told(event: &Event) -> String {
-    let generation = event.generation;
-    let number = event.worker_id.map_or_else(String::new, |id| format!(" {id}"));
-    let worker = format!("worker{number} (process {}) of generation {generation}", event.pid);
-    match event.kind {
-        Kind::GenerationStarted => {
-            let before = match event.previous_run {
-                Some(PreviousRun::Clean) => "; the run before it was stopped properly".to_owned(),
-                Some(PreviousRun::Unclean { generation, workers }) => format!(
-                    "; the run before it ended uncleanly: {workers} workers of generation {generation} were running"
-                ),
-                _ => String::new(),
-            };
-            format!("generation {generation} begins, by {}{before}", event.cause)
-        }
-        Kind::GenerationEnded => match event.cause {
-            Cause::Superseded => format!("generation {generation} has ended, another has taken over"),
-            Cause::Stop => format!("generation {generation} has ended, the node stops"),
-            cause => format!("generation {generation} has ended ({cause})"),
-        },
-        Kind::GenerationAbandoned => {
-            format!("generation {generation} never comes, its configuration could not be put into force")
-        }
-        Kind::WorkerStarted => match event.cause {
-            Cause::Respawn => format!("{worker} is there, in place of one that died"),
-            cause => format!("{worker} is there, by {cause}"),
-        },
-        Kind::WorkerDraining => format!("{worker} takes no new work and finishes what it has"),
-        Kind::WorkerExited => format!("{worker} leaves"),
-        Kind::WorkerDied => format!("{worker} {}", ending(event)),
-        Kind::WorkerStalled => format!("{worker} is alive and makes no progress{}", silence(event)),
-        Kind::WorkerRecovered => format!("{worker} makes progress again"),
-        Kind::MasterLost => {
-            format!(
-                "master (process {}) of generation {generation} {}, its workers live on",
-                event.pid,
-                ending(event)
-            )
-        }
-        _ => format!("process {} of generation {generation}, {}", event.pid, event.cause),
-    }
-}
-
-fn ending(event: &Event) -> String {
-    match (event.signal, event.exit_code) {
-        (Some(signal), _) => format!("was ended by signal {signal}"),
-        (None, Some(code)) => format!("ended by itself with exit code {code}"),
-        (None, None) => "is gone without having left, for a cause that this kernel does not tell".to_owned(),
-    }
-}
-
-fn silence(event: &Event) -> String {
-    if event.heartbeat_ns == 0 {
-        return String::new();
-    }
-    format!(", since {:.1} s", event.boot_ns.saturating_sub(event.heartbeat_ns) as f64 / 1e9)
 }
