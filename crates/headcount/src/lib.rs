@@ -47,9 +47,13 @@
 #[cfg(not(loom))]
 mod deaths;
 #[cfg(not(loom))]
+mod files;
+#[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
 mod generation_table;
+#[cfg(not(loom))]
+mod header;
 #[cfg(not(loom))]
 mod hold;
 #[cfg(not(loom))]
@@ -62,6 +66,8 @@ mod master;
 mod node;
 #[cfg(not(loom))]
 mod observer;
+#[cfg(not(loom))]
+mod opening;
 #[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]

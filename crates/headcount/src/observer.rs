@@ -13,13 +13,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Batch, Cursor};
 use crate::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
 use crate::lifecycle::Liveness;
-use crate::node::{OPEN_LOCKS, relock};
+use crate::node::relock;
+use crate::opening::OPEN_LOCKS;
 use crate::snapshot::Snapshot;
-use crate::store;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::map::{Page, Region};
 use crate::sys::{lock, process};
 use crate::view::View;
+use crate::{files, header};
 
 /// A reader of some node's registry.
 ///
@@ -66,12 +67,12 @@ static LOOKED_AT: Mutex<Vec<((u64, u64), &'static OwnedFd)>> = Mutex::new(Vec::n
 fn open_locks(path: &Path) -> Option<&'static OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mut looked_at = relock(&LOOKED_AT);
-    let identity = store::lock_identity(path)?;
+    let identity = files::lock_identity(path)?;
     if let Some((_, known)) = looked_at.iter().find(|(known, _)| *known == identity) {
         return Some(known);
     }
     // Not being allowed to is no failure.
-    let fd: &OwnedFd = Box::leak(Box::new(open(store::lock_path(path), flags, Mode::empty()).ok()?));
+    let fd: &OwnedFd = Box::leak(Box::new(open(files::lock_path(path), flags, Mode::empty()).ok()?));
     let stat = fstat(fd).ok()?;
     looked_at.push(((stat.st_dev, stat.st_ino), fd));
     Some(fd)
@@ -86,7 +87,7 @@ impl Observer {
     /// mend; [`ErrorKind::WrongState`] in a process that is itself part of that node: ask its
     /// [`crate::Node`].
     pub fn open(path: &Path) -> Result<Observer> {
-        if store::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
+        if files::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
             return Err(Error::new(
                 ErrorKind::WrongState,
                 format!(
@@ -115,7 +116,7 @@ impl Observer {
     pub fn snapshot(&self) -> Result<Snapshot> {
         let region = self.copy(self.geometry.journal_offset())?;
         let view = View { region: &region };
-        let name = store::stored_name(region.header());
+        let name = header::stored_name(region.header());
         let mut snapshot = Snapshot::take(
             &view,
             &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)),
@@ -168,7 +169,7 @@ impl Observer {
             journal_records: header.journal_records.load(Relaxed),
             created_ns: header.created_ns.load(Relaxed),
             boot_id: boot,
-            of_this_boot: boot == store::boot_id(),
+            of_this_boot: boot == header::boot_id(),
             lock_file: (header.lock_file[0].load(Relaxed), header.lock_file[1].load(Relaxed)),
             runs: header.runs.load(Relaxed),
             repairs: header.repairs.load(Relaxed),
@@ -261,7 +262,7 @@ fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     // The same as for a server; but what is no registry is nothing that a reader is to remove.
-    store::read_geometry(region.header(), size, path).map_err(|error| match error.kind() {
+    header::read_geometry(region.header(), size, path).map_err(|error| match error.kind() {
         ErrorKind::NotARegistry => not_a_registry(""),
         _ => error,
     })

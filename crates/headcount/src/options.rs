@@ -169,14 +169,14 @@ impl Options {
 /// `/run/headcount` for root, or `headcount` in `XDG_RUNTIME_DIR` or `/run/user/UID`, or `/dev/shm/headcount-UID`.
 #[must_use]
 pub fn default_folder() -> PathBuf {
-    crate::store::default_folder()
+    crate::files::default_folder()
 }
 
 /// Where the registry of the node of this name is, unless a path was given.
 #[must_use]
 pub fn default_path(node: &str) -> PathBuf {
     // Appended by hand: `with_extension` would cut a name such as `api.v2`.
-    crate::store::default_folder().join(format!("{node}.registry"))
+    crate::files::default_folder().join(format!("{node}.registry"))
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
-//! The files of a node: the registry, and beside it the lock file and the wake-up pipe.
-//!
-//! The registry may be read by anybody; what is locked may not, because whoever can read a file can also
-//! put a lock on it, and so hold up the whole node. Hence the lock file of its own, mode 0600.
+//! Opening a node's files: the registry, and beside it the lock file and the wake-up pipe; making or replacing them.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, SealFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs,
-    mknodat, open,
+    FallocateFlags, FileType, Mode, OFlags, SealFlags, StatVfsMountFlags, fallocate, fstat, fstatvfs, open,
 };
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{FORMAT, Geometry, Header, MAGIC, NODE_LOCK_BYTE, SLOT_LOCK_BASE};
+use crate::files::{
+    beside, check_file, check_folder, identity_of, lock_identity, lock_path, make_fifo, make_or_open,
+    wake_path,
+};
+use crate::header::{boot_id, initialise, read_geometry};
+use crate::layout::{Geometry, NODE_LOCK_BYTE, SLOT_LOCK_BASE};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::map::{Page, Region};
 use crate::sys::{clock, lock};
@@ -35,128 +35,21 @@ pub(crate) struct Store {
 /// A message for the host's log that came up while opening.
 pub(crate) type Remarks = Vec<String>;
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path.as_os_str());
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-pub(crate) fn lock_path(registry: &Path) -> PathBuf {
-    beside(registry, ".lock")
-}
-
-pub(crate) fn wake_path(registry: &Path) -> PathBuf {
-    beside(registry, ".wake")
-}
-
-/// Where registries live unless a path is given.
-pub(crate) fn default_folder() -> PathBuf {
-    // For containers and tests whose /run is not theirs.
-    if let Some(folder) = std::env::var_os("HEADCOUNT_RUNTIME_DIR").filter(|f| !f.is_empty()) {
-        return PathBuf::from(folder);
-    }
-    let uid = rustix::process::geteuid();
-    if uid.is_root() {
-        return PathBuf::from("/run/headcount");
-    }
-    // What XDG_RUNTIME_DIR is by convention, also for a process whose environment was cleaned: nginx hands none
-    // of it on to the new binary of an upgrade, which must find the same registry.
-    let by_convention = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty()) {
-        Some(folder) => PathBuf::from(folder).join("headcount"),
-        None if by_convention.is_dir() => by_convention.join("headcount"),
-        None => PathBuf::from(format!("/dev/shm/headcount-{}", uid.as_raw())),
-    }
-}
-
-/// Makes the folder if need be, and refuses one in which strangers could swap our files.
-fn check_folder(path: &Path) -> Result<()> {
-    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
-        return Err(Error::new(
-            ErrorKind::InvalidOption,
-            format!("option `path` is {}: give a file with its folder", path.display()),
-        ));
-    };
-    if !folder.exists() {
-        std::fs::DirBuilder::new()
-            .mode(0o755)
-            .create(folder)
-            .or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
-            .map_err(|e| Error::file("make the folder", folder, e))?;
-    }
-    let meta = std::fs::metadata(folder).map_err(|e| Error::file("look at the folder", folder, e))?;
-    let me = rustix::process::geteuid().as_raw();
-    let strangers_may_write = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
-    if (meta.uid() != me && meta.uid() != 0) || strangers_may_write {
-        return Err(Error::new(
-            ErrorKind::WrongOwner,
-            format!(
-                "the folder {} belongs to uid {} with mode {:04o}: others could swap the registry in it \
-                 (make it belong to uid {me}, mode 0755, or set another `path`)",
-                folder.display(),
-                meta.uid(),
-                meta.mode() & 0o7777
-            ),
-        ));
-    }
-    Ok(())
-}
-
-pub(crate) fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> Result<()> {
-    let found = FileType::from_raw_mode(stat.st_mode);
-    if found != expected {
-        return Err(Error::new(
-            ErrorKind::SymbolicLink,
-            format!(
-                "{} is a {found:?}, expected was a {expected:?} (remove it, or set another `path`)",
-                path.display()
-            ),
-        ));
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if stat.st_uid != me || stat.st_mode & forbidden != 0 || stat.st_nlink > 1 {
-        return Err(Error::new(
-            ErrorKind::WrongOwner,
-            format!(
-                "{} belongs to uid {} with mode {:04o} and {} links; expected were uid {me}, nobody else's write \
-                 access and 1 link (remove it, or set another `path`)",
-                path.display(),
-                stat.st_uid,
-                stat.st_mode & 0o7777,
-                stat.st_nlink
-            ),
-        ));
-    }
-    Ok(())
-}
-
-fn make_or_open(path: &Path, flags: OFlags, mode: Mode, what: FileType, forbidden: u32) -> Result<OwnedFd> {
-    let fd = open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)
-        .map_err(|e| Error::file("open", path, e.into()))?;
-    let stat = fstat(&fd).map_err(|e| Error::file("look at", path, e.into()))?;
-    check_file(path, &stat, what, forbidden)?;
-    Ok(fd)
-}
-
-/// The identity of a path's lock file without opening it: opening and closing it would drop the locks
-/// of a process that has it open already.
-pub(crate) fn lock_identity(registry: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::symlink_metadata(lock_path(registry)).ok()?;
-    Some((meta.dev(), meta.ino()))
-}
-
-fn identity_of(fd: &OwnedFd) -> Option<(u64, u64)> {
-    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
-}
-
-const LONGEST_OPENING: std::time::Duration = std::time::Duration::from_secs(5);
+const LONGEST_OPENING: Duration = Duration::from_secs(5);
 
 /// The mutual exclusion of those who open: the node lock, waited for without a holder's record, because
 /// before the registry is open there is no memory to read one from.
 struct OpenLock<'a>(BorrowedFd<'a>);
 
+impl Drop for OpenLock<'_> {
+    fn drop(&mut self) {
+        // It cannot fail for a descriptor that is open; if it did, the process's end would free it.
+        let _ = lock::unlock(self.0, NODE_LOCK_BYTE);
+    }
+}
+
 /// Takes it.
-fn take_open_lock(fd: BorrowedFd<'_>, path: &Path, timeout: std::time::Duration) -> Result<()> {
+fn take_open_lock(fd: BorrowedFd<'_>, path: &Path, timeout: Duration) -> Result<()> {
     // A start must not wait for a slow callback of the run before, nor for somebody who means harm.
     let timeout = timeout.min(LONGEST_OPENING);
     let deadline = clock::boot_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
@@ -178,7 +71,7 @@ fn take_open_lock(fd: BorrowedFd<'_>, path: &Path, timeout: std::time::Duration)
                 ),
             ));
         }
-        lock::wait_for_change(&nobody, 0, std::time::Duration::from_millis(5));
+        lock::wait_for_change(&nobody, 0, Duration::from_millis(5));
     }
 }
 
@@ -186,7 +79,7 @@ fn take_open_lock(fd: BorrowedFd<'_>, path: &Path, timeout: std::time::Duration)
 ///
 /// While we waited, or between our opening it and locking it, somebody may have removed the files of a node that was
 /// gone (see `stale.rs`): a lock on a file that nobody finds any more excludes nobody, so then once more from the start.
-fn lock_for_opening(path: &Path, timeout: std::time::Duration) -> Result<OwnedFd> {
+fn lock_for_opening(path: &Path, timeout: Duration) -> Result<OwnedFd> {
     const MOST_TRIES: u32 = 64;
     let lock_at = lock_path(path);
     for _ in 0..MOST_TRIES {
@@ -211,20 +104,13 @@ fn lock_for_opening(path: &Path, timeout: std::time::Duration) -> Result<OwnedFd
     ))
 }
 
-impl Drop for OpenLock<'_> {
-    fn drop(&mut self) {
-        // It cannot fail for a descriptor that is open; if it did, the process's end would free it.
-        let _ = lock::unlock(self.0, NODE_LOCK_BYTE);
-    }
-}
-
 impl Store {
     /// Opens the node at `path`, making its files where they are missing.
     pub(crate) fn open(
         path: &Path,
         name: &str,
         geometry: Geometry,
-        timeout: std::time::Duration,
+        timeout: Duration,
     ) -> Result<(Store, Remarks)> {
         check_folder(path)?;
         let lock_at = lock_path(path);
@@ -333,46 +219,6 @@ pub(crate) fn anybody_alive(lock_file: BorrowedFd<'_>, slots: usize) -> bool {
     !matches!(lock::test_range(lock_file, SLOT_LOCK_BASE, slots as u64), Ok(lock::ByteLock::Free))
 }
 
-/// What a header says, checked against the size of its file.
-pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Result<Geometry> {
-    if header.magic.load(Relaxed) != MAGIC {
-        return Err(Error::new(
-            ErrorKind::NotARegistry,
-            format!(
-                "{} is no headcount registry, and is left alone (remove it, or set another `path`)",
-                path.display()
-            ),
-        ));
-    }
-    let format = header.format.load(Relaxed);
-    if format != FORMAT {
-        return Err(Error::new(
-            ErrorKind::Version,
-            format!(
-                "{} has format {format}, this is headcount {} with format {FORMAT} (stop the node that uses it, or \
-                 use the same version of headcount)",
-                path.display(),
-                env!("CARGO_PKG_VERSION")
-            ),
-        ));
-    }
-    let corrupt = |what: String| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("{} is corrupt: {what} (remove it while the node is stopped)", path.display()),
-        )
-    };
-    let geometry = Geometry::new(header.slots.load(Relaxed), header.journal_records.load(Relaxed))
-        .map_err(|e| corrupt(e.to_string()))?;
-    if header.generations.load(Relaxed) as usize != geometry.generations() {
-        return Err(corrupt(format!("a table of {} generations", header.generations.load(Relaxed))));
-    }
-    if file_size != geometry.file_size() as u64 {
-        return Err(corrupt(format!("{file_size} bytes, expected were {}", geometry.file_size())));
-    }
-    Ok(geometry)
-}
-
 fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id: [u64; 2]) -> Result<Found> {
     let size =
         std::cmp::max(fstat(fd).map_err(|e| Error::file("look at", path, e.into()))?.st_size, 0) as u64;
@@ -475,53 +321,6 @@ fn create(path: &Path, name: &str, geometry: Geometry, lock_id: [u64; 2]) -> Res
         let _ = std::fs::remove_file(&temporary);
     }
     made
-}
-
-fn initialise(header: &Header, name: &str, geometry: Geometry, lock_id: [u64; 2]) {
-    let boot = boot_id();
-    header.format.store(FORMAT, Relaxed);
-    header.slots.store(geometry.slots() as u32, Relaxed);
-    header.generations.store(geometry.generations() as u32, Relaxed);
-    header.journal_records.store(geometry.journal_records() as u32, Relaxed);
-    header.created_ns.store(clock::wall_ns(), Relaxed);
-    for i in 0..2 {
-        header.boot_id[i].store(boot[i], Relaxed);
-        header.lock_file[i].store(lock_id[i], Relaxed);
-    }
-    let mut bytes = [0u8; 64];
-    // Names are checked to be at most 63 bytes.
-    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    for (word, chunk) in header.name.iter().zip(bytes.chunks_exact(8)) {
-        word.store(chunk.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b)), Relaxed);
-    }
-    header.magic.store(MAGIC, Relaxed);
-}
-
-/// The node's name as the registry tells it.
-pub(crate) fn stored_name(header: &Header) -> String {
-    let bytes = header.name.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).take_while(|&b| b != 0);
-    // Whoever has the memory can write into it, and it is shown on people's terminals.
-    bytes
-        .map(char::from)
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' })
-        .collect()
-}
-
-/// The boot that we are in; zeros where `/proc` does not tell.
-pub(crate) fn boot_id() -> [u64; 2] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let value = u128::from_str_radix(&digits, 16).unwrap_or(0);
-    [(value >> 64) as u64, value as u64]
-}
-
-pub(crate) fn make_fifo(path: &Path) -> Result<()> {
-    match mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(Error::file("make", path, e.into())),
-    }
 }
 
 fn open_sink() -> Result<OwnedFd> {

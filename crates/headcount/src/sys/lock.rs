@@ -3,7 +3,7 @@
 //! A record lock belongs to the *process* (to its table of descriptors), so the kernel drops it at the
 //! process's death, whatever the cause, and a forked child does not keep it. The trap is in the same
 //! rule: **any** `close` of **any** descriptor of that file in the process drops **all** its locks.
-//! Therefore a process opens the lock file once and never closes it (see `store.rs`).
+//! Therefore a process opens the lock file once and never closes it (see `opening.rs`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
