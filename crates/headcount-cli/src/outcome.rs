@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub enum Outcome {
     /// As asked.
     Done,
-    /// `wait`: not within the time; `doctor`: there is something to mend.
+    /// `wait`, `reload`: not within the time; `doctor`: there is something to mend.
     NotReached,
     /// `wait`, `reload`: the new generation was abandoned, or never came.
     ReloadFailed,
