@@ -70,8 +70,7 @@ pub fn all(which: &Which) -> anyhow::Result<Vec<Found>> {
 pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
     let mut found = all(which)?;
     if found.len() > 1 {
-        let names: Vec<_> = found.iter().map(|f| node_name(&f.path)).collect();
-        bail!("there are {} nodes on this host: say which by --node ({})", found.len(), names.join(", "));
+        bail!("{}", which_one(found.iter().map(|f| f.path.as_path())));
     }
     let Some(Found { path, observer }) = found.pop() else {
         bail!("{}", no_node());
@@ -90,32 +89,45 @@ pub fn no_node() -> String {
     )
 }
 
+/// What to say where there are several, and only one can be meant.
+pub fn which_one<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
+    let names: Vec<_> = paths.map(node_name).collect();
+    format!("there are {} nodes on this host: say which by --node ({})", names.len(), names.join(", "))
+}
+
 /// The node's name, by its file's.
 pub fn node_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.strip_suffix(ENDING).unwrap_or(&name).to_owned()
 }
 
+/// The registry that was given, whether it is there or not.
+pub fn given(which: &Which) -> anyhow::Result<Option<PathBuf>> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+    which.registry.as_ref().map(absolute).transpose()
+}
+
+/// The one registry of the node of this name, if it is there.
+pub fn of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
+    let mut places: Vec<_> = registries.into_iter().filter(|path| node_name(path) == name).collect();
+    if places.len() > 1 {
+        let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+        bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
+    }
+    Ok(places.pop())
+}
+
 fn named(which: &Which) -> anyhow::Result<Option<PathBuf>> {
-    if let Some(path) = &which.registry {
-        return Ok(Some(std::path::absolute(path).with_context(|| path.display().to_string())?));
+    if let Some(path) = given(which)? {
+        return Ok(Some(path));
     }
     let Some(name) = &which.node else { return Ok(None) };
-    let mut places: Vec<_> = registries(&folders()).into_iter().filter(|p| node_name(p) == *name).collect();
-    match (places.pop(), places.is_empty()) {
-        (Some(place), true) => Ok(Some(place)),
-        (Some(place), false) => {
-            places.push(place);
-            let places: Vec<_> = places.iter().map(|p| p.display().to_string()).collect();
-            bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "))
-        }
-        (None, _) => {
-            let there: Vec<_> = registries(&folders()).iter().map(|p| node_name(p)).collect();
-            match there.is_empty() {
-                true => bail!("there is no node {name}: {}", no_node()),
-                false => bail!("there is no node {name}; there are: {}", there.join(", ")),
-            }
-        }
+    let there = registries(&folders());
+    let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
+    match of_name(there, name)? {
+        Some(path) => Ok(Some(path)),
+        None if names.is_empty() => bail!("there is no node {name}: {}", no_node()),
+        None => bail!("there is no node {name}; there are: {}", names.join(", ")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each command lives in a module of its own, gives back how it ended, and prints nothing but its answer; this file
 //! only sorts them out.
 
+mod alive;
 mod cli;
 mod commands;
 mod find;

@@ -196,8 +196,8 @@ impl<'a> Journal<'a> {
 }
 
 fn paths(which: &Which) -> anyhow::Result<Vec<std::path::PathBuf>> {
-    match &which.registry {
-        Some(path) => Ok(vec![std::path::absolute(path).with_context(|| path.display().to_string())?]),
+    match find::given(which)? {
+        Some(path) => Ok(vec![path]),
         None => Ok(find::all(which)?.into_iter().map(|found| found.path).collect()),
     }
 }

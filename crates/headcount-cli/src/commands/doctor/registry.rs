@@ -7,6 +7,7 @@ use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot};
 use headcount_report::{age, plural, timestamp};
 
 use super::check::{Check, FileFacts, FileKind, Section};
+use crate::alive;
 use crate::plain::{plain, plain_path};
 
 /// What was read of a registry.
@@ -76,7 +77,7 @@ fn descriptors(pid: u32) -> Option<u64> {
 
 impl Inside {
     fn is_stale(&self) -> bool {
-        !self.info.of_this_boot || self.snapshot.processes.iter().all(|p| p.liveness == Liveness::Gone)
+        alive::nobody_is(&self.info, &self.snapshot)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::log::Log;
 use super::stop::Stop;
@@ -22,11 +22,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(which: &Which) -> anyhow::Result<Place> {
-        let path = match &which.registry {
-            Some(path) => Some(std::path::absolute(path).with_context(|| path.display().to_string())?),
-            None => None,
-        };
-        Ok(Place { node: which.node.clone(), path, was_missing: false })
+        Ok(Place { node: which.node.clone(), path: find::given(which)?, was_missing: false })
     }
 
     /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.
@@ -39,19 +35,11 @@ impl Place {
 
     fn look(&self) -> anyhow::Result<Option<PathBuf>> {
         let mut found = find::registries(&find::folders());
-        if let Some(node) = &self.node {
-            found.retain(|path| find::node_name(path) == *node);
+        match &self.node {
+            Some(name) => find::of_name(found, name),
+            None if found.len() > 1 => bail!("{}", find::which_one(found.iter().map(PathBuf::as_path))),
+            None => Ok(found.pop()),
         }
-        if found.len() > 1 {
-            let paths: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
-            let which = self.node.as_ref().map_or(String::new(), |node| format!(" {node}"));
-            bail!(
-                "there are {} nodes{which} on this host: say which by --node or --registry ({})",
-                paths.len(),
-                paths.join(", ")
-            );
-        }
-        Ok(found.pop())
     }
 
     /// Waits until it is known; `None`: it is to end.

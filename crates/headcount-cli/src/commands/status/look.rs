@@ -4,8 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headcount::{Cause, Cursor, Event, Kind, Liveness, Observer, RegistryInfo, Snapshot};
+use headcount::{Cause, Cursor, Event, Kind, Observer, RegistryInfo, Snapshot};
 use headcount_report::History;
+
+use crate::alive;
 
 /// One node at one instant, with what came before.
 pub struct Look {
@@ -51,7 +53,7 @@ impl Look {
 
     /// Certain, by the kernel: no process of the node is alive.
     pub fn nobody_is_alive(&self) -> bool {
-        !self.registry.of_this_boot || self.snapshot.processes.iter().all(|p| p.liveness == Liveness::Gone)
+        alive::nobody_is(&self.registry, &self.snapshot)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The node that is meant, also before it is there and after its registry was made anew.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use headcount::{Cursor, ErrorKind, Event, Observer, Snapshot};
 
 use crate::cli::Which;
@@ -28,8 +28,8 @@ pub struct Watched {
 impl Watched {
     /// The node that was named, be it there or not, or the only one of this host. `None`: there is none.
     pub fn find(which: &Which) -> anyhow::Result<Option<Watched>> {
-        let place = if let Some(path) = &which.registry {
-            Place::Path(std::path::absolute(path).with_context(|| path.display().to_string())?)
+        let place = if let Some(path) = find::given(which)? {
+            Place::Path(path)
         } else if let Some(name) = &which.node {
             Place::Name(name.clone())
         } else {
@@ -87,20 +87,9 @@ impl Watched {
     }
 
     fn path(&self) -> anyhow::Result<Option<PathBuf>> {
-        let name = match &self.place {
-            Place::Path(path) => return Ok(Some(path.clone())),
-            Place::Name(name) => name,
-        };
-        named(&find::registries(&find::folders()), name)
+        match &self.place {
+            Place::Path(path) => Ok(Some(path.clone())),
+            Place::Name(name) => find::of_name(find::registries(&find::folders()), name),
+        }
     }
-}
-
-fn named(registries: &[PathBuf], name: &str) -> anyhow::Result<Option<PathBuf>> {
-    let of_that_name = |path: &&PathBuf| find::node_name(path) == name;
-    let places: Vec<&Path> = registries.iter().filter(of_that_name).map(PathBuf::as_path).collect();
-    if places.len() > 1 {
-        let places: Vec<_> = places.iter().map(|p| p.display().to_string()).collect();
-        bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
-    }
-    Ok(places.first().map(|p| p.to_path_buf()))
 }
