@@ -1,13 +1,15 @@
 //! `headcount events` on a real nginx.
 
+mod program;
 mod scripted;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use headcount::{Cursor, Event, Observer};
 use headcount_report::{EventDocument, sentence};
-use scripted::{Ended, Running, ended, headcount, run, setup, start};
+use program::Run;
+use scripted::{Running, headcount, run, setup, start};
 use serde_json::Value;
 use testkit::{Folder, Nginx, Signal, permit, process, wait};
 
@@ -32,7 +34,7 @@ fn numbers(lines: &[Value]) -> Vec<u64> {
 #[track_caller]
 fn json(nginx: &Nginx, args: &[&str]) -> Vec<Value> {
     let all: Vec<&str> = ["events", "--json"].iter().chain(args).copied().collect();
-    lines(&run(nginx, &all).with(0).out)
+    lines(&run(nginx, &all).ended(0).out)
 }
 
 /// A server that was started, reloaded and stopped, so that its journal rests.
@@ -53,11 +55,11 @@ fn they_are_the_journal() {
         .iter()
         .map(|event| serde_json::to_string(&EventDocument::new(&node, event)).expect("a document"))
         .collect();
-    let text = run(&nginx, &["events", "--json"]).with(0).out;
+    let text = run(&nginx, &["events", "--json"]).ended(0).out;
     assert_eq!(text.lines().collect::<Vec<_>>(), documents);
     assert_eq!(numbers(&lines(&text)), (1..=events.len() as u64).collect::<Vec<_>>());
 
-    let text = run(&nginx, &["events"]).with(0).out;
+    let text = run(&nginx, &["events"]).ended(0).out;
     assert_eq!(text.lines().count(), events.len());
     for (line, event) in text.lines().zip(&events) {
         let (time, what) = line.split_at(23);
@@ -66,7 +68,7 @@ fn they_are_the_journal() {
         assert_eq!(digits, "0000-00-00 00:00:00.000", "{line}");
     }
     let mut coloured = headcount(&nginx.registry(), &["events", "--color", "always"]);
-    assert!(ended(&mut coloured).with(0).out.contains("\u{1b}["));
+    assert!(program::run(&mut coloured).ended(0).out.contains("\u{1b}["));
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn the_time_is_local() {
     let nginx = stopped();
     let at = |zone: &str| {
         let mut command = headcount(&nginx.registry(), &["events", "-n", "1"]);
-        ended(command.env("TZ", zone)).with(0).out
+        program::run(command.env("TZ", zone)).ended(0).out
     };
     let hour = |line: &str| line[11..13].parse::<u32>().expect("an hour");
     assert_eq!((hour(&at("UTC0")) + 3) % 24, hour(&at("XYZ-3")));
@@ -110,20 +112,19 @@ fn some_of_them() {
 #[test]
 fn wrong_use_ends_with_2_and_no_node_with_4() {
     let folder = Folder::new();
-    let program = |args: &[&str]| -> Ended {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        ended(command.env("HEADCOUNT_RUNTIME_DIR", folder.path()).args(args))
+    let program = |args: &[&str]| -> Run {
+        program::run(program::headcount(args).env("HEADCOUNT_RUNTIME_DIR", folder.path()))
     };
-    program(&["events", "--kind", "worker_vanished"]).with(2).says("worker_started");
-    program(&["events", "--since", "yesterday"]).with(2).says("allowed are");
-    program(&["events", "-n", "-1"]).with(2);
-    program(&["events"]).with(4).says("no node was found");
-    program(&["events", "--follow"]).with(4).says("no node was found");
+    program(&["events", "--kind", "worker_vanished"]).ended(2).complains("worker_started");
+    program(&["events", "--since", "yesterday"]).ended(2).complains("allowed are");
+    program(&["events", "-n", "-1"]).ended(2);
+    program(&["events"]).ended(4).complains("no node was found");
+    program(&["events", "--follow"]).ended(4).complains("no node was found");
     let missing = folder.at("x.registry").display().to_string();
-    program(&["events", "--registry", &missing]).with(4).says("x.registry");
+    program(&["events", "--registry", &missing]).ended(4).complains("x.registry");
     folder.write("x.registry", "garbage");
-    program(&["events", "--registry", &missing]).with(4).says("no headcount registry");
-    program(&["events"]).with(4).says("no headcount registry");
+    program(&["events", "--registry", &missing]).ended(4).complains("no headcount registry");
+    program(&["events"]).ended(4).complains("no headcount registry");
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn what_was_overwritten_is_counted() {
     assert_eq!(found[0], serde_json::json!({ "node": found[1]["node"], "lost": oldest - 1 }));
     assert_eq!(numbers(&found), (oldest..oldest + 64).collect::<Vec<_>>());
     run(&nginx, &["events"])
-        .with(0)
+        .ended(0)
         .says(&format!("({} events before the next one: overwritten, and lost)", oldest - 1));
     // Only what was asked for counts.
     assert_eq!(json(&nginx, &["--since", &(oldest - 3).to_string()])[0]["lost"], 3);
@@ -167,7 +168,7 @@ fn a_follower_that_was_overrun_says_by_how_many() {
     follower.signal(Signal::CONT);
     follower.wait_for("the last event", |f| numbers(&lines(&f.out())).contains(&last).then_some(()));
     follower.signal(Signal::TERM);
-    let found = lines(&follower.end().with(0).out);
+    let found = lines(&follower.end().ended(0).out);
     let lost: Vec<_> = found.iter().filter_map(|line| line["lost"].as_u64()).collect();
     // It may have been stopped in the middle of what came after the start.
     let before: Vec<_> = numbers(&found).into_iter().filter(|&seq| seq < first).collect();
@@ -208,7 +209,7 @@ fn a_follower_goes_on_through_a_restart_and_a_registry_that_is_made_anew() {
     assert_eq!(old, (1..=events.len() as u64).collect::<Vec<_>>());
     assert_eq!(new, (1..=new.len() as u64).collect::<Vec<_>>());
     follower.signal(Signal::INT);
-    follower.end().with(0);
+    follower.end().ended(0);
     nginx.end(Signal::QUIT);
 }
 
@@ -221,7 +222,7 @@ fn a_follower_waits_for_a_node_that_was_named() {
     nginx.run();
     follower.wait_for("two workers", |f| (f.out().lines().count() == 2).then_some(()));
     follower.signal(Signal::TERM);
-    let ended = follower.end().with(0);
+    let ended = follower.end().ended(0);
     assert!(ended.out.lines().all(|line| line.contains(" of generation 1 started; ")), "{ended:#?}");
     nginx.end(Signal::QUIT);
 }
@@ -243,7 +244,7 @@ fn a_follower_of_what_comes_shows_nothing_of_what_was() {
     assert_eq!(found[0]["kind"], "generation_started");
     assert_eq!(found[0]["generation"], 2);
     follower.signal(Signal::TERM);
-    follower.end().with(0);
+    follower.end().ended(0);
     nginx.end(Signal::QUIT);
 }
 
@@ -274,8 +275,8 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
         Nginx::start_ready(setup().workers(1).option("path", &path).option("node", &format!("{name:?}")))
     };
     let program = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        command.env("HEADCOUNT_RUNTIME_DIR", shared.path()).args(args).stdin(Stdio::null());
+        let mut command = program::headcount(args);
+        command.env("HEADCOUNT_RUNTIME_DIR", shared.path());
         command
     };
     let one = node("one");
@@ -288,12 +289,12 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
         found.iter().any(|e| e["node"] == "two" && e["kind"] == "worker_started").then_some(())
     });
     process::send(follower.pid(), Signal::TERM);
-    follower.end().with(0).says("spoiled.registry is no headcount registry");
+    follower.end().ended(0).complains("spoiled.registry is no headcount registry");
     std::fs::remove_file(shared.at("spoiled.registry")).expect("our own file");
     one.reload_and_settle(2);
     one.end(Signal::QUIT);
     two.end(Signal::QUIT);
-    let found = lines(&ended(&mut program(&["events", "--json"])).with(0).out);
+    let found = lines(&program::run(&mut program(&["events", "--json"])).ended(0).out);
     let times: Vec<_> = found.iter().map(|e| e["time"].as_f64().expect("a time")).collect();
     assert!(times.is_sorted(), "{found:#?}");
     for name in ["one", "two"] {
@@ -302,8 +303,8 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
     }
     let names: Vec<_> = found.iter().map(|e| e["node"].as_str().expect("a name")).collect();
     assert!(names.first() == Some(&"one") && names.last() == Some(&"two") && !names.is_sorted(), "{names:?}");
-    let text = ended(&mut program(&["events", "-n", "1"])).with(0).out;
+    let text = program::run(&mut program(&["events", "-n", "1"])).ended(0).out;
     assert!(text[23..].starts_with("  two  master "), "{text}");
-    ended(&mut program(&["events", "--since", "seq:1"])).with(4).says("say which one by --node");
-    ended(&mut program(&["events", "--since", "seq:1", "--node", "one"])).with(0);
+    program::run(&mut program(&["events", "--since", "seq:1"])).ended(4).complains("say which one by --node");
+    program::run(&mut program(&["events", "--since", "seq:1", "--node", "one"])).ended(0);
 }

@@ -1,5 +1,6 @@
 //! `headcount reload` on a real nginx: which generation answers, each way to fail, and each exit code.
 
+mod program;
 mod scripted;
 
 use std::net::TcpListener;
@@ -7,12 +8,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use scripted::{Ended, ended, run, setup, start};
+use program::Run;
+use scripted::{run, setup, start};
 use testkit::{Folder, Kind, Nginx, Signal, Who, permit, process};
 
 /// The number in `generation 3 serves with 4 workers; that took 150 ms`.
 #[track_caller]
-fn generation(ended: &Ended) -> u64 {
+fn generation(ended: &Run) -> u64 {
     let number = ended.out.strip_prefix("generation ").and_then(|rest| rest.split(' ').next()?.parse().ok());
     number.unwrap_or_else(|| panic!("no generation in {ended:#?}"))
 }
@@ -21,12 +23,12 @@ fn generation(ended: &Ended) -> u64 {
 fn the_master_is_found_by_the_node_by_its_pid_file_and_by_its_pid() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup());
-    let ended = run(&nginx, &["reload"]).with(0).says("generation 2 serves with 4 workers; that took ");
+    let ended = run(&nginx, &["reload"]).ended(0).says("generation 2 serves with 4 workers; that took ");
     assert_eq!(ended.out.lines().count(), 1);
     let file = nginx.at("nginx.pid").display().to_string();
-    run(&nginx, &["reload", "--pid-file", &file]).with(0).says("generation 3 serves");
+    run(&nginx, &["reload", "--pid-file", &file]).ended(0).says("generation 3 serves");
     let pid = nginx.master().to_string();
-    run(&nginx, &["reload", "--pid", &pid]).with(0).says("generation 4 serves");
+    run(&nginx, &["reload", "--pid", &pid]).ended(0).says("generation 4 serves");
     nginx.must_serve();
     nginx.end(Signal::QUIT);
 }
@@ -37,12 +39,12 @@ fn drained_waits_for_the_older_ones_as_well() {
     let nginx = Nginx::start_ready(setup().workers(2));
     let client = nginx.slow_client();
     let row = format!("pid {}: worker ", client.worker);
-    let late = run(&nginx, &["reload", "--drained", "--timeout", "3s"]).with(1).says(&row);
+    let late = run(&nginx, &["reload", "--drained", "--timeout", "3s"]).ended(1).complains(&row);
     assert!(late.err.contains("generation 1 is left: 1 draining"), "{late:#?}");
     let waiting = start(&nginx, &["reload", "--drained"]);
     waiting.says("generation 1 is left");
     client.finish();
-    waiting.end().with(0).says("generation 3 serves with 2 workers; no older generation is left");
+    waiting.end().ended(0).says("generation 3 serves with 2 workers; no older generation is left");
     nginx.end(Signal::QUIT);
 }
 
@@ -55,11 +57,12 @@ fn a_port_that_is_taken_ends_it_with_3() {
     nginx.change(|setup| {
         setup.listen(&address).allow(&format!("{address} failed")).allow("still could not bind()")
     });
-    let failed = run(&nginx, &["reload"]).with(3).says("generation 2 was abandoned").says("error log");
+    let failed =
+        run(&nginx, &["reload"]).ended(3).complains("generation 2 was abandoned").complains("error log");
     assert_eq!(failed.out, "");
     nginx.must_serve();
     drop(taken);
-    run(&nginx, &["reload"]).with(0).says("generation 3 serves");
+    run(&nginx, &["reload"]).ended(0).says("generation 3 serves");
     nginx.end(Signal::QUIT);
 }
 
@@ -69,12 +72,12 @@ fn a_configuration_that_is_none_ends_it_with_3_before_the_time_is_over() {
     let nginx = Nginx::start_ready(setup().workers(2).allow("unknown directive"));
     nginx.configure_nonsense();
     run(&nginx, &["reload", "--timeout", "10m"])
-        .with(3)
-        .says("went back to sleep without beginning a generation")
-        .says("nginx -t");
+        .ended(3)
+        .complains("went back to sleep without beginning a generation")
+        .complains("nginx -t");
     nginx.must_serve();
     nginx.change(|setup| setup);
-    run(&nginx, &["reload"]).with(0).says("generation 2 serves");
+    run(&nginx, &["reload"]).ended(0).says("generation 2 serves");
     nginx.end(Signal::QUIT);
 }
 
@@ -85,7 +88,7 @@ fn a_configuration_that_takes_long_to_be_refused_is_waited_for() {
     // It sleeps for longer than a master must rest to be believed, and fails before it has announced anything.
     nginx.change(|setup| setup.before_init("kit.block(3) error('the application failed')"));
     let waiting = start(&nginx, &["reload"]);
-    let failed = waiting.end().with(3).says("went back to sleep without beginning a generation");
+    let failed = waiting.end().ended(3).complains("went back to sleep without beginning a generation");
     let complaints = nginx.log().lines().filter(|line| line.contains("the application failed")).count();
     assert_eq!(complaints, 1, "it was not refused yet when that was said: {failed:#?}");
     nginx.end(Signal::QUIT);
@@ -96,7 +99,7 @@ fn a_server_that_no_longer_has_headcount_is_told_apart() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2));
     nginx.change(|setup| setup.who(Who::Nobody));
-    run(&nginx, &["reload"]).with(3).says("its old workers leave, but it has begun no generation");
+    run(&nginx, &["reload"]).ended(3).complains("its old workers leave, but it has begun no generation");
     nginx.must_serve();
     nginx.end(Signal::QUIT);
 }
@@ -109,34 +112,37 @@ fn nobody_but_the_nodes_master_is_signalled() {
     let pid_file = |text: &str| {
         folder.write("x.pid", text);
         let file = folder.at("x.pid").display().to_string();
-        run(&nginx, &["reload", "--pid-file", &file]).with(4)
+        run(&nginx, &["reload", "--pid-file", &file]).ended(4)
     };
     // A stranger, whom HUP would kill.
     let mut stranger = Command::new("sleep").arg("600").spawn().expect("sleep can be started");
     let pid = stranger.id();
     pid_file(&format!("{pid}\n"))
-        .says(&format!("process {pid} is no live master of a node, and is not signalled"));
+        .complains(&format!("process {pid} is no live master of a node, and is not signalled"));
     assert!(stranger.try_wait().expect("our own child").is_none(), "it was signalled");
     stranger.kill().expect("our own child");
     stranger.wait().expect("our own child");
-    pid_file(&pid.to_string()).says(&format!("there is no process {pid}"));
+    pid_file(&pid.to_string()).complains(&format!("there is no process {pid}"));
     let worker = nginx.workers()[0];
-    pid_file(&worker.to_string()).says(&format!("process {worker} is no live master"));
+    pid_file(&worker.to_string()).complains(&format!("process {worker} is no live master"));
     for wrong in ["", "nginx", "-1", "0", "12 13", "99999999999", "\u{1b}[2J"] {
-        let ended = pid_file(wrong).says("is no pid file");
+        let ended = pid_file(wrong).complains("is no pid file");
         assert!(!ended.err.contains("\u{1b}[2J"), "{ended:#?}");
     }
     let missing = folder.at("missing.pid").display().to_string();
-    run(&nginx, &["reload", "--pid-file", &missing]).with(4).says("there is no pid file").says("missing.pid");
+    run(&nginx, &["reload", "--pid-file", &missing])
+        .ended(4)
+        .complains("there is no pid file")
+        .complains("missing.pid");
     let no_file = folder.path().display().to_string();
-    run(&nginx, &["reload", "--pid-file", &no_file]).with(4).says("cannot read the pid file");
-    run(&nginx, &["reload", "--pid", "1", "--pid-file", &missing]).with(2);
-    run(&nginx, &["reload", "--timeout", "soon"]).with(2);
-    let mut nobody = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    ended(nobody.arg("reload").env("HEADCOUNT_RUNTIME_DIR", folder.path())).with(4).says("no node was found");
+    run(&nginx, &["reload", "--pid-file", &no_file]).ended(4).complains("cannot read the pid file");
+    run(&nginx, &["reload", "--pid", "1", "--pid-file", &missing]).ended(2);
+    run(&nginx, &["reload", "--timeout", "soon"]).ended(2);
+    let mut nobody = program::headcount(["reload"]);
+    program::run(nobody.env("HEADCOUNT_RUNTIME_DIR", folder.path())).ended(4).complains("no node was found");
     assert_eq!(nginx.reports().of(Kind::GenerationStarted).len(), 1, "no reload came of all that");
     nginx.end(Signal::QUIT);
-    run(&nginx, &["reload"]).with(4).says("no master of the node").says("start the server");
+    run(&nginx, &["reload"]).ended(4).complains("no master of the node").complains("start the server");
 }
 
 #[test]
@@ -145,21 +151,24 @@ fn a_master_that_hangs_is_not_signalled_and_one_that_starts_slowly_is_not_waited
     let nginx = Nginx::start_ready(setup().workers(2));
     let master = nginx.master();
     nginx.freeze(master);
-    run(&nginx, &["reload", "--timeout", "300ms"]).with(1).says("was busy").says("was not signalled");
+    run(&nginx, &["reload", "--timeout", "300ms"])
+        .ended(1)
+        .complains("was busy")
+        .complains("was not signalled");
     nginx.thaw(master);
     nginx.change(|setup| setup.before_init("kit.block(3)"));
     run(&nginx, &["reload", "--timeout", "1s"])
-        .with(1)
-        .says("has the signal, and has begun no generation yet");
-    run(&nginx, &["wait", "--reloaded", "--newer-than", "1"]).with(0).says("generation 2 serves");
+        .ended(1)
+        .complains("has the signal, and has begun no generation yet");
+    run(&nginx, &["wait", "--reloaded", "--newer-than", "1"]).ended(0).says("generation 2 serves");
     nginx.change(|setup| setup.before_init(""));
     // The first worker's callback goes on for a while, and the others wait for their own.
     nginx.change(|setup| setup.in_callback("on_worker_start", "if kit.once('slow') then kit.block(5) end"));
     run(&nginx, &["reload", "--timeout", "2s"])
-        .with(1)
-        .says("generation 3: 0 of 2 workers serving")
-        .says("starting for ");
-    run(&nginx, &["wait", "--reloaded", "--newer-than", "2"]).with(0).says("generation 3 serves");
+        .ended(1)
+        .complains("generation 3: 0 of 2 workers serving")
+        .complains("starting for ");
+    run(&nginx, &["wait", "--reloaded", "--newer-than", "2"]).ended(0).says("generation 3 serves");
     nginx.end(Signal::QUIT);
 }
 
@@ -170,12 +179,12 @@ fn an_upgraded_node_is_reloaded_by_its_new_master() {
     let (old, _) = nginx.upgrade();
     nginx.ready(2);
     run(&nginx, &["reload", "--pid", &old.to_string()])
-        .with(4)
-        .says(&format!("master {old} is not signalled"))
-        .says("has taken over by a binary upgrade");
-    run(&nginx, &["reload"]).with(0).says("generation 3 serves");
+        .ended(4)
+        .complains(&format!("master {old} is not signalled"))
+        .complains("has taken over by a binary upgrade");
+    run(&nginx, &["reload"]).ended(0).says("generation 3 serves");
     process::send(old, Signal::QUIT);
-    run(&nginx, &["wait", "--reloaded", "--drained"]).with(0);
+    run(&nginx, &["wait", "--reloaded", "--drained"]).ended(0);
     nginx.end(Signal::QUIT);
 }
 
@@ -188,7 +197,7 @@ fn a_master_that_ends_while_it_reloads_ends_it_with_3() {
     nginx.wait_until("the configuration to be read", || nginx.at("markers/reading").exists().then_some(()));
     waiting.says("has the signal");
     scripted::kill_everything(&nginx);
-    waiting.end().with(3).says("ended while it was to reload");
+    waiting.end().ended(3).complains("ended while it was to reload");
 }
 
 /// A server whose configuration reads a number from a file, and takes its time.
@@ -226,7 +235,7 @@ fn a_reload_that_is_going_on_is_not_taken_for_the_answer() {
     nginx.reload();
     nginx.wait_until("the other one to have read its number", || (read(&nginx).len() == 2).then_some(()));
     write_number(&nginx.at("number"), 1);
-    let ended = run(&nginx, &["reload"]).with(0);
+    let ended = run(&nginx, &["reload"]).ended(0);
     assert_eq!(generation(&ended), 3, "{ended:#?}");
     assert_eq!(read(&nginx), [0, 0, 1]);
     nginx.end(Signal::QUIT);
@@ -253,7 +262,7 @@ fn twenty_at_once_are_each_answered_by_a_generation_that_read_its_configuration(
                         write_number(&file, *number);
                         *number
                     };
-                    let ended = ended(&mut scripted::headcount(&registry, &["reload"]));
+                    let ended = program::run(&mut scripted::headcount(&registry, &["reload"]));
                     answers.lock().expect("no panic while it is held").push((mine, ended));
                 }
             });
@@ -263,7 +272,7 @@ fn twenty_at_once_are_each_answered_by_a_generation_that_read_its_configuration(
     let answers = answers.into_inner().expect("no panic while it was held");
     assert_eq!(answers.len(), 40);
     for (mine, ended) in answers {
-        let ended = ended.with(0);
+        let ended = ended.ended(0);
         let index = usize::try_from(generation(&ended)).expect("small") - 1;
         assert!(
             read[index] >= mine,
@@ -271,6 +280,6 @@ fn twenty_at_once_are_each_answered_by_a_generation_that_read_its_configuration(
             read[index]
         );
     }
-    run(&nginx, &["wait", "--reloaded", "--drained"]).with(0);
+    run(&nginx, &["wait", "--reloaded", "--drained"]).ended(0);
     nginx.end(Signal::QUIT);
 }

@@ -1,5 +1,7 @@
 //! `headcount run` beside a real nginx.
 
+mod program;
+
 mod run {
     mod follower;
     mod record;

@@ -1,19 +1,20 @@
 //! `headcount wait` on a real nginx: each condition, and each exit code.
 
+mod program;
 mod scripted;
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use scripted::{Running, ended, headcount, quick, run, setup, start};
+use scripted::{Running, headcount, quick, run, setup, start};
 use testkit::{Folder, Kind, Nginx, Signal, permit, process};
 
 #[test]
 fn a_node_that_is_as_wanted_ends_it_at_once() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup());
-    let ended = run(&nginx, &["wait", "--reloaded", "--drained", "--workers", "4"]).with(0);
+    let ended = run(&nginx, &["wait", "--reloaded", "--drained", "--workers", "4"]).ended(0);
     assert_eq!(
         ended.out,
         "generation 1 serves with 4 workers; 4 workers of generation 1 serving; no older generation is left\n"
@@ -31,7 +32,7 @@ fn wrong_use_ends_with_2() {
         &["wait", "--workers", "many"],
         &["wait", "--drained", "--timeout", "soon"],
     ] {
-        ended(Command::new(env!("CARGO_BIN_EXE_headcount")).args(wrong)).with(2);
+        program::run(&mut program::headcount(wrong)).ended(2);
     }
 }
 
@@ -44,17 +45,18 @@ fn a_slow_client_holds_up_the_draining() {
     let drains = format!("1 draining (pid {})", client.worker);
     let row = format!("pid {}: worker ", client.worker);
     nginx.wait_for("the other one to leave", scripted::LONG, |all| all.at_least(1, Kind::WorkerExited, 1));
-    let late = run(&nginx, &["wait", "--drained", "--timeout", "200ms"]).with(1).says(&drains).says(&row);
+    let late =
+        run(&nginx, &["wait", "--drained", "--timeout", "200ms"]).ended(1).complains(&drains).complains(&row);
     assert!(late.err.contains("of generation 1, draining for "), "{late:#?}");
     assert_eq!(late.out, "");
     // The new generation serves all the same.
     run(&nginx, &["wait", "--reloaded", "--newer-than", "1"])
-        .with(0)
+        .ended(0)
         .says("generation 2 serves with 2 workers");
     let waiting = start(&nginx, &["wait", "--drained"]);
     waiting.says("waiting: generation 1 is left");
     client.finish();
-    let ended = waiting.end().with(0).says("no older generation is left");
+    let ended = waiting.end().ended(0).says("no older generation is left");
     // A line for each change, and there was one.
     assert!(ended.err.lines().count() <= 3, "{ended:#?}");
     nginx.end(Signal::QUIT);
@@ -65,12 +67,12 @@ fn stopped_is_the_kernels_word() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2).allow_kills());
     run(&nginx, &["wait", "--stopped", "--timeout", "100ms"])
-        .with(1)
-        .says(&format!("pid {}: master, serving for", nginx.master()));
+        .ended(1)
+        .complains(&format!("pid {}: master, serving for", nginx.master()));
     let waiting = start(&nginx, &["wait", "--stopped"]);
     waiting.says("waiting: alive: 1 master");
     scripted::quit(&nginx);
-    waiting.end().with(0).says("nobody of the node is alive");
+    waiting.end().ended(0).says("nobody of the node is alive");
 
     nginx.run();
     nginx.ready(2);
@@ -78,11 +80,11 @@ fn stopped_is_the_kernels_word() {
     let drained = start(&nginx, &["wait", "--reloaded", "--newer-than", "2"]);
     waiting.says("waiting: alive: 1 master");
     scripted::kill_everything(&nginx);
-    waiting.end().with(0);
+    waiting.end().ended(0);
     // It may be started again, so that is waited on; and said.
     drained.says("waiting: nobody of the node is alive");
     nginx.run();
-    drained.end().with(0).says("generation 3 serves with 2 workers");
+    drained.end().ended(0).says("generation 3 serves with 2 workers");
     nginx.end(Signal::QUIT);
 }
 
@@ -92,9 +94,9 @@ fn a_node_that_died_is_not_reloaded_and_not_undrained() {
     let nginx = Nginx::start_ready(setup().workers(2));
     nginx.kill_all();
     run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"])
-        .with(1)
-        .says("nobody of the node is alive; master ");
-    run(&nginx, &["wait", "--workers", "0", "--drained", "--stopped"]).with(0);
+        .ended(1)
+        .complains("nobody of the node is alive; master ");
+    run(&nginx, &["wait", "--workers", "0", "--drained", "--stopped"]).ended(0);
 }
 
 #[test]
@@ -106,44 +108,40 @@ fn orphans_serve_and_are_no_reload() {
     process::send(master, Signal::KILL);
     nginx.wait_gone(master);
     run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"])
-        .with(1)
-        .says(&format!("master {master} of generation 1 is gone"))
-        .says("orphaned for");
-    run(&nginx, &["wait", "--workers", "2"]).with(0);
+        .ended(1)
+        .complains(&format!("master {master} of generation 1 is gone"))
+        .complains("orphaned for");
+    run(&nginx, &["wait", "--workers", "2"]).ended(0);
 }
 
 #[test]
 fn a_node_that_is_to_come_is_waited_for_if_it_was_named() {
     let _permit = permit();
     let nginx = Nginx::prepare(setup().workers(2));
-    run(&nginx, &["wait", "--stopped"]).with(0).says("there is no node");
-    run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"]).with(1).says("there is no node at ");
+    run(&nginx, &["wait", "--stopped"]).ended(0).says("there is no node");
+    run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"]).ended(1).complains("there is no node at ");
     let waiting = start(&nginx, &["wait", "--reloaded"]);
     waiting.says("waiting: there is no node at ");
     nginx.run();
-    waiting.end().with(0).says("generation 1 serves with 2 workers");
+    waiting.end().ended(0).says("generation 1 serves with 2 workers");
     nginx.end(Signal::QUIT);
 
-    let mut by_name = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    let mut by_name = program::headcount(["wait", "--workers", "1", "--node", "shop", "--timeout", "100ms"]);
     by_name.env("HEADCOUNT_RUNTIME_DIR", nginx.at("run"));
-    by_name.args(["wait", "--workers", "1", "--node", "shop", "--timeout", "100ms"]);
-    ended(&mut by_name).with(1).says("there is no node shop");
+    program::run(&mut by_name).ended(1).complains("there is no node shop");
 }
 
 #[test]
 fn without_a_name_there_must_be_one_node() {
     let folder = Folder::new();
-    let program = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        command.env("HEADCOUNT_RUNTIME_DIR", folder.path()).args(args);
-        ended(&mut command)
-    };
-    program(&["wait", "--reloaded"]).with(4).says("no node was found");
-    program(&["wait", "--stopped"]).with(0);
+    let program =
+        |args: &[&str]| program::run(program::headcount(args).env("HEADCOUNT_RUNTIME_DIR", folder.path()));
+    program(&["wait", "--reloaded"]).ended(4).complains("no node was found");
+    program(&["wait", "--stopped"]).ended(0);
     folder.write("a.registry", "garbage");
-    program(&["wait", "--reloaded"]).with(4).says("a.registry is no headcount registry");
+    program(&["wait", "--reloaded"]).ended(4).complains("a.registry is no headcount registry");
     folder.write("b.registry", "garbage");
-    program(&["wait", "--stopped"]).with(4).says("say which by --node (a, b)");
+    program(&["wait", "--stopped"]).ended(4).complains("say which by --node (a, b)");
 }
 
 #[test]
@@ -158,14 +156,16 @@ fn a_reload_that_fails_ends_it_with_3() {
         setup.listen(&address).allow(&format!("{address} failed")).allow("still could not bind()")
     });
     waiting.says("generation 2 has begun");
-    waiting.end().with(3).says("generation 2 was abandoned").says("error log");
+    waiting.end().ended(3).complains("generation 2 was abandoned").complains("error log");
     // The same for one who comes late, as a script does that sent the signal before.
-    run(&nginx, &["wait", "--reloaded", "--newer-than", "1"]).with(3).says("generation 2 was abandoned");
+    run(&nginx, &["wait", "--reloaded", "--newer-than", "1"])
+        .ended(3)
+        .complains("generation 2 was abandoned");
     // Whoever does not ask for a newer one gets what serves.
-    run(&nginx, &["wait", "--reloaded"]).with(0).says("generation 1 serves");
+    run(&nginx, &["wait", "--reloaded"]).ended(0).says("generation 1 serves");
     drop(taken);
     nginx.reload();
-    run(&nginx, &["wait", "--reloaded", "--newer-than", "2"]).with(0).says("generation 3 serves");
+    run(&nginx, &["wait", "--reloaded", "--newer-than", "2"]).ended(0).says("generation 3 serves");
     nginx.end(Signal::QUIT);
 }
 
@@ -177,12 +177,12 @@ fn a_worker_that_hangs_does_not_serve() {
     let waiting = start(&nginx, &["wait", "--workers", "3"]);
     waiting.says("waiting: generation 1: 4 workers serving, not 3");
     nginx.freeze(victim);
-    waiting.end().with(0).says("3 workers of generation 1 serving");
-    let late = run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"]).with(1);
-    let late = late.says(&format!("3 of 4 workers serving, 1 stalled (pid {victim})"));
+    waiting.end().ended(0).says("3 workers of generation 1 serving");
+    let late = run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"]).ended(1);
+    let late = late.complains(&format!("3 of 4 workers serving, 1 stalled (pid {victim})"));
     assert!(late.err.contains("stalled, its last heartbeat is "), "{late:#?}");
     nginx.thaw(victim);
-    run(&nginx, &["wait", "--reloaded", "--workers", "4"]).with(0);
+    run(&nginx, &["wait", "--reloaded", "--workers", "4"]).ended(0);
     nginx.end(Signal::QUIT);
 }
 
@@ -192,10 +192,12 @@ fn an_upgrade_is_drained_when_the_old_master_has_let_go() {
     let nginx = Nginx::start_ready(setup().workers(2));
     let waiting = start(&nginx, &["wait", "--reloaded", "--newer-than", "1"]);
     let (old, _) = nginx.upgrade();
-    waiting.end().with(0).says("generation 2 serves with 2 workers");
-    run(&nginx, &["wait", "--drained", "--timeout", "100ms"]).with(1).says("generation 1 is left: 2 serving");
+    waiting.end().ended(0).says("generation 2 serves with 2 workers");
+    run(&nginx, &["wait", "--drained", "--timeout", "100ms"])
+        .ended(1)
+        .complains("generation 1 is left: 2 serving");
     process::send(old, Signal::QUIT);
-    run(&nginx, &["wait", "--drained", "--reloaded"]).with(0);
+    run(&nginx, &["wait", "--drained", "--reloaded"]).ended(0);
     nginx.end(Signal::QUIT);
 }
 
@@ -206,9 +208,9 @@ fn a_crash_loop_is_no_reload() {
     nginx.reload_with(|setup| setup.in_callback("on_worker_start", "kit.die()"));
     nginx.wait_for("two starts that fail", scripted::LONG, |all| all.at_least(2, Kind::WorkerStarted, 2));
     run(&nginx, &["wait", "--reloaded", "--newer-than", "1", "--timeout", "1s"])
-        .with(1)
-        .says("generation 2: 0 of 1 worker serving")
-        .says("died, ");
+        .ended(1)
+        .complains("generation 2: 0 of 1 worker serving")
+        .complains("died, ");
 }
 
 #[test]
@@ -220,16 +222,17 @@ fn somebody_who_may_only_read_is_answered_as_well() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2));
     // A program of which everybody may run a copy: the target folder may be somebody's own.
-    let program = nginx.at("headcount");
-    std::fs::copy(env!("CARGO_BIN_EXE_headcount"), &program).expect("our own folder");
-    testkit::chmod(&program, 0o755);
+    let copy = nginx.at("headcount");
+    std::fs::copy(env!("CARGO_BIN_EXE_headcount"), &copy).expect("our own folder");
+    testkit::chmod(&copy, 0o755);
     let as_nobody = |args: &[&str]| {
-        let mut command = Command::new(&program);
-        ended(command.args(args).arg("--registry").arg(nginx.registry()).uid(65_534).gid(65_534))
+        program::run(
+            program::program(&copy, args).arg("--registry").arg(nginx.registry()).uid(65_534).gid(65_534),
+        )
     };
-    as_nobody(&["wait", "--reloaded", "--workers", "2"]).with(0);
-    as_nobody(&["wait", "--stopped", "--timeout", "0"]).with(1);
-    as_nobody(&["reload"]).with(4).says("you may not signal master").says("belongs to root");
+    as_nobody(&["wait", "--reloaded", "--workers", "2"]).ended(0);
+    as_nobody(&["wait", "--stopped", "--timeout", "0"]).ended(1);
+    as_nobody(&["reload"]).ended(4).complains("you may not signal master").complains("belongs to root");
     nginx.end(Signal::QUIT);
 }
 
@@ -244,7 +247,7 @@ fn a_registry_that_was_made_anew_is_looked_at() {
     std::fs::remove_file(nginx.registry()).expect("it was there");
     nginx.change(|setup| setup.workers(3));
     nginx.run();
-    waiting.end().with(0).says("3 workers of generation 1 serving");
+    waiting.end().ended(0).says("3 workers of generation 1 serving");
     nginx.end(Signal::QUIT);
 }
 
@@ -260,7 +263,8 @@ fn on_a_terminal_the_line_is_rewritten() {
     );
     // The one of util-linux, which every system has: it is a terminal.
     let ended =
-        ended(Command::new("script").args(["-qec", &program, "/dev/null"]).stdin(Stdio::null())).with(1);
+        program::run(Command::new("script").args(["-qec", &program, "/dev/null"]).stdin(Stdio::null()))
+            .ended(1);
     let (line, rest) = ended.out.rsplit_once("\r\u{1b}[K").expect("a line that is rewritten");
     assert!(line.contains(" of 1.0 s  generation 1: 2 workers serving, not 3"), "{ended:#?}");
     assert!(line.matches("\r\u{1b}[K").count() >= 3, "it is alive: {ended:#?}");

@@ -24,8 +24,14 @@ pub fn headcount<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Com
 pub fn program<S: AsRef<OsStr>>(path: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(path);
     command.args(arguments).stdin(Stdio::null());
-    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "HEADCOUNT_RUNTIME_DIR"] {
-        command.env_remove(name);
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy().to_lowercase();
+        let colours = ["no_color", "clicolor", "clicolor_force"].contains(&&*name);
+        // For the colours, for where to look, and for where `run` posts to and keeps its state.
+        if colours || name.starts_with("headcount_") || name.ends_with("_proxy") || name == "state_directory"
+        {
+            command.env_remove(variable);
+        }
     }
     command
 }
@@ -63,7 +69,7 @@ impl Run {
         self
     }
 
-    /// Wherever its lines are broken.
+    /// In its answer, wherever the lines of that are broken.
     #[track_caller]
     pub fn says(self, part: &str) -> Run {
         let words: Vec<_> = self.out.split_whitespace().collect();
@@ -71,6 +77,7 @@ impl Run {
         self
     }
 
+    /// Beside its answer.
     #[track_caller]
     pub fn complains(self, part: &str) -> Run {
         assert!(self.err.contains(part), "{part:?} is not in:\n{}", self.err);

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use testkit::{Folder, Integration, Setup, Signal, process, wait};
+
+use crate::program;
 
 /// Long enough for a machine on which everything else is tested meanwhile.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,17 +36,9 @@ pub fn server(own: &Folder) -> Setup {
     Setup::new(Integration::Lua).option("path", &format!("\"{}\"", registry(own).display())).allow_kills()
 }
 
-/// The program, and nothing of this environment that would lead it elsewhere.
+/// The command.
 pub fn headcount() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    for (variable, _) in std::env::vars_os() {
-        let name = variable.to_string_lossy().to_lowercase();
-        if name.ends_with("_proxy") || name.starts_with("headcount_") || name == "state_directory" {
-            command.env_remove(variable);
-        }
-    }
-    command.arg("run").stdin(Stdio::null());
-    command
+    program::headcount(["run"])
 }
 
 /// One that runs, or ran.

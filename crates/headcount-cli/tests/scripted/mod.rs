@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use testkit::{Integration, Nginx, Setup, Signal, process, wait};
+
+use crate::program::{self, Run};
 
 /// Longer than anything may take on a loaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -23,47 +25,16 @@ pub fn quick() -> Setup {
     setup().option("heartbeat_interval", "0.2").option("stall_after", "1")
 }
 
-/// How it ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
-}
-
-impl Ended {
-    #[track_caller]
-    pub fn with(self, code: i32) -> Ended {
-        assert_eq!(self.code, code, "{self:#?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, text: &str) -> Ended {
-        assert!(self.out.contains(text) || self.err.contains(text), "does not say {text:?}: {self:#?}");
-        self
-    }
-}
-
 /// The program with the node of this registry.
 pub fn headcount(registry: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    command.args(args).arg("--registry").arg(registry).stdin(Stdio::null());
+    let mut command = program::headcount(args);
+    command.arg("--registry").arg(registry);
     command
 }
 
 /// Runs it to its end, without a terminal.
-pub fn run(nginx: &Nginx, args: &[&str]) -> Ended {
-    ended(&mut headcount(&nginx.registry(), args))
-}
-
-pub fn ended(command: &mut Command) -> Ended {
-    let output = command.output().expect("the program can be started");
-    Ended {
-        code: output.status.code().expect("it ends by itself"),
-        out: String::from_utf8(output.stdout).expect("text"),
-        err: String::from_utf8(output.stderr).expect("text"),
-    }
+pub fn run(nginx: &Nginx, args: &[&str]) -> Run {
+    program::run(&mut headcount(&nginx.registry(), args))
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -118,13 +89,13 @@ impl Running {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn end(mut self) -> Ended {
+    pub fn end(mut self) -> Run {
         let status = wait::poll(LONG, || self.child.try_wait().expect("our own child"));
         let Some(status) = status else {
             panic!("it does not end\n---- out\n{}\n---- err\n{}", self.out(), self.err());
         };
         let code = status.code().unwrap_or_else(|| panic!("it ended by {status}"));
-        Ended { code, out: self.out(), err: self.err() }
+        Run { code: Some(code), out: self.out(), err: self.err() }
     }
 }
 
