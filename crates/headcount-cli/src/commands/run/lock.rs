@@ -6,10 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-/// Held as long as it lives, and no longer than this process.
+/// Held as long as it lives, and no longer than this process: a record lock, since flock(2) stays with a child that was
+/// forked and has not begun its command when we are killed. No other descriptor of the file may be closed meanwhile.
 pub struct Lock {
     _file: File,
 }
@@ -28,9 +29,9 @@ impl Lock {
             .with_context(|| {
                 format!("cannot make {} (name a file in a folder that is there by --state)", path.display())
             })?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK | Errno::ACCESS) => {
                 let mut holder = String::new();
                 let known = file.read_to_string(&mut holder).is_ok();
                 let holder = match holder.trim().parse::<u32>() {
