@@ -75,8 +75,9 @@ fn totals(look: &Look) -> String {
             None => states.push((process.state, 1)),
         }
     }
-    let is_counted =
-        |(state, _): &(State, usize)| !matches!(state, State::Stalled | State::Died | State::Exited | State::Unknown);
+    let is_counted = |(state, _): &(State, usize)| {
+        !matches!(state, State::Stalled | State::Died | State::Exited | State::Unknown)
+    };
     let (counted, others): (Vec<_>, Vec<_>) = states.into_iter().partition(is_counted);
     let list = |states: &[(State, usize)]| {
         states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect::<Vec<_>>().join(", ")
