@@ -307,3 +307,32 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
     ended(&mut program(&["events", "--since", "seq:1"])).with(4).says("say which one by --node");
     ended(&mut program(&["events", "--since", "seq:1", "--node", "one"])).with(0);
 }
+
+#[test]
+fn a_registry_that_is_cut_off_does_not_end_a_follower_of_all_nodes() {
+    let _permit = permit();
+    let shared = Folder::new();
+    let node = |name: &str| {
+        let path = format!("\"{}\"", shared.at(&format!("{name}.registry")).display());
+        Nginx::start_ready(setup().workers(1).option("path", &path).option("node", &format!("{name:?}")))
+    };
+    let one = node("one");
+    let cut = shared.at("cut.registry");
+    std::fs::copy(shared.at("one.registry"), &cut).expect("our own files");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.env("HEADCOUNT_RUNTIME_DIR", shared.path()).args(["events", "--follow", "--json"]);
+    let follower = Running::start(shared.path(), command);
+    follower.wait_for("both", |f| {
+        let starts = lines(&f.out()).iter().filter(|e| e["kind"] == "worker_started").count();
+        (starts == 2).then_some(())
+    });
+    std::fs::File::create(&cut).expect("our own file");
+    let two = node("two");
+    follower.wait_for("another node", |f| {
+        lines(&f.out()).iter().any(|e| e["node"] == "two" && e["kind"] == "worker_started").then_some(())
+    });
+    process::send(follower.pid(), Signal::TERM);
+    follower.end().with(0).says("cut.registry");
+    one.end(Signal::QUIT);
+    two.end(Signal::QUIT);
+}
