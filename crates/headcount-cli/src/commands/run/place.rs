@@ -38,7 +38,9 @@ impl Place {
     }
 
     fn look(&self) -> anyhow::Result<Option<PathBuf>> {
-        let mut found = find::registries(&find::folders());
+        // What is found is followed for ever, and commands are run by what it says: so not what any user could have made
+        // before the server that is waited for. Such a one has to be named by its file.
+        let mut found = find::ours(find::registries(&find::folders()));
         if let Some(node) = &self.node {
             found.retain(|path| find::node_name(path) == *node);
         }

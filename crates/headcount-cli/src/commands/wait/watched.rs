@@ -1,12 +1,13 @@
 //! The node that is meant, also before it is there and after its registry was made anew.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use headcount::{Cursor, ErrorKind, Event, Observer, Snapshot};
 
 use crate::cli::Which;
 use crate::find;
+use crate::plain::{plain, plain_path};
 
 /// At most so many events at a time.
 const AT_ONCE: usize = 4096;
@@ -49,8 +50,8 @@ impl Watched {
     /// What to call it.
     pub fn name(&self) -> String {
         match &self.place {
-            Place::Path(path) => format!("at {}", path.display()),
-            Place::Name(name) => name.clone(),
+            Place::Path(path) => format!("at {}", plain_path(path)),
+            Place::Name(name) => plain(name).into_owned(),
         }
     }
 
@@ -91,16 +92,14 @@ impl Watched {
             Place::Path(path) => return Ok(Some(path.clone())),
             Place::Name(name) => name,
         };
-        named(&find::registries(&find::folders()), name)
+        the_one(&find::of_name(find::registries(&find::folders()), name), name)
     }
 }
 
-fn named(registries: &[PathBuf], name: &str) -> anyhow::Result<Option<PathBuf>> {
-    let of_that_name = |path: &&PathBuf| find::node_name(path) == name;
-    let places: Vec<&Path> = registries.iter().filter(of_that_name).map(PathBuf::as_path).collect();
-    if places.len() > 1 {
-        let places: Vec<_> = places.iter().map(|p| p.display().to_string()).collect();
+fn the_one(registries: &[PathBuf], name: &str) -> anyhow::Result<Option<PathBuf>> {
+    if registries.len() > 1 {
+        let places: Vec<_> = registries.iter().map(|p| p.display().to_string()).collect();
         bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
     }
-    Ok(places.first().map(|p| p.to_path_buf()))
+    Ok(registries.first().cloned())
 }
