@@ -165,7 +165,7 @@ mod tests {
         let only_theirs = file("a/other.registry", 65534);
         let all = registries(&[own.path().join("a"), own.path().join("b")]);
         assert_eq!(all, [mine.clone(), only_theirs.clone(), theirs], "ours come first");
-        assert_eq!(of_name(all.clone(), "shop"), [mine.clone()]);
+        assert_eq!(of_name(all.clone(), "shop"), std::slice::from_ref(&mine));
         assert_eq!(of_name(all.clone(), "other"), [only_theirs]);
         assert_eq!(ours(all), [mine]);
     }
