@@ -1,12 +1,14 @@
 //! The nodes of this host, and which of them is meant.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use headcount::{ErrorKind, Observer, default_folder};
 
 use crate::cli::Which;
+use crate::plain::plain_path;
 
 /// What every registry's name ends with.
 const ENDING: &str = ".registry";
@@ -30,10 +32,13 @@ pub fn folders() -> Vec<PathBuf> {
     let mut folders = vec![default_folder()];
     if std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_none_or(|folder| folder.is_empty()) {
         folders.push(PathBuf::from("/run/headcount"));
-        folders.extend(children("/run/user").map(|user| user.join("headcount")));
-        folders.extend(children("/dev/shm").filter(|path| {
+        let mut others: Vec<_> = children("/run/user").map(|user| user.join("headcount")).collect();
+        others.extend(children("/dev/shm").filter(|path| {
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"headcount-"))
         }));
+        // A link to another folder would show its nodes twice, and so make their names ambiguous.
+        others.retain(|folder| !folder.is_symlink());
+        folders.extend(others);
     }
     let mut seen = BTreeSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
@@ -45,14 +50,34 @@ fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// The registry files in these folders.
+/// Whether this user or root has made the file, or has said where to look. Everybody else who may make files can make a
+/// registry of any name, too.
+fn is_ours(path: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
+        || std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me || found.uid() == 0)
+}
+
+/// Those that this user or root has made.
+pub fn ours(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
+    registries.retain(|path| is_ours(path));
+    registries
+}
+
+/// Those of this name; if any of them are ours, only these: a stranger must not be able to stand in their way.
+pub fn of_name(mut registries: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
+    registries.retain(|path| node_name(path) == name);
+    if registries.iter().any(|path| is_ours(path)) { ours(registries) } else { registries }
+}
+
+/// The registry files in these folders; ours first, so that those get a descriptor however many others there are.
 pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
     let mut found: Vec<_> = folders
         .iter()
         .flat_map(children)
         .filter(|path| path.as_os_str().as_encoded_bytes().ends_with(ENDING.as_bytes()))
         .collect();
-    found.sort();
+    found.sort_by_cached_key(|path| (!is_ours(path), path.clone()));
     found
 }
 
@@ -108,10 +133,10 @@ pub fn given(which: &Which) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// The one registry of the node of this name, if it is there.
-pub fn of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
-    let mut places: Vec<_> = registries.into_iter().filter(|path| node_name(path) == name).collect();
+pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
+    let mut places = of_name(registries, name);
     if places.len() > 1 {
-        let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+        let places: Vec<_> = places.iter().map(|path| plain_path(path)).collect();
         bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
     }
     Ok(places.pop())
@@ -124,7 +149,7 @@ fn named(which: &Which) -> anyhow::Result<Option<PathBuf>> {
     let Some(name) = &which.node else { return Ok(None) };
     let there = registries(&folders());
     let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
-    match of_name(there, name)? {
+    match the_one_of_name(there, name)? {
         Some(path) => Ok(Some(path)),
         None if names.is_empty() => bail!("there is no node {name}: {}", no_node()),
         None => bail!("there is no node {name}; there are: {}", names.join(", ")),
@@ -141,5 +166,28 @@ mod tests {
         let text =
             one(&which).map(|(path, _)| path).map_err(|e| format!("{e:#}")).expect_err("it is not there");
         assert_eq!(text.matches("os error 2").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_stranger_cannot_stand_in_the_way_of_a_node() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: only root can give a file to another user");
+        }
+        let own = tempfile::tempdir().unwrap();
+        let file = |name: &str, owner| {
+            let path = own.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+            path
+        };
+        let theirs = file("a/shop.registry", 65534);
+        let mine = file("b/shop.registry", 0);
+        let only_theirs = file("a/other.registry", 65534);
+        let all = registries(&[own.path().join("a"), own.path().join("b")]);
+        assert_eq!(all, [mine.clone(), only_theirs.clone(), theirs], "ours come first");
+        assert_eq!(of_name(all.clone(), "shop"), std::slice::from_ref(&mine));
+        assert_eq!(of_name(all.clone(), "other"), [only_theirs]);
+        assert_eq!(ours(all), [mine]);
     }
 }

@@ -308,3 +308,32 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
     program::run(&mut program(&["events", "--since", "seq:1"])).ended(4).complains("say which one by --node");
     program::run(&mut program(&["events", "--since", "seq:1", "--node", "one"])).ended(0);
 }
+
+#[test]
+fn a_registry_that_is_cut_off_does_not_end_a_follower_of_all_nodes() {
+    let _permit = permit();
+    let shared = Folder::new();
+    let node = |name: &str| {
+        let path = format!("\"{}\"", shared.at(&format!("{name}.registry")).display());
+        Nginx::start_ready(setup().workers(1).option("path", &path).option("node", &format!("{name:?}")))
+    };
+    let one = node("one");
+    let cut = shared.at("cut.registry");
+    std::fs::copy(shared.at("one.registry"), &cut).expect("our own files");
+    let mut command = program::headcount(["events", "--follow", "--json"]);
+    command.env("HEADCOUNT_RUNTIME_DIR", shared.path());
+    let follower = Running::start(shared.path(), command);
+    follower.wait_for("both", |f| {
+        let starts = lines(&f.out()).iter().filter(|e| e["kind"] == "worker_started").count();
+        (starts == 2).then_some(())
+    });
+    std::fs::File::create(&cut).expect("our own file");
+    let two = node("two");
+    follower.wait_for("another node", |f| {
+        lines(&f.out()).iter().any(|e| e["node"] == "two" && e["kind"] == "worker_started").then_some(())
+    });
+    process::send(follower.pid(), Signal::TERM);
+    follower.end().ended(0).complains("cut.registry");
+    one.end(Signal::QUIT);
+    two.end(Signal::QUIT);
+}

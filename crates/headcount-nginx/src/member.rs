@@ -271,9 +271,32 @@ pub(crate) fn start_helper(tracked: &Tracked) {
     log_notices(tracked.generation.node());
 }
 
+/// This process's membership, taken out of the state for as long as it is worked with: nginx, asked for a connection,
+/// may close others first, whose access log reads our variables, and so the state.
+struct Taken(Option<Member>);
+
+impl Taken {
+    fn member(&mut self) -> Option<&mut Member> {
+        self.0.as_mut()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Also after a panic: the process stays a member.
+        if let Some(member) = self.0.take() {
+            state().member = Some(member);
+        }
+    }
+}
+
+fn take_member() -> Taken {
+    Taken(state().member.take())
+}
+
 unsafe extern "C" fn on_beat(_: *mut ffi::ngx_event_t) {
     entry("heartbeat", (), || {
-        if let Some(member) = &mut state().member {
+        if let Some(member) = take_member().member() {
             member.beat();
         }
     });
@@ -281,10 +304,10 @@ unsafe extern "C" fn on_beat(_: *mut ffi::ngx_event_t) {
 
 unsafe extern "C" fn on_soon(_: *mut ffi::ngx_event_t) {
     entry("timer", (), || {
-        let mut state = state();
-        if let Some(member) = &mut state.member {
+        if let Some(member) = take_member().member() {
             return member.soon();
         }
+        let mut state = state();
         let Some(waiting) = state.waiting.take() else { return };
         let joined = waiting.again(&mut state);
         drop(state);
@@ -298,7 +321,7 @@ unsafe extern "C" fn on_watch(event: *mut ffi::ngx_event_t) {
     entry("watch", (), || {
         // SAFETY: nginx calls us with the event of our connection.
         let drains = unsafe { is_asked_to_close(event) };
-        if let Some(member) = &mut state().member {
+        if let Some(member) = take_member().member() {
             if drains { member.drain() } else { member.settle() }
         }
     });

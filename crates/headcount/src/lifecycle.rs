@@ -5,7 +5,7 @@ mod axes;
 mod facts;
 
 pub use axes::{Intent, Liveness, Phase, Progress, State};
-pub(crate) use facts::{Facts, GenerationFacts, SlotFacts};
+pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts};
 
 use crate::event::{GenerationId, Role};
 

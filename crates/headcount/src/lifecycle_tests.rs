@@ -332,6 +332,21 @@ proptest! {
     }
 
     #[test]
+    fn an_overview_says_the_same_as_each_question_by_itself(facts in any_facts()) {
+        let overview = Overview::of(&facts);
+        prop_assert_eq!(overview.total(), facts.total());
+        for id in 0..8 {
+            prop_assert_eq!(overview.counts(id), facts.counts(id));
+        }
+        for g in &facts.generations {
+            prop_assert_eq!(overview.master_alive(g), facts.master_alive(g));
+        }
+        for s in &facts.slots {
+            prop_assert_eq!(overview.state(s), facts.state(s));
+        }
+    }
+
+    #[test]
     fn nobody_unknown_is_judged(mut facts in any_facts()) {
         facts.slots.iter_mut().for_each(|s| s.liveness = Liveness::Unknown);
         let slots = facts.slots.clone();

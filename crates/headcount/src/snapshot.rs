@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, Liveness, Phase, State};
+use crate::lifecycle::{Facts, Liveness, Overview, Phase, State};
 use crate::sentinel::names;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
@@ -118,6 +118,7 @@ impl Snapshot {
     pub(crate) fn take(view: &View<'_>, facts: &Facts, node: &str, path: Option<&Path>) -> Snapshot {
         let header = view.region.header();
         let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
+        let overview = Overview::of(facts);
         let mut generations: Vec<_> = facts
             .generations
             .iter()
@@ -127,11 +128,11 @@ impl Snapshot {
                 phase: g.phase,
                 cause: g.cause,
                 master: g.master_pid,
-                master_alive: facts.master_alive(g),
+                master_alive: overview.master_alive(g),
                 age: age(g.begun_ns),
                 begun_ns: g.begun_wall_ns,
                 expected: Some(g.expected).filter(|&n| n > 0),
-                counts: facts.counts(g.id),
+                counts: overview.counts(g.id),
             })
             .collect();
         generations.sort_by_key(|g| g.id);
@@ -143,7 +144,7 @@ impl Snapshot {
                 role: s.role,
                 generation: s.generation,
                 worker_id: s.worker_id,
-                state: facts.state(s),
+                state: overview.state(s),
                 liveness: s.liveness,
                 cause: s.cause,
                 age: age(s.joined_ns),
@@ -169,7 +170,7 @@ impl Snapshot {
             sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid),
             holder,
             head: header.head.load(Acquire),
-            total: facts.total(),
+            total: overview.total(),
             event_counts: Kind::ALL
                 .iter()
                 .filter_map(|&kind| Some((kind, header.kinds.get(kind.code() as usize)?.load(Relaxed))))

@@ -21,6 +21,7 @@ use super::wait::clock::Deadline;
 use crate::cli::{EventsArgs, Which};
 use crate::find;
 use crate::outcome::Outcome;
+use crate::plain::plain;
 use feed::{Feed, Item, News};
 use since::From;
 pub use since::Since;
@@ -103,7 +104,16 @@ impl<'a> Journal<'a> {
     fn read(&mut self) -> anyhow::Result<Found> {
         let mut found = Vec::new();
         for (index, feed) in self.feeds.iter_mut().enumerate() {
-            let items = feed.read()?;
+            let items = match feed.read() {
+                Ok(items) => items,
+                // Its file was cut off. Of several, the others go on.
+                Err(error) if self.all => {
+                    say(&format!("{error:#}"));
+                    feed.close();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let of_this_boot = feed.of_this_boot;
             let is_meant = |event: &Event| self.from.is_none_or(|from| from.covers(event, of_this_boot));
             // What was lost before an event that is too old is too old as well.
@@ -245,5 +255,5 @@ fn reader_left(limit: Duration) -> anyhow::Result<bool> {
 
 /// What is no event, for whoever looks on.
 fn say(what: &str) {
-    anstream::eprintln!("headcount: {what}");
+    anstream::eprintln!("headcount: {}", plain(what));
 }

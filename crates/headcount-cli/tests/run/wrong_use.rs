@@ -1,5 +1,7 @@
 //! What is refused, with which code, and in which words.
 
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::process::Output;
 
 use testkit::{Folder, Nginx, permit};
@@ -90,6 +92,70 @@ fn several_nodes_and_none_named_is_refused() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("there are 2 nodes on this host: say which by --node"), "{text}");
+}
+
+#[test]
+fn links_in_the_place_of_its_files_are_not_followed() {
+    let own = Folder::new();
+    let state = own.at("state.json").display().to_string();
+    own.write("precious", "precious\n");
+    for name in ["state.json.lock", "state.json"] {
+        std::os::unix::fs::symlink(own.at("precious"), own.at(name)).expect("our own folder");
+        let (code, text) = refused(&["--registry", "/nowhere", "--state", &state, "--on", "any=true"]);
+        assert_eq!(code, Some(4), "{name}: {text}");
+        std::fs::remove_file(own.at(name)).expect("it is there");
+    }
+    // Written beside it, then put in its place.
+    let _permit = permit();
+    let nginx = Nginx::start_ready(server(&own).workers(1));
+    std::os::unix::fs::symlink(own.at("precious"), own.at("state.json.new")).expect("our own folder");
+    let mut run = Follower::start(&own, &["--on", "any=true"]);
+    run.wait_until("a state file", || own.at("state.json").exists().then_some(()));
+    run.end();
+    drop(nginx);
+    assert_eq!(own.read("precious"), "precious\n");
+}
+
+#[test]
+fn a_state_file_of_another_user_is_not_gone_by() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can give a file to another user");
+    }
+    let own = Folder::new();
+    let state = own.at("state.json").display().to_string();
+    let mut victim = std::process::Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", victim.id())).expect("it runs");
+    let start_time: u64 = stat.split(' ').nth(21).and_then(|field| field.parse().ok()).expect("a number");
+    let flight = serde_json::json!({
+        "delivery": { "at": 1, "event": "any", "rule": "0" },
+        "attempt": 1, "failures": 0, "running": true, "interrupted": false, "document": {},
+        "process": { "pid": victim.id(), "start_time": start_time },
+    });
+    let known = serde_json::json!({
+        "headcount_run": 1, "registry": null, "next_seq": 1, "node_is_up": false, "ask": "never", "finished": [],
+        "in_flight": flight,
+    });
+    own.write("state.json", &known.to_string());
+    chown(own.at("state.json"), Some(65534), None).expect("root may");
+    let run = ["--registry", "/nowhere", "--state", &state, "--timeout", "100ms", "--on", "any=true"];
+    let (code, text) = refused(&run);
+    assert!(code == Some(4) && text.contains("belongs to uid 65534"), "{text}");
+    assert!(victim.try_wait().expect("our own child").is_none(), "it was ended");
+    victim.kill().expect("our own child");
+    victim.wait().expect("our own child");
+}
+
+#[test]
+fn what_is_logged_cannot_reach_the_terminal() {
+    let own = Folder::new();
+    let registry = own.at("\u{1b}[2J.registry").display().to_string();
+    let mut command = headcount();
+    command.args(["--registry", &registry, "--state", &own.at("state.json").display().to_string()]);
+    command.args(["--on", "any=true"]).env("CLICOLOR_FORCE", "1");
+    let mut run = Follower::spawn(&own, command);
+    run.wait_until("its waiting", || own.read("run.log").contains("waiting for the registry").then_some(()));
+    run.end();
+    assert!(run.log().contains("\\u{1b}[2J.registry"), "{:?}", run.log());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is known at one moment, and what can be read off it.
 
+use std::collections::HashMap;
+
 use super::{Intent, Liveness, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, Role};
 
@@ -183,16 +185,7 @@ impl Facts {
         let there = self.generations.iter().filter(|g| g.is_there()).map(|g| g.id);
         let prev = there.clone().filter(|&g| g < id).max().map(|g| self.tally(g));
         let next = there.filter(|&g| g > id).min().map(|g| self.tally(g));
-        let (mine, draining) = self.tally(id);
-        Counts {
-            prev: prev.map(|p| p.0),
-            mine,
-            next: next.map(|n| n.0),
-            total: self.total(),
-            draining,
-            prev_draining: prev.map_or(0, |p| p.1),
-            next_draining: next.map_or(0, |n| n.1),
-        }
+        counts(prev, self.tally(id), next, self.total())
     }
 
     pub(crate) fn total(&self) -> u32 {
@@ -210,14 +203,17 @@ impl Facts {
             .slots
             .iter()
             .find(|s| s.index == generation.master_slot && s.version == generation.master_version);
-        match slot.map(|s| s.liveness) {
-            Some(Liveness::Alive) => Some(true),
-            Some(Liveness::Unknown) => None,
-            Some(Liveness::Gone) | None => Some(false),
-        }
+        is_alive(slot.map(|s| s.liveness))
     }
 
+    #[cfg(test)]
     pub(crate) fn state(&self, slot: &SlotFacts) -> State {
+        self.state_with(slot, || {
+            self.generation(slot.generation).is_some_and(|g| self.master_alive(g) == Some(false))
+        })
+    }
+
+    fn state_with(&self, slot: &SlotFacts, is_master_lost: impl FnOnce() -> bool) -> State {
         match slot.liveness {
             Liveness::Unknown => State::Unknown,
             Liveness::Gone if slot.exited_seq != 0 => State::Exited,
@@ -228,10 +224,7 @@ impl Facts {
                 (_, Intent::Draining) => State::Draining,
                 (_, Intent::Leaving) => State::Leaving,
                 (_, Intent::Serving) => {
-                    let orphaned = slot.role == Role::Worker
-                        && self
-                            .generation(slot.generation)
-                            .is_some_and(|g| self.master_alive(g) == Some(false));
+                    let orphaned = slot.role == Role::Worker && is_master_lost();
                     if orphaned { State::Orphaned } else { State::Serving }
                 }
             },
@@ -244,5 +237,85 @@ impl Facts {
             .slots
             .iter()
             .any(|s| s.role == Role::Worker && s.liveness != Liveness::Gone && Some(s.index) != me)
+    }
+}
+
+/// The answers about every slot and generation at once. Asked one by one, each of them looks through all the others: in
+/// a registry that somebody has filled up to its largest size, that takes minutes.
+pub(crate) struct Overview<'a> {
+    facts: &'a Facts,
+    tallies: HashMap<GenerationId, (u32, u32)>,
+    /// The neighbours, oldest first.
+    there: Vec<GenerationId>,
+    total: u32,
+    slots: HashMap<(u32, u64), Liveness>,
+    masters: HashMap<GenerationId, Option<bool>>,
+}
+
+impl<'a> Overview<'a> {
+    pub(crate) fn of(facts: &'a Facts) -> Overview<'a> {
+        let mut tallies: HashMap<_, (u32, u32)> = HashMap::new();
+        for slot in facts.slots.iter().filter(|s| facts.is_counted(s)) {
+            let (all, draining) = tallies.entry(slot.generation).or_default();
+            *all += 1;
+            *draining += u32::from(slot.intent == Intent::Draining);
+        }
+        let mut there: Vec<_> = facts.generations.iter().filter(|g| g.is_there()).map(|g| g.id).collect();
+        there.sort_unstable();
+        let mut slots = HashMap::new();
+        for slot in &facts.slots {
+            slots.entry((slot.index, slot.version)).or_insert(slot.liveness);
+        }
+        let masters = HashMap::new();
+        let mut overview = Overview { facts, tallies, there, total: facts.total(), slots, masters };
+        for g in &facts.generations {
+            let alive = overview.master_alive(g);
+            overview.masters.entry(g.id).or_insert(alive);
+        }
+        overview
+    }
+
+    /// As [`Facts::counts`].
+    pub(crate) fn counts(&self, id: GenerationId) -> Counts {
+        let tally = |id: &GenerationId| self.tallies.get(id).copied().unwrap_or((0, 0));
+        let prev = self.there[..self.there.partition_point(|&g| g < id)].last().map(tally);
+        let next = self.there[self.there.partition_point(|&g| g <= id)..].first().map(tally);
+        counts(prev, tally(&id), next, self.total)
+    }
+
+    /// As [`Facts::total`].
+    pub(crate) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// As [`Facts::master_alive`].
+    pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
+        is_alive(self.slots.get(&(generation.master_slot, generation.master_version)).copied())
+    }
+
+    /// As [`Facts::state`].
+    pub(crate) fn state(&self, slot: &SlotFacts) -> State {
+        self.facts.state_with(slot, || self.masters.get(&slot.generation) == Some(&Some(false)))
+    }
+}
+
+/// Whether the master in a slot is alive; it is not in one that is no longer there.
+fn is_alive(liveness: Option<Liveness>) -> Option<bool> {
+    match liveness {
+        Some(Liveness::Alive) => Some(true),
+        Some(Liveness::Unknown) => None,
+        Some(Liveness::Gone) | None => Some(false),
+    }
+}
+
+fn counts(prev: Option<(u32, u32)>, mine: (u32, u32), next: Option<(u32, u32)>, total: u32) -> Counts {
+    Counts {
+        prev: prev.map(|p| p.0),
+        mine: mine.0,
+        next: next.map(|n| n.0),
+        total,
+        draining: mine.1,
+        prev_draining: prev.map_or(0, |p| p.1),
+        next_draining: next.map_or(0, |n| n.1),
     }
 }

@@ -9,6 +9,8 @@ use crate::find;
 
 /// At most so many events at a time.
 const AT_ONCE: usize = 4096;
+/// So often at most: all that the largest journal holds. Whoever writes faster than we read must not fill our memory.
+const MOST_TIMES: usize = 256;
 
 /// What a journal has to tell.
 #[derive(Clone, Debug)]
@@ -59,7 +61,7 @@ impl Feed {
     pub fn read(&mut self) -> anyhow::Result<Vec<Item>> {
         let mut items = Vec::new();
         let Some(observer) = &self.observer else { return Ok(items) };
-        loop {
+        for _ in 0..MOST_TIMES {
             let batch =
                 observer.events(&mut self.cursor, AT_ONCE).with_context(|| format!("node {}", self.node))?;
             if batch.lost > 0 {
@@ -68,9 +70,15 @@ impl Feed {
             let more = batch.events.len() == AT_ONCE;
             items.extend(batch.events.into_iter().map(|event| Item::Event(Box::new(event))));
             if !more {
-                return Ok(items);
+                break;
             }
         }
+        Ok(items)
+    }
+
+    /// Lets go of what is open: the next refresh opens what is there then.
+    pub fn close(&mut self) {
+        self.observer = None;
     }
 
     /// Opens what is there now, if that is another registry. The old one is read once more before it is let go of; one

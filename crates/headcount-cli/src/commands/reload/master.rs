@@ -35,12 +35,34 @@ impl Master {
 
     /// Makes sure that it is part of the node by what the kernel says: it holds a lock in the node's lock file. A
     /// registry that is shared with a container has numbers of the container's in it.
+    ///
+    /// A registry may be anybody's, and say anything: only root's may name another user's process, and its lock file is
+    /// its own, and no link to one in which somebody else's daemon holds a lock.
     pub fn must_be_of(&self, registry: &Path) -> anyhow::Result<()> {
         let file = lock_path(registry);
-        let inode = std::fs::metadata(&file).with_context(|| file.display().to_string())?.ino();
+        let owner =
+            std::fs::symlink_metadata(registry).with_context(|| registry.display().to_string())?.uid();
+        let found = std::fs::symlink_metadata(&file).with_context(|| file.display().to_string())?;
+        if found.file_type().is_symlink() || found.uid() != owner {
+            bail!(
+                "{} is a symbolic link, or belongs to another user than the registry: process {} is not signalled \
+                 (headcount doctor says more)",
+                file.display(),
+                self.pid
+            );
+        }
+        let user = self.user().with_context(|| format!("cannot tell whose process {} is", self.pid))?;
+        if !may_name(owner, user) {
+            bail!(
+                "process {} belongs to uid {user}, and the registry {} to uid {owner}: it is not signalled, since only \
+                 root's registries can speak for processes of other users",
+                self.pid,
+                registry.display()
+            );
+        }
         let locks =
             std::fs::read_to_string("/proc/locks").context("cannot tell who locks what: /proc/locks")?;
-        if !holds_lock(&locks, inode, self.pid) {
+        if !holds_lock(&locks, found.ino(), self.pid) {
             bail!(
                 "process {} does not hold the lock of the master that the registry {} calls so, and is not \
                  signalled: is the server in a container? Then run this inside of it",
@@ -49,6 +71,13 @@ impl Master {
             );
         }
         Ok(())
+    }
+
+    /// With whose rights it runs. Not by the owner of its folder in `/proc`: of a process that has changed its user
+    /// that is root.
+    fn user(&self) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        effective_user(&status)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -130,6 +159,17 @@ fn holds_lock(locks: &str, inode: u64, pid: u32) -> bool {
     })
 }
 
+/// Whether a registry of this owner may say that a process of this user is its master.
+fn may_name(owner: u32, user: u32) -> bool {
+    owner == 0 || owner == user
+}
+
+/// The second of the numbers in `Uid:`, in what `/proc` says of a process's status.
+fn effective_user(status: &str) -> Option<u32> {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The number in a pid file.
 pub fn read_pid_file(path: &Path) -> anyhow::Result<u32> {
     let text = match std::fs::read(path) {
@@ -183,9 +223,38 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("headcount-cli-stranger-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let registry = folder.join("x.registry");
+        std::fs::write(&registry, "").unwrap();
         std::fs::write(lock_path(&registry), "").unwrap();
         let error = Master::hold(std::process::id()).unwrap().must_be_of(&registry).unwrap_err().to_string();
         assert!(error.contains("is not signalled"), "{error}");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_link_to_a_strangers_lock_makes_nobody_a_master() {
+        let folder = std::env::temp_dir().join(format!("headcount-cli-link-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let registry = folder.join("x.registry");
+        std::fs::write(&registry, "").unwrap();
+        // A daemon's pid file, on which it has a lock.
+        let daemons = std::fs::File::create(folder.join("daemon.pid")).unwrap();
+        rustix::fs::fcntl_lock(&daemons, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        std::os::unix::fs::symlink("daemon.pid", lock_path(&registry)).unwrap();
+        let daemon = Master::hold(std::process::id()).unwrap();
+        let error = daemon.must_be_of(&registry).unwrap_err().to_string();
+        assert!(error.contains("is a symbolic link"), "{error}");
+        std::fs::remove_file(lock_path(&registry)).unwrap();
+        std::fs::rename(folder.join("daemon.pid"), lock_path(&registry)).unwrap();
+        daemon.must_be_of(&registry).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn only_roots_registries_speak_for_other_users_processes() {
+        assert!(may_name(0, 0) && may_name(0, 1000) && may_name(1000, 1000));
+        assert!(!may_name(1000, 0) && !may_name(1000, 1001));
+        // Real and effective user differ: what counts is what it may do.
+        assert_eq!(effective_user("Name:\tsudo\nUid:\t1000\t0\t0\t0\n"), Some(0));
+        assert_eq!(effective_user("Name:\tx\n"), None);
     }
 }

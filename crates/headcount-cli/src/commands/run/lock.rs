@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
+
+use super::state::must_be_ours;
 
 /// Held as long as it lives, and no longer than this process: a record lock, since flock(2) stays with a child that was
 /// forked and has not begun its command when we are killed. No other descriptor of the file may be closed meanwhile.
@@ -25,10 +27,14 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // Not what a link leads to: it would be emptied.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .with_context(|| {
                 format!("cannot make {} (name a file in a folder that is there by --state)", path.display())
             })?;
+        let found = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        must_be_ours(&path, &found)?;
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK | Errno::ACCESS) => {

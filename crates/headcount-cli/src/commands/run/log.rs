@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 use crate::paint;
+use crate::plain::plain;
 
 /// Where messages go.
 pub struct Log {
@@ -22,14 +23,15 @@ impl Log {
     /// What goes as it should.
     pub fn note(&self, message: impl Display) {
         if !self.quiet {
-            write(format_args!("headcount run: {message}"));
+            write(format_args!("headcount run: {}", plain(&message.to_string())));
         }
     }
 
     /// What went wrong.
     pub fn warn(&self, message: impl Display) {
-        let (paint, plain) = (paint::WARNING, anstyle::Reset);
-        write(format_args!("headcount run: {paint}warning:{plain} {message}"));
+        let (paint, reset) = (paint::WARNING, anstyle::Reset);
+        let message = message.to_string();
+        write(format_args!("headcount run: {paint}warning:{reset} {}", plain(&message)));
     }
 
     /// The same about something that is looked at again and again: once, as long as it stays the same.

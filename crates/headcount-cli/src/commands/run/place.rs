@@ -34,9 +34,11 @@ impl Place {
     }
 
     fn look(&self) -> anyhow::Result<Option<PathBuf>> {
-        let mut found = find::registries(&find::folders());
+        // What is found is followed for ever, and commands are run by what it says: so not what any user could have made
+        // before the server that is waited for. Such a one has to be named by its file.
+        let mut found = find::ours(find::registries(&find::folders()));
         match &self.node {
-            Some(name) => find::of_name(found, name),
+            Some(name) => find::the_one_of_name(found, name),
             None if found.len() > 1 => bail!("{}", find::which_one(found.iter().map(PathBuf::as_path))),
             None => Ok(found.pop()),
         }

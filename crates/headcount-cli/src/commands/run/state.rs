@@ -1,11 +1,12 @@
 //! The state file: which event is next, what of it is done, and what is under way.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -103,8 +104,9 @@ pub struct StateFile {
 impl StateFile {
     /// Reads the file, if there is one.
     pub fn open(path: &Path) -> anyhow::Result<StateFile> {
-        let state = match fs::read(path) {
-            Ok(bytes) => Some(parse(&bytes, path)?),
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let state = match File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+            Ok(file) => Some(parse(&read(file, path)?, path)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
@@ -122,6 +124,33 @@ impl StateFile {
         self.saved = Some(self.state.clone());
         Ok(())
     }
+}
+
+/// What is in the file. It names a process that is waited for, and ended if it takes too long: so whoever wrote it must
+/// have been allowed to do that himself.
+fn read(mut file: File, path: &Path) -> anyhow::Result<Vec<u8>> {
+    let context = || format!("cannot read {}", path.display());
+    let found = file.metadata().with_context(context)?;
+    if !found.is_file() {
+        bail!("the state file {} is no regular file: name another by --state", path.display());
+    }
+    must_be_ours(path, &found)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with_context(context)?;
+    Ok(bytes)
+}
+
+/// Refuses a file that another user, who is not root, has made.
+pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me && found.uid() != 0 {
+        bail!(
+            "{} belongs to uid {}, and this is run by uid {me}: run it as that user, or name another by --state",
+            path.display(),
+            found.uid()
+        );
+    }
+    Ok(())
 }
 
 fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
@@ -152,7 +181,12 @@ fn replace(path: &Path, state: &State) -> io::Result<()> {
     temporary.push(".new");
     let mut text = serde_json::to_vec_pretty(state)?;
     text.push(b'\n');
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // One that is there is an interrupted write's; or somebody's who wants us to write where it leads.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -1,5 +1,6 @@
 //! What `status` reads of one node.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,12 +76,15 @@ fn of_this_boot<'a>(events: &'a [Event], registry: &RegistryInfo, now: u64) -> &
 
 /// Why the generations that drain do, and since when.
 fn draining(events: &[Event], snapshot: &Snapshot) -> Vec<Drain> {
-    let first = |id| events.iter().find(|e| e.kind == Kind::WorkerDraining && e.generation == id);
+    let mut first = HashMap::new();
+    for event in events.iter().filter(|e| e.kind == Kind::WorkerDraining) {
+        first.entry(event.generation).or_insert(event);
+    }
     let drain = |event: &Event| Drain {
         generation: event.generation,
         since: Duration::from_nanos(snapshot.boot_ns.saturating_sub(event.boot_ns)),
         cause: event.cause,
     };
     let drains = snapshot.generations.iter().filter(|g| g.counts.draining > 0);
-    drains.filter_map(|g| first(g.id)).map(drain).collect()
+    drains.filter_map(|g| first.get(&g.id).copied()).map(drain).collect()
 }

@@ -1,10 +1,11 @@
 //! One node for people. Pure: what it says was read before.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use anstyle::Style;
-use headcount::{Cause, GenerationStatus, Liveness, Phase, ProcessStatus, Role, State};
+use headcount::{Cause, GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, State};
 use headcount_report::{Death, History, age, plural, sentence, signal_name};
 
 use super::look::{Drain, Look};
@@ -116,7 +117,8 @@ fn warnings(look: &Look, out: &mut String) {
     if look.nobody_is_alive() {
         paragraph(out, 2, paint::ERROR, &format!("NOBODY IS ALIVE: {}", how_it_ended(look)));
     }
-    let lost = |g: &&GenerationStatus| generation_state(look, g).0 == "orphaned";
+    let workers = workers(look);
+    let lost = |g: &&GenerationStatus| generation_state(&workers, g).0 == "orphaned";
     for g in look.snapshot.generations.iter().filter(lost) {
         let text = format!(
             "MASTER LOST: {} is gone. The workers of generation {} serve on, and nobody replaces them.",
@@ -176,8 +178,9 @@ fn generations(look: &Look, out: &mut String) {
         ("DRAINING", Side::Right),
         ("MASTER", Side::Left),
     ]);
+    let workers = workers(look);
     for g in &look.snapshot.generations {
-        let (state, style) = generation_state(look, g);
+        let (state, style) = generation_state(&workers, g);
         let short = state == "serving" && g.expected.is_some_and(|n| g.counts.mine < n);
         let workers = match g.expected {
             Some(expected) => format!("{} of {expected}", g.counts.mine),
@@ -217,15 +220,20 @@ fn why_it_drains(drain: &Drain) -> String {
     format!("generation {} has drained for {}: {why}", drain.generation, age(drain.since))
 }
 
+/// The states of the workers by their generation.
+type Workers = HashMap<GenerationId, Vec<State>>;
+
+fn workers(look: &Look) -> Workers {
+    let mut workers = Workers::new();
+    for p in look.snapshot.processes.iter().filter(|p| p.role == Role::Worker) {
+        workers.entry(p.generation).or_default().push(p.state);
+    }
+    workers
+}
+
 /// What a generation is about, by its processes.
-fn generation_state(look: &Look, g: &GenerationStatus) -> (&'static str, Style) {
-    let workers: Vec<State> = look
-        .snapshot
-        .processes
-        .iter()
-        .filter(|p| p.role == Role::Worker && p.generation == g.id)
-        .map(|p| p.state)
-        .collect();
+fn generation_state(workers: &Workers, g: &GenerationStatus) -> (&'static str, Style) {
+    let workers = workers.get(&g.id).map_or(&[][..], Vec::as_slice);
     let gone = |s: &State| matches!(s, State::Died | State::Exited);
     let living: Vec<State> = workers.iter().filter(|s| !gone(s)).copied().collect();
     let all = |fits: fn(&State) -> bool| living.iter().all(fits);

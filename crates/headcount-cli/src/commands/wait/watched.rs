@@ -7,6 +7,7 @@ use headcount::{Cursor, ErrorKind, Event, Observer, Snapshot};
 
 use crate::cli::Which;
 use crate::find;
+use crate::plain::{plain, plain_path};
 
 /// At most so many events at a time.
 const AT_ONCE: usize = 4096;
@@ -49,8 +50,8 @@ impl Watched {
     /// What to call it.
     pub fn name(&self) -> String {
         match &self.place {
-            Place::Path(path) => format!("at {}", path.display()),
-            Place::Name(name) => name.clone(),
+            Place::Path(path) => format!("at {}", plain_path(path)),
+            Place::Name(name) => plain(name).into_owned(),
         }
     }
 
@@ -89,7 +90,7 @@ impl Watched {
     fn path(&self) -> anyhow::Result<Option<PathBuf>> {
         match &self.place {
             Place::Path(path) => Ok(Some(path.clone())),
-            Place::Name(name) => find::of_name(find::registries(&find::folders()), name),
+            Place::Name(name) => find::the_one_of_name(find::registries(&find::folders()), name),
         }
     }
 }
