@@ -401,13 +401,24 @@ impl Watch {
         for slot in facts.slots.iter().filter(unexplained) {
             let begun = clock::boot_ns();
             if let Some(watched) = self.watched.get(&slot.index).filter(|w| w.version == slot.version) {
+                let tell = |status: i32| {
+                    if let Ok(record) = self.node.inner.slot(slot.index) {
+                        record.wait_status.store(1 << 32 | u64::from(status as u32), Release);
+                    }
+                };
+                // Mostly known before the parent has asked, which takes as long again as all the rest.
+                let state = process::pidfd_state(watched.pidfd.as_fd(), Duration::ZERO);
+                if state == PidfdState::Zombie
+                    && let Some(status) = process::zombie_status(slot.pid, slot.start_time)
+                {
+                    tell(status);
+                    continue;
+                }
                 let state = process::pidfd_state(watched.pidfd.as_fd(), block);
                 block = block.saturating_sub(Duration::from_nanos(clock::boot_ns().saturating_sub(begun)));
                 if state == PidfdState::Reaped {
-                    if let (Some(status), Ok(record)) =
-                        (process::wait_status(watched.pidfd.as_fd()), self.node.inner.slot(slot.index))
-                    {
-                        record.wait_status.store(1 << 32 | u64::from(status as u32), Release);
+                    if let Some(status) = process::wait_status(watched.pidfd.as_fd()) {
+                        tell(status);
                     }
                     continue;
                 }

@@ -44,6 +44,22 @@ fn parse_flags(stat: &[u8]) -> Option<u64> {
     std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
+/// The wait status of a process that has ended and whose parent has not asked for it yet. Told to those who might trace
+/// it, a sibling of the same user among them; to others it reads as 0. So `None` also stands for "exited with 0".
+/// `started`: its start time, since the pid may be somebody else's by now.
+pub(crate) fn zombie_status(pid: u32, started: u64) -> Option<i32> {
+    parse_zombie(&read_stat(pid)?, started)
+}
+
+fn parse_zombie(stat: &[u8], started: u64) -> Option<i32> {
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    // Fields 3, 22 and 52.
+    let is_it = fields.next()? == "Z" && fields.nth(18)?.parse() == Ok(started);
+    fields.nth(29)?.parse().ok().filter(|&status| is_it && status != 0)
+}
+
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
     // The second field, the command, may itself contain spaces and parentheses: count from its end.
     let end = stat.iter().rposition(|&b| b == b')')?;
@@ -108,6 +124,16 @@ pub(crate) fn pidfd_state(pidfd: BorrowedFd<'_>, limit: Duration) -> PidfdState 
     }
     if now.contains(PollFlags::HUP) {
         return PidfdState::Reaped;
+    }
+    // A parent asks within some ten microseconds, then forks a replacement: who has gone to sleep meanwhile is likely to
+    // be woken on its processor, behind that. So awake at first, and giving way to whoever has something to do.
+    const AWAKE: Duration = Duration::from_micros(250);
+    let begun = Instant::now();
+    while begun.elapsed() < AWAKE.min(limit) {
+        if look(PollFlags::empty(), Duration::ZERO).contains(PollFlags::HUP) {
+            return PidfdState::Reaped;
+        }
+        std::thread::yield_now();
     }
     // No event is asked for, so only the hang-up, which comes with the reaping, ends this wait.
     if !limit.is_zero() && look(PollFlags::empty(), limit).contains(PollFlags::HUP) {
@@ -189,6 +215,19 @@ mod tests {
     #[test]
     fn own_start_time_is_known() {
         assert!(start_time(pid()).is_some());
+    }
+
+    #[test]
+    fn how_a_zombie_ended_is_known_before_its_parent_asks() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let started = start_time(child.id()).unwrap();
+        assert_eq!(zombie_status(child.id(), started), None, "it lives");
+        child.kill().unwrap();
+        wait_for_end(open_pidfd(child.id()).unwrap().as_fd(), Duration::from_secs(10));
+        assert_eq!(zombie_status(child.id(), started), Some(libc::SIGKILL));
+        assert_eq!(zombie_status(child.id(), started + 1), None, "it is another one");
+        child.wait().unwrap();
+        assert_eq!(zombie_status(child.id(), started), None, "it is nobody");
     }
 
     #[test]
