@@ -43,7 +43,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build module demo test test-module test-packages check loom bench install install-files install-library \
+.PHONY: help setup build build-library module demo test test-module test-packages check loom bench install install-files install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -59,6 +59,11 @@ build: ## build the program, libheadcount.so and headcount.h, optimised
 	@$(SETUP) build
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(program-pages)
+
+# All that a rock is made of.
+build-library:
+	@$(SETUP) build
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 
 module: ## build the module for nginx; NGINX=debian, vendored (a current one), or a folder with a configured source
 	@$(SETUP) module

@@ -20,7 +20,7 @@ supported_platforms = { "linux" }
 dependencies = { "lua == 5.1" } -- LuaJIT
 build = {
     type = "make",
-    build_target = "build",
+    build_target = "build-library",
     build_variables = { SETUP = ":", CFLAGS = "$(CFLAGS)" }, -- a rock brings no system packages
     install_target = "install-rock",
     install_variables = { LUADIR = "$(LUADIR)", LUACDIR = "$(LIBDIR)" },
