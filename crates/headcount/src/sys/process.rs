@@ -38,10 +38,16 @@ fn read_stat(pid: u32) -> Option<Vec<u8>> {
     Some(stat)
 }
 
-fn parse_flags(stat: &[u8]) -> Option<u64> {
-    // Field 9, counted from the command's end as below.
+/// The fields of `/proc/PID/stat` from the third on, the state. The second, the command, may itself contain spaces and
+/// parentheses: so they are counted from its end.
+fn fields(stat: &[u8]) -> Option<impl Iterator<Item = &str>> {
     let end = stat.iter().rposition(|&b| b == b')')?;
-    std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
+    Some(std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace())
+}
+
+fn parse_flags(stat: &[u8]) -> Option<u64> {
+    // Field 9.
+    fields(stat)?.nth(6)?.parse().ok()
 }
 
 /// The wait status of a process that has ended and whose parent has not asked for it yet. Told to those who might trace
@@ -52,20 +58,15 @@ pub(crate) fn zombie_status(pid: u32, started: u64) -> Option<i32> {
 }
 
 fn parse_zombie(stat: &[u8], started: u64) -> Option<i32> {
-    let end = stat.iter().rposition(|&b| b == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
+    let mut fields = fields(stat)?;
     // Fields 3, 22 and 52.
     let is_it = fields.next()? == "Z" && fields.nth(18)?.parse() == Ok(started);
     fields.nth(29)?.parse().ok().filter(|&status| is_it && status != 0)
 }
 
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
-    // The second field, the command, may itself contain spaces and parentheses: count from its end.
-    let end = stat.iter().rposition(|&b| b == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    // Field 3 (state) is the first after the command; the start time is field 22.
+    let mut fields = fields(stat)?;
+    // Field 3 is the state; the start time is field 22.
     if matches!(fields.next()?, "Z" | "X") {
         return None;
     }
