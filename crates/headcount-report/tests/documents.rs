@@ -1,7 +1,6 @@
 //! The documents about a real node, judged by those who are to read them: a JSON parser, promtool, a browser.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use headcount::{Begin, Cursor, Event, Join, Node, Options, Snapshot, Wait};
 use headcount_report::{History, NodeDocument, StatusDocument, page, prometheus, sentence};
@@ -76,17 +75,7 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool (scripts/setup test installs it)");
-    promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("promtool reads");
-    let out = promtool.wait_with_output().expect("promtool ends");
-    let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && said.is_empty(), "promtool: {said}\n{text}");
+    testkit::promtool::accepts(&text);
 }
 
 #[test]

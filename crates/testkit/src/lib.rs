@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod process;
+pub mod promtool;
 pub mod report;
 pub mod scenarios;
 pub mod wait;

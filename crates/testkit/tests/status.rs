@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use testkit::{Integration, Nginx, Setup, permit, process};
+use testkit::{Integration, Nginx, Setup, permit, process, promtool};
 
 const LOCATIONS: &str = "
     location = /any { headcount_status; }
@@ -134,17 +134,7 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     let server = Server::start();
     let text = server.ask("GET", "/metrics", "").body;
     assert!(text.contains("headcount_workers{node=\"edge\",state=\"serving\"} 4"), "{text}");
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool (scripts/setup test installs it)");
-    promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("promtool reads");
-    let out = promtool.wait_with_output().expect("promtool ends");
-    let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && said.is_empty(), "promtool: {said}\n{text}");
+    promtool::accepts(&text);
 }
 
 fn browse(server: &Server, arguments: &[&str]) -> String {
