@@ -2,15 +2,15 @@
 
 use std::os::fd::AsFd;
 
+use crate::engine::node_lock::{Hold, Operation, Wait};
+use crate::engine::transitions::{Stage, Transitions, tidy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, Role};
-use crate::hold::{Hold, Operation, Wait};
-use crate::layout::joining_byte;
 use crate::lifecycle::{Intent, Liveness, Phase, Scope};
 use crate::node::{Node, SlotRef};
+use crate::registry::layout::joining_byte;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::{clock, lock, process};
-use crate::transitions::{Stage, Transitions, tidy};
 use crate::worker::Worker;
 
 /// How a generation begins.

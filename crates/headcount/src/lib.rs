@@ -45,17 +45,9 @@
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(loom))]
-mod deaths;
-#[cfg(not(loom))]
-mod files;
+mod engine;
 #[cfg(not(loom))]
 mod generation;
-#[cfg(not(loom))]
-mod generation_table;
-#[cfg(not(loom))]
-mod header;
-#[cfg(not(loom))]
-mod hold;
 #[cfg(not(loom))]
 mod kernel;
 #[cfg(not(loom))]
@@ -67,40 +59,29 @@ mod node;
 #[cfg(not(loom))]
 mod observer;
 #[cfg(not(loom))]
-mod opening;
-#[cfg(not(loom))]
 mod options;
-#[cfg(not(loom))]
-mod previous_run;
-#[cfg(not(loom))]
-mod sentinel;
 #[cfg(not(loom))]
 mod snapshot;
 #[cfg(not(loom))]
 mod stale;
 #[cfg(not(loom))]
-mod store;
-#[cfg(not(loom))]
-mod transitions;
-#[cfg(not(loom))]
-mod view;
-#[cfg(not(loom))]
 mod worker;
 
 mod error;
 mod event;
-mod journal;
-mod layout;
-mod seqlock;
+mod registry;
 mod sys;
 
+#[cfg(not(loom))]
+pub use engine::node_lock::Wait;
+#[cfg(not(loom))]
+pub use engine::sentinel::Watch;
+#[cfg(not(loom))]
+pub use engine::transitions::{Transition, Transitions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]
 pub use generation::{Begin, Generation, Join};
-#[cfg(not(loom))]
-pub use hold::Wait;
-pub use journal::{Batch, Cursor};
 #[cfg(not(loom))]
 pub use kernel::{KernelFeatures, kernel_features};
 #[cfg(not(loom))]
@@ -111,13 +92,10 @@ pub use node::{Node, Notice, NoticeLevel};
 pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
 pub use options::{Options, default_folder, default_path};
-#[cfg(not(loom))]
-pub use sentinel::Watch;
+pub use registry::journal::{Batch, Cursor};
 #[cfg(not(loom))]
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
 #[cfg(not(loom))]
 pub use stale::remove_stale;
-#[cfg(not(loom))]
-pub use transitions::{Transition, Transitions};
 #[cfg(not(loom))]
 pub use worker::Worker;

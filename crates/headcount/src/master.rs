@@ -3,16 +3,16 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::engine::node_lock::{Hold, Operation, Wait};
+use crate::engine::opening::OPEN_LOCKS;
+use crate::engine::transitions::{Reported, Stage, Transitions, tidy};
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, Role};
 use crate::generation::{Begin, Generation};
-use crate::hold::{Hold, Operation, Wait};
 use crate::lifecycle::{Intent, Liveness, Phase, Scope};
 use crate::node::{Node, SlotRef};
-use crate::opening::OPEN_LOCKS;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::process;
-use crate::transitions::{Reported, Stage, Transitions, tidy};
 
 /// What came of the attempt to be a node's master.
 pub(crate) enum Claim {
@@ -160,14 +160,14 @@ impl Node {
             return Ok(Claim::Taken(stranger.pid));
         }
         self.claim_master_slot()?;
-        if let Some(identity) = self.path().and_then(crate::files::lock_identity) {
+        if let Some(identity) = self.path().and_then(crate::registry::files::lock_identity) {
             let mut known = crate::node::relock(&OPEN_LOCKS);
             if !known.contains(&identity) {
                 known.push(identity);
             }
         }
         let header = self.inner.store.region.header();
-        let boot = crate::header::boot_id();
+        let boot = crate::registry::header::boot_id();
         for (word, value) in header.boot_id.iter().zip(boot) {
             word.store(value, Relaxed);
         }

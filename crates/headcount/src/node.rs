@@ -10,15 +10,15 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::generation::Generation;
-use crate::journal::{Batch, Cursor, Journal};
-use crate::layout::{SLOT_LOCK_BASE, Slot, joining_byte};
 use crate::lifecycle::{Facts, Liveness};
-use crate::seqlock::rewrite;
+use crate::registry::journal::{Batch, Cursor, Journal};
+use crate::registry::layout::{SLOT_LOCK_BASE, Slot, joining_byte};
+use crate::registry::seqlock::rewrite;
+use crate::registry::store::Store;
+use crate::registry::view::View;
 use crate::snapshot::Snapshot;
-use crate::store::Store;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{clock, lock, pipe, process};
-use crate::view::View;
 
 /// One server instance on one host, as one of its processes sees it.
 ///

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fstat, open};
 
+use crate::engine::opening::OPEN_LOCKS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Batch, Cursor};
-use crate::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
 use crate::lifecycle::Liveness;
 use crate::node::relock;
-use crate::opening::OPEN_LOCKS;
+use crate::registry::journal::{Batch, Cursor};
+use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
+use crate::registry::view::View;
+use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::map::{Page, Region};
 use crate::sys::{lock, process};
-use crate::view::View;
-use crate::{files, header};
 
 /// A reader of some node's registry.
 ///

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::Geometry;
 use crate::node::{Node, Settings};
+use crate::registry::layout::Geometry;
 
 /// How a node is opened. All options have defaults; only the name is asked for.
 ///
@@ -169,14 +169,14 @@ impl Options {
 /// `/run/headcount` for root, or `headcount` in `XDG_RUNTIME_DIR` or `/run/user/UID`, or `/dev/shm/headcount-UID`.
 #[must_use]
 pub fn default_folder() -> PathBuf {
-    crate::files::default_folder()
+    crate::registry::files::default_folder()
 }
 
 /// Where the registry of the node of this name is, unless a path was given.
 #[must_use]
 pub fn default_path(node: &str) -> PathBuf {
     // Appended by hand: `with_extension` would cut a name such as `api.v2`.
-    crate::files::default_folder().join(format!("{node}.registry"))
+    crate::registry::files::default_folder().join(format!("{node}.registry"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::engine::sentinel::names;
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
 use crate::lifecycle::{Facts, Liveness, Overview, Phase, State};
-use crate::sentinel::names;
+use crate::registry::view::View;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
-use crate::view::View;
 
 /// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
 #[derive(Clone, Debug)]

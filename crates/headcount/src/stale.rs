@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::engine::opening::OPEN_LOCKS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{check_file, lock_identity, lock_path, make_fifo, wake_path};
-use crate::layout::{NODE_LOCK_BYTE, SLOTS_RANGE};
 use crate::node::relock;
 use crate::observer::Observer;
-use crate::opening::OPEN_LOCKS;
-use crate::store::anybody_alive;
+use crate::registry::files::{check_file, lock_identity, lock_path, make_fifo, wake_path};
+use crate::registry::layout::{NODE_LOCK_BYTE, SLOTS_RANGE};
+use crate::registry::store::anybody_alive;
 use crate::sys::{lock, process};
 
 /// Removes the registry at `path`, its lock file and its wake-up pipe, if it is certain that nobody is alive who uses

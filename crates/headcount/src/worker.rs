@@ -1,14 +1,14 @@
 //! A worker's own hand on its slot.
 
+use crate::engine::node_lock::{Hold, Operation, Wait};
+use crate::engine::sentinel::Watch;
+use crate::engine::transitions::{Reported, Stage, Transitions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
-use crate::hold::{Hold, Operation, Wait};
 use crate::lifecycle::{Intent, Scope};
 use crate::node::{Node, SlotRef};
-use crate::sentinel::Watch;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
-use crate::transitions::{Reported, Stage, Transitions};
 
 /// This process, as a worker or helper of a generation.
 ///

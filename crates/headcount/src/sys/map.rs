@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
-use crate::layout::{Generation, Geometry, Header, Record, Slot};
+use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 
 /// Memory of at least `Geometry::file_size()` bytes, 64-byte aligned, laid out as a registry.
 ///

@@ -1,8 +1,8 @@
 //! The journal: a bounded ring of numbered events, written under the node lock, read without any.
 
 use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role};
-use crate::layout::{KINDS, NO_GENERATION, Record};
-use crate::seqlock::{publish, published};
+use crate::registry::layout::{KINDS, NO_GENERATION, Record};
+use crate::registry::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 

@@ -247,5 +247,4 @@ impl Facts {
 }
 
 #[cfg(test)]
-#[path = "lifecycle_tests.rs"]
 mod tests;

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_documentation_knows_every_field() {
-        let text = include_str!("../../../docs/format.md");
+        let text = include_str!("../../../../docs/format.md");
         for (record, fields) in [
             ("Header", Header::FIELDS),
             ("Slot", Slot::FIELDS),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{FORMAT, Geometry, Header, MAGIC};
+use crate::registry::layout::{FORMAT, Geometry, Header, MAGIC};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock;
 

@@ -1,12 +1,12 @@
 //! The table of generations: finding, claiming and freeing its records.
 
+use crate::engine::node_lock::Hold;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
-use crate::hold::Hold;
-use crate::layout::Generation as Record;
 use crate::lifecycle::Phase;
 use crate::node::{Node, SlotRef};
-use crate::seqlock::rewrite;
+use crate::registry::layout::Generation as Record;
+use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{clock, process};
 

@@ -16,15 +16,15 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use crate::engine::node_lock::{Hold, Operation, Wait};
+use crate::engine::transitions::{Stage, Transitions};
 use crate::error::{Error, Result};
 use crate::event::Role;
-use crate::hold::{Hold, Operation, Wait};
 use crate::lifecycle::{Facts, Intent, Liveness, Progress, Scope, SlotFacts};
 use crate::node::{Node, SlotRef};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
 use crate::sys::process::PidfdState;
 use crate::sys::{clock, pipe, process};
-use crate::transitions::{Stage, Transitions};
 
 /// What a worker is told about the other processes of its node.
 ///

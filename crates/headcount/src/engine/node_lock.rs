@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, Kind};
-use crate::layout::NODE_LOCK_BYTE;
 use crate::lifecycle::{Facts, Liveness, Scope, Step};
 use crate::node::{Node, NoticeLevel};
+use crate::registry::layout::NODE_LOCK_BYTE;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{clock, lock, process};
 

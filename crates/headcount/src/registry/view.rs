@@ -1,10 +1,10 @@
 //! Reading the registry: shared memory, which anybody may have spoiled, becomes facts.
 
 use crate::event::{Cause, Role};
-use crate::journal::Journal;
-use crate::layout::{Generation, Slot};
 use crate::lifecycle::{Facts, GenerationFacts, Intent, Liveness, Phase, SlotFacts};
-use crate::seqlock::consistent;
+use crate::registry::journal::Journal;
+use crate::registry::layout::{Generation, Slot};
+use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;

@@ -1,10 +1,10 @@
 //! How the run before this one ended, found out and told at a start.
 
+use crate::engine::node_lock::Hold;
+use crate::engine::transitions::{about, about_generation, announce};
 use crate::event::{Cause, Kind, PreviousRun, Role};
-use crate::hold::Hold;
 use crate::lifecycle::{GenerationFacts, Liveness, Phase};
 use crate::sys::atomic::Ordering::Relaxed;
-use crate::transitions::{about, about_generation, announce};
 
 impl Hold {
     /// At a start: how the run before this one ended, by what it has left in the table.

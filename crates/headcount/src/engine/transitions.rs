@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::node_lock::Hold;
 use crate::error::Result;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
-use crate::hold::Hold;
-use crate::layout::{Generation as GenerationRecord, Slot};
 use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, Scope, SlotFacts, Step, coarse};
 use crate::node::NoticeLevel;
+use crate::registry::layout::{Generation as GenerationRecord, Slot};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::clock;

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::engine::node_lock::Hold;
+use crate::engine::transitions::{announce, death};
 use crate::event::{GenerationId, Kind, Role};
-use crate::hold::Hold;
-use crate::journal::Cursor;
 use crate::lifecycle::Liveness;
 use crate::node::{Node, NoticeLevel};
+use crate::registry::journal::Cursor;
 use crate::sys::clock;
-use crate::transitions::{announce, death};
 
 impl Node {
     /// How many workers of this generation have died whose last heartbeat is younger than `within`, whether

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::lock_identity;
 use crate::master::Claim;
 use crate::node::{Node, NodeInner, NoticeLevel, Settings, relock};
 use crate::options::Options;
-use crate::store::Store;
+use crate::registry::files::lock_identity;
+use crate::registry::store::Store;
 use crate::sys::atomic::Ordering::Relaxed;
 
 /// Every node that this process has open, by the path that was asked for. Nothing is ever taken out.
@@ -179,7 +179,7 @@ mod tests {
         let geometry = options.geometry().expect("it is right");
         let (store, _) = Store::open(&path, "node", geometry, settings.lock_timeout).expect("open");
         let node = Node { inner: Arc::new(NodeInner::new(store, "node".into(), settings)) };
-        std::fs::remove_file(crate::files::lock_path(&path)).expect("remove");
+        std::fs::remove_file(crate::registry::files::lock_path(&path)).expect("remove");
         assert!(matches!(node.claim_master(None), Ok(Claim::Removed)));
         assert!(node.snapshot().processes.is_empty());
     }

@@ -1,4 +1,4 @@
-//! The lifecycle against whatever can be in the table. Against what a server does: `lifecycle_server_tests.rs`.
+//! The lifecycle against whatever can be in the table. Against what a server does: `server_tests.rs`.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use proptest::test_runner::Config;
 use super::*;
 use crate::event::Cause;
 
-#[path = "lifecycle_server_tests.rs"]
+#[path = "server_tests.rs"]
 mod server;
 
 const SECOND: u64 = 1_000_000_000;

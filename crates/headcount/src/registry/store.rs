@@ -11,12 +11,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{
+use crate::registry::files::{
     beside, check_file, check_folder, identity_of, lock_identity, lock_path, make_fifo, make_or_open,
     wake_path,
 };
-use crate::header::{boot_id, initialise, read_geometry};
-use crate::layout::{Geometry, NODE_LOCK_BYTE, SLOT_LOCK_BASE};
+use crate::registry::header::{boot_id, initialise, read_geometry};
+use crate::registry::layout::{Geometry, NODE_LOCK_BYTE, SLOT_LOCK_BASE};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::map::{Page, Region};
 use crate::sys::{clock, lock};
@@ -236,8 +236,10 @@ fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id
         ));
     }
     // The smallest geometry: only the header of this copy is looked at.
-    let header_only =
-        Geometry::new(*crate::layout::SLOTS_RANGE.start(), *crate::layout::JOURNAL_RANGE.start())?;
+    let header_only = Geometry::new(
+        *crate::registry::layout::SLOTS_RANGE.start(),
+        *crate::registry::layout::JOURNAL_RANGE.start(),
+    )?;
     page.resize(header_only.file_size() / 4096, Page::buffer(4096).remove(0));
     let copy = Region::copy(page, header_only)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
@@ -262,7 +264,7 @@ fn examine(fd: &OwnedFd, path: &Path, name: &str, locks: BorrowedFd<'_>, lock_id
         }
         // Another version's, or spoiled: no loss to replace it if nobody uses it.
         Err(e) if matches!(e.kind(), ErrorKind::Version | ErrorKind::Corrupt) => {
-            if anybody_alive(locks, *crate::layout::SLOTS_RANGE.end() as usize) {
+            if anybody_alive(locks, *crate::registry::layout::SLOTS_RANGE.end() as usize) {
                 return Err(e);
             }
             Ok(Found::Replace(format!("{e}; nobody uses it, so it was made anew and its history is lost")))
