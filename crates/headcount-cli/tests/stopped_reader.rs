@@ -52,9 +52,10 @@ impl Server {
     /// A generation begins, its worker joins, the old one's leaves, and with it the old generation ends. None of them
     /// waits for the lock, but the master's, which cannot be told not to.
     fn turn(&mut self) {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         let (worker, transitions) = generation.join(Join::worker(Some(0)).wait(Wait::Try)).expect("join");
         transitions.run(|_| ());
         if let Some(old) = self.worker.replace(worker) {

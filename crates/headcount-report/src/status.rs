@@ -210,7 +210,7 @@ fn process(p: &ProcessStatus) -> ProcessDocument {
         liveness: match p.liveness {
             Liveness::Alive => "alive",
             Liveness::Gone => "gone",
-            Liveness::Unknown => "unknown",
+            Liveness::Unknown(_) => "unknown",
         },
         cause: p.cause.name(),
         age: p.age.as_secs_f64(),

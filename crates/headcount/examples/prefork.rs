@@ -89,15 +89,16 @@ impl Master {
                 }
             }
         }
-        self.node.leave_master(Wait::Timeout)?.run(show);
+        self.master.leave(Wait::Timeout)?.run(show);
         Ok(())
     }
 
     /// Loads the configuration, which here is none, and starts its workers.
     fn load(&mut self) -> Result<(), Failure> {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(self.workers))?;
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(self.workers), Wait::Timeout)?;
         transitions.run(show);
-        generation.commit();
+        master.commit(generation.id());
         for number in 0..self.workers {
             self.spawn(&generation, number, false)?;
         }
@@ -128,7 +129,7 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return Ok(()),
                 Ok(_) => continue,
             };
-            self.node.child_exited(pid.as_raw() as u32, status);
+            self.master.child_exited(pid.as_raw() as u32, status);
             let Some(at) = self.children.iter().position(|c| c.0 == pid) else { continue };
             let (_, number, of) = self.children.swap_remove(at);
             let current = self.generation.clone().filter(|g| g.id() == of && !self.stopping);

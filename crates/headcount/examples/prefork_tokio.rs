@@ -97,14 +97,15 @@ impl Master {
                 }
             }
         }
-        self.node.leave_master(Wait::Timeout)?.run(show);
+        self.master.leave(Wait::Timeout)?.run(show);
         Ok(())
     }
 
     fn load(&mut self) -> Result<Generation, Failure> {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(self.workers))?;
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(self.workers), Wait::Timeout)?;
         transitions.run(show);
-        generation.commit();
+        master.commit(generation.id());
         (0..self.workers).try_for_each(|number| self.spawn(&generation, number, false))?;
         Ok(generation)
     }
@@ -135,7 +136,7 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return ended,
                 Ok(_) => continue,
             };
-            self.node.child_exited(pid.as_raw() as u32, status);
+            self.master.child_exited(pid.as_raw() as u32, status);
             if let Some(at) = self.children.iter().position(|c| c.0 == pid) {
                 let (_, number, generation) = self.children.swap_remove(at);
                 ended.push((number, generation));

@@ -67,11 +67,20 @@ mod stale;
 #[cfg(not(loom))]
 mod worker;
 
+/// For the crates of this project alone. No promise is made about it.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::sys::per_process::PerProcess;
+}
+
 mod error;
 mod event;
 mod registry;
 mod sys;
 
+#[cfg(not(loom))]
+pub use engine::inner::{Notice, NoticeLevel};
 #[cfg(not(loom))]
 pub use engine::node_lock::Wait;
 #[cfg(not(loom))]
@@ -81,13 +90,15 @@ pub use engine::transitions::{Transition, Transitions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]
-pub use generation::{Begin, Generation, Join};
+pub use generation::{Generation, Join};
 #[cfg(not(loom))]
 pub use kernel::{KernelFeatures, kernel_features};
 #[cfg(not(loom))]
-pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
+pub use lifecycle::{Phase, State};
 #[cfg(not(loom))]
-pub use node::{Node, Notice, NoticeLevel};
+pub use master::{Begin, Master};
+#[cfg(not(loom))]
+pub use node::Node;
 #[cfg(not(loom))]
 pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
@@ -97,5 +108,7 @@ pub use registry::journal::{Batch, Cursor};
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
 #[cfg(not(loom))]
 pub use stale::remove_stale;
+#[cfg(not(loom))]
+pub use sys::identity::{Doubt, Liveness};
 #[cfg(not(loom))]
 pub use worker::Worker;

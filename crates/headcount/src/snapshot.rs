@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::engine::look::View;
 use crate::engine::sentinel::names;
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, Liveness, Overview, Phase, State};
-use crate::registry::view::View;
+use crate::lifecycle::{Facts, Overview, Phase, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
+use crate::sys::identity::{Identity, Liveness};
 
 /// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
 #[derive(Clone, Debug)]
@@ -115,7 +116,14 @@ pub struct Holder {
 }
 
 impl Snapshot {
-    pub(crate) fn take(view: &View<'_>, facts: &Facts, node: &str, path: Option<&Path>) -> Snapshot {
+    /// `may_hold`: whether the process that a word names can have the node lock.
+    pub(crate) fn take(
+        view: &View<'_>,
+        facts: &Facts,
+        node: &str,
+        path: Option<&Path>,
+        may_hold: &dyn Fn(u64) -> bool,
+    ) -> Snapshot {
         let header = view.region.header();
         let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
         let overview = Overview::of(facts);
@@ -140,7 +148,7 @@ impl Snapshot {
             .slots
             .iter()
             .map(|s| ProcessStatus {
-                pid: s.pid,
+                pid: s.pid(),
                 role: s.role,
                 generation: s.generation,
                 worker_id: s.worker_id,
@@ -154,9 +162,10 @@ impl Snapshot {
             .collect();
         processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
         let sentinel = header.sentinel.load(Acquire);
-        let holder_pid = header.holder_pid.load(Relaxed);
-        let holder = (header.holder_operation.load(Acquire) != 0 && holder_pid != 0).then(|| Holder {
-            pid: holder_pid,
+        // One that died with it has left its name there.
+        let lock = header.lock.load(Acquire);
+        let holder = (lock != 0 && may_hold(lock)).then(|| Holder {
+            pid: Identity::from_word(lock).pid,
             held_for: age(header.holder_since.load(Relaxed)),
             callback: Kind::from_code(header.callback_kind.load(Relaxed))
                 .filter(|_| header.callback_seq.load(Relaxed) != 0)
@@ -167,7 +176,7 @@ impl Snapshot {
             path: path.map(Path::to_owned),
             generations,
             processes,
-            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid),
+            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid()),
             holder,
             head: header.head.load(Acquire),
             total: overview.total(),

@@ -104,10 +104,10 @@ impl World {
 
     fn begin(&mut self, workers: u32) -> Generation {
         let (generation, transitions) =
-            self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
+            self.master.begin(Begin::new().workers(workers), Wait::Timeout).expect("begin");
         self.callbacks.run(transitions);
         self.truth.committed.push((generation.id(), self.head()));
-        generation.commit();
+        master.commit(generation.id());
         generation
     }
 
@@ -123,7 +123,7 @@ impl World {
 
     fn died(&mut self, child: &Child, status: i32) {
         self.truth.dead.push((child.pid(), self.head()));
-        self.node.child_exited(child.pid(), status);
+        self.master.child_exited(child.pid(), status);
     }
 
     /// Forks the victim, and has it die in `act`, if it has got that many stores to make.
@@ -370,9 +370,10 @@ fn the_sentinel_dies_as_it_reports_an_abandoned_generation() {
         let generation = world.begin(2);
         let mut sibling = world.quiet(&generation, 0);
         dies_settling(world, &generation, 1, |world| {
-            let (ghost, transitions) = world.node.begin_generation(Begin::new().workers(2)).expect("begin");
+            let (ghost, transitions) =
+                world.master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
             world.callbacks.run(transitions);
-            ghost.abandon();
+            master.abandon(ghost.id());
         });
         world.successor(&generation, 1);
         sibling.tell("leave");

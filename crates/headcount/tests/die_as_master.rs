@@ -81,10 +81,12 @@ impl Stage {
     fn unclean_run(&mut self) {
         let callbacks = self.callbacks;
         let mut master = fork(|line| {
-            let node = self.place.open();
-            let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+            let master = self.place.open();
+            let node = master.node();
+            let (generation, transitions) =
+                master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
-            generation.commit();
+            master.commit(generation.id());
             let join = |number| worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
             let workers = [join(0), join(1)];
             line.say(&format!("{} {}", workers[0].pid(), workers[1].pid()));
@@ -109,7 +111,8 @@ impl Stage {
         let (registry, also) = (self.place.registry(), self.callbacks.range());
         let tally = Tally { stores: self.callbacks.word(0), offset: self.callbacks.word(1) };
         let mut victim = fork(|line| {
-            let node = self.place.open();
+            let master = self.place.open();
+            let node = master.node();
             let prepared = prepare(&node);
             deadly_store::arm(&registry, also, self.kill_at, tally);
             act(&node, prepared);
@@ -129,15 +132,17 @@ impl Stage {
     fn clean_run(&self) -> u32 {
         let callbacks = self.callbacks;
         let mut master = fork(|_| {
-            let node = self.place.open();
-            let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+            let master = self.place.open();
+            let node = master.node();
+            let (generation, transitions) =
+                master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
-            generation.commit();
+            master.commit(generation.id());
             let mut worker = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
             worker.tell("settle");
             worker.tell("leave");
             worker.ended_well();
-            callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+            callbacks.run(master.leave(Wait::Timeout).expect("leave"));
             0
         });
         master.ended_well();
@@ -166,7 +171,7 @@ fn a_master_dies_as_it_starts_after_an_unclean_run() {
         let victim = stage.victim(
             |_| (),
             |node, ()| {
-                let (_, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+                let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
             },
         );
@@ -198,19 +203,19 @@ fn a_master_dies_as_it_has_the_last_word() {
         stage.victim(
             |node| {
                 let (generation, transitions) =
-                    node.begin_generation(Begin::new().workers(2)).expect("begin");
+                    master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
-                generation.commit();
+                master.commit(generation.id());
                 for number in [0, 1] {
                     let mut child = worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
                     let status = child.kill();
-                    node.child_exited(child.pid(), status);
+                    master.child_exited(child.pid(), status);
                     // For the test, which is not told otherwise.
                     callbacks.word(2 + number as usize).store(u64::from(child.pid()), SeqCst);
                     callbacks.word(4 + number as usize).store(node.snapshot().head, SeqCst);
                 }
             },
-            |node, ()| drop(callbacks.run(node.leave_master(Wait::Timeout).expect("leave"))),
+            |node, ()| drop(callbacks.run(master.leave(Wait::Timeout).expect("leave"))),
         );
         for number in [0, 1] {
             let word = |index: usize| callbacks.word(index + number).load(SeqCst);
@@ -236,9 +241,9 @@ fn a_master_dies_as_it_reloads() {
         let victim = stage.victim(
             |node| {
                 let (generation, transitions) =
-                    node.begin_generation(Begin::new().workers(1)).expect("begin");
+                    master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
-                generation.commit();
+                master.commit(generation.id());
                 // It goes on until its master ends, says so, and leaves.
                 let mut child = fork(|line| {
                     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
@@ -256,7 +261,7 @@ fn a_master_dies_as_it_reloads() {
             |node, child| {
                 // Dropping it would kill it.
                 std::mem::forget(child);
-                let (_, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+                let (_, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
             },
         );

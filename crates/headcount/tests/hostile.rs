@@ -84,9 +84,9 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
         rounds += 1;
         let _ = slowest.time("snapshot", || node.snapshot());
         let _ = slowest.time("events", || node.events(&mut Cursor::at(random.below(300)), usize::MAX));
-        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, 9));
+        slowest.time("child_exited", || master.child_exited(random.below(70) as u32, 9));
         let generation = match random.below(3) {
-            0 => node.generation(random.below(70)),
+            0 => Generation::of(&node, random.below(70)),
             _ => generation.clone(),
         };
         let joined = slowest.time("join", || {
@@ -118,16 +118,16 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
             _ => Begin::new().workers(random.below(5) as u32),
         };
         slowest.time("begin", || {
-            let Ok((generation, transitions)) = node.begin_generation(begin) else { return };
+            let Ok((generation, transitions)) = master.begin(begin, Wait::Timeout) else { return };
             transitions.run(|_| ());
             if random.below(2) == 0 {
-                generation.commit()
+                master.commit(generation.id())
             } else {
-                generation.abandon()
+                master.abandon(generation.id())
             }
             let _ = generation.mark(random.below(32) as u32);
         });
-        slowest.time("adopt_master", || drop(node.adopt_master()));
+        slowest.time("adopt_master", || drop(master.adopt(Wait::Timeout)));
         drop(node.take_notices());
     }
     (rounds, slowest)
@@ -137,9 +137,9 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     let place = Place::new();
     let mut master = fork(|line| {
         let node = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         line.say("ready");
         line.expect("go");
         let mut other = fork(|line| {
@@ -174,9 +174,9 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     // And the next server starts on what is left, or beside it.
     let mut next = fork(|_| {
         let node = options(&place).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         let callbacks = family::callbacks::Callbacks::new();
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
         assert!(node.snapshot().processes.iter().any(|p| p.pid == child.pid()));
@@ -188,7 +188,7 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
 }
 
 fn slowest_of_leaving(node: &Node) {
-    if let Ok(transitions) = node.leave_master(Wait::Timeout) {
+    if let Ok(transitions) = master.leave(Wait::Timeout) {
         transitions.run(|_| ());
     }
 }

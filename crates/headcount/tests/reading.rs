@@ -70,7 +70,8 @@ fn a_head_that_was_spoiled_ends_no_reader() {
 fn elsewhere(place: &Place, life: impl FnOnce(&Node, Callbacks, &mut Line)) -> Child {
     let callbacks = Callbacks::new();
     let mut master = fork(|line| {
-        let node = place.open();
+        let master = place.open();
+        let node = master.node();
         life(&node, callbacks, line);
         0
     });
@@ -82,9 +83,9 @@ fn elsewhere(place: &Place, life: impl FnOnce(&Node, Callbacks, &mut Line)) -> C
 /// taken note of it.
 fn a_bit_of_everything(place: &Place) -> Child {
     elsewhere(place, |node, callbacks, line| {
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(4)).expect("begin");
+        let (generation, transitions) = master.begin(Begin::new().workers(4), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        generation.commit();
+        master.commit(generation.id());
         let join = |join| worker(&generation, callbacks, Habit::Quiet, join);
         let mut serving = join(Join::worker(Some(0)));
         let mut draining = join(Join::worker(Some(1)));
@@ -104,7 +105,7 @@ fn a_bit_of_everything(place: &Place) -> Child {
         line.hear();
         zombie.wait();
         leave_all([&mut serving, &mut draining, &mut helper]);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
     })
 }
 
@@ -243,7 +244,7 @@ fn a_node_without_a_file_is_read_by_its_own_processes() {
     let mut master = fork(|_| {
         let node = Options::new("node").path("/proc/no/such/folder/node.registry").open().expect("open");
         assert!(node.path().is_none());
-        let (_, transitions) = node.begin_generation(Begin::new()).expect("begin");
+        let (_, transitions) = master.begin(Begin::new(), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
         assert_eq!(node.events(&mut Cursor::oldest(), 10).events.len(), 1);
         assert_eq!(node.snapshot().processes.len(), 1);

@@ -1,15 +1,5 @@
-//! The three axes, and what is derived from them. They are three types so that nobody can mix them.
-
-/// The kernel's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Liveness {
-    /// The process holds the lock on its slot.
-    Alive,
-    /// Nobody does.
-    Gone,
-    /// The reader may not ask, and the process table does not tell.
-    Unknown,
-}
+//! Two of the three axes (the third, [`Liveness`](crate::Liveness), is the kernel's), and what is derived from all three.
+//! They are three types so that nobody can mix them.
 
 /// What the heartbeat says. Never a proof of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,5 +9,3 @@ pub(crate) mod layout;
 pub(crate) mod seqlock;
 #[cfg(not(loom))]
 pub(crate) mod store;
-#[cfg(not(loom))]
-pub(crate) mod view;

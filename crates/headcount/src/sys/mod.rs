@@ -4,10 +4,18 @@
 //! no opinion about workers or generations.
 
 pub(crate) mod atomic;
+#[cfg(not(loom))]
+pub(crate) mod bell;
 pub(crate) mod clock;
-pub(crate) mod lock;
+pub(crate) mod futex;
+#[cfg(not(loom))]
+pub(crate) mod grown;
+#[cfg(not(loom))]
+pub(crate) mod identity;
 #[cfg(not(loom))]
 pub(crate) mod map;
 #[cfg(not(loom))]
-pub(crate) mod pipe;
+pub(crate) mod per_process;
 pub(crate) mod process;
+#[cfg(not(loom))]
+pub(crate) mod record_lock;

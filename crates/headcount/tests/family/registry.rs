@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 const SLOTS: usize = 4096;
-const SLOT: usize = 128;
+const SLOT: usize = 192;
 
 /// Start and length of the mapping of a file in this process.
 pub fn mapping(path: &Path) -> Option<(usize, usize)> {
