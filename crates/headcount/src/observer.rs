@@ -117,9 +117,14 @@ impl Observer {
         let region = self.copy(self.geometry.journal_offset())?;
         let view = View { region: &region };
         let name = header::stored_name(region.header());
+        let of_this_boot = is_of_this_boot(region.header());
         let mut snapshot = Snapshot::take(
             &view,
-            &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)),
+            &view.facts(&mut |index, version, pid| match of_this_boot {
+                true => self.liveness(&region, index, version, pid),
+                // A process that now has such a number and start time is another one.
+                false => Liveness::Gone,
+            }),
             &name,
             Some(&self.path),
         );
@@ -169,7 +174,7 @@ impl Observer {
             journal_records: header.journal_records.load(Relaxed),
             created_ns: header.created_ns.load(Relaxed),
             boot_id: boot,
-            of_this_boot: boot == header::boot_id(),
+            of_this_boot: is_of_this_boot(header),
             lock_file: (header.lock_file[0].load(Relaxed), header.lock_file[1].load(Relaxed)),
             runs: header.runs.load(Relaxed),
             repairs: header.repairs.load(Relaxed),
@@ -243,6 +248,10 @@ impl Observer {
 
     /// How often a follower should look for new events: the journal has nobody to call it.
     pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+}
+
+fn is_of_this_boot(header: &Header) -> bool {
+    header.boot_id.each_ref().map(|word| word.load(Relaxed)) == header::boot_id()
 }
 
 fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {

@@ -11,6 +11,18 @@ pub enum Liveness {
     Unknown,
 }
 
+impl Liveness {
+    /// The name used in C, Lua and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Liveness::Alive => "alive",
+            Liveness::Gone => "gone",
+            Liveness::Unknown => "unknown",
+        }
+    }
+}
+
 /// What the heartbeat says. Never a proof of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Progress {
@@ -110,6 +122,16 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The name used in C, Lua and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Announced => "announced",
+            Phase::Committed => "committed",
+            Phase::Abandoned => "abandoned",
+        }
+    }
+
     pub(crate) fn code(self) -> u32 {
         match self {
             Phase::Announced => 1,
