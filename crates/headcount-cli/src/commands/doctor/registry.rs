@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot};
+use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot, State};
 use headcount_report::{age, plural, timestamp};
 
 use super::check::{Check, FileFacts, FileKind, Section};
-use crate::alive;
+use crate::alive::{helpers, only_helpers};
 use crate::plain::{plain, plain_path};
 
 /// What was read of a registry.
@@ -45,7 +45,7 @@ impl RegistryFacts {
         }
     }
 
-    /// Nobody is alive in it, as far as this process can tell. Who removes it asks more closely.
+    /// No process of its node is left, as far as this process can tell. Who removes it asks more closely.
     pub fn is_stale(&self) -> bool {
         self.inside.as_ref().is_ok_and(Inside::is_stale)
     }
@@ -77,7 +77,7 @@ fn descriptors(pid: u32) -> Option<u64> {
 
 impl Inside {
     fn is_stale(&self) -> bool {
-        alive::nobody_is(&self.info, &self.snapshot)
+        self.snapshot.liveness() == Liveness::Gone && helpers(&self.snapshot).next().is_none()
     }
 }
 
@@ -223,19 +223,24 @@ fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
     let (alive, unknown) = (count(Liveness::Alive), count(Liveness::Unknown));
     let processes = |n: usize| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
     let by = if inside.asks_kernel { "by the kernel's locks" } else { "by process id and start time" };
-    if inside.is_stale() {
-        let why = match (inside.info.of_this_boot, snapshot.processes.len()) {
+    if snapshot.liveness() == Liveness::Gone {
+        let died = snapshot.processes.iter().filter(|p| p.state == State::Died).count();
+        let why = match (inside.info.of_this_boot, died) {
             (false, _) => "it is of another boot".to_owned(),
             (true, 0) => "its server was stopped".to_owned(),
             (true, n) => format!("{} died, and nobody was left to report it", processes(n)),
         };
-        checks.push(Check::finding(
-            format!("nobody is alive, {by}: {why}"),
-            format!(
-                "start its server again; or, if it will not come back: headcount doctor --clean --registry {}",
-                plain_path(&facts.path)
+        let clean = format!(
+            "start its server again; or, if it will not come back: headcount doctor --clean --registry {}",
+            plain_path(&facts.path)
+        );
+        checks.push(match only_helpers(snapshot) {
+            None => Check::finding(format!("nobody is alive, {by}: {why}"), clean),
+            Some(only) => Check::finding(
+                format!("no master and no worker is alive, {by}: {why}; {only}"),
+                format!("stop what is left, unless it belongs to a running server; then {clean}"),
             ),
-        ));
+        });
         return;
     }
     checks.push(match unknown {

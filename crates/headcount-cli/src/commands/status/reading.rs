@@ -5,13 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headcount::{Cause, Cursor, Event, Kind, Observer, RegistryInfo, Snapshot};
+use headcount::{Cause, Cursor, Event, Kind, Liveness, Observer, RegistryInfo, Snapshot};
 use headcount_report::History;
 
-use crate::alive;
-
 /// One node at one instant, with what came before.
-pub struct Look {
+pub struct Reading {
     pub path: PathBuf,
     pub snapshot: Snapshot,
     pub registry: RegistryInfo,
@@ -34,13 +32,13 @@ pub struct Drain {
     pub cause: Cause,
 }
 
-impl Look {
-    pub fn at(path: PathBuf, observer: &Observer) -> headcount::Result<Look> {
+impl Reading {
+    pub fn at(path: PathBuf, observer: &Observer) -> headcount::Result<Reading> {
         let registry = observer.registry()?;
         let snapshot = observer.snapshot()?;
         let events = observer.events(&mut Cursor::oldest(), usize::MAX)?.events;
         let events = of_this_boot(&events, &registry, snapshot.boot_ns);
-        Ok(Look {
+        Ok(Reading {
             owner: std::fs::metadata(&path).ok().map(|meta| meta.uid()),
             history: History::of(events, snapshot.boot_ns),
             newest: events.last().cloned(),
@@ -52,9 +50,9 @@ impl Look {
         })
     }
 
-    /// Certain, by the kernel: no process of the node is alive.
+    /// Certain: no master and no worker of the node is alive.
     pub fn nobody_is_alive(&self) -> bool {
-        alive::nobody_is(&self.registry, &self.snapshot)
+        self.snapshot.liveness() == Liveness::Gone
     }
 }
 
