@@ -32,7 +32,7 @@ pub struct Observer {
 }
 
 /// What a registry says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryInfo {
     /// The version of its layout.

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::master::Master;
 use crate::registry::files;
 use crate::registry::layout::Geometry;
+use crate::snapshot::NodeSettings;
 
 /// How a node is opened. All options have defaults; only the name is asked for.
 ///
@@ -157,6 +158,14 @@ impl Options {
             stall_after: self.stall_after,
             lock_timeout: self.lock_timeout,
         })
+    }
+}
+
+impl Default for NodeSettings {
+    /// Those of a node that was opened with nothing but a name.
+    fn default() -> NodeSettings {
+        let Options { heartbeat_interval, stall_after, lock_timeout, .. } = Options::new("");
+        NodeSettings { heartbeat_interval, stall_after, lock_timeout }
     }
 }
 

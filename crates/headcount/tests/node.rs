@@ -58,7 +58,8 @@ fn run_of(place: &Place, ends: &str) -> Option<PreviousRun> {
     let mut master = fork(|line| {
         let master = place.open();
         let node = master.node();
-        let (generation, mut transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
+        let (generation, mut transitions) =
+            master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         let start = transitions.next().expect("a start").event;
         assert!(transitions.next().is_none());
         drop(transitions);

@@ -221,6 +221,27 @@ fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know(
 }
 
 #[test]
+fn of_another_boot_nobody_is_alive() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let mut child = home.quiet(&generation, 0);
+    // The copy has no lock file, so who is alive goes by process id and start time: both fit by chance.
+    let copy = home.place.folder().join("copy.registry");
+    let mut bytes = std::fs::read(home.place.registry()).expect("read");
+    let mut observe = |boot: u8| {
+        bytes[24] ^= boot;
+        std::fs::write(&copy, &bytes).expect("write");
+        Observer::open(&copy).expect("a registry").snapshot().expect("read")
+    };
+    assert_eq!(observe(0).liveness(), Liveness::Alive);
+    let snapshot = observe(1);
+    assert_eq!(snapshot.liveness(), Liveness::Gone);
+    assert_eq!((snapshot.processes.len(), snapshot.total), (2, 0));
+    leave_all([&mut child]);
+}
+
+#[test]
 fn an_observer_of_something_else_says_so() {
     let _alone = alone();
     let place = Place::new();

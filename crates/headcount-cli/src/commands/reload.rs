@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use headcount::{Cause, Event, GenerationId, Kind, Liveness, Observer, Phase, Role, Snapshot};
+use headcount::{
+    Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, Role, Snapshot,
+};
 use headcount_report::age;
 
 use super::wait::clock::{self, Deadline};
-use super::wait::look::Look;
 use super::wait::progress::Progress;
 use super::wait::watched::Watched;
 use super::wait::{STEP, not_reached, reached, reload_failed, was_abandoned, words};
@@ -119,16 +120,15 @@ impl Reload<'_> {
             let at_rest = self.master.is_at_rest();
             let alive = self.master.is_alive();
             let snapshot = node.snapshot()?.context("the registry is gone")?;
-            let look = Look::from(&snapshot);
-            self.read(&node.events()?, &look);
-            let lock_is_free = look.holder.is_none_or(|(_, held_for)| held_for < LONG_HELD);
+            self.read(&node.events()?, &snapshot);
+            let lock_is_free = snapshot.holder.as_ref().is_none_or(|holder| holder.held_for < LONG_HELD);
             let since = self.rest.unwrap_or(snapshot.boot_ns);
             self.rest = (at_rest && lock_is_free).then_some(since);
             let facts = Facts {
                 taken: self.taken,
                 begun: &self.begun,
                 abandoned: &self.abandoned,
-                look: &look,
+                snapshot: &snapshot,
                 master: self.master.pid,
                 is_nginx: self.master.is_nginx,
                 rests_for: self
@@ -142,7 +142,7 @@ impl Reload<'_> {
             }
             match verdict {
                 Verdict::Serves(_) => {
-                    let what = facts.wanted().reached(Some(&look), "");
+                    let what = facts.wanted().reached(Some(&snapshot), "");
                     return reached(&format!("{what}; that took {}", age(deadline.elapsed())));
                 }
                 Verdict::Abandoned(generation) => return reload_failed(&was_abandoned(generation)),
@@ -164,14 +164,15 @@ impl Reload<'_> {
     }
 
     /// A generation is in the registry's table while it is there, and in the journal for longer.
-    fn read(&mut self, events: &[Event], look: &Look) {
+    fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         let old = self.before.generations.iter().map(|g| g.id).max().unwrap_or(0);
         // `resume`: the master could not announce it, and its first worker did.
         let ours = |cause: Cause, master: u32| {
             matches!(cause, Cause::Reload | Cause::Resume) && master == self.master.pid
         };
         // The table first: it says when the generation was begun, and the journal only when that was reported.
-        let there = look.generations.iter().filter(|g| ours(g.cause, g.master)).map(|g| (g.id, g.begun_ns));
+        let there = snapshot.generations.iter().filter(|g| ours(g.cause, g.master));
+        let there = there.map(|g| (g.id, begun_ns(snapshot, g)));
         let started = events.iter().filter(|e| e.kind == Kind::GenerationStarted && ours(e.cause, e.pid));
         let found: Vec<_> = there.chain(started.map(|e| (e.generation, e.boot_ns))).collect();
         for (id, begun_ns) in found {
@@ -180,9 +181,14 @@ impl Reload<'_> {
             }
         }
         let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
         self.abandoned.extend(reported.chain(not_yet));
     }
+}
+
+/// When a generation was begun, on the clock that events carry.
+fn begun_ns(snapshot: &Snapshot, generation: &GenerationStatus) -> u64 {
+    snapshot.boot_ns.saturating_sub(clock::nanoseconds(generation.age))
 }
 
 fn refused(master: &Master) -> String {

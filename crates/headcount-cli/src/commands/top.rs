@@ -1,14 +1,13 @@
 //! `headcount top`: the node, live, in the terminal.
 //!
-//! `seen` is what a look brings, `life` and `model` what that adds up to, `desk` what the person at the keyboard has chosen,
-//! and `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
+//! `life` and `model` are what snapshots and events add up to, `choices` what the person at the keyboard has chosen, and
+//! `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
 
-mod desk;
+mod choices;
 mod life;
 mod model;
 mod nodes;
 mod reader;
-mod seen;
 mod terminal;
 mod theme;
 mod timeline;
@@ -26,7 +25,7 @@ use ratatui::crossterm::event::Event;
 use crate::cli::{TopArgs, Which};
 use crate::outcome::Outcome;
 
-use desk::{Desk, Step};
+use choices::{Choices, Step};
 use nodes::Nodes;
 use terminal::Screen;
 use theme::Theme;
@@ -49,7 +48,7 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     // Before the terminal is ours: a signal in between must find its handler.
     let wakes = wake::listen().context("cannot listen for keys and signals")?;
     let mut screen = Screen::enter().context("cannot take the terminal")?;
-    let mut top = Top { desk: Desk::default(), theme: Theme::of_environment(), rows: Vec::new() };
+    let mut top = Top { choices: Choices::default(), theme: Theme::of_environment(), rows: Vec::new() };
     let mut looked = Instant::now();
     loop {
         top.draw(&nodes, &mut screen)?;
@@ -81,7 +80,7 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
 }
 
 struct Top {
-    desk: Desk,
+    choices: Choices,
     theme: Theme,
     /// The lives that have a row in the picture.
     rows: Vec<u64>,
@@ -91,7 +90,7 @@ impl Top {
     fn draw(&mut self, nodes: &Nodes, screen: &mut Screen) -> anyhow::Result<()> {
         let scene = Scene {
             live: &nodes.reader.model,
-            desk: &self.desk,
+            choices: &self.choices,
             theme: self.theme,
             node: nodes.place,
             trouble: nodes.reader.trouble.as_deref(),
@@ -104,13 +103,13 @@ impl Top {
     /// Whether that was the end.
     fn answer(&mut self, wake: Wake, nodes: &mut Nodes, screen: &mut Screen) -> anyhow::Result<bool> {
         match wake {
-            Wake::Input(Event::Key(key)) => match self.desk.key(key, &nodes.reader.model, &self.rows) {
+            Wake::Input(Event::Key(key)) => match self.choices.key(key, &nodes.reader.model, &self.rows) {
                 Step::Stay => {}
                 Step::Quit => return Ok(true),
                 Step::Suspend => wake::stop_job()?,
                 Step::NextNode => {
                     nodes.next()?;
-                    self.desk.leave_node();
+                    self.choices.leave_node();
                 }
             },
             // A new size, and what a terminal says unasked, only need another picture.

@@ -2,7 +2,6 @@
 
 pub mod clock;
 pub mod condition;
-pub mod look;
 pub mod progress;
 pub mod watched;
 pub mod words;
@@ -11,14 +10,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use headcount::{Event, GenerationId, Kind, Phase};
+use headcount::{Event, GenerationId, Kind, Phase, Snapshot};
 
 use crate::cli::{WaitArgs, Which};
 use crate::outcome::Outcome;
 use crate::paint;
 use clock::Deadline;
 use condition::Wanted;
-use look::Look;
 use progress::Progress;
 use watched::Watched;
 
@@ -44,25 +42,24 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let mut abandoned = Abandoned::default();
     loop {
         let snapshot = node.snapshot()?;
-        let look = snapshot.as_ref().map(Look::from);
-        if let Some((snapshot, look)) = snapshot.as_ref().zip(look.as_ref()) {
+        if let Some(snapshot) = &snapshot {
             if abandoned.baseline.is_none() {
-                abandoned.begin(&wanted, look);
+                abandoned.begin(&wanted, snapshot);
                 // With a number to go by, what was abandoned before we came counts as well.
                 if wanted.newer_than.is_none() {
                     node.skip_to(snapshot);
                 }
             }
-            abandoned.read(&node.events()?, look);
-            if let Some(generation) = abandoned.verdict(look).filter(|_| wanted.needs_a_generation()) {
+            abandoned.read(&node.events()?, snapshot);
+            if let Some(generation) = abandoned.verdict(snapshot).filter(|_| wanted.needs_a_generation()) {
                 progress.end()?;
                 return reload_failed(&was_abandoned(generation));
             }
         }
-        let lacks = wanted.lacking(look.as_ref(), &node.name());
+        let lacks = wanted.lacking(snapshot.as_ref(), &node.name());
         if lacks.is_empty() {
             progress.end()?;
-            return reached(&wanted.reached(look.as_ref(), &node.name()));
+            return reached(&wanted.reached(snapshot.as_ref(), &node.name()));
         }
         if deadline.is_over() {
             progress.end()?;
@@ -82,20 +79,20 @@ struct Abandoned {
 }
 
 impl Abandoned {
-    fn begin(&mut self, wanted: &Wanted, look: &Look) {
-        let serving = || look.newest_committed().map_or(0, |g| g.id);
+    fn begin(&mut self, wanted: &Wanted, snapshot: &Snapshot) {
+        let serving = || snapshot.newest_committed().map_or(0, |g| g.id);
         self.baseline = Some(wanted.newer_than.unwrap_or_else(serving));
     }
 
-    fn read(&mut self, events: &[Event], look: &Look) {
+    fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
         self.seen.extend(reported.chain(not_yet));
     }
 
     /// The one that failed, unless a newer one is on its way or there.
-    fn verdict(&self, look: &Look) -> Option<GenerationId> {
-        let newest = look.newest().map_or(0, |g| g.id);
+    fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
+        let newest = condition::newest(snapshot).map_or(0, |g| g.id);
         let last = *self.seen.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }

@@ -100,6 +100,16 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The name used in C, Lua and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Announced => "announced",
+            Phase::Committed => "committed",
+            Phase::Abandoned => "abandoned",
+        }
+    }
+
     pub(crate) fn code(self) -> u32 {
         match self {
             Phase::Announced => 1,

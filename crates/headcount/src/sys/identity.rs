@@ -26,6 +26,18 @@ pub enum Liveness {
     Unknown(Doubt),
 }
 
+impl Liveness {
+    /// The name used in C, Lua and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Liveness::Alive => "alive",
+            Liveness::Gone => "gone",
+            Liveness::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// Why the kernel's answer is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

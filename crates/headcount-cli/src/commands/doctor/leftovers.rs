@@ -7,7 +7,7 @@ use super::check::Check;
 use super::registry::beside;
 use crate::plain::plain_path;
 
-const ENDINGS: [&str; 3] = [".lock", ".wake", ".new"];
+const ENDINGS: [&str; 2] = [".lock", ".new"];
 
 /// By registry: what lies about of it.
 pub type Leftovers = BTreeMap<PathBuf, Vec<PathBuf>>;

@@ -96,7 +96,8 @@ impl Feed {
         match Observer::open(&self.path) {
             Ok(observer) => {
                 self.node = observer.snapshot().context("cannot read the node")?.node;
-                self.of_this_boot = observer.registry().context("cannot read the node")?.of_this_boot;
+                self.of_this_boot =
+                    observer.registry().context("cannot read the node")?.of_this_boot != Some(false);
                 if self.observer.replace(observer).is_some() {
                     self.cursor = Cursor::at(1);
                 }

@@ -9,10 +9,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use headcount::{GenerationId, Phase, State};
+use headcount::{GenerationId, Phase, Snapshot, State};
 
-use crate::commands::wait::condition::{Lack, Wanted};
-use crate::commands::wait::look::Look;
+use crate::commands::wait::condition::{Lack, Wanted, newest};
 
 /// So long nginx's master sleeps between starting a generation's workers and looking for the next signal.
 const NGINX_PAUSE_NS: u64 = 100_000_000;
@@ -40,7 +39,7 @@ pub struct Facts<'a> {
     pub taken: Taken,
     pub begun: &'a [Begun],
     pub abandoned: &'a BTreeSet<GenerationId>,
-    pub look: &'a Look,
+    pub snapshot: &'a Snapshot,
     pub master: u32,
     pub is_nginx: bool,
     /// How long the master has been at rest; `None` if it is not, or if that cannot be told.
@@ -91,7 +90,7 @@ impl Facts<'_> {
                 true => Verdict::Uncounted,
             };
         };
-        let newest = self.look.newest().map_or(0, |g| g.id);
+        let newest = newest(self.snapshot).map_or(0, |g| g.id);
         let last = self.abandoned.range(answer..).next_back();
         match last {
             // Only once the master rests: what was abandoned may be an earlier reload's, and ours is being read.
@@ -108,16 +107,17 @@ impl Facts<'_> {
                 "master {} has the signal, and has begun no generation yet",
                 self.master
             ))],
-            Some(_) => self.wanted().lacking(Some(self.look), ""),
+            Some(_) => self.wanted().lacking(Some(self.snapshot), ""),
         }
     }
 
     fn old_workers_serve(&self) -> bool {
         let own = |id: GenerationId| {
-            let generation = self.look.generations.iter().find(|g| g.id == id && g.phase == Phase::Committed);
+            let generation =
+                self.snapshot.generations.iter().find(|g| g.id == id && g.phase == Phase::Committed);
             generation.is_some_and(|g| g.master == self.master)
         };
-        self.look.processes.iter().any(|p| {
+        self.snapshot.processes.iter().any(|p| {
             own(p.generation)
                 && !matches!(p.state, State::Draining | State::Leaving | State::Exited | State::Died)
         })

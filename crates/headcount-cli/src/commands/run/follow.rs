@@ -125,10 +125,9 @@ impl<'a> Follower<'a> {
                 self.state().ask = Ask::Never;
             }
         }
-        let by = if observer.may_ask_the_kernel() { "" } else { ", who is alive by process ids only" };
         let next = self.state().next_seq;
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
-        log.note(format_args!("following the node {} from {position} on{by}", registry.node));
+        log.note(format_args!("following the node {} from {position} on", registry.node));
         self.state().registry = Some(registry);
         self.deliverer.file.save()?;
         log.is_well(REGISTRY);

@@ -45,36 +45,27 @@ impl Pulse {
         let snapshot = observer.snapshot()?;
         let now = Instant::now();
         self.last = Some(now);
-        let liveness = liveness(&snapshot);
+        let liveness = snapshot.liveness();
         let since = |kept: &mut Option<Instant>, is: bool| {
             *kept = is.then(|| kept.unwrap_or(now));
             kept.map_or(Duration::ZERO, |since| now.duration_since(since))
         };
         let nobody = since(&mut self.nobody_since, liveness == Liveness::Gone);
-        let unknown = since(&mut self.unknown_since, liveness == Liveness::Unknown);
+        let is_known = matches!(liveness, Liveness::Alive | Liveness::Gone);
+        let unknown = since(&mut self.unknown_since, !is_known);
         let verdict = match liveness {
             Liveness::Alive => Verdict::Alive,
             Liveness::Gone if nobody >= doubt(&snapshot) => Verdict::Gone,
-            Liveness::Unknown if unknown >= UNKNOWN => Verdict::Unknown,
-            Liveness::Gone | Liveness::Unknown => Verdict::Doubtful,
+            _ if unknown >= UNKNOWN => Verdict::Unknown,
+            _ => Verdict::Doubtful,
         };
         Ok((verdict, snapshot))
     }
 }
 
-/// Of the node. A helper that is left serves nobody.
-fn liveness(snapshot: &Snapshot) -> Liveness {
-    let processes = snapshot.processes.iter().filter(|p| p.role != Role::Helper);
-    processes.fold(Liveness::Gone, |all, process| match (all, process.liveness) {
-        (Liveness::Alive, _) | (_, Liveness::Alive) => Liveness::Alive,
-        (Liveness::Unknown, _) | (_, Liveness::Unknown) => Liveness::Unknown,
-        _ => Liveness::Gone,
-    })
-}
-
 /// Whether somebody is alive, or may be just about to be.
 pub fn may_live(snapshot: &Snapshot) -> bool {
-    liveness(snapshot) != Liveness::Gone
+    snapshot.liveness() != Liveness::Gone
         || snapshot.generations.iter().any(|g| g.phase == Phase::Announced && g.age < LONG_DOUBT)
 }
 

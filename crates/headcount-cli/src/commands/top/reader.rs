@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::{Cursor, Event, Kind, Observer};
+use headcount::{Cursor, Event, Kind, Observer, Snapshot};
 use headcount_report::History;
 
 use super::life::before;
 use super::model::Model;
-use super::seen::{Fact, Look, Recent, printable};
 use crate::find;
 
 /// So many events are read at once: each time the whole journal is copied.
@@ -39,17 +38,13 @@ struct Open {
 
 impl Reader {
     pub fn new(path: &Path, observer: headcount::Result<Observer>) -> Reader {
-        let look = Look {
-            node: printable(&find::node_name(path)),
-            path: printable(&path.to_string_lossy()),
-            ..Look::default()
-        };
-        let mut model = Model::default();
-        model.look = look;
+        let mut snapshot = Snapshot::new(find::node_name(path));
+        snapshot.path = Some(path.to_owned());
+        let model = Model::new(snapshot);
         let mut reader = Reader { path: path.to_owned(), open: None, trouble: None, model };
         match observer {
             Ok(observer) => reader.open = Some(Open::new(observer)),
-            Err(error) => reader.trouble = Some(printable(&error.to_string())),
+            Err(error) => reader.trouble = Some(error.to_string()),
         }
         reader.look();
         reader
@@ -73,7 +68,7 @@ impl Reader {
             // Of a file that is gone the last memory can still be read, but another sentence stands there already.
             Ok(()) if self.trouble.is_none() || open.observer.is_current() => self.trouble = None,
             Ok(()) => {}
-            Err(error) => self.trouble = Some(printable(&error.to_string())),
+            Err(error) => self.trouble = Some(error.to_string()),
         }
     }
 
@@ -95,7 +90,7 @@ impl Reader {
                 } else {
                     ""
                 };
-                self.trouble = Some(printable(&format!("{error}{waiting}")));
+                self.trouble = Some(format!("{error}{waiting}"));
             }
         }
     }
@@ -121,18 +116,16 @@ impl Open {
     fn look(&mut self, model: &mut Model) -> headcount::Result<()> {
         let snapshot = self.observer.snapshot()?;
         self.read()?;
-        let facts: Vec<_> = self.unseen.iter().map(Fact::from).collect();
+        let events = std::mem::take(&mut self.unseen);
         let telling = |event: &Event| matches!(event.kind, Kind::WorkerStarted | Kind::WorkerDied);
-        self.recent.extend(self.unseen.drain(..).filter(telling));
+        self.recent.extend(events.iter().filter(|event| telling(event)).cloned());
         // The start of one that died within the window, and young, may lie before the window.
         let oldest = before(snapshot.boot_ns, History::WINDOW + History::YOUNG + Duration::from_secs(1));
         while self.recent.len() > RECENT || self.recent.front().is_some_and(|event| event.boot_ns < oldest) {
             self.recent.pop_front();
         }
-        let recent = Recent::from(&History::of(&self.recent, snapshot.boot_ns));
-        let by_pid_only = !self.observer.may_ask_the_kernel();
-        let look = Look { by_pid_only, ..Look::from(&snapshot) };
-        model.update(look, facts, std::mem::take(&mut self.lost), recent);
+        let history = History::of(&self.recent, snapshot.boot_ns);
+        model.update(snapshot, events, std::mem::take(&mut self.lost), history);
         Ok(())
     }
 }

@@ -1,17 +1,14 @@
 //! What `status` reads of one node.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headcount::{Cause, Cursor, Event, Kind, Observer, RegistryInfo, Snapshot};
+use headcount::{Cause, Cursor, Event, Kind, Liveness, Observer, RegistryInfo, Snapshot};
 use headcount_report::History;
 
-use crate::alive;
-
 /// One node at one instant, with what came before.
-pub struct Look {
+pub struct Reading {
     pub path: PathBuf,
     pub snapshot: Snapshot,
     pub registry: RegistryInfo,
@@ -19,10 +16,6 @@ pub struct Look {
     /// The newest event, if the journal has one.
     pub newest: Option<Event>,
     pub draining: Vec<Drain>,
-    /// Whether who is alive was asked of the kernel.
-    pub asks_kernel: bool,
-    /// Whose registry it is.
-    pub owner: Option<u32>,
 }
 
 /// A generation whose workers drain.
@@ -34,34 +27,32 @@ pub struct Drain {
     pub cause: Cause,
 }
 
-impl Look {
-    pub fn at(path: PathBuf, observer: &Observer) -> headcount::Result<Look> {
+impl Reading {
+    pub fn at(path: PathBuf, observer: &Observer) -> headcount::Result<Reading> {
         let registry = observer.registry()?;
         let snapshot = observer.snapshot()?;
         let events = observer.events(&mut Cursor::oldest(), usize::MAX)?.events;
         let events = of_this_boot(&events, &registry, snapshot.boot_ns);
-        Ok(Look {
-            owner: std::fs::metadata(&path).ok().map(|meta| meta.uid()),
+        Ok(Reading {
             history: History::of(events, snapshot.boot_ns),
             newest: events.last().cloned(),
             draining: draining(events, &snapshot),
-            asks_kernel: observer.may_ask_the_kernel(),
             path,
             snapshot,
             registry,
         })
     }
 
-    /// Certain, by the kernel: no process of the node is alive.
+    /// Certain: no master and no worker of the node is alive.
     pub fn nobody_is_alive(&self) -> bool {
-        alive::nobody_is(&self.registry, &self.snapshot)
+        self.snapshot.liveness() == Liveness::Gone
     }
 }
 
 /// The events since the host was booted: the clock that ages are computed with began anew with it, so that its reading
 /// goes back in the journal where another boot begins.
 fn of_this_boot<'a>(events: &'a [Event], registry: &RegistryInfo, now: u64) -> &'a [Event] {
-    if !registry.of_this_boot {
+    if registry.of_this_boot == Some(false) {
         return &[];
     }
     let mut after = now;

@@ -15,7 +15,7 @@ const LONGEST_FILTER: usize = 60;
 
 /// The state of the screen that does not come from the node.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub struct Choices {
     pub mode: Mode,
     pub sort: Sort,
     pub filter: String,
@@ -51,7 +51,7 @@ pub enum Sort {
     Generation,
 }
 
-/// What is to be done beyond the desk.
+/// What is to be done beyond choosing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Stay,
@@ -60,9 +60,9 @@ pub enum Step {
     NextNode,
 }
 
-impl Default for Desk {
-    fn default() -> Desk {
-        Desk {
+impl Default for Choices {
+    fn default() -> Choices {
+        Choices {
             mode: Mode::List,
             sort: Sort::Start,
             filter: String::new(),
@@ -76,7 +76,7 @@ impl Default for Desk {
     }
 }
 
-impl Desk {
+impl Choices {
     pub fn span(&self) -> Duration {
         Duration::from_secs(ZOOM[self.zoom.min(ZOOM.len() - 1)])
     }
@@ -88,7 +88,7 @@ impl Desk {
 
     /// The lives to be shown, in their order, for a window between these instants.
     pub fn rows<'a>(&self, model: &'a Model, start: u64, end: u64) -> Vec<&'a Life> {
-        let now = model.look.boot_ns;
+        let now = model.snapshot.boot_ns;
         let words: Vec<_> = self.filter.to_lowercase().split_whitespace().map(str::to_owned).collect();
         let mut rows: Vec<_> = model
             .lives()
@@ -220,7 +220,7 @@ impl Desk {
 
     fn scroll_back(&mut self) {
         let Some(model) = &self.paused else { return };
-        let all = Duration::from_nanos(model.look.boot_ns);
+        let all = Duration::from_nanos(model.snapshot.boot_ns);
         self.back = self.back.saturating_add(self.span() / 4).min(all);
     }
 
@@ -245,7 +245,7 @@ impl Desk {
 
     /// The end of the window.
     pub fn window_end(&self, model: &Model) -> u64 {
-        before(model.look.boot_ns, self.back)
+        before(model.snapshot.boot_ns, self.back)
     }
 }
 
