@@ -12,10 +12,10 @@
 //! # fn fork() -> i32 { 0 }
 //! # fn main() -> headcount::Result<()> {
 //! // The master, before it forks:
-//! let node = Options::new("my-server").open()?;
-//! let (generation, transitions) = node.begin_generation(Begin::new().workers(4))?;
+//! let master = Options::new("my-server").open()?;
+//! let (generation, transitions) = master.begin(Begin::new().workers(4), Wait::Timeout)?;
 //! transitions.run(|t| println!("{} {:?}", t.event.kind, t.event.counts));
-//! generation.commit();
+//! master.commit(generation.id());
 //!
 //! if fork() == 0 {
 //!     // Each worker:
@@ -38,7 +38,8 @@
 //!
 //! - Each transition is reported once, in order, with exact counts, also when processes die at any moment.
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
-//! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
+//! - Liveness is the kernel's word about an identity (process id, pid namespace, birth), never a guess from a timeout;
+//!   what the kernel does not tell is unknown, and says why.
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
 
 // Under loom only what it tests is used: see `seqlock.rs`.

@@ -308,8 +308,8 @@ mod tests {
             (&[(Master, Died), (Worker, Exited), (Worker, Died)], Liveness::Gone),
             (&[(Master, Died), (Worker, Died), (Helper, Serving)], Liveness::Gone),
             (&[(Master, Died), (Helper, Unknown)], Liveness::Gone),
-            (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown),
-            (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown),
+            (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown(Doubt::Refused)),
+            (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown(Doubt::Refused)),
             // In any order: one that is known to be alive is enough.
             (&[(Worker, Unknown), (Worker, Serving)], Liveness::Alive),
             (&[(Worker, Serving), (Worker, Unknown)], Liveness::Alive),

@@ -4,11 +4,13 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitStatus;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
-use headcount::{Begin, Cursor, Event, Join, Kind, Node, Observer, PreviousRun, Wait};
+use headcount::{Begin, Cursor, Event, Join, Kind, Master, Observer, PreviousRun, Wait};
 
 use family::callbacks::Callbacks;
 use family::deadly_store::{self, Tally};
@@ -82,7 +84,6 @@ impl Stage {
         let callbacks = self.callbacks;
         let mut master = fork(|line| {
             let master = self.place.open();
-            let node = master.node();
             let (generation, transitions) =
                 master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
@@ -107,15 +108,14 @@ impl Stage {
     }
 
     /// Opens the node in a new master, and kills that in `act`.
-    fn victim<T>(&mut self, prepare: impl FnOnce(&Node) -> T, act: impl FnOnce(&Node, T)) -> u32 {
+    fn victim<T>(&mut self, prepare: impl FnOnce(&Master) -> T, act: impl FnOnce(&Master, T)) -> u32 {
         let (registry, also) = (self.place.registry(), self.callbacks.range());
         let tally = Tally { stores: self.callbacks.word(0), offset: self.callbacks.word(1) };
         let mut victim = fork(|line| {
             let master = self.place.open();
-            let node = master.node();
-            let prepared = prepare(&node);
+            let prepared = prepare(&master);
             deadly_store::arm(&registry, also, self.kill_at, tally);
-            act(&node, prepared);
+            act(&master, prepared);
             deadly_store::disarm();
             line.say("survived");
             0
@@ -133,7 +133,6 @@ impl Stage {
         let callbacks = self.callbacks;
         let mut master = fork(|_| {
             let master = self.place.open();
-            let node = master.node();
             let (generation, transitions) =
                 master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
@@ -170,7 +169,7 @@ fn a_master_dies_as_it_starts_after_an_unclean_run() {
         let callbacks = stage.callbacks;
         let victim = stage.victim(
             |_| (),
-            |node, ()| {
+            |master, ()| {
                 let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
             },
@@ -201,7 +200,7 @@ fn a_master_dies_as_it_has_the_last_word() {
         let callbacks = stage.callbacks;
         stage.truth.no_survivors = true;
         stage.victim(
-            |node| {
+            |master| {
                 let (generation, transitions) =
                     master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
@@ -209,13 +208,13 @@ fn a_master_dies_as_it_has_the_last_word() {
                 for number in [0, 1] {
                     let mut child = worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
                     let status = child.kill();
-                    master.child_exited(child.pid(), status);
+                    master.node().child_exited(child.pid(), ExitStatus::from_raw(status));
                     // For the test, which is not told otherwise.
                     callbacks.word(2 + number as usize).store(u64::from(child.pid()), SeqCst);
-                    callbacks.word(4 + number as usize).store(node.snapshot().head, SeqCst);
+                    callbacks.word(4 + number as usize).store(master.node().snapshot().head, SeqCst);
                 }
             },
-            |node, ()| drop(callbacks.run(master.leave(Wait::Timeout).expect("leave"))),
+            |master, ()| drop(callbacks.run(master.leave(Wait::Timeout).expect("leave"))),
         );
         for number in [0, 1] {
             let word = |index: usize| callbacks.word(index + number).load(SeqCst);
@@ -239,7 +238,7 @@ fn a_master_dies_as_it_reloads() {
         let callbacks = stage.callbacks;
         let old_worker = callbacks.word(2);
         let victim = stage.victim(
-            |node| {
+            |master| {
                 let (generation, transitions) =
                     master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
@@ -250,7 +249,7 @@ fn a_master_dies_as_it_reloads() {
                     callbacks.run(transitions);
                     line.say("joined");
                     line.hear();
-                    settle(&mut worker.watch().expect("a watch"), node, callbacks);
+                    settle(&mut worker.watch().expect("a watch"), master.node(), callbacks);
                     callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
                     0
                 });
@@ -258,7 +257,7 @@ fn a_master_dies_as_it_reloads() {
                 old_worker.store(u64::from(child.pid()), SeqCst);
                 child
             },
-            |node, child| {
+            |master, child| {
                 // Dropping it would kill it.
                 std::mem::forget(child);
                 let (_, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");

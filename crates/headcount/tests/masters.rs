@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headcount::{
-    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State,
+    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Master, Observer, Role, Snapshot, State,
     Wait,
 };
 
@@ -21,7 +21,7 @@ use family::{Child, Place, alone, fork, wait_for};
 /// Names the registry that the test below opens, in a process that was started as a new binary.
 const PLACE: &str = "HEADCOUNT_TEST_PLACE";
 
-fn begin(node: &Node, callbacks: Callbacks) -> Generation {
+fn begin(master: &Master, callbacks: Callbacks) -> Generation {
     let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
     callbacks.run(transitions);
     master.commit(generation.id());
@@ -40,9 +40,9 @@ fn observe(place: &Place) -> (Snapshot, Vec<Event>) {
 fn the_new_binary() {
     let Some(registry) = std::env::var_os(PLACE) else { return };
     let callbacks = Callbacks::new();
-    let node =
+    let master =
         headcount::Options::new("node").path(registry).slots(16).journal_records(256).open().expect("open");
-    let generation = begin(&node, callbacks);
+    let generation = begin(&master, callbacks);
     let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
     // Until the old one says so.
     std::io::stdin().lock().read_line(&mut String::new()).expect("hear");
@@ -54,8 +54,7 @@ fn the_new_binary() {
 fn old_master(place: &Place, line: &mut family::Line) -> i32 {
     let callbacks = Callbacks::new();
     let master = place.open();
-    let node = master.node();
-    let generation = begin(&node, callbacks);
+    let generation = begin(&master, callbacks);
     let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
     let mut new = None;
     line.say("ready");
@@ -138,12 +137,13 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
     let options = place.options();
     let options = predecessor.into_iter().fold(options, headcount::Options::takes_over_from);
     let mut child = fork(|line| {
-        let node = options.open().expect("open");
+        let master = options.open().expect("open");
+        let node = master.node();
         let notice = node.take_notices().first().map_or_else(String::new, |n| n.text.clone());
         line.say(node.name());
         line.say(&notice);
         line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
-        begin(&node, Callbacks::new());
+        begin(&master, Callbacks::new());
         line.hear();
         0
     });
@@ -205,7 +205,6 @@ fn goes_into_the_background(slow: Duration) {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
     let mut foreground = fork(|line| {
         let master = place.open();
-        let node = master.node();
         let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
         // Forgotten: the foreground process ends, and its child goes on.
@@ -214,7 +213,7 @@ fn goes_into_the_background(slow: Duration) {
             assert!(!master.adopt(Wait::Timeout).expect("adopt again"), "it was already");
             master.commit(generation.id());
             let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
-            let reload = begin(&node, callbacks);
+            let reload = begin(&master, callbacks);
             let mut second = worker(&reload, callbacks, Habit::Serving, Join::worker(Some(0)));
             callbacks.word(0).store(u64::from(std::process::id()), SeqCst);
             wait_for("the test", || (callbacks.word(1).load(SeqCst) != 0).then_some(()));
@@ -272,7 +271,6 @@ fn workers_that_lose_their_master_serve_on() {
     let stop = callbacks.word(0);
     let mut master = fork(|line| {
         let master = place.open();
-        let node = master.node();
         let (generation, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
         master.commit(generation.id());
@@ -322,7 +320,7 @@ fn workers_that_lose_their_master_serve_on() {
     let mut second = fork(|_| {
         let master = place.open();
         let node = master.node();
-        let generation = begin(&node, callbacks);
+        let generation = begin(&master, callbacks);
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
         stop.store(1, SeqCst);
         wait_for("the orphans to leave", || (node.snapshot().total == 1).then_some(()));

@@ -4,7 +4,7 @@ mod family;
 
 use std::time::Duration;
 
-use headcount::{Begin, Cause, Join, Kind, Phase, PreviousRun, State, Wait};
+use headcount::{Begin, Cause, Generation, Join, Kind, Phase, PreviousRun, State, Wait};
 
 use family::callbacks::{Act, Callbacks};
 use family::home::{Home, leave_all, moment, triple};
@@ -57,7 +57,6 @@ fn run_of(place: &Place, ends: &str) -> Option<PreviousRun> {
     let callbacks = Callbacks::new();
     let mut master = fork(|line| {
         let master = place.open();
-        let node = master.node();
         let (generation, mut transitions) =
             master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         let start = transitions.next().expect("a start").event;
@@ -180,9 +179,9 @@ fn an_abandoned_generation_is_nobodys_neighbour() {
     assert_eq!(phases(), [Phase::Committed, Phase::Announced]);
     // While it is not certain, it is no neighbour either.
     let mut second = home.serving(&generation, 1);
-    master.abandon(ghost.id());
+    home.master.abandon(ghost.id());
     // Once abandoned it cannot be committed any more.
-    master.commit(ghost.id());
+    home.master.commit(ghost.id());
     home.wait_for_callback(Kind::GenerationAbandoned, std::process::id());
     let abandoned = &home.about(Kind::GenerationAbandoned)[0];
     assert_eq!((abandoned.generation, abandoned.cause), (ghost.id(), Cause::NoWorkers));
@@ -208,7 +207,6 @@ fn a_generation_whose_master_vanished_before_its_workers_came_is_abandoned() {
     callbacks.plan(Kind::GenerationStarted, Act::Die, 1, Duration::ZERO);
     let mut master = fork(|_| {
         let master = place.open();
-        let node = master.node();
         let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
         0
@@ -216,7 +214,7 @@ fn a_generation_whose_master_vanished_before_its_workers_came_is_abandoned() {
     assert_eq!(master.wait(), libc::SIGKILL);
     // Another server, started by somebody who did not see the first one die.
     let mut second = fork(|_| {
-        let node = place.options().takes_over_from(1).open().expect("open");
+        let master = place.options().takes_over_from(1).open().expect("open");
         // Not called a start, which would sweep away what it finds.
         let begin = Begin::new().because(Cause::Reload).workers(1);
         let (generation, transitions) = master.begin(begin, Wait::Timeout).expect("begin");
@@ -306,12 +304,13 @@ fn the_same_registry_is_opened_once_in_a_process() {
     let _alone = alone();
     let mut home = Home::new();
     let again = home.place.options().lock_timeout(Duration::from_secs(3)).open().expect("open again");
+    let again = again.node();
     assert_eq!((again.name(), again.path()), (home.node.name(), home.node.path()));
     assert_eq!(again.snapshot().processes.len(), 1);
     // The same by another way to write the path.
     let by_detour = home.place.folder().join("..").join(home.place.folder().file_name().expect("a name"));
     let detour = home.place.options().path(by_detour.join("node.registry")).open().expect("open by a detour");
-    assert_eq!(detour.name(), home.node.name());
+    assert_eq!(detour.node().name(), home.node.name());
     // All its locks have survived that: the kernel drops them when any descriptor of the file is closed.
     let generation = home.begin(1);
     let mut child = home.quiet(&generation, 0);

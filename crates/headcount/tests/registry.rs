@@ -25,7 +25,8 @@ struct Opened {
 fn open(options: Options, before: impl FnOnce()) -> Opened {
     let mut process = fork(|line| {
         before();
-        let node = options.open().expect("it opens in each case");
+        let master = options.open().expect("it opens in each case");
+        let node = master.node();
         let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
         master.commit(generation.id());

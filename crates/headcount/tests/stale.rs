@@ -26,7 +26,6 @@ fn files(place: &Place) -> Vec<String> {
 fn server(place: &Place) -> Child {
     let mut master = fork(|line| {
         let master = place.open();
-        let node = master.node();
         let callbacks = Callbacks::new();
         let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
@@ -231,7 +230,8 @@ fn servers_that_start_while_the_files_are_removed_are_always_found() {
     while rounds < 40 || begun.elapsed() < Duration::from_secs(2) {
         let mut server = fork(|line| {
             // One that is killed before it has begun a generation leaves its slot to the next who begins one.
-            let node = place.options().slots(1024).open().expect("open");
+            let master = place.options().slots(1024).open().expect("open");
+            let node = master.node();
             assert!(node.path().is_some(), "{:?}", node.take_notices());
             line.say("open");
             line.hear();

@@ -71,7 +71,7 @@ impl Home {
     pub fn kill(&mut self, child: &mut Child) {
         self.truth.dead.push((child.pid(), self.head()));
         let status = child.kill();
-        self.master.child_exited(child.pid(), ExitStatus::from_raw(status));
+        self.node.child_exited(child.pid(), ExitStatus::from_raw(status));
     }
 
     pub fn events(&self) -> Vec<Event> {
