@@ -155,6 +155,7 @@ impl Generation {
         let facts = session.facts();
         let is_known = facts.joinable(self.id).is_some();
         let cause = facts.join_cause(self.id, join.role, join.worker_id, join.respawn);
+        let dead: Vec<_> = facts.slots.iter().filter(|s| s.liveness == Liveness::Gone).cloned().collect();
         // Nobody is there who would report what is open: then it is for us to do, before we are counted.
         let nobody_watches = !facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
         let number = join.worker_id.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1);
@@ -176,6 +177,7 @@ impl Generation {
         let mut stages = Vec::new();
         if join.role == Role::Worker {
             if nobody_watches {
+                dead.iter().for_each(|slot| inner.find_cause(slot));
                 stages.push(Stage::Settle(Scope::Everything));
             }
             if !is_known {

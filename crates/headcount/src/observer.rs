@@ -77,7 +77,7 @@ impl Observer {
         let view = View { region: &region };
         let name = header::stored_name(region.header());
         let boot = self.boot(region.header());
-        let facts = view.facts(&mut |slot, _| match boot {
+        let facts = view.facts(&mut |slot| match boot {
             Some(true) => self.liveness(slot),
             // Of another boot nobody is alive, whoever has the same id in this one.
             Some(false) => Liveness::Gone,
@@ -203,7 +203,7 @@ impl Observer {
 fn open_to_read(path: &Path) -> Result<OwnedFd> {
     let failed = |e| Error::of_reader("open", path, e);
     let Some((looked_at, stat)) = files::look_at(path).map_err(failed)? else {
-        return Err(failed(std::io::ErrorKind::NotFound.into()));
+        return Err(failed(rustix::io::Errno::NOENT.into()));
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}

@@ -1,6 +1,7 @@
 //! A node as one of its processes holds it: what all the rest of the engine works on.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -8,16 +9,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use crate::engine::look::View;
+use crate::engine::look::{View, identity_in};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
-use crate::sys::clock::nanos;
+use crate::sys::clock::{self, nanos};
 use crate::sys::identity::{Doubt, Identity, Liveness};
 use crate::sys::per_process::PerProcess;
+use crate::sys::process;
 
 /// A message for the log of the server that headcount lives in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,35 +246,47 @@ impl Inner {
 
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
-        let process = self.process();
-        let own = process.slots();
-        let namespace = process.identity.namespace;
-        let mut facts = self.view().facts(&mut |slot, now| self.liveness(&own, namespace, slot, now));
+        let own = self.process().slots();
+        let asking = Asking::new(self, &own);
+        let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
         facts
     }
 
-    /// Whether the process in a slot is alive.
-    ///
-    /// A worker that beats and is not suspect is asked for only whether its id is still in use. Zombies and strangers
-    /// pass that; but somebody who watches it makes a zombie suspect within a millisecond, and its heartbeat
-    /// is overdue soon in any case. To ask exactly costs ten times as much.
-    pub(crate) fn liveness(&self, own: &[SlotRef], namespace: u32, slot: &SlotFacts, now: u64) -> Liveness {
-        if own.contains(&SlotRef { index: slot.index, version: slot.version }) {
-            return Liveness::Alive;
-        }
-        let beats = now.saturating_sub(slot.heartbeat_ns) < nanos(self.settings().stall_after);
-        if slot.role == Role::Worker
-            && beats
-            && !slot.is_suspect
-            && slot.wait_status.is_none()
-            && slot.died_seq == 0
-            && let Some(is_there) = slot.identity.is_id_in_use(namespace)
+    fn is_master_alive(&self, own: &[SlotRef], (index, version): (u32, u64)) -> bool {
+        let Ok(slot) = self.slot(index) else { return false };
+        let identity = identity_in(slot);
+        slot.role.load(Relaxed) == Role::Master.code()
+            && slot.version.load(Acquire) == version
+            && (own.contains(&SlotRef { index, version }) || identity.liveness() == Liveness::Alive)
+    }
+
+    /// Has everybody ask exactly about the process that a word names.
+    pub(crate) fn suspect(&self, word: u64) {
+        let is_it = |slot: &&Slot| slot.role.load(Relaxed) != 0 && identity_in(slot).to_word() == word;
+        self.view().used_slots().iter().filter(is_it).for_each(|slot| slot.suspect.store(1, Relaxed));
+    }
+
+    /// Asks how a dead process ended, where nobody has watched it: known as long as its master has not asked.
+    pub(crate) fn find_cause(&self, dead: &SlotFacts) {
+        let Ok(pidfd) = process::open_pidfd(dead.pid()) else { return };
+        // Only now is it certain that it is that process's.
+        if dead.wait_status.is_none()
+            && dead.identity.liveness() == Liveness::Gone
+            && let Some(status) = process::zombie_status(pidfd.as_fd(), dead.pid())
         {
-            return if is_there { Liveness::Alive } else { Liveness::Gone };
+            self.note_end(dead.index, dead.version, status);
         }
-        self.liveness_of(&slot.identity, slot.lock_tag)
+    }
+
+    /// Notes how the process in a slot ended.
+    pub(crate) fn note_end(&self, index: u32, version: u64, status: i32) {
+        if let Ok(slot) = self.slot(index)
+            && slot.version.load(Acquire) == version
+        {
+            slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
+        }
     }
 
     /// The exact answer about a process of this node.
@@ -310,5 +324,57 @@ impl Inner {
         let proof = self.store.is_member(process.pid, self.store.lock_tag());
         process.pid == self.process().identity.pid
             || proof != Some(false) && process.liveness() == Liveness::Alive
+    }
+}
+
+/// Who is asked how closely, in one look.
+struct Asking<'a> {
+    inner: &'a Inner,
+    own: &'a [SlotRef],
+    namespace: u32,
+    now: u64,
+    fresh: u64,
+    /// The generations whose master is alive, and will ask for its dead children.
+    reaped: Vec<GenerationId>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(inner: &'a Inner, own: &'a [SlotRef]) -> Asking<'a> {
+        let (mut master, mut is_alive) = ((u32::MAX, 0), false);
+        let mut reaped = Vec::new();
+        for g in inner.view().used_generations().iter().filter(|g| g.phase.load(Relaxed) != 0) {
+            let of = (g.master_slot.load(Relaxed), g.master_version.load(Relaxed));
+            if of != master {
+                (master, is_alive) = (of, inner.is_master_alive(own, of));
+            }
+            if is_alive {
+                reaped.push(g.id.load(Relaxed));
+            }
+        }
+        let fresh = nanos(inner.settings().stall_after);
+        let namespace = inner.process().identity.namespace;
+        Asking { inner, own, namespace, now: clock::boot_ns(), fresh, reaped }
+    }
+
+    /// Whether the process in a slot is alive.
+    ///
+    /// A worker that beats, is not suspect, and has a master that reaps it, is asked for only whether its id is still
+    /// in use. A zombie passes that; but somebody who watches it makes it suspect within a millisecond, its master
+    /// asks for it, and its heartbeat is overdue soon in any case. To ask exactly costs ten times as much.
+    fn liveness(&self, slot: &SlotFacts) -> Liveness {
+        if self.own.contains(&SlotRef { index: slot.index, version: slot.version }) {
+            return Liveness::Alive;
+        }
+        if slot.role == Role::Worker
+            && self.now.saturating_sub(slot.heartbeat_ns) < self.fresh
+            && !slot.is_suspect
+            && slot.wait_status.is_none()
+            && slot.died_seq == 0
+            && self.reaped.contains(&slot.generation)
+            && let Some(is_there) = slot.identity.is_id_in_use(self.namespace)
+        {
+            return if is_there { Liveness::Alive } else { Liveness::Gone };
+        }
+        self.inner.liveness_of(&slot.identity, slot.lock_tag)
     }
 }

@@ -17,8 +17,8 @@ pub(crate) struct View<'a> {
     pub(crate) region: &'a Region,
 }
 
-/// How the reader learns whether the process in a slot is alive; with the time at which it looks.
-pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts, u64) -> Liveness;
+/// How the reader learns whether the process in a slot is alive.
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts) -> Liveness;
 
 impl<'a> View<'a> {
     pub(crate) fn journal(self) -> Journal<'a> {
@@ -52,10 +52,9 @@ impl<'a> View<'a> {
     /// for those that include the report that it is just about to write.
     pub(crate) fn facts_as_of(self, head: u64, oracle: Oracle<'_>) -> Facts {
         let slots = (0u32..).zip(self.used_slots());
-        let begun = clock::boot_ns();
         let generations = (0u32..).zip(self.used_generations());
         let mut facts = Facts {
-            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, begun, oracle)).collect(),
+            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, oracle)).collect(),
             generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
             now: 0,
             stall_after: self.stall_after(),
@@ -77,7 +76,7 @@ fn reported(seq: &AtomicU64, head: u64) -> u64 {
     if seq <= head { seq } else { 0 }
 }
 
-fn slot_facts(index: u32, slot: &Slot, head: u64, now: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
     consistent(&slot.version, |version| {
         let role = Role::from_code(slot.role.load(Relaxed))?;
         let status = slot.wait_status.load(Relaxed);
@@ -86,11 +85,7 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, now: u64, oracle: Oracle<'_>) 
             version,
             role,
             generation: slot.generation.load(Relaxed),
-            identity: Identity {
-                pid: slot.pid.load(Relaxed),
-                namespace: slot.namespace.load(Relaxed),
-                birth: Birth::from_words(slot.birth_kind.load(Relaxed), slot.birth.load(Relaxed)),
-            },
+            identity: identity_in(slot),
             lock_tag: slot.lock_tag.load(Relaxed),
             is_suspect: slot.suspect.load(Relaxed) != 0,
             worker_id: u32::try_from(slot.worker_id.load(Relaxed)).ok(),
@@ -110,9 +105,18 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, now: u64, oracle: Oracle<'_>) 
             liveness: Liveness::Gone,
         };
         // Asked last: a process that left has changed the version before it ended.
-        facts.liveness = oracle(&facts, now);
+        facts.liveness = oracle(&facts);
         Some(facts)
     })
+}
+
+/// Who is in a slot.
+pub(crate) fn identity_in(slot: &Slot) -> Identity {
+    Identity {
+        pid: slot.pid.load(Relaxed),
+        namespace: slot.namespace.load(Relaxed),
+        birth: Birth::from_words(slot.birth_kind.load(Relaxed), slot.birth.load(Relaxed)),
+    }
 }
 
 fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<GenerationFacts> {

@@ -143,7 +143,7 @@ fn namesake(path: &Path, name: &str, number: u32) -> (PathBuf, String) {
 
 /// A look by who is not part of it yet.
 fn look_outside(region: &Region) -> Facts {
-    View { region }.facts(&mut |slot, _| slot.identity.liveness())
+    View { region }.facts(&mut |slot| slot.identity.liveness())
 }
 
 /// The live masters of a table that are not this process's kin. Kin is this very process, its parent, and who it was told

@@ -29,7 +29,7 @@ use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::Role;
 use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, Stage};
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
@@ -427,11 +427,7 @@ impl Watch {
         for slot in facts.slots.iter().filter(unexplained) {
             let begun = clock::boot_ns();
             if let Some(watched) = self.watched.get(&slot.index).filter(|w| w.version == slot.version) {
-                let tell = |status: i32| {
-                    if let Ok(record) = self.inner.slot(slot.index) {
-                        record.wait_status.store(1 << 32 | u64::from(status as u32), Release);
-                    }
-                };
+                let tell = |status: i32| self.inner.note_end(slot.index, slot.version, status);
                 // Mostly known before the parent has asked, which takes as long again as all the rest.
                 let state = process::pidfd_state(watched.pidfd.as_fd(), Duration::ZERO);
                 if state == PidfdState::Zombie
