@@ -43,7 +43,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-module test-packages check loom bench install install-files install-library \
+.PHONY: help setup build build-library module demo test test-module test-packages check loom bench lines install install-files install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -120,6 +120,9 @@ bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library 
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
+
+lines: ## count the lines of each part, tests aside; AT=COMMIT counts those of a commit
+	@scripts/lines $(AT)
 
 install: build install-files ## put program, manual, library, header and Lua modules under PREFIX (and DESTDIR)
 ifeq ($(DESTDIR),)
