@@ -164,7 +164,8 @@ fn whatever_is_let_through_the_core_takes_too() {
     for line in ["slots=2", "heartbeat=1ms stall=2ms lock_timeout=1ms", "heartbeat=86399s"] {
         let line = format!("{line} path={}", line.len());
         let settings = read_below(prefix, &line).expect(&line).expect("it is on");
-        let node = settings.options().open().expect(&line);
+        let master = settings.options().open().expect(&line);
+        let node = master.node();
         assert_eq!(node.path(), settings.path.as_deref(), "{line}: {:?}", node.take_notices());
     }
 }
