@@ -28,7 +28,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-const ALL: [&str; 3] = ["shop.registry", "shop.registry.lock", "shop.registry.wake"];
+const ALL: [&str; 2] = ["shop.registry", "shop.registry.lock"];
 
 /// The findings' texts.
 fn findings(document: &Value) -> Vec<&str> {
@@ -45,7 +45,7 @@ fn a_node_that_lives_is_well_and_stays() {
     doctor(&nginx, &[])
         .ended(0)
         .says("no problems found")
-        .says("node shop, format 1")
+        .says("node shop, format 2")
         .says("3 processes alive")
         .says("lock file: belongs to uid")
         .says("of 1024 slots used");
@@ -73,7 +73,7 @@ fn a_node_that_was_killed_is_removed_and_nothing_else_is() {
     assert!(found.iter().any(|text| text.contains("nobody is alive")), "{document:#}");
     assert!(found.iter().any(|text| text.contains("other.registry")), "{document:#}");
     doctor(&nginx, &[]).ended(1).says("FIX").says("headcount doctor --clean");
-    assert_eq!(files(&folder).len(), 5, "it only looks");
+    assert_eq!(files(&folder).len(), 4, "it only looks");
 
     let text = doctor(&nginx, &["--clean"]).ended(1).says("other.registry is no headcount registry").out;
     for name in ALL {
