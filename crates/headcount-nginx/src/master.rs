@@ -5,9 +5,9 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Node, NoticeLevel, Transitions, Wait};
+use headcount_nginx_conf::Settings;
 
 use crate::border::entry;
-use crate::conf::Settings;
 use crate::log::{self, Level};
 use crate::sentence;
 use crate::state::{Tracked, state, state_if_free};

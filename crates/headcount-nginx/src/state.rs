@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headcount_core::{Generation, Master};
+use headcount_nginx_conf::Settings;
 
-use crate::conf::Settings;
 use crate::member::{Member, Waiting};
 
 /// What is true of this process.

@@ -64,18 +64,18 @@ fn said(sections: &[Section], removed: &[PathBuf]) -> String {
     anstream::adapter::strip_str(&text::text(sections, removed)).to_string()
 }
 
-/// The one thing that is wrong, and its mend.
+/// The one thing that is wrong, and how to fix it.
 #[track_caller]
 fn finding(section: &Section) -> (String, String) {
     let found: Vec<_> = section.checks.iter().filter(|check| check.level == Level::Finding).collect();
     let [check] = found.as_slice() else { panic!("{section:#?}") };
-    (check.text.clone(), check.mend.clone().expect("a mend"))
+    (check.text.clone(), check.fix.clone().expect("a fix"))
 }
 
 #[track_caller]
-fn finds(section: &Section, text: &str, mend: &str) {
+fn finds(section: &Section, text: &str, fix: &str) {
     let found = finding(section);
-    assert!(found.0.contains(text) && found.1.contains(mend), "{found:?}");
+    assert!(found.0.contains(text) && found.1.contains(fix), "{found:?}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn much_is_to_be_mended() {
+fn many_problems() {
     let mut kernel = kernel();
     (kernel.pidfd, kernel.exit_info, kernel.most_descriptors) = (false, Some(false), u64::MAX);
     let folder = host::folder(Path::new("/run/headcount"), &Ok(file(FileKind::Folder, 0o777)), true);
@@ -110,7 +110,7 @@ fn folders() {
     let of = |path: &str, kind, mode, uid| {
         host::folder(Path::new(path), &Ok(FileFacts { uid, ..file(kind, mode) }), true)
     };
-    finds(&of("/x", FileKind::Folder, 0o770, 0), "others could swap", "chmod go-w /x");
+    finds(&of("/x", FileKind::Folder, 0o770, 0), "others could replace", "chmod go-w /x");
     finds(&of("/x", FileKind::Regular, 0o644, 0), "is a regular file", "remove /x");
     finds(&of("/dev/shm/headcount-1000", FileKind::Folder, 0o755, 7), "uid 1000", "chown 1000");
     finds(&of("/run/user/1000/headcount", FileKind::Folder, 0o755, 7), "uid 1000", "chown 1000");
@@ -124,7 +124,7 @@ fn folders() {
     assert_eq!(host::folder(Path::new("/tmp/not-there"), &missing(), true).checks[0].level, Level::Note);
     finds(&host::folder(Path::new("/not/there"), &missing(), true), "no server", "mkdir -p /not/there");
     let forbidden = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
-    finds(&host::folder(Path::new("/x"), &forbidden(), true), "cannot be looked at", "owner");
+    finds(&host::folder(Path::new("/x"), &forbidden(), true), "cannot be read", "owner");
     assert_eq!(host::folder(Path::new("/x"), &forbidden(), false).checks[0].level, Level::Note);
 }
 
@@ -140,7 +140,7 @@ fn files() {
     finds(&judge(|f| f.lock = Ok(file(FileKind::Fifo, 0o600))), "lock file: is a FIFO", "--clean");
     finds(&judge(|f| f.lock = Ok(file(FileKind::Regular, 0o644))), "keep the server from", "chmod 0600");
     finds(&judge(|f| f.lock.as_mut().expect("there").uid = 5), "lock file: belongs to uid 5", "--clean");
-    finds(&judge(|f| f.lock = Err(io::ErrorKind::NotFound.into())), "no lock file", "next start");
+    finds(&judge(|f| f.lock = Err(io::ErrorKind::NotFound.into())), "no lock file", "restart its server");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn what_it_says_of_its_processes() {
     let mut facts = healthy();
     facts.inside().info.of_this_boot = Some(false);
     facts.kill_all();
-    finds(&registry::judge(&facts), "another boot", "--clean");
+    finds(&registry::judge(&facts), "earlier boot", "--clean");
     assert!(facts.is_stale());
 
     let mut facts = healthy();
@@ -178,7 +178,7 @@ fn what_it_says_of_its_processes() {
     finds(&registry::judge(&facts), "; only a helper is left: process 12", "--clean");
     assert!(!facts.is_stale());
     facts.inside().snapshot.processes.pop();
-    // Who cannot tell does not say that somebody is gone.
+    // Unknown is not gone.
     facts.inside().snapshot.processes[0] = ProcessStatus::new(Role::Master, 10, State::Unknown);
     let section = registry::judge(&facts);
     assert!(
