@@ -203,7 +203,7 @@ impl Observer {
 fn open_to_read(path: &Path) -> Result<OwnedFd> {
     let failed = |e| Error::of_reader("open", path, e);
     let Some((looked_at, stat)) = files::look_at(path).map_err(failed)? else {
-        return Err(failed(std::io::ErrorKind::NotFound.into()));
+        return Err(failed(rustix::io::Errno::NOENT.into()));
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
