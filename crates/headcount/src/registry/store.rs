@@ -171,6 +171,12 @@ impl Store {
         self.id.is_some() && FileId::at(path) == self.id
     }
 
+    /// Whether this is the lock file that lies at `path`.
+    pub(crate) fn has_lock_file(&self, path: &Path) -> bool {
+        let own = self.lock_file.as_ref().and_then(|fd| FileId::of(fd).ok());
+        own.is_some() && FileId::at(path) == own
+    }
+
     /// Shares the byte of this process in the lock file, and gives the word for that file: 0 if that cannot be done.
     pub(crate) fn prove_membership(&self, pid: u32) -> u32 {
         let Some(lock_file) = &self.lock_file else { return 0 };
