@@ -15,7 +15,7 @@ use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
-use crate::sys::clock::nanos;
+use crate::sys::clock::{self, nanos};
 use crate::sys::identity::{Doubt, Identity, Liveness};
 use crate::sys::per_process::PerProcess;
 
@@ -247,32 +247,34 @@ impl Inner {
         let process = self.process();
         let own = process.slots();
         let namespace = process.identity.namespace;
-        let mut facts = self.view().facts(&mut |slot, now| self.liveness(&own, namespace, slot, now));
+        let exact = |slot: &SlotFacts| {
+            let is_own = own.contains(&SlotRef { index: slot.index, version: slot.version });
+            if is_own { Liveness::Alive } else { self.liveness_of(&slot.identity, slot.lock_tag) }
+        };
+        let sentinel = self.view().sentinel(&mut |slot, _| exact(slot));
+        let watcher = sentinel.filter(|s| s.is_fit(clock::boot_ns(), self.view().stall_after()));
+        let mut facts = self.view().facts(&mut |slot, now| match &watcher {
+            Some(s) if (s.index, s.version) == (slot.index, slot.version) => s.liveness,
+            Some(_) if self.seems_well(slot, now) => match slot.identity.is_id_in_use(namespace) {
+                Some(true) => Liveness::Alive,
+                Some(false) => Liveness::Gone,
+                None => exact(slot),
+            },
+            _ => exact(slot),
+        });
         self.find_joining(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
         facts
     }
 
-    /// Whether the process in a slot is alive.
-    ///
-    /// A worker that beats and is not suspect is asked for only whether its id is still in use. Zombies and strangers
-    /// pass that; but somebody who watches it makes a zombie suspect within a millisecond, and its heartbeat
-    /// is overdue soon in any case. To ask exactly costs ten times as much.
-    pub(crate) fn liveness(&self, own: &[SlotRef], namespace: u32, slot: &SlotFacts, now: u64) -> Liveness {
-        if own.contains(&SlotRef { index: slot.index, version: slot.version }) {
-            return Liveness::Alive;
-        }
-        let beats = now.saturating_sub(slot.heartbeat_ns) < nanos(self.settings().stall_after);
-        if slot.role == Role::Worker
-            && beats
+    /// Whether it is enough to ask if a worker's id is still in use. Zombies and strangers pass that; so it is, as long
+    /// as there is a sentinel, which makes a zombie suspect within a millisecond. To ask exactly costs ten times as much.
+    fn seems_well(&self, slot: &SlotFacts, now: u64) -> bool {
+        slot.role == Role::Worker
+            && now.saturating_sub(slot.heartbeat_ns) < nanos(self.settings().stall_after)
             && !slot.is_suspect
             && slot.wait_status.is_none()
             && slot.died_seq == 0
-            && let Some(is_there) = slot.identity.is_id_in_use(namespace)
-        {
-            return if is_there { Liveness::Alive } else { Liveness::Gone };
-        }
-        self.liveness_of(&slot.identity, slot.lock_tag)
     }
 
     /// The exact answer about a process of this node.

@@ -17,6 +17,21 @@ pub(crate) struct View<'a> {
     pub(crate) region: &'a Region,
 }
 
+/// What a sentinel's word says: a slot and its claim, by the index and the lower half of the version.
+pub(crate) fn sentinel_word(index: u32, version: u64) -> u64 {
+    ((version & 0xffff_ffff) << 32) | (u64::from(index) + 1)
+}
+
+/// The index of the slot that a sentinel's word names.
+pub(crate) fn sentinel_index(word: u64) -> Option<u32> {
+    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+}
+
+/// Whether a slot is the one that a sentinel's word names, and not only has its index.
+pub(crate) fn is_sentinel(word: u64, slot: &SlotFacts) -> bool {
+    word == sentinel_word(slot.index, slot.version)
+}
+
 /// How the reader learns whether the process in a slot is alive; with the time at which it looks.
 pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts, u64) -> Liveness;
 
@@ -42,6 +57,16 @@ impl<'a> View<'a> {
         let used = self.region.header().generations_used.load(Acquire) as usize;
         let generations = self.region.generations();
         &generations[..used.min(generations.len())]
+    }
+
+    /// The slot of the sentinel.
+    pub(crate) fn sentinel(self, oracle: Oracle<'_>) -> Option<SlotFacts> {
+        let header = self.region.header();
+        let word = header.sentinel.load(Acquire);
+        let index = sentinel_index(word)?;
+        let slot = self.region.slots().get(index as usize)?;
+        let facts = slot_facts(index, slot, header.head.load(Acquire), clock::boot_ns(), oracle)?;
+        is_sentinel(word, &facts).then_some(facts)
     }
 
     pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {

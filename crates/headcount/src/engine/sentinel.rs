@@ -23,6 +23,7 @@ use rustix::time::{
 };
 
 use crate::engine::inner::{Inner, SlotRef};
+use crate::engine::look;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
@@ -287,7 +288,7 @@ impl Watch {
     fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
         let header = self.inner.header();
         let current = header.sentinel.load(Acquire);
-        let holder = facts.slots.iter().find(|s| names(current, s) && s.role == Role::Worker);
+        let holder = facts.slots.iter().find(|s| look::is_sentinel(current, s) && s.role == Role::Worker);
         // After a sleep of our own no heartbeat proves anything yet.
         let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
         // Where workers start is where the bell is rung.
@@ -506,14 +507,8 @@ impl std::os::fd::AsRawFd for Watch {
     }
 }
 
-/// Slot and claim in one word: the index, and the lower half of the version.
 fn code(slot: SlotRef) -> u64 {
-    ((slot.version & 0xffff_ffff) << 32) | (u64::from(slot.index) + 1)
-}
-
-/// Whether a slot is the one that a sentinel's word names, and not only has its index.
-pub(crate) fn names(word: u64, slot: &SlotFacts) -> bool {
-    word == code(SlotRef { index: slot.index, version: slot.version })
+    look::sentinel_word(slot.index, slot.version)
 }
 
 /// The master whose workers hear the same bell as this one.
@@ -522,12 +517,7 @@ fn family(facts: &Facts, slot: &SlotFacts) -> Option<u32> {
 }
 
 fn sentinel_index(inner: &Inner) -> Option<u32> {
-    index_of(inner.header().sentinel.load(Acquire))
-}
-
-/// The slot that a sentinel's word names.
-fn index_of(word: u64) -> Option<u32> {
-    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+    look::sentinel_index(inner.header().sentinel.load(Acquire))
 }
 
 #[cfg(test)]
@@ -559,7 +549,7 @@ mod tests {
     #[test]
     fn the_sentinels_word_names_its_slot() {
         let slot = SlotRef { index: 7, version: 12 };
-        assert_eq!(index_of(code(slot)), Some(7));
-        assert_eq!(index_of(0), None);
+        assert_eq!(look::sentinel_index(code(slot)), Some(7));
+        assert_eq!(look::sentinel_index(0), None);
     }
 }
