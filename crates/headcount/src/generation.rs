@@ -1,15 +1,17 @@
 //! A generation, and how a process joins one.
 
+use std::time::Duration;
+
 use crate::engine::inner::{Inner, SlotRef, relock};
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Intent, Scope, Stage};
+use crate::lifecycle::{Facts, Intent, Scope, SlotFacts, Stage};
 use crate::node::Node;
-use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, futex};
 use crate::worker::Worker;
@@ -151,13 +153,21 @@ impl Generation {
             let_sentinel_go_first(inner);
         }
         let mut session = Session::begin(inner, join.wait, Operation::Join)?;
+        // Nobody is there who would report what is open: then it is for us to do, before we are counted.
+        let nobody_watches = |session: &Session| {
+            let facts = session.facts();
+            !facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after))
+        };
+        if join.role == Role::Worker && nobody_watches(&session) && has_unexplained(session.facts()) {
+            drop(session);
+            wait_for_causes(inner);
+            session = Session::begin(inner, join.wait, Operation::Join)?;
+        }
         session.tidy();
+        let nobody_watches = nobody_watches(&session);
         let facts = session.facts();
         let is_known = facts.joinable(self.id).is_some();
         let cause = facts.join_cause(self.id, join.role, join.worker_id, join.respawn);
-        let dead: Vec<_> = facts.slots.iter().filter(|s| s.liveness == Liveness::Gone).cloned().collect();
-        // Nobody is there who would report what is open: then it is for us to do, before we are counted.
-        let nobody_watches = !facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
         let number = join.worker_id.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1);
         let claim = |session: &mut Session| {
             session.claim_slot(join.role, |slot| {
@@ -177,7 +187,6 @@ impl Generation {
         let mut stages = Vec::new();
         if join.role == Role::Worker {
             if nobody_watches {
-                dead.iter().for_each(|slot| inner.find_cause(slot));
                 stages.push(Stage::Settle(Scope::Everything));
             }
             if !is_known {
@@ -216,6 +225,30 @@ fn bury_unreported(session: &mut Session) -> bool {
     buried > 0
 }
 
+/// Whether somebody has died, and nobody has told yet how.
+fn has_unexplained(facts: &Facts) -> bool {
+    let is_news =
+        |s: &&SlotFacts| s.role == Role::Worker && s.liveness == Liveness::Gone && s.started_seq != 0;
+    facts.slots.iter().filter(is_news).any(SlotFacts::needs_cause)
+}
+
+/// How a worker ended is known by its zombie; then by its master, who tells the replacement that it forks, which tells
+/// us. That takes some milliseconds, and is not waited for longer than that.
+fn wait_for_causes(inner: &Inner) {
+    const PATIENCE_NS: u64 = 20_000_000;
+    let deadline = clock::boot_ns().saturating_add(PATIENCE_NS);
+    let nobody = AtomicU32::new(0);
+    loop {
+        let facts = inner.facts();
+        let dead = facts.slots.iter().filter(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
+        dead.filter(|s| s.needs_cause()).for_each(|s| inner.find_cause(s));
+        if !has_unexplained(&facts) || facts.now > deadline {
+            return;
+        }
+        futex::wait_for_change(&nobody, 0, Duration::from_millis(1));
+    }
+}
+
 /// A worker that replaces a dead one is often quicker than the report of the death. The sentinel reports
 /// from its event loop, where a callback may do everything, so it gets a moment to do that first: then
 /// also the callbacks run in the order of the journal. It is not waited for longer than that.
@@ -234,7 +267,7 @@ fn let_sentinel_go_first(inner: &Inner) {
             return;
         }
         inner.ring();
-        futex::wait_for_change(&header.released, released, std::time::Duration::from_millis(1));
+        futex::wait_for_change(&header.released, released, Duration::from_millis(1));
     }
 }
 

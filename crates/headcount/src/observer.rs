@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, OFlags, fstat};
 
 use crate::engine::look::View;
+use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::SlotFacts;
 use crate::registry::journal::{Batch, Cursor};
@@ -185,7 +186,11 @@ impl Observer {
 
     /// Whether it has proved that it is a member, by the lock file, which only its owner and root may open.
     fn is_member(&self, slot: &SlotFacts) -> Option<bool> {
-        let lock_file = files::open_own(&files::lock_path(&self.path), OFlags::RDONLY, 0o077).ok()??;
+        let lock_at = files::lock_path(&self.path);
+        if let Some(node) = opening::with_lock_file(&lock_at) {
+            return node.store.is_member(slot.identity.pid, slot.lock_tag);
+        }
+        let lock_file = files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok()??;
         let id = files::FileId::of(&lock_file).ok()?;
         (id.tag() == slot.lock_tag).then(|| is_member(lock_file.as_fd(), slot.identity.pid)).flatten()
     }

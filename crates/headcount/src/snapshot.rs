@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::look::View;
-use crate::engine::sentinel::names;
+use crate::engine::look::{View, is_sentinel};
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
 use crate::lifecycle::{Facts, Overview, Phase, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
@@ -218,7 +217,7 @@ impl Snapshot {
             path: path.map(Path::to_owned),
             generations,
             processes,
-            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid()),
+            sentinel: facts.slots.iter().find(|s| is_sentinel(sentinel, s)).map(|s| s.pid()),
             holder,
             head: header.head.load(Acquire),
             total: overview.total(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observer::Observer;
 use crate::registry::files::{FileId, check_file, lock_path, make_or_open_lock};
@@ -32,6 +33,9 @@ pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
     let has_registry = folder.has(path)?;
     if !has_registry && !folder.has(&lock_at)? {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no {}", path.display())));
+    }
+    if opening::with_lock_file(&lock_at).is_some() {
+        return Err(in_use(path, "this very process has it open"));
     }
     let Some(lock_file) = make_or_open_lock(&lock_at)? else {
         return Err(busy(path));

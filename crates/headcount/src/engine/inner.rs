@@ -9,15 +9,16 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use crate::engine::look::{View, identity_in};
+use crate::engine::liveness::Asking;
+use crate::engine::look::View;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{GenerationId, Role};
+use crate::event::GenerationId;
 use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
-use crate::sys::clock::{self, nanos};
-use crate::sys::identity::{Doubt, Identity, Liveness};
+use crate::sys::clock::nanos;
+use crate::sys::identity::{Identity, Liveness};
 use crate::sys::per_process::PerProcess;
 use crate::sys::process;
 
@@ -79,6 +80,8 @@ pub(crate) struct Process {
     pub(crate) is_no_master: AtomicBool,
     /// The lock file in which it has proved that it is a member; 0: in none.
     lock_tag: AtomicU32,
+    /// Until when the locks in the lock file are not asked for: there are too many.
+    locks_rest_until: AtomicU64,
     pub(crate) joined: Mutex<Vec<SlotRef>>,
     /// Which of our threads holds the node lock.
     pub(crate) holder: Mutex<Option<ThreadId>>,
@@ -107,6 +110,7 @@ impl Process {
                 parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),
             ),
             lock_tag: AtomicU32::new(0),
+            locks_rest_until: AtomicU64::new(0),
             joined: Mutex::default(),
             holder: Mutex::default(),
             released: Condvar::new(),
@@ -126,6 +130,14 @@ impl Process {
             self.master.1.store(slot.version, Relaxed);
             self.master.0.store(slot.index + 1, Release);
         }
+    }
+
+    pub(crate) fn locks_rest_until(&self) -> u64 {
+        self.locks_rest_until.load(Relaxed)
+    }
+
+    pub(crate) fn let_locks_rest(&self, until: u64) {
+        self.locks_rest_until.store(until, Relaxed);
     }
 
     pub(crate) fn begun(&self) -> Option<GenerationId> {
@@ -247,25 +259,11 @@ impl Inner {
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
         let own = self.process().slots();
-        let asking = Asking::new(self, &own);
+        let mut asking = Asking::new(self, &own);
         let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
         facts
-    }
-
-    fn is_master_alive(&self, own: &[SlotRef], (index, version): (u32, u64)) -> bool {
-        let Ok(slot) = self.slot(index) else { return false };
-        let identity = identity_in(slot);
-        slot.role.load(Relaxed) == Role::Master.code()
-            && slot.version.load(Acquire) == version
-            && (own.contains(&SlotRef { index, version }) || identity.liveness() == Liveness::Alive)
-    }
-
-    /// Has everybody ask exactly about the process that a word names.
-    pub(crate) fn suspect(&self, word: u64) {
-        let is_it = |slot: &&Slot| slot.role.load(Relaxed) != 0 && identity_in(slot).to_word() == word;
-        self.view().used_slots().iter().filter(is_it).for_each(|slot| slot.suspect.store(1, Relaxed));
     }
 
     /// Asks how a dead process ended, where nobody has watched it: known as long as its master has not asked.
@@ -289,20 +287,6 @@ impl Inner {
         }
     }
 
-    /// The exact answer about a process of this node.
-    pub(crate) fn liveness_of(&self, identity: &Identity, lock_tag: u32) -> Liveness {
-        match identity.liveness() {
-            unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-                match self.store.is_member(identity.pid, lock_tag) {
-                    Some(true) => Liveness::Alive,
-                    Some(false) => Liveness::Gone,
-                    None => unknown,
-                }
-            }
-            known => known,
-        }
-    }
-
     /// Asks of each generation without workers whether somebody is about to join it.
     fn find_joining(&self, facts: &mut Facts) {
         let header = self.header();
@@ -315,66 +299,5 @@ impl Inner {
                 g.joining = self.is_real(who);
             }
         }
-    }
-
-    /// Whether a word names a process of this node that is alive, as far as can be told: whoever can write into the
-    /// registry can also write the name of a stranger.
-    pub(crate) fn is_real(&self, word: u64) -> bool {
-        let process = Identity::from_word(word);
-        let proof = self.store.is_member(process.pid, self.store.lock_tag());
-        process.pid == self.process().identity.pid
-            || proof != Some(false) && process.liveness() == Liveness::Alive
-    }
-}
-
-/// Who is asked how closely, in one look.
-struct Asking<'a> {
-    inner: &'a Inner,
-    own: &'a [SlotRef],
-    namespace: u32,
-    now: u64,
-    fresh: u64,
-    /// The generations whose master is alive, and will ask for its dead children.
-    reaped: Vec<GenerationId>,
-}
-
-impl<'a> Asking<'a> {
-    fn new(inner: &'a Inner, own: &'a [SlotRef]) -> Asking<'a> {
-        let (mut master, mut is_alive) = ((u32::MAX, 0), false);
-        let mut reaped = Vec::new();
-        for g in inner.view().used_generations().iter().filter(|g| g.phase.load(Relaxed) != 0) {
-            let of = (g.master_slot.load(Relaxed), g.master_version.load(Relaxed));
-            if of != master {
-                (master, is_alive) = (of, inner.is_master_alive(own, of));
-            }
-            if is_alive {
-                reaped.push(g.id.load(Relaxed));
-            }
-        }
-        let fresh = nanos(inner.settings().stall_after);
-        let namespace = inner.process().identity.namespace;
-        Asking { inner, own, namespace, now: clock::boot_ns(), fresh, reaped }
-    }
-
-    /// Whether the process in a slot is alive.
-    ///
-    /// A worker that beats, is not suspect, and has a master that reaps it, is asked for only whether its id is still
-    /// in use. A zombie passes that; but somebody who watches it makes it suspect within a millisecond, its master
-    /// asks for it, and its heartbeat is overdue soon in any case. To ask exactly costs ten times as much.
-    fn liveness(&self, slot: &SlotFacts) -> Liveness {
-        if self.own.contains(&SlotRef { index: slot.index, version: slot.version }) {
-            return Liveness::Alive;
-        }
-        if slot.role == Role::Worker
-            && self.now.saturating_sub(slot.heartbeat_ns) < self.fresh
-            && !slot.is_suspect
-            && slot.wait_status.is_none()
-            && slot.died_seq == 0
-            && self.reaped.contains(&slot.generation)
-            && let Some(is_there) = slot.identity.is_id_in_use(self.namespace)
-        {
-            return if is_there { Liveness::Alive } else { Liveness::Gone };
-        }
-        self.inner.liveness_of(&slot.identity, slot.lock_tag)
     }
 }

@@ -17,6 +17,21 @@ pub(crate) struct View<'a> {
     pub(crate) region: &'a Region,
 }
 
+/// What a sentinel's word says: a slot and its claim, by the index and the lower half of the version.
+pub(crate) fn sentinel_word(index: u32, version: u64) -> u64 {
+    ((version & 0xffff_ffff) << 32) | (u64::from(index) + 1)
+}
+
+/// The index of the slot that a sentinel's word names.
+pub(crate) fn sentinel_index(word: u64) -> Option<u32> {
+    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+}
+
+/// Whether a slot is the one that a sentinel's word names, and not only has its index.
+pub(crate) fn is_sentinel(word: u64, slot: &SlotFacts) -> bool {
+    word == sentinel_word(slot.index, slot.version)
+}
+
 /// How the reader learns whether the process in a slot is alive.
 pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts) -> Liveness;
 
@@ -87,7 +102,6 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<
             generation: slot.generation.load(Relaxed),
             identity: identity_in(slot),
             lock_tag: slot.lock_tag.load(Relaxed),
-            is_suspect: slot.suspect.load(Relaxed) != 0,
             worker_id: u32::try_from(slot.worker_id.load(Relaxed)).ok(),
             cause: Cause::from_code(slot.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
             joined_ns: slot.joined_ns.load(Relaxed),

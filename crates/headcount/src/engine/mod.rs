@@ -1,6 +1,7 @@
 //! Carries out what `lifecycle` decides: the node lock, the transitions under it, and who watches whom.
 
 pub(crate) mod inner;
+pub(crate) mod liveness;
 pub(crate) mod look;
 pub(crate) mod node_lock;
 pub(crate) mod opening;

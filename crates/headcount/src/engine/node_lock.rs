@@ -136,11 +136,7 @@ impl NodeLock {
             let released = header.released.load(Acquire);
             let named = header.lock.load(Acquire);
             // Named and yet not the holder: somebody has spoiled it, or it is of a program that this process ran before.
-            let is_over = named != 0 && named != word && waiting.is_over(inner, named, begun);
-            let is_free = named == 0 || named == word || is_over;
-            if is_over {
-                inner.suspect(named);
-            }
+            let is_free = named == 0 || named == word || waiting.is_over(inner, named, begun);
             if is_free && header.lock.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
                 break;
             }

@@ -40,6 +40,12 @@ static OPEN: Grown<Arc<Inner>> = Grown::new();
 /// Of the threads of one process, one opens at a time.
 static OPENING: PerProcess<Mutex<()>> = PerProcess::new();
 
+/// The node of this process that has the lock file at `path` open, if there is one. Then nobody here may open it once
+/// more: closing that would drop the proof of membership.
+pub(crate) fn with_lock_file(path: &Path) -> Option<&'static Arc<Inner>> {
+    OPEN.iter().find(|inner| inner.store.has_lock_file(path))
+}
+
 /// Opens the node.
 pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     let _turn = relock(OPENING.get(|_| Mutex::new(())));
@@ -205,7 +211,6 @@ fn bury_other_boots(inner: &Inner) {
         slot.namespace.store(inner.process().identity.namespace, Relaxed);
         slot.birth.store(birth, Relaxed);
         slot.birth_kind.store(birth_kind, Relaxed);
-        slot.suspect.store(1, Relaxed);
     }
     header.lock.store(0, Relaxed);
     for (word, value) in header.boot_id.iter().zip(now) {

@@ -23,13 +23,14 @@ use rustix::time::{
 };
 
 use crate::engine::inner::{Inner, SlotRef};
+use crate::engine::look;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::Role;
 use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, Stage};
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
@@ -107,8 +108,6 @@ struct Watched {
     version: u64,
     pid: u32,
     pidfd: OwnedFd,
-    /// It was seen to have ended.
-    is_suspect: bool,
 }
 
 const BELL: u64 = u64::MAX;
@@ -213,8 +212,6 @@ impl Watch {
             self.arm(self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        self.suspect_the_dead();
-        let facts = if self.watched.values().any(|w| w.is_suspect) { self.inner.facts() } else { facts };
         if now < self.judge_not_before && self.only_stalls(&facts)
             || facts.next_step(Scope::Everything).is_none()
         {
@@ -287,7 +284,7 @@ impl Watch {
     fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
         let header = self.inner.header();
         let current = header.sentinel.load(Acquire);
-        let holder = facts.slots.iter().find(|s| names(current, s) && s.role == Role::Worker);
+        let holder = facts.slots.iter().find(|s| look::is_sentinel(current, s) && s.role == Role::Worker);
         // After a sleep of our own no heartbeat proves anything yet.
         let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
         // Where workers start is where the bell is rung.
@@ -376,36 +373,13 @@ impl Watch {
         };
         // Only now is it certain that the pidfd is of that process, and not of one that got its number.
         if self.inner.liveness_of(&slot.identity, slot.lock_tag) != Liveness::Alive {
-            self.suspect(slot.index, slot.version);
             return;
         }
         let data = epoll::EventData::new_u64(u64::from(slot.index));
         // Edges: a death is one, and the parent's asking for the status is another.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         if epoll::add(&self.epoll, &pidfd, data, flags).is_ok() {
-            self.watched.insert(slot.index, Watched { version: slot.version, pid, pidfd, is_suspect: false });
-        }
-    }
-
-    /// Has everybody ask exactly about those whose end we have seen.
-    fn suspect_the_dead(&mut self) {
-        let ended: Vec<_> = self
-            .watched
-            .iter_mut()
-            .filter(|(_, w)| !w.is_suspect && process::has_ended(w.pidfd.as_fd()))
-            .map(|(index, w)| {
-                w.is_suspect = true;
-                (*index, w.version)
-            })
-            .collect();
-        ended.into_iter().for_each(|(index, version)| self.suspect(index, version));
-    }
-
-    fn suspect(&self, index: u32, version: u64) {
-        if let Ok(slot) = self.inner.slot(index)
-            && slot.version.load(Acquire) == version
-        {
-            slot.suspect.store(1, Relaxed);
+            self.watched.insert(slot.index, Watched { version: slot.version, pid, pidfd });
         }
     }
 
@@ -414,13 +388,8 @@ impl Watch {
     fn find_causes(&mut self, facts: &Facts, now: u64) -> bool {
         let mut block = CAUSE_BLOCK;
         let mut undecided = false;
-        let unexplained = |s: &&SlotFacts| {
-            s.liveness == Liveness::Gone
-                && s.role != Role::Helper
-                && s.exited_seq == 0
-                && s.died_seq == 0
-                && s.wait_status.is_none()
-        };
+        let unexplained =
+            |s: &&SlotFacts| s.liveness == Liveness::Gone && s.role != Role::Helper && s.needs_cause();
         self.dead_since.retain(|&(index, version), _| {
             facts.slots.iter().any(|s| s.index == index && s.version == version)
         });
@@ -502,14 +471,8 @@ impl std::os::fd::AsRawFd for Watch {
     }
 }
 
-/// Slot and claim in one word: the index, and the lower half of the version.
 fn code(slot: SlotRef) -> u64 {
-    ((slot.version & 0xffff_ffff) << 32) | (u64::from(slot.index) + 1)
-}
-
-/// Whether a slot is the one that a sentinel's word names, and not only has its index.
-pub(crate) fn names(word: u64, slot: &SlotFacts) -> bool {
-    word == code(SlotRef { index: slot.index, version: slot.version })
+    look::sentinel_word(slot.index, slot.version)
 }
 
 /// The master whose workers hear the same bell as this one.
@@ -518,12 +481,7 @@ fn family(facts: &Facts, slot: &SlotFacts) -> Option<u32> {
 }
 
 fn sentinel_index(inner: &Inner) -> Option<u32> {
-    index_of(inner.header().sentinel.load(Acquire))
-}
-
-/// The slot that a sentinel's word names.
-fn index_of(word: u64) -> Option<u32> {
-    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+    look::sentinel_index(inner.header().sentinel.load(Acquire))
 }
 
 #[cfg(test)]
@@ -555,7 +513,7 @@ mod tests {
     #[test]
     fn the_sentinels_word_names_its_slot() {
         let slot = SlotRef { index: 7, version: 12 };
-        assert_eq!(index_of(code(slot)), Some(7));
-        assert_eq!(index_of(0), None);
+        assert_eq!(look::sentinel_index(code(slot)), Some(7));
+        assert_eq!(look::sentinel_index(0), None);
     }
 }

@@ -49,7 +49,6 @@ impl Inner {
             slot.birth_kind.store(birth_kind, Relaxed);
             slot.birth.store(birth, Relaxed);
             slot.lock_tag.store(lock_tag, Relaxed);
-            slot.suspect.store(0, Relaxed);
             slot.joined_ns.store(now, Relaxed);
             slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
             slot.heartbeat_ns.store(now, Relaxed);

@@ -17,8 +17,6 @@ pub(crate) struct SlotFacts {
     pub(crate) identity: Identity,
     /// The lock file in which it has proved that it is a member.
     pub(crate) lock_tag: u32,
-    /// Somebody has seen it end.
-    pub(crate) is_suspect: bool,
     pub(crate) worker_id: Option<u32>,
     pub(crate) cause: Cause,
     pub(crate) joined_ns: u64,
@@ -56,6 +54,11 @@ impl SlotFacts {
         } else {
             Progress::Current
         }
+    }
+
+    /// If it is gone: whether it is to be reported, and nobody has told yet how it ended.
+    pub(crate) fn needs_cause(&self) -> bool {
+        self.exited_seq == 0 && self.died_seq == 0 && self.wait_status.is_none()
     }
 
     pub(super) fn is_reported_stalled(&self) -> bool {

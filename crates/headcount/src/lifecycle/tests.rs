@@ -63,7 +63,6 @@ fn slot(index: u32) -> SlotFacts {
         generation: 0,
         identity: Identity { pid: 100 + index, namespace: 1, birth: Birth::Inode(u64::from(index)) },
         lock_tag: 0,
-        is_suspect: false,
         worker_id: None,
         cause: Cause::Start,
         joined_ns: 0,

@@ -120,10 +120,9 @@ record! {
         120 wait_status: AtomicU64,
         128 namespace: AtomicU32,
         132 birth_kind: AtomicU32,
-        // Somebody has seen it end: to be asked for exactly.
-        136 suspect: AtomicU32,
         // The lock file in which it shares the byte of its pid, 0 if in none.
-        140 lock_tag: AtomicU32,
+        136 lock_tag: AtomicU32,
+        140 reserved_word: AtomicU32,
         144 reserved: [AtomicU64; 6],
     }
 }

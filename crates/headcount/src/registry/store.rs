@@ -29,6 +29,7 @@ pub(crate) struct Store {
     pub(crate) path: Option<PathBuf>,
     id: Option<FileId>,
     lock_file: Option<OwnedFd>,
+    lock_tag: u32,
     /// The lock of those who open is held by the description of `lock_file`.
     is_opening: AtomicBool,
 }
@@ -136,6 +137,7 @@ impl Store {
             bell: Bell::new().map_err(|e| Error::io("make the bell of the node", e))?,
             id: FileId::at(path),
             path: Some(path.to_owned()),
+            lock_tag: FileId::of(&lock_file).map_or(0, FileId::tag),
             lock_file: Some(lock_file),
             is_opening: AtomicBool::new(is_opening),
         })
@@ -152,6 +154,7 @@ impl Store {
             path: None,
             id: None,
             lock_file: None,
+            lock_tag: 0,
             is_opening: AtomicBool::new(false),
         })
     }
@@ -171,6 +174,12 @@ impl Store {
         self.id.is_some() && FileId::at(path) == self.id
     }
 
+    /// Whether this is the lock file that lies at `path`.
+    pub(crate) fn has_lock_file(&self, path: &Path) -> bool {
+        let own = self.lock_file.as_ref().and_then(|fd| FileId::of(fd).ok());
+        own.is_some() && FileId::at(path) == own
+    }
+
     /// Shares the byte of this process in the lock file, and gives the word for that file: 0 if that cannot be done.
     pub(crate) fn prove_membership(&self, pid: u32) -> u32 {
         let Some(lock_file) = &self.lock_file else { return 0 };
@@ -181,9 +190,16 @@ impl Store {
         }
     }
 
-    /// The lock file in one word that is not 0.
+    /// The lock file in one word; 0 if there is none.
     pub(crate) fn lock_tag(&self) -> u32 {
-        self.lock_file.as_ref().and_then(|fd| FileId::of(fd).ok()).map_or(0, FileId::tag)
+        self.lock_tag
+    }
+
+    /// Whether exactly the process with this id, in our pid namespace, shares its byte: so it is alive. `false` proves
+    /// nothing.
+    pub(crate) fn is_proven(&self, pid: u32) -> bool {
+        let Some(lock_file) = &self.lock_file else { return false };
+        record_lock::ask(lock_file.as_fd(), member_byte(pid)).is_ok_and(|by| by == ByteLock::Process(pid))
     }
 
     /// Whether the process with this id, other than this one, is a member that is alive, by its byte in the lock file.

@@ -185,15 +185,6 @@ impl Identity {
         }
     }
 
-    /// Whether any process has its id: a fifth of a microsecond. A zombie and a stranger count as well, so that only
-    /// "no" is certain. `None`: it proves nothing, as `own_namespace` is another one than the process's.
-    pub(crate) fn is_id_in_use(&self, own_namespace: u32) -> Option<bool> {
-        if self.namespace == 0 || self.namespace != own_namespace {
-            return None;
-        }
-        exists(self.pid)
-    }
-
     /// In one word, good for comparing with that of a process which is known to be there: the namespace is left
     /// out, and of the birth the upper bits. 0 stands for nobody.
     pub(crate) fn to_word(self) -> u64 {
@@ -311,10 +302,8 @@ mod tests {
         let pidfd = process::open_pidfd(child.id()).unwrap();
         process::wait_for_end(pidfd.as_fd(), std::time::Duration::from_secs(10));
         assert_eq!(identity.liveness(), Liveness::Gone, "a zombie runs nothing");
-        assert_eq!(identity.is_id_in_use(identity.namespace), Some(true), "but it has its id");
         child.wait().unwrap();
         assert_eq!(identity.liveness(), Liveness::Gone);
-        assert_eq!(identity.is_id_in_use(identity.namespace), Some(false));
     }
 
     #[test]
@@ -338,7 +327,6 @@ mod tests {
         let elsewhere = Identity { namespace: gone.namespace + 1, ..gone };
         assert_eq!(elsewhere.liveness(), Liveness::Unknown(Doubt::OtherNamespace));
         assert_eq!(Identity { namespace: 0, ..gone }.liveness(), Liveness::Unknown(Doubt::NamespaceUnknown));
-        assert_eq!(elsewhere.is_id_in_use(gone.namespace), None);
         let own = Identity::own();
         if matches!(own.birth, Birth::Inode(_)) {
             assert_eq!(Identity { namespace: own.namespace + 1, ..own }.liveness(), Liveness::Alive);
