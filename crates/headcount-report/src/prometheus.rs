@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount::{Phase, Role, Snapshot, State};
+use headcount::{Role, Snapshot, State};
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -135,7 +135,7 @@ impl Metrics {
                 self.master_up.with_label_values(&[node, &id]).set(alive.into());
             }
         }
-        if let Some(newest) = snapshot.generations.iter().rfind(|g| g.phase == Phase::Committed) {
+        if let Some(newest) = snapshot.newest_committed() {
             let id = i64::try_from(newest.id).unwrap_or(i64::MAX);
             self.generation.with_label_values(&[node]).set(id);
             if let Some(expected) = newest.expected {

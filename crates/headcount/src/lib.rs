@@ -75,6 +75,7 @@ pub mod internal {
     pub use crate::sys::per_process::PerProcess;
 }
 
+mod coded;
 mod error;
 mod event;
 mod registry;
