@@ -40,6 +40,31 @@ local DECLARATIONS = [[
     uint64_t generation;
   } headcount_counts;
 
+  typedef struct {
+    uint32_t struct_size;
+    int32_t total;
+    uint64_t head, boot_ns, time_ns, generations, processes, held_ns, callback_ns;
+    int32_t holder;
+    uint32_t callback;
+    int32_t sentinel;
+    uint32_t reserved;
+  } headcount_snapshot;
+
+  typedef struct {
+    uint32_t struct_size, phase;
+    uint64_t id, age_ns, begun_ns;
+    uint32_t cause;
+    int32_t master, master_alive, expected, prev, mine, next, draining, prev_draining, next_draining;
+  } headcount_generation_status;
+
+  typedef struct {
+    uint32_t struct_size, role;
+    uint64_t generation, age_ns, in_state_ns;
+    int64_t heartbeat_age_ns;
+    int32_t pid, worker_id;
+    uint32_t state, liveness, doubt, cause;
+  } headcount_process_status;
+
   uint32_t headcount_abi_version(void);
   uint64_t headcount_struct_size(uint32_t which);
   const char *headcount_last_error(void);
@@ -47,6 +72,10 @@ local DECLARATIONS = [[
   const char *headcount_kind_name(uint32_t kind);
   const char *headcount_cause_name(uint32_t cause);
   const char *headcount_role_name(uint32_t role);
+  const char *headcount_state_name(uint32_t state);
+  const char *headcount_liveness_name(uint32_t liveness);
+  const char *headcount_phase_name(uint32_t phase);
+  const char *headcount_doubt_reason(uint32_t doubt);
 
   int32_t headcount_open(const headcount_options *options, headcount_node **node);
   int32_t headcount_notice(headcount_node *node, uint32_t *level, char *buffer, uint64_t capacity);
@@ -76,12 +105,17 @@ local DECLARATIONS = [[
   int32_t headcount_mark_once(headcount_node *node, uint64_t generation, uint32_t bit, uint32_t *was_new);
   int32_t headcount_events(headcount_node *node, uint64_t *cursor, headcount_event *events, uint64_t capacity,
                            uint64_t *number, uint64_t *lost);
-  int32_t headcount_snapshot_json(headcount_node *node, char *buffer, uint64_t capacity, uint64_t *needed);
+  int32_t headcount_get_snapshot(headcount_node *node, headcount_snapshot *snapshot,
+                                 headcount_generation_status *generations, uint64_t generation_capacity,
+                                 headcount_process_status *processes, uint64_t process_capacity);
 ]]
 
 ffi.cdef(DECLARATIONS)
 
-local STRUCTS = { "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts" }
+local STRUCTS = {
+  "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts", "headcount_snapshot",
+  "headcount_generation_status", "headcount_process_status",
+}
 
 local function fail(...)
   error("resty.headcount: " .. string.format(...), 0)

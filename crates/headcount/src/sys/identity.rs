@@ -14,6 +14,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::per_process::PerProcess;
 use super::process;
+use crate::coded::coded;
 
 /// The kernel's answer to "is this process alive?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,20 +39,21 @@ impl Liveness {
     }
 }
 
-/// Why the kernel's answer is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Doubt {
-    /// The process lives in another pid namespace (a container, say), where its id means nothing to us.
-    OtherNamespace,
-    /// We, or the process when it joined, could not find out the own pid namespace: `/proc` is not mounted.
-    NamespaceUnknown,
-    /// The registry is of another boot, or `/proc` does not tell which boot this is.
-    BootUnknown,
-    /// The kernel refused the question.
-    Refused,
-    /// The record changed while we asked.
-    Changing,
+coded! {
+    /// Why the kernel's answer is unknown.
+    #[non_exhaustive]
+    Doubt {
+        /// The process lives in another pid namespace (a container, say), where its id means nothing to us.
+        OtherNamespace = 1, "other_namespace";
+        /// We, or the process when it joined, could not find out the own pid namespace: `/proc` is not mounted.
+        NamespaceUnknown = 2, "namespace_unknown";
+        /// The registry is of another boot, or `/proc` does not tell which boot this is.
+        BootUnknown = 3, "boot_unknown";
+        /// The kernel refused the question.
+        Refused = 4, "refused";
+        /// The record changed while we asked.
+        Changing = 5, "changing";
+    }
 }
 
 impl Doubt {
