@@ -1,6 +1,5 @@
 //! Reading a node from outside, without being part of it and without holding it up.
 
-use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use crate::lifecycle::Liveness;
 use crate::node::relock;
 use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
+use crate::registry::reading::{JournalFile, read_exact};
 use crate::registry::view::View;
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
@@ -143,20 +143,25 @@ impl Observer {
         }
     }
 
-    /// Reads on in the journal, at most `limit` events.
+    /// Reads on in the journal, at most `limit` records of it. There is nothing more when a batch has neither events nor
+    /// lost ones.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
-        // A follower asks again and again: that costs eight bytes as long as there is nothing new.
-        let head = self
-            .word(offset_of!(Header, head) as u64)
-            .map_err(|e| Error::of_reader("read", &self.path, e))?;
-        if cursor.next_seq() == head.saturating_add(1) {
-            return Ok(Batch::default());
-        }
-        let region = self.copy(self.geometry.file_size())?;
-        Ok(View { region: &region }.journal().batch(cursor, limit))
+        self.journal().batch(cursor, limit).map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The number of the newest event; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn newest_seq(&self) -> Result<u64> {
+        self.journal().head().map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    fn journal(&self) -> JournalFile<'_> {
+        JournalFile { file: self.file.as_fd(), geometry: self.geometry }
     }
 
     /// What kind of registry this is.
@@ -190,28 +195,14 @@ impl Observer {
         matches!((open, there), (Ok(open), Ok(there)) if open == there)
     }
 
-    fn word(&self, at: u64) -> std::io::Result<u64> {
-        let mut word = [0; 8];
-        match rustix::io::pread(&self.file, &mut word, at)? {
-            8 => Ok(u64::from_ne_bytes(word)),
-            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
+    /// The registry's tables, up to `len` bytes, without the journal.
     fn copy(&self, len: usize) -> Result<Region> {
         let failed = |e| Error::of_reader("read", &self.path, e);
-        let mut pages = Page::buffer(self.geometry.file_size());
-        let bytes = &mut Page::bytes_mut(&mut pages)[..len];
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&self.file, &mut bytes[done..], done as u64) {
-                Ok(0) => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => done += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(e.into())),
-            }
-        }
-        Region::copy(pages, self.geometry).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
+        // A region has a journal: the smallest, and not the one of the file, which may be large.
+        let smallest = Geometry::new(self.geometry.slots() as u32, *JOURNAL_RANGE.start())?;
+        let mut pages = Page::buffer(smallest.file_size());
+        read_exact(self.file.as_fd(), &mut Page::bytes_mut(&mut pages)[..len], 0).map_err(failed)?;
+        Region::copy(pages, smallest).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
     fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
@@ -243,9 +234,8 @@ impl Observer {
     /// Whether the slot is still the one that was copied.
     fn still(&self, index: u32, version: u64) -> bool {
         let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
-        self.word(at).is_ok_and(|now| now == version)
+        self.journal().word(at).is_ok_and(|now| now == version)
     }
-
     /// How often a follower should look for new events: the journal has nobody to call it.
     pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 }

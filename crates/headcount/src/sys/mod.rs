@@ -5,9 +5,12 @@
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
+pub(crate) mod futex;
 pub(crate) mod lock;
 #[cfg(not(loom))]
 pub(crate) mod map;
 #[cfg(not(loom))]
 pub(crate) mod pipe;
 pub(crate) mod process;
+#[cfg(not(loom))]
+pub(crate) mod record_buffer;
