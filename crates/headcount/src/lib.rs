@@ -47,6 +47,8 @@
 #[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
+mod follower;
+#[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
 mod kernel;
@@ -80,6 +82,8 @@ pub use engine::sentinel::Watch;
 pub use engine::transitions::{Transition, Transitions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
+#[cfg(not(loom))]
+pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
 #[cfg(not(loom))]
 pub use generation::{Begin, Generation, Join};
 #[cfg(not(loom))]

@@ -1,6 +1,6 @@
 //! Reading a node from outside, without being part of it and without holding it up.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -87,6 +87,13 @@ impl Observer {
     /// mend; [`ErrorKind::WrongState`] in a process that is itself part of that node: ask its
     /// [`crate::Node`].
     pub fn open(path: &Path) -> Result<Observer> {
+        let mut observer = Observer::of_journal(path)?;
+        observer.locks = open_locks(path);
+        Ok(observer)
+    }
+
+    /// The same for a reader of nothing but the journal: without the lock file, and so without a descriptor that is kept.
+    pub(crate) fn of_journal(path: &Path) -> Result<Observer> {
         if files::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
             return Err(Error::new(
                 ErrorKind::WrongState,
@@ -98,9 +105,8 @@ impl Observer {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = open(path, flags, Mode::empty()).map_err(|e| Error::of_reader("open", path, e.into()))?;
-        let locks = open_locks(path);
         let geometry = read_geometry(&file, path)?;
-        Ok(Observer { path: path.to_owned(), file, geometry, locks })
+        Ok(Observer { path: path.to_owned(), file, geometry, locks: None })
     }
 
     /// Whether the observer may ask the kernel who is alive. If not, see [`Liveness::Unknown`].
@@ -158,6 +164,11 @@ impl Observer {
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn newest_seq(&self) -> Result<u64> {
         self.journal().head().map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The registry's file.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     fn journal(&self) -> JournalFile<'_> {

@@ -94,6 +94,16 @@ mod waiting {
             self.0.load(Acquire)
         }
 
+        /// Sleeps until it is not `expected`; at most for `limit`.
+        pub(crate) fn wait(&self, expected: u32, limit: Option<Duration>) {
+            let limit = limit.map(|limit| Timespec {
+                tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::from(u32::MAX)),
+                tv_nsec: limit.subsec_nanos().into(),
+            });
+            // Woken, timed out, interrupted, or it had changed already: in each case, the caller looks again.
+            let _ = futex::wait(&self.0, futex::Flags::PRIVATE, expected, limit.as_ref());
+        }
+
         pub(crate) fn call(&self) {
             self.0.fetch_add(1, AcqRel);
             // The only failure is a bad address, which a reference cannot have.

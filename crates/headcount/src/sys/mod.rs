@@ -14,3 +14,5 @@ pub(crate) mod pipe;
 pub(crate) mod process;
 #[cfg(not(loom))]
 pub(crate) mod record_buffer;
+#[cfg(not(loom))]
+pub(crate) mod thread;

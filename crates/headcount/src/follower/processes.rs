@@ -1,0 +1,145 @@
+//! The live processes of a node, as descriptors that become readable when one ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use crate::event::Role;
+use crate::lifecycle::Liveness;
+use crate::snapshot::Snapshot;
+use crate::sys::process::{PidfdState, open_pidfd, pidfd_state};
+
+/// Those that are held, by process id.
+#[derive(Default)]
+pub(super) struct Processes {
+    held: BTreeMap<u32, OwnedFd>,
+}
+
+/// What [`Processes::hold`] did.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// These are held now, and were not before. Their ids were looked at before the descriptors were opened: it takes another
+    /// look to know that they are the same processes.
+    pub(super) new: Vec<u32>,
+    /// These have ended.
+    pub(super) ended: Vec<u32>,
+    /// There are live ones that are not held: there are too many, or this kernel opens no such descriptor for us.
+    pub(super) others: bool,
+}
+
+impl Processes {
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Holds the processes that are alive in this snapshot, and no others. `room`: for so many at most; a registry may
+    /// name any process of this host. `token`: what the epoll instance says of a process that has ended.
+    pub(super) fn hold(
+        &mut self,
+        snapshot: &Snapshot,
+        epoll: BorrowedFd<'_>,
+        room: usize,
+        token: impl Fn(u32) -> u64,
+    ) -> Held {
+        let mut held = Held::default();
+        let alive = wanted(snapshot);
+        let set: BTreeSet<_> = alive.iter().copied().collect();
+        self.held.retain(|pid, fd| {
+            let keep = set.contains(pid);
+            // What left its node and lives on has not ended.
+            if !keep && pidfd_state(fd.as_fd(), Duration::ZERO) != PidfdState::Running {
+                held.ended.push(*pid);
+            }
+            keep
+        });
+        for pid in alive {
+            if self.held.contains_key(&pid) {
+                continue;
+            }
+            if self.held.len() >= room {
+                held.others = true;
+                break;
+            }
+            match open(pid, epoll, token(pid)) {
+                Ok(fd) => {
+                    self.held.insert(pid, fd);
+                    held.new.push(pid);
+                }
+                // It has ended meanwhile; so it was there, and is not any more.
+                Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => held.ended.push(pid),
+                Err(_) => held.others = true,
+            }
+        }
+        held
+    }
+
+    /// This one has ended: whether it was held.
+    pub(super) fn let_go(&mut self, pid: u32) -> bool {
+        self.held.remove(&pid).is_some()
+    }
+}
+
+fn open(pid: u32, epoll: BorrowedFd<'_>, token: u64) -> io::Result<OwnedFd> {
+    let fd = open_pidfd(pid)?;
+    epoll::add(epoll, &fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+    Ok(fd)
+}
+
+/// Each that is alive, once. Masters come first, then workers: as long as one of these is held, the end of the node is told.
+fn wanted(snapshot: &Snapshot) -> Vec<u32> {
+    let rank = |role| match role {
+        Role::Master => 0,
+        Role::Worker => 1,
+        Role::Helper => 2,
+    };
+    let mut alive: Vec<_> = snapshot
+        .processes
+        .iter()
+        .filter(|p| p.liveness == Liveness::Alive && p.pid != 0)
+        .map(|p| (rank(p.role), p.pid))
+        .collect();
+    alive.sort_unstable();
+    let mut seen = BTreeSet::new();
+    alive.into_iter().map(|(_, pid)| pid).filter(|pid| seen.insert(*pid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::State;
+    use crate::snapshot::ProcessStatus;
+
+    fn look(pids: &[u32]) -> Snapshot {
+        let mut snapshot = Snapshot::new("x");
+        snapshot.processes =
+            pids.iter().map(|&pid| ProcessStatus::new(Role::Worker, pid, State::Serving)).collect();
+        snapshot
+    }
+
+    #[test]
+    fn a_registry_that_names_many_processes_gets_few_descriptors() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut children: Vec<_> =
+            (0..5).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
+        let pids: Vec<_> = children.iter().map(std::process::Child::id).collect();
+        let mut processes = Processes::default();
+        // The same one in a thousand slots is one.
+        let mut held = processes.hold(&look(&vec![pids[0]; 1000]), epoll.as_fd(), 3, u64::from);
+        assert_eq!((held.new, held.others, processes.len()), (vec![pids[0]], false, 1));
+        held = processes.hold(&look(&pids), epoll.as_fd(), 3, u64::from);
+        assert_eq!((held.new.len(), held.others, processes.len()), (2, true, 3));
+        // Another look with others alive: those are let go of that left, and have not ended.
+        held = processes.hold(&look(&pids[3..]), epoll.as_fd(), 3, u64::from);
+        assert_eq!((held.ended, processes.len()), (vec![], 2));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        held = processes.hold(&look(&[]), epoll.as_fd(), 3, u64::from);
+        assert_eq!(held.ended, pids[3..]);
+    }
+}
