@@ -109,7 +109,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// It takes four descriptors (or six, see [`FolderWatch`]), one for each registry, those of [`Follow::Node`], and a thread
 /// for each 127 registries. A forked child must not go on to use it: it has the descriptors, and not the thread.
 pub struct Followers {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     bell: Arc<OwnedFd>,
     timer: Timer,
     folders: FolderWatch,
@@ -136,7 +136,7 @@ impl Followers {
     }
 
     fn make() -> std::io::Result<Followers> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let timer = Timer::new()?;
         let folders = FolderWatch::new([]).map_err(std::io::Error::other)?;
@@ -247,7 +247,7 @@ impl Followers {
             let Some(node) = node else { continue };
             let before = node.held();
             let around = Surroundings {
-                epoll: self.epoll.as_fd(),
+                epoll: &self.epoll,
                 token: &|pid| PROCESS | (number as u64) << 32 | u64::from(pid),
                 room: most.saturating_sub(held - before),
                 now,

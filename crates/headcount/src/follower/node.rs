@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem::offset_of;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ const ROUNDS: usize = 4;
 
 /// What a node needs of the set that it is followed in.
 pub(super) struct Surroundings<'a> {
-    pub(super) epoll: BorrowedFd<'a>,
+    pub(super) epoll: &'a Arc<OwnedFd>,
     /// What the epoll instance says of a process that has ended.
     pub(super) token: &'a dyn Fn(u32) -> u64,
     /// For so many more processes there is room.

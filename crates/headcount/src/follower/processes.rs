@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll;
@@ -16,7 +17,34 @@ use crate::sys::process::{PidfdState, open_pidfd, pidfd_state};
 /// Those that are held, by process id.
 #[derive(Default)]
 pub(super) struct Processes {
-    held: BTreeMap<u32, OwnedFd>,
+    held: BTreeMap<u32, Process>,
+}
+
+/// A process, until it is dropped.
+struct Process {
+    pidfd: OwnedFd,
+    epoll: Arc<OwnedFd>,
+}
+
+impl Process {
+    fn open(pid: u32, epoll: &Arc<OwnedFd>, token: u64) -> io::Result<Process> {
+        let pidfd = open_pidfd(pid)?;
+        epoll::add(epoll, &pidfd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        Ok(Process { pidfd, epoll: Arc::clone(epoll) })
+    }
+
+    fn has_ended(&self) -> bool {
+        pidfd_state(self.pidfd.as_fd(), Duration::ZERO) != PidfdState::Running
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // To close it is not enough: a child that was forked meanwhile has it as well, and then the epoll instance would
+        // tell of its end for ever. Both descriptors are open, and the one is in the other, so this does not fail.
+        let deleted = epoll::delete(&self.epoll, &self.pidfd);
+        debug_assert!(deleted.is_ok(), "{deleted:?}");
+    }
 }
 
 /// What [`Processes::hold`] did.
@@ -41,17 +69,17 @@ impl Processes {
     pub(super) fn hold(
         &mut self,
         snapshot: &Snapshot,
-        epoll: BorrowedFd<'_>,
+        epoll: &Arc<OwnedFd>,
         room: usize,
         token: impl Fn(u32) -> u64,
     ) -> Held {
         let mut held = Held::default();
         let alive = wanted(snapshot);
         let set: BTreeSet<_> = alive.iter().copied().collect();
-        self.held.retain(|pid, fd| {
+        self.held.retain(|pid, process| {
             let keep = set.contains(pid);
             // What left its node and lives on has not ended.
-            if !keep && pidfd_state(fd.as_fd(), Duration::ZERO) != PidfdState::Running {
+            if !keep && process.has_ended() {
                 held.ended.push(*pid);
             }
             keep
@@ -64,9 +92,9 @@ impl Processes {
                 held.others = true;
                 break;
             }
-            match open(pid, epoll, token(pid)) {
-                Ok(fd) => {
-                    self.held.insert(pid, fd);
+            match Process::open(pid, epoll, token(pid)) {
+                Ok(process) => {
+                    self.held.insert(pid, process);
                     held.new.push(pid);
                 }
                 // It has ended meanwhile; so it was there, and is not any more.
@@ -81,12 +109,6 @@ impl Processes {
     pub(super) fn let_go(&mut self, pid: u32) -> bool {
         self.held.remove(&pid).is_some()
     }
-}
-
-fn open(pid: u32, epoll: BorrowedFd<'_>, token: u64) -> io::Result<OwnedFd> {
-    let fd = open_pidfd(pid)?;
-    epoll::add(epoll, &fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
-    Ok(fd)
 }
 
 /// Each that is alive, once. Masters come first, then workers: as long as one of these is held, the end of the node is told.
@@ -122,24 +144,24 @@ mod tests {
 
     #[test]
     fn a_registry_that_names_many_processes_gets_few_descriptors() {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
         let mut children: Vec<_> =
             (0..5).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
         let pids: Vec<_> = children.iter().map(std::process::Child::id).collect();
         let mut processes = Processes::default();
         // The same one in a thousand slots is one.
-        let mut held = processes.hold(&look(&vec![pids[0]; 1000]), epoll.as_fd(), 3, u64::from);
+        let mut held = processes.hold(&look(&vec![pids[0]; 1000]), &epoll, 3, u64::from);
         assert_eq!((held.new, held.others, processes.len()), (vec![pids[0]], false, 1));
-        held = processes.hold(&look(&pids), epoll.as_fd(), 3, u64::from);
+        held = processes.hold(&look(&pids), &epoll, 3, u64::from);
         assert_eq!((held.new.len(), held.others, processes.len()), (2, true, 3));
         // Another look with others alive: those are let go of that left, and have not ended.
-        held = processes.hold(&look(&pids[3..]), epoll.as_fd(), 3, u64::from);
+        held = processes.hold(&look(&pids[3..]), &epoll, 3, u64::from);
         assert_eq!((held.ended, processes.len()), (vec![], 2));
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        held = processes.hold(&look(&[]), epoll.as_fd(), 3, u64::from);
+        held = processes.hold(&look(&[]), &epoll, 3, u64::from);
         assert_eq!(held.ended, pids[3..]);
     }
 }
