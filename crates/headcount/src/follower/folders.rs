@@ -65,12 +65,19 @@ impl FolderWatch {
             last: None,
             paused: false,
         };
-        watch.set(folders)?;
+        watch.replace(folders)?;
         Ok(watch)
     }
 
-    /// Other folders from now on.
-    pub(crate) fn set(&mut self, mut folders: Vec<PathBuf>) -> io::Result<()> {
+    /// Looks out for what changes in these folders instead, from now on.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] if the kernel does not answer.
+    pub fn set(&mut self, folders: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        self.replace(folders.into_iter().collect()).map_err(|e| Error::io("watch folders", e))
+    }
+
+    pub(super) fn replace(&mut self, mut folders: Vec<PathBuf>) -> io::Result<()> {
         folders.sort();
         folders.dedup();
         self.folders = folders;

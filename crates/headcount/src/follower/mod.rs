@@ -149,12 +149,18 @@ impl Followers {
         Ok(Followers { epoll, bell, timer, folders, sleepers, nodes, turn: 0, looked: Instant::now() })
     }
 
-    /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by.
+    /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by; that of one
+    /// that was removed is given again.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] if there is no thread left.
     pub fn add(&mut self, path: impl Into<PathBuf>, from: Cursor, follow: Follow) -> Result<usize> {
-        self.nodes.push(Some(Followed::new(path.into(), from, follow)));
+        let node = Some(Followed::new(path.into(), from, follow));
+        let number = self.nodes.iter().position(Option::is_none).unwrap_or(self.nodes.len());
+        match self.nodes.get_mut(number) {
+            Some(free) => *free = node,
+            None => self.nodes.push(node),
+        }
         let added = self.watch_folders().and_then(|()| {
             while self.sleepers.len() * MOST_WORDS < self.nodes.len() {
                 self.sleepers.push(Sleeper::start(Arc::clone(&self.bell))?);
@@ -162,9 +168,9 @@ impl Followers {
             Ok(())
         });
         match added {
-            Ok(()) => Ok(self.nodes.len() - 1),
+            Ok(()) => Ok(number),
             Err(error) => {
-                self.nodes.pop();
+                self.nodes[number] = None;
                 Err(Error::io("follow a registry", error))
             }
         }
@@ -182,7 +188,7 @@ impl Followers {
     fn watch_folders(&mut self) -> std::io::Result<()> {
         let folders = self.nodes.iter().flatten().filter_map(|node| node.path().parent());
         let folders = folders.map(Path::to_owned).collect();
-        self.folders.set(folders)
+        self.folders.replace(folders)
     }
 
     /// The registry that is open, of which the last item told.
