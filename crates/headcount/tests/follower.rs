@@ -64,7 +64,7 @@ fn short(item: &Item) -> String {
             format!("events {}..{}", seqs[0], seqs[seqs.len() - 1])
         }
         Item::Lost { first, count } => format!("lost {count} from {first}"),
-        Item::SetBack { next } => format!("set back to {next}"),
+        Item::SetBack { wanted, next } => format!("set back from {wanted} to {next}"),
         Item::Ended { .. } => "ended".to_owned(),
         Item::Node(liveness) => format!("node {liveness:?}").to_lowercase(),
         Item::Unreadable(error) => format!("unreadable {}", error.kind().name()),
@@ -266,7 +266,7 @@ fn who_is_overrun_is_told_how_many_are_missing_and_where() {
     words[152 / 8].store(10, SeqCst);
     drop(follower);
     let mut follower = Follower::new(place.registry(), Cursor::at(401)).expect("follow");
-    expect(&mut follower, &["appeared", "set back to 11", "node alive"]);
+    expect(&mut follower, &["appeared", "set back from 401 to 11", "node alive"]);
     master.kill();
 }
 

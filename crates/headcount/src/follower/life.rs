@@ -38,11 +38,12 @@ impl Life {
     pub(super) fn judge(&mut self, snapshot: &Snapshot, now: Instant) -> Verdict {
         let liveness = snapshot.liveness();
         let nobody = since(&mut self.nobody_since, liveness == Liveness::Gone, now);
-        let unknown = since(&mut self.unknown_since, liveness == Liveness::Unknown, now);
+        let is_known = matches!(liveness, Liveness::Alive | Liveness::Gone);
+        let unknown = since(&mut self.unknown_since, !is_known, now);
         let wait = match liveness {
             Liveness::Alive => Duration::ZERO,
             Liveness::Gone => self.doubt(snapshot).saturating_sub(nobody),
-            Liveness::Unknown => UNKNOWN.saturating_sub(unknown),
+            _ => UNKNOWN.saturating_sub(unknown),
         };
         self.served |=
             snapshot.processes.iter().any(|p| p.role == Role::Worker && p.liveness == Liveness::Alive);
@@ -57,10 +58,18 @@ impl Life {
         let again = match liveness {
             _ if !is_certain => Some(wait.min(LOOKS)),
             // Nothing tells when that changes.
-            Liveness::Unknown => Some(LOOKS),
+            _ if !is_known => Some(LOOKS),
             _ => None,
         };
         Verdict { news, again }
+    }
+
+    /// An event was read: somebody was alive to write it. If nobody is any more, that is told once more.
+    pub(super) fn somebody_wrote(&mut self) {
+        if self.told == Some(Liveness::Gone) {
+            self.told = None;
+            self.nobody_since = None;
+        }
     }
 
     fn doubt(&self, snapshot: &Snapshot) -> Duration {
@@ -117,6 +126,10 @@ mod tests {
         let dead = look(&[(Master, Died), (Worker, Died), (Helper, Serving)]);
         assert_eq!(life.judge(&dead, now), told(Gone));
         assert_eq!(life.judge(&dead, now), NONE);
+        // Another run, of which nobody was seen alive.
+        life.somebody_wrote();
+        assert_eq!(life.judge(&dead, now), Verdict { news: None, again: Some(LOOKS) });
+        assert_eq!(life.judge(&dead, now + LONG_DOUBT), told(Gone));
         assert_eq!(life.judge(&served, now), told(Alive));
     }
 

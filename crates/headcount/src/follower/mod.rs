@@ -65,6 +65,8 @@ pub enum Item {
     /// The journal ends before what was read already, or before where it was to be read from: somebody has written into the
     /// registry, or the cursor belongs to another one. What it holds is not told (again). Each time.
     SetBack {
+        /// The number of the event that was to come next.
+        wanted: u64,
         /// The number of the event that is told next.
         next: u64,
     },
@@ -91,6 +93,8 @@ pub enum Follow {
     Node,
 }
 
+/// So many events are told at once.
+const BATCH: usize = 1024;
 /// So many processes are held at most, over all nodes.
 const MOST_PROCESSES: usize = 512;
 /// Everything is looked at this often, should a change not have been told: a writer may be killed in the very moment before
@@ -107,7 +111,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// which it is unknown whether they are alive, a file that cannot be read) it is looked at every second.
 ///
 /// It takes four descriptors (or six, see [`FolderWatch`]), one for each registry, those of [`Follow::Node`], and a thread
-/// for each 127 registries. A forked child must not go on to use it: it has the descriptors, and not the thread.
+/// for each 127 registries. A forked child must neither use it nor drop it: it shares the descriptors, and has no thread.
 pub struct Followers {
     epoll: Arc<OwnedFd>,
     bell: Arc<OwnedFd>,
@@ -115,6 +119,7 @@ pub struct Followers {
     folders: FolderWatch,
     sleepers: Vec<Sleeper>,
     nodes: Vec<Option<Followed>>,
+    batch: usize,
     /// Whose turn it is.
     turn: usize,
     looked: Instant,
@@ -146,7 +151,17 @@ impl Followers {
         }
         let sleepers = vec![Sleeper::start(Arc::clone(&bell))?];
         let nodes = Vec::new();
-        Ok(Followers { epoll, bell, timer, folders, sleepers, nodes, turn: 0, looked: Instant::now() })
+        Ok(Followers {
+            epoll,
+            bell,
+            timer,
+            folders,
+            sleepers,
+            nodes,
+            batch: BATCH,
+            turn: 0,
+            looked: Instant::now(),
+        })
     }
 
     /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by; that of one
@@ -189,6 +204,20 @@ impl Followers {
         let folders = self.nodes.iter().flatten().filter_map(|node| node.path().parent());
         let folders = folders.map(Path::to_owned).collect();
         self.folders.replace(folders)
+    }
+
+    /// Reads on from another event. Right after [`Item::Appeared`] and [`Item::Replaced`] nothing of the registry has been read
+    /// yet, so this is where a reader begins that must look at it first.
+    pub fn read_from(&mut self, number: usize, from: Cursor) {
+        if let Some(Some(node)) = self.nodes.get_mut(number) {
+            node.read_from(from);
+        }
+    }
+
+    /// Tells so many events at once, at most, from now on (1024 if this was never called; at least 1): for a reader whose
+    /// memory is bounded.
+    pub fn tell_at_most(&mut self, events: usize) {
+        self.batch = events.max(1);
     }
 
     /// The registry that is open, of which the last item told.
@@ -256,6 +285,7 @@ impl Followers {
                 epoll: &self.epoll,
                 token: &|pid| PROCESS | (number as u64) << 32 | u64::from(pid),
                 room: most.saturating_sub(held - before),
+                batch: self.batch,
                 now,
             };
             worked |= node.work(&around);
@@ -365,6 +395,16 @@ impl Follower {
         let mut all = Followers::new()?;
         all.add(path, from, Follow::Node)?;
         Ok(Follower { all })
+    }
+
+    /// As [`Followers::read_from`].
+    pub fn read_from(&mut self, from: Cursor) {
+        self.all.read_from(0, from);
+    }
+
+    /// As [`Followers::tell_at_most`].
+    pub fn tell_at_most(&mut self, events: usize) {
+        self.all.tell_at_most(events);
     }
 
     /// As [`Followers::try_next`].

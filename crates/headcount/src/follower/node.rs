@@ -19,8 +19,6 @@ use crate::registry::journal::Cursor;
 use crate::registry::layout::Header;
 use crate::sys::futex::RemoteWord;
 
-/// So many records are read at once: what is told in one item.
-const BATCH: usize = 1024;
 /// A file that is replaced by way of its removal is away for a moment.
 const AWAY: Duration = Duration::from_millis(50);
 /// A look at a node takes longer the more processes it has. At most one part in so many of our time goes into looks.
@@ -35,7 +33,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) epoll: &'a Arc<OwnedFd>,
     /// What the epoll instance says of a process that has ended.
     pub(super) token: &'a dyn Fn(u32) -> u64,
-    /// For so many more processes there is room.
+    /// So many records are read at once.
+    pub(super) batch: usize,
+    /// For so many processes there is room.
     pub(super) room: usize,
     pub(super) now: Instant,
 }
@@ -142,6 +142,11 @@ impl Followed {
         self.cursor
     }
 
+    pub(super) fn read_from(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+        self.check_journal();
+    }
+
     pub(super) fn observer(&self) -> Option<&Observer> {
         self.open.as_ref().map(|open| &open.observer)
     }
@@ -207,7 +212,7 @@ impl Followed {
             self.look_at_file(around.now);
         } else if due(self.read) {
             self.read = Work::None;
-            self.read_on();
+            self.read_on(around.batch);
         } else if due(self.look) {
             self.look = Work::None;
             self.look_at_node(around);
@@ -282,17 +287,20 @@ impl Followed {
         self.look = if self.follow == Follow::Node { Work::Now } else { Work::None };
     }
 
-    fn read_on(&mut self) {
+    fn read_on(&mut self, batch: usize) {
         let Some(open) = &mut self.open else { return };
         let before = self.cursor;
+        let mut began = before;
         let read = open.observer.newest_seq().and_then(|head| {
             open.head = head;
             if before.next_seq() > head.saturating_add(1) {
                 // Whatever it holds now is not told again.
                 self.cursor = Cursor::at(head.saturating_add(1));
-                self.items.push_back(Item::SetBack { next: self.cursor.next_seq() });
+                let (wanted, next) = (before.next_seq(), self.cursor.next_seq());
+                self.items.push_back(Item::SetBack { wanted, next });
             }
-            open.observer.events(&mut self.cursor, BATCH)
+            began = self.cursor;
+            open.observer.events(&mut self.cursor, batch)
         });
         match read {
             Ok(batch) => {
@@ -301,8 +309,9 @@ impl Followed {
                 }
                 let end = self.cursor.next_seq();
                 let first = batch.events.first().map_or(end, |event| event.seq);
-                let wanted = if before.next_seq() == 0 { first } else { before.next_seq() };
+                let wanted = if began.next_seq() == 0 { first } else { began.next_seq() };
                 if !batch.events.is_empty() && self.follow == Follow::Node {
+                    open.life.somebody_wrote();
                     self.look = Work::Now;
                 }
                 self.items.extend(in_order(wanted, batch.events, end));
