@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fstat, open};
 
@@ -247,8 +246,6 @@ impl Observer {
         let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
         self.journal().word(at).is_ok_and(|now| now == version)
     }
-    /// How often a follower should look for new events: the journal has nobody to call it.
-    pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 }
 
 fn is_of_this_boot(header: &Header) -> bool {
