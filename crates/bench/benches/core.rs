@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cursor, Follower, Generation, Item, Join, Node, Options, Wait};
+use headcount::{Begin, Cursor, Follower, Generation, Item, Join, Master, Node, Options, Wait};
 use headcount_bench::{Sample, heading, in_turn, line};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -29,9 +29,9 @@ fn main() {
     ten_thousand_reloads(&open("reloads"), reloads);
 }
 
-fn begin(node: &Node, workers: u32) -> Generation {
+fn begin(master: &Master, workers: u32) -> Generation {
     let (generation, transitions) =
-        node.begin_generation(Begin::new().workers(workers)).expect("a generation");
+        master.begin(Begin::new().workers(workers), Wait::Timeout).expect("a generation");
     drop(transitions);
     generation
 }
@@ -75,9 +75,9 @@ fn await_total(node: &Node, total: u32) {
     }
 }
 
-fn heartbeat(node: &Node) {
+fn heartbeat(master: &Master) {
     heading("heartbeat");
-    let generation = begin(node, 1);
+    let generation = begin(master, 1);
     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
     drop(transitions);
     let word = AtomicU64::new(0);
@@ -95,16 +95,16 @@ fn heartbeat(node: &Node) {
     worker.leave(Wait::Timeout).expect("leave").run(|_| {});
 }
 
-fn snapshot(node: &Node) {
+fn snapshot(master: &Master) {
     heading("a snapshot, and a transition, beside other workers");
     for workers in [4, 64] {
-        let generation = begin(node, workers);
+        let generation = begin(master, workers);
         let pids: Vec<_> = (0..workers).map(|n| worker_that_stays(&generation, n)).collect();
-        await_total(node, workers);
+        await_total(master.node(), workers);
         let taken: Vec<_> = (0..2_000)
             .map(|_| {
                 let begun = Instant::now();
-                black_box(node.snapshot());
+                black_box(master.node().snapshot());
                 begun.elapsed()
             })
             .collect();
@@ -124,13 +124,13 @@ fn snapshot(node: &Node) {
     }
 }
 
-fn starting(node: &Node) {
+fn starting(master: &Master) {
     heading("64 workers start at once");
-    let generation = begin(node, 64);
+    let generation = begin(master, 64);
     let begun = Instant::now();
     let pids: Vec<_> = (0..64).map(|n| worker_that_stays(&generation, n)).collect();
     let forked = begun.elapsed();
-    await_total(node, 64);
+    await_total(master.node(), 64);
     line(
         "fork 64 and have all of them joined",
         &format!("{:.1?}, of which forking {forked:.1?}", begun.elapsed()),
@@ -150,10 +150,10 @@ fn following(folder: &Path) {
             continue;
         }
         let path = folder.join(reader.replace(' ', "-"));
-        // Its own process: whoever is part of the node does not follow it, and a child of such a one neither.
+        // Its own process, as a server has.
         let writer = child(|| {
-            let node = Options::new("bench").path(&path).open().expect("a node");
-            let generation = begin(&node, 1);
+            let master = Options::new("bench").path(&path).open().expect("a node");
+            let generation = begin(&master, 1);
             loop {
                 std::thread::sleep(Duration::from_millis(2));
                 let (worker, transitions) = generation.join(Join::worker(None)).expect("join");
@@ -196,9 +196,9 @@ fn following(folder: &Path) {
 }
 
 /// What a reload leaves behind: nothing.
-fn ten_thousand_reloads(node: &Node, reloads: usize) {
+fn ten_thousand_reloads(master: &Master, reloads: usize) {
     heading(&format!("{reloads} reloads, 2 workers each"));
-    let path = node.path().expect("a file").to_owned();
+    let path = master.node().path().expect("a file").to_owned();
     let size = || std::fs::metadata(&path).expect("the registry").len();
     // Without the registry, whose journal fills up to its fixed size.
     let resident = || {
@@ -208,9 +208,9 @@ fn ten_thousand_reloads(node: &Node, reloads: usize) {
     };
     let reload = || {
         let begun = Instant::now();
-        let generation = begin(node, 2);
+        let generation = begin(master, 2);
         let transition = begun.elapsed();
-        generation.commit();
+        master.commit(generation.id());
         let pids: Vec<_> = (0..2)
             .map(|n| {
                 child(|| {
@@ -244,7 +244,7 @@ fn ten_thousand_reloads(node: &Node, reloads: usize) {
     );
     line("size of the registry", &format!("{size_before} and {} bytes", size()), "no growth");
     line("private memory of the master", &format!("{resident_before} and {} KiB", resident()), "no growth");
-    let left = node.snapshot();
+    let left = master.node().snapshot();
     line(
         "left in the table",
         &format!("{} generations, {} workers", left.generations.len(), left.total),

@@ -30,6 +30,23 @@ pub fn nobody(snapshot: &Snapshot) -> String {
     format!("nobody of the node is alive{helpers}")
 }
 
+/// `2 processes may be alive, which is not known: they run in …`, a sentence for each reason.
+pub fn doubts(snapshot: &Snapshot) -> Vec<String> {
+    let mut reasons: Vec<(&str, u64)> = Vec::new();
+    for process in &snapshot.processes {
+        let Liveness::Unknown(doubt) = process.liveness else { continue };
+        match reasons.iter_mut().find(|(reason, _)| *reason == doubt.reason()) {
+            Some((_, n)) => *n += 1,
+            None => reasons.push((doubt.reason(), 1)),
+        }
+    }
+    let sentence = |(reason, n): &(&str, u64)| match n {
+        1 => format!("it is not known whether 1 process is alive: {reason}"),
+        n => format!("it is not known whether {n} processes are alive: {reason}"),
+    };
+    reasons.iter().map(sentence).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use headcount::State;

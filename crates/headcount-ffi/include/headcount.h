@@ -2,7 +2,7 @@
  * headcount: knows, exactly and at once, which worker processes of a server are alive.
  *
  * CALLS. Every call returns HEADCOUNT_OK (0), HEADCOUNT_EVENT (1), or a negative HEADCOUNT_ERR_ code;
- * headcount_last_error() then has a message that says who is to blame and how to mend it. No call ends
+ * headcount_last_error() then has a message that says who is to blame and how to fix it. No call ends
  * the process, installs a signal handler, or lets a fault of the library out.
  *
  * EVENTS. A call that can report something takes a headcount_event. While it returns HEADCOUNT_EVENT, the event

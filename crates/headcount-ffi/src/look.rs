@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::time::Duration;
 
-use headcount_core::{Cursor, ErrorKind, Phase, Snapshot};
+use headcount_core::{Cursor, ErrorKind, Generation, Phase, Snapshot};
 
 use crate::border::{Failure, Sized32, check_pointer, check_struct, copy_string, entry, put};
 use crate::codes::HEADCOUNT_OK;
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn headcount_mark_once(
     entry(|| {
         let handle = handle::find(node)?;
         check_pointer(was_new, "was_new")?;
-        let new = handle.node.generation(generation).mark(bit)?;
+        let new = Generation::of(&handle.node, generation).mark(bit)?;
         // SAFETY: checked above; writable by the caller's word.
         unsafe { put(was_new, "was_new", u32::from(new)) }?;
         Ok(HEADCOUNT_OK)

@@ -120,7 +120,7 @@ fn process(p: &ProcessStatus) -> String {
     let liveness = match p.liveness {
         Liveness::Alive => "alive",
         Liveness::Gone => "gone",
-        Liveness::Unknown => "unknown",
+        Liveness::Unknown(_) => "unknown",
     };
     // A master never beats.
     let beats = p.role != Role::Master;

@@ -1,6 +1,6 @@
 //! What a worker says of itself.
 
-use headcount_core::{ErrorKind, Join};
+use headcount_core::{ErrorKind, Generation, Join};
 
 use crate::border::{Failure, Sized32, entry, read_struct, wait};
 use crate::codes::HEADCOUNT_OK;
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn headcount_join(
             ));
         }
         let join = join.respawned(options.replaces_pid != 0).wait(wait(options.wait_ms)?);
-        let (worker, transitions) = handle.node.generation(options.generation).join(join)?;
+        let (worker, transitions) = Generation::of(&handle.node, options.generation).join(join)?;
         handle.joined(worker);
         Ok(handle.deliver(transitions, place))
     })

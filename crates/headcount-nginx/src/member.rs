@@ -1,6 +1,8 @@
 //! A worker's life: it joins, beats, looks after the others, drains, leaves.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use headcount_core::{Error, ErrorKind, Generation, Join, Transitions, Wait, Watch, Worker};
@@ -54,7 +56,7 @@ pub(crate) struct Waiting {
 pub(crate) fn start(tracked: Tracked, number: Option<u32>) {
     let mut respawned = false;
     for child in nginx::ended_children() {
-        tracked.generation.node().child_exited(child.pid, child.status);
+        tracked.generation.node().child_exited(child.pid, ExitStatus::from_raw(child.status));
         respawned |= child.is_predecessor;
     }
     let joined = with_lock(JOIN_WAIT, |wait| join(&tracked.generation, number, respawned, wait));

@@ -114,6 +114,9 @@ pub struct ProcessDocument {
     pub worker_id: Option<u32>,
     pub state: &'static str,
     pub liveness: &'static str,
+    /// Why its liveness is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_because: Option<&'static str>,
     pub cause: &'static str,
     pub age: f64,
     pub in_state_for: f64,
@@ -207,10 +210,10 @@ fn process(p: &ProcessStatus) -> ProcessDocument {
         generation: p.generation,
         worker_id: p.worker_id,
         state: p.state.name(),
-        liveness: match p.liveness {
-            Liveness::Alive => "alive",
-            Liveness::Gone => "gone",
-            Liveness::Unknown => "unknown",
+        liveness: p.liveness.name(),
+        unknown_because: match p.liveness {
+            Liveness::Unknown(doubt) => Some(doubt.reason()),
+            _ => None,
         },
         cause: p.cause.name(),
         age: p.age.as_secs_f64(),

@@ -11,9 +11,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Generation, Join, Node, Options, Transition, Wait, Worker};
+use headcount::{Begin, Generation, Join, Options, Transition, Wait, Worker};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -30,13 +32,13 @@ fn main() -> Result<(), Failure> {
 
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let node = Options::new("prefork-example")
+    let master = Options::new("prefork-example")
         .path(registry)
         .heartbeat_interval(Duration::from_millis(200))
         .stall_after(Duration::from_secs(1))
         .open()?;
     println!("listening on {} as master {}", listener.local_addr()?, std::process::id());
-    Master { node, listener, workers, children: Vec::new(), generation: None, stopping: false }.run()
+    Master { master, listener, workers, children: Vec::new(), generation: None, stopping: false }.run()
 }
 
 fn show(transition: &Transition) {
@@ -57,7 +59,7 @@ fn show(transition: &Transition) {
 }
 
 struct Master {
-    node: Node,
+    master: headcount::Master,
     listener: TcpListener,
     workers: u32,
     /// Process id, worker number, generation.
@@ -89,15 +91,16 @@ impl Master {
                 }
             }
         }
-        self.node.leave_master(Wait::Timeout)?.run(show);
+        self.master.leave(Wait::Timeout)?.run(show);
         Ok(())
     }
 
     /// Loads the configuration, which here is none, and starts its workers.
     fn load(&mut self) -> Result<(), Failure> {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(self.workers))?;
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(self.workers), Wait::Timeout)?;
         transitions.run(show);
-        generation.commit();
+        self.master.commit(generation.id());
         for number in 0..self.workers {
             self.spawn(&generation, number, false)?;
         }
@@ -128,7 +131,7 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return Ok(()),
                 Ok(_) => continue,
             };
-            self.node.child_exited(pid.as_raw() as u32, status);
+            self.master.node().child_exited(pid.as_raw() as u32, ExitStatus::from_raw(status));
             let Some(at) = self.children.iter().position(|c| c.0 == pid) else { continue };
             let (_, number, of) = self.children.swap_remove(at);
             let current = self.generation.clone().filter(|g| g.id() == of && !self.stopping);

@@ -7,9 +7,11 @@
 //! ```
 
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use headcount::{Begin, Generation, Join, Node, Options, Transition, Wait, Worker};
+use headcount::{Begin, Generation, Join, Options, Transition, Wait, Worker};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -32,13 +34,13 @@ fn main() -> Result<(), Failure> {
 
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let node = Options::new("prefork-tokio-example")
+    let master = Options::new("prefork-tokio-example")
         .path(registry)
         .heartbeat_interval(HEARTBEAT)
         .stall_after(Duration::from_secs(1))
         .open()?;
     println!("listening on {} as master {}", listener.local_addr()?, std::process::id());
-    Master { node, listener, workers, children: Vec::new() }.run()
+    Master { master, listener, workers, children: Vec::new() }.run()
 }
 
 fn show(transition: &Transition) {
@@ -60,7 +62,7 @@ fn show(transition: &Transition) {
 
 /// The master has no runtime and no thread: it forks.
 struct Master {
-    node: Node,
+    master: headcount::Master,
     listener: TcpListener,
     workers: u32,
     /// Process id, worker number, generation.
@@ -97,14 +99,15 @@ impl Master {
                 }
             }
         }
-        self.node.leave_master(Wait::Timeout)?.run(show);
+        self.master.leave(Wait::Timeout)?.run(show);
         Ok(())
     }
 
     fn load(&mut self) -> Result<Generation, Failure> {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(self.workers))?;
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(self.workers), Wait::Timeout)?;
         transitions.run(show);
-        generation.commit();
+        self.master.commit(generation.id());
         (0..self.workers).try_for_each(|number| self.spawn(&generation, number, false))?;
         Ok(generation)
     }
@@ -135,7 +138,7 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return ended,
                 Ok(_) => continue,
             };
-            self.node.child_exited(pid.as_raw() as u32, status);
+            self.master.node().child_exited(pid.as_raw() as u32, ExitStatus::from_raw(status));
             if let Some(at) = self.children.iter().position(|c| c.0 == pid) {
                 let (_, number, generation) = self.children.swap_remove(at);
                 ended.push((number, generation));

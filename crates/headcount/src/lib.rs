@@ -12,10 +12,10 @@
 //! # fn fork() -> i32 { 0 }
 //! # fn main() -> headcount::Result<()> {
 //! // The master, before it forks:
-//! let node = Options::new("my-server").open()?;
-//! let (generation, transitions) = node.begin_generation(Begin::new().workers(4))?;
+//! let master = Options::new("my-server").open()?;
+//! let (generation, transitions) = master.begin(Begin::new().workers(4), Wait::Timeout)?;
 //! transitions.run(|t| println!("{} {:?}", t.event.kind, t.event.counts));
-//! generation.commit();
+//! master.commit(generation.id());
 //!
 //! if fork() == 0 {
 //!     // Each worker:
@@ -38,7 +38,8 @@
 //!
 //! - Each transition is reported once, in order, with exact counts, also when processes die at any moment.
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
-//! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
+//! - Liveness is the kernel's word about an identity (process id, pid namespace, birth), never a guess from a timeout;
+//!   what the kernel does not tell is unknown, and says why.
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
 
 // Under loom only what it tests is used: see `seqlock.rs`.
@@ -69,11 +70,20 @@ mod stale;
 #[cfg(not(loom))]
 mod worker;
 
+/// For the crates of this project alone. No promise is made about it.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::sys::per_process::PerProcess;
+}
+
 mod error;
 mod event;
 mod registry;
 mod sys;
 
+#[cfg(not(loom))]
+pub use engine::inner::{Notice, NoticeLevel};
 #[cfg(not(loom))]
 pub use engine::node_lock::Wait;
 #[cfg(not(loom))]
@@ -85,13 +95,15 @@ pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]
 pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
 #[cfg(not(loom))]
-pub use generation::{Begin, Generation, Join};
+pub use generation::{Generation, Join};
 #[cfg(not(loom))]
 pub use kernel::{KernelFeatures, kernel_features};
 #[cfg(not(loom))]
-pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
+pub use lifecycle::{Phase, State};
 #[cfg(not(loom))]
-pub use node::{Node, Notice, NoticeLevel};
+pub use master::{Begin, Master};
+#[cfg(not(loom))]
+pub use node::Node;
 #[cfg(not(loom))]
 pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
@@ -101,5 +113,7 @@ pub use registry::journal::{Batch, Cursor};
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
 #[cfg(not(loom))]
 pub use stale::remove_stale;
+#[cfg(not(loom))]
+pub use sys::identity::{Doubt, Liveness};
 #[cfg(not(loom))]
 pub use worker::Worker;

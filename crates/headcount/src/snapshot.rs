@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::engine::look::View;
 use crate::engine::sentinel::names;
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, Liveness, Overview, Phase, State};
-use crate::registry::view::View;
+use crate::lifecycle::{Facts, Overview, Phase, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
+use crate::sys::identity::{Doubt, Identity, Liveness};
 
 /// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub struct ProcessStatus {
     pub in_state_for: Duration,
     /// How old its last heartbeat is.
     pub heartbeat_age: Duration,
+    /// Who exactly it is; `None` for one that was made for a test.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Who holds the node lock.
@@ -157,7 +160,14 @@ impl Snapshot {
         self.generations.iter().filter(|g| g.phase == Phase::Committed).max_by_key(|g| g.id)
     }
 
-    pub(crate) fn take(view: &View<'_>, facts: &Facts, node: &str, path: Option<&Path>) -> Snapshot {
+    /// `may_hold`: whether the process that a word names can have the node lock.
+    pub(crate) fn take(
+        view: &View<'_>,
+        facts: &Facts,
+        node: &str,
+        path: Option<&Path>,
+        may_hold: &dyn Fn(u64) -> bool,
+    ) -> Snapshot {
         let header = view.region.header();
         let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
         let overview = Overview::of(facts);
@@ -182,7 +192,7 @@ impl Snapshot {
             .slots
             .iter()
             .map(|s| ProcessStatus {
-                pid: s.pid,
+                pid: s.pid(),
                 role: s.role,
                 generation: s.generation,
                 worker_id: s.worker_id,
@@ -192,13 +202,15 @@ impl Snapshot {
                 age: age(s.joined_ns),
                 in_state_for: age(s.intent_since_ns),
                 heartbeat_age: age(s.heartbeat_ns),
+                identity: Some(s.identity),
             })
             .collect();
         processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
         let sentinel = header.sentinel.load(Acquire);
-        let holder_pid = header.holder_pid.load(Relaxed);
-        let holder = (header.holder_operation.load(Acquire) != 0 && holder_pid != 0).then(|| Holder {
-            pid: holder_pid,
+        // One that died with it has left its name there.
+        let lock = header.lock.load(Acquire);
+        let holder = (lock != 0 && may_hold(lock)).then(|| Holder {
+            pid: Identity::from_word(lock).pid,
             held_for: age(header.holder_since.load(Relaxed)),
             callback: Kind::from_code(header.callback_kind.load(Relaxed))
                 .filter(|_| header.callback_seq.load(Relaxed) != 0)
@@ -209,7 +221,7 @@ impl Snapshot {
             path: path.map(Path::to_owned),
             generations,
             processes,
-            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid),
+            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid()),
             holder,
             head: header.head.load(Acquire),
             total: overview.total(),
@@ -258,13 +270,14 @@ impl ProcessStatus {
             state,
             liveness: match state {
                 State::Died | State::Exited => Liveness::Gone,
-                State::Unknown => Liveness::Unknown,
+                State::Unknown => Liveness::Unknown(Doubt::Refused),
                 _ => Liveness::Alive,
             },
             cause: Cause::Unknown,
             age: Duration::ZERO,
             in_state_for: Duration::ZERO,
             heartbeat_age: Duration::ZERO,
+            identity: None,
         }
     }
 }
@@ -299,8 +312,8 @@ mod tests {
             (&[(Master, Died), (Worker, Exited), (Worker, Died)], Liveness::Gone),
             (&[(Master, Died), (Worker, Died), (Helper, Serving)], Liveness::Gone),
             (&[(Master, Died), (Helper, Unknown)], Liveness::Gone),
-            (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown),
-            (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown),
+            (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown(Doubt::Refused)),
+            (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown(Doubt::Refused)),
             // In any order: one that is known to be alive is enough.
             (&[(Worker, Unknown), (Worker, Serving)], Liveness::Alive),
             (&[(Worker, Serving), (Worker, Unknown)], Liveness::Alive),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use headcount::{
-    Begin, Cursor, Event, Follow, Follower, Followers, Generation, Item, Join, Kind, Node, Wait,
+    Begin, Cursor, Event, Follow, Follower, Followers, Generation, Item, Join, Kind, Master, Wait,
 };
 use nix::sys::signal::Signal;
 
@@ -17,28 +17,28 @@ use family::worker::{Habit, worker};
 use family::{Child, Line, PATIENCE, Place, alone, fork, is_root, registry, skip};
 
 /// A node in processes that are not the test's own. Its workers are children of the master.
-fn elsewhere(place: &Place, life: impl FnOnce(&Node, Callbacks, &mut Line)) -> Child {
+fn elsewhere(place: &Place, life: impl FnOnce(&Master, Callbacks, &mut Line)) -> Child {
     let callbacks = Callbacks::new();
     let mut master = fork(|line| {
-        let node = place.open();
-        life(&node, callbacks, line);
+        life(&place.open(), callbacks, line);
         0
     });
     master.expect("ready");
     master
 }
 
-fn begin(node: &Node, callbacks: Callbacks, workers: u32) -> Generation {
-    let (generation, transitions) = node.begin_generation(Begin::new().workers(workers)).expect("begin");
+fn begin(master: &Master, callbacks: Callbacks, workers: u32) -> Generation {
+    let begun = master.begin(Begin::new().workers(workers), Wait::Timeout);
+    let (generation, transitions) = begun.expect("begin");
     callbacks.run(transitions);
-    generation.commit();
+    master.commit(generation.id());
     generation
 }
 
 /// A master with so many workers, which do nothing, until it hears something; then all leave. Says their process ids.
 fn serving(place: &Place, workers: u32) -> (Child, Vec<u32>) {
-    let mut master = elsewhere(place, |node, callbacks, line| {
-        let generation = begin(node, callbacks, workers);
+    let mut master = elsewhere(place, |master, callbacks, line| {
+        let generation = begin(master, callbacks, workers);
         let mut children: Vec<_> = (0..workers)
             .map(|n| worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(n))))
             .collect();
@@ -48,7 +48,7 @@ fn serving(place: &Place, workers: u32) -> (Child, Vec<u32>) {
         }
         line.hear();
         family::home::leave_all(&mut children);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
     });
     let mut pids = vec![master.pid()];
     pids.extend((0..workers).map(|_| master.hear().expect("a pid").parse::<u32>().expect("a number")));
@@ -108,15 +108,15 @@ fn a_node_is_followed_from_before_it_is_there_to_its_end() {
     let mut follower = Follower::new(place.registry(), Cursor::at(1)).expect("follow");
     silent(&mut follower);
     assert!(follower.observer().is_none());
-    let mut master = elsewhere(&place, |node, callbacks, line| {
+    let mut master = elsewhere(&place, |master, callbacks, line| {
         line.say("ready");
         line.expect("begin");
-        let generation = begin(node, callbacks, 1);
+        let generation = begin(master, callbacks, 1);
         let mut child = worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(0)));
         line.say("begun");
         line.expect("end");
         family::home::leave_all([&mut child]);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
     });
     expect(&mut follower, &["appeared", "node alive"]);
     assert_eq!(follower.observer().expect("it is open").snapshot().expect("read").node, "node");
@@ -246,7 +246,7 @@ fn who_is_overrun_is_told_how_many_are_missing_and_where() {
     let place = Place::new();
     let (mut master, _) = serving(&place, 1);
     let words = registry::words(&place.registry());
-    let journal = (4096 + 2 * 16 * 128) / 8;
+    let journal = (4096 + 16 * (192 + 128)) / 8;
     let forge = |seq: u64| {
         let at = journal + (seq as usize - 1) % 256 * 16;
         words[at + 6].store(u64::from(Kind::WorkerStarted.code()), SeqCst);
@@ -345,10 +345,10 @@ fn threads() -> usize {
 fn made(path: &Path) {
     let path = path.to_owned();
     let mut child = fork(|_| {
-        let node =
+        let master =
             headcount::Options::new("node").path(path).slots(16).journal_records(64).open().expect("open");
-        begin(&node, Callbacks::new(), 0);
-        node.leave_master(Wait::Timeout).expect("leave").run(|_| {});
+        begin(&master, Callbacks::new(), 0);
+        master.leave(Wait::Timeout).expect("leave").run(|_| {});
         0
     });
     child.ended_well();

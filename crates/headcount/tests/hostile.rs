@@ -3,10 +3,12 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cause, Cursor, Generation, Join, Node, Options, Wait};
+use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
 
 use family::worker::{Habit, worker};
 use family::{Child, Place, Random, alone, fork, registry};
@@ -75,7 +77,8 @@ impl Slowest {
 }
 
 /// Everything that a process of the node does, again and again, whatever comes of it.
-fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) -> (u32, Slowest) {
+fn busy_life(master: &Master, generation: &Generation, time: Duration, seed: u64) -> (u32, Slowest) {
+    let node = master.node();
     let mut random = Random::new(seed);
     let mut slowest = Slowest(Duration::ZERO, "");
     let mut rounds = 0;
@@ -84,9 +87,9 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
         rounds += 1;
         let _ = slowest.time("snapshot", || node.snapshot());
         let _ = slowest.time("events", || node.events(&mut Cursor::at(random.below(300)), usize::MAX));
-        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, 9));
+        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, ExitStatus::from_raw(9)));
         let generation = match random.below(3) {
-            0 => node.generation(random.below(70)),
+            0 => Generation::of(node, random.below(70)),
             _ => generation.clone(),
         };
         let joined = slowest.time("join", || {
@@ -118,16 +121,16 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
             _ => Begin::new().workers(random.below(5) as u32),
         };
         slowest.time("begin", || {
-            let Ok((generation, transitions)) = node.begin_generation(begin) else { return };
+            let Ok((generation, transitions)) = master.begin(begin, Wait::Timeout) else { return };
             transitions.run(|_| ());
             if random.below(2) == 0 {
-                generation.commit()
+                master.commit(generation.id());
             } else {
-                generation.abandon()
+                master.abandon(generation.id());
             }
             let _ = generation.mark(random.below(32) as u32);
         });
-        slowest.time("adopt_master", || drop(node.adopt_master()));
+        slowest.time("adopt_master", || drop(master.adopt(Wait::Timeout)));
         drop(node.take_notices());
     }
     (rounds, slowest)
@@ -136,18 +139,18 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
 fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     let place = Place::new();
     let mut master = fork(|line| {
-        let node = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         line.say("ready");
         line.expect("go");
         let mut other = fork(|line| {
-            let (rounds, _) = busy_life(&node, &generation, time, seed + 1);
+            let (rounds, _) = busy_life(&master, &generation, time, seed + 1);
             line.say(&rounds.to_string());
             0
         });
-        let (rounds, slowest) = busy_life(&node, &generation, time, seed);
+        let (rounds, slowest) = busy_life(&master, &generation, time, seed);
         let others = other.hear().unwrap_or_default();
         other.ended_well();
         line.say(&format!(
@@ -156,7 +159,7 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
         ));
         line.say(&slowest.0.as_millis().to_string());
         line.expect("the vandal is gone");
-        slowest_of_leaving(&node);
+        leave(&master);
         0
     });
     master.expect("ready");
@@ -173,13 +176,13 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
 
     // And the next server starts on what is left, or beside it.
     let mut next = fork(|_| {
-        let node = options(&place).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = options(&place).open().expect("open");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         let callbacks = family::callbacks::Callbacks::new();
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
-        assert!(node.snapshot().processes.iter().any(|p| p.pid == child.pid()));
+        assert!(master.node().snapshot().processes.iter().any(|p| p.pid == child.pid()));
         child.tell("leave");
         child.ended_well();
         0
@@ -187,8 +190,8 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     next.ended_well();
 }
 
-fn slowest_of_leaving(node: &Node) {
-    if let Ok(transitions) = node.leave_master(Wait::Timeout) {
+fn leave(master: &Master) {
+    if let Ok(transitions) = master.leave(Wait::Timeout) {
         transitions.run(|_| ());
     }
 }

@@ -20,14 +20,14 @@ const HEAD: usize = 152 / 8;
 /// Where the journal begins, in words.
 fn journal(words: &[AtomicU64]) -> usize {
     let slots = (words[1].load(SeqCst) >> 32) as usize;
-    (4096 + 2 * slots * 128) / 8
+    (4096 + slots * (192 + 128)) / 8
 }
 
 /// Makes a registry of a process of its own, so that this one may observe it.
 fn made_by_another(place: &Place, records: u32) {
     let mut master = fork(|_| {
-        let node = place.options().journal_records(records).open().expect("open");
-        node.leave_master(Wait::Timeout).expect("leave").run(|_| {});
+        let master = place.options().journal_records(records).open().expect("open");
+        master.leave(Wait::Timeout).expect("leave").run(|_| {});
         0
     });
     master.ended_well();

@@ -260,7 +260,8 @@ fn a_child_that_is_forked_in_a_callback_changes_nothing() {
     let mut child = home.quiet(&generation, 0);
     let (node, callbacks) = (home.node.clone(), home.callbacks);
     let head = home.head();
-    let (_, transitions) = node.begin_generation(headcount::Begin::new().workers(1)).expect("begin");
+    let (_, transitions) =
+        home.master.begin(headcount::Begin::new().workers(1), Wait::Timeout).expect("begin");
     let parent = std::process::id();
     let mut grandchild = None;
     transitions.run(|transition| {

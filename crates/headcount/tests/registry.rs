@@ -25,10 +25,11 @@ struct Opened {
 fn open(options: Options, before: impl FnOnce()) -> Opened {
     let mut process = fork(|line| {
         before();
-        let node = options.open().expect("it opens in each case");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = options.open().expect("it opens in each case");
+        let node = master.node();
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         let callbacks = Callbacks::new();
         let mut child = family::worker::worker(
             &generation,
@@ -42,7 +43,7 @@ fn open(options: Options, before: impl FnOnce()) -> Opened {
         line.hear();
         child.tell("leave");
         child.ended_well();
-        node.leave_master(Wait::Timeout).expect("leave").run(|_| ());
+        master.leave(Wait::Timeout).expect("leave").run(|_| ());
         0
     });
     let path = process.hear().expect("a path");

@@ -25,17 +25,17 @@ fn files(place: &Place) -> Vec<String> {
 /// A master, and a worker, whose pid is said; it stays until it is told to end, or is killed.
 fn server(place: &Place) -> Child {
     let mut master = fork(|line| {
-        let node = place.open();
+        let master = place.open();
         let callbacks = Callbacks::new();
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        generation.commit();
+        master.commit(generation.id());
         let mut child = worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(0)));
         line.say(&child.pid().to_string());
         line.hear();
         child.tell("leave");
         child.ended_well();
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
         0
     });
     let pid = master.hear().expect("a worker");
@@ -169,7 +169,8 @@ fn a_server_that_waits_for_a_lock_file_that_is_removed_makes_another() {
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&held)).expect("nobody else has it");
     let mut second = fork(|line| {
         line.say("opening");
-        let node = place.open();
+        let master = place.open();
+        let node = master.node();
         // It never made a registry beside the lock file that was gone.
         assert_eq!(node.take_notices(), []);
         line.say("open");
@@ -229,7 +230,8 @@ fn servers_that_start_while_the_files_are_removed_are_always_found() {
     while rounds < 40 || begun.elapsed() < Duration::from_secs(2) {
         let mut server = fork(|line| {
             // One that is killed before it has begun a generation leaves its slot to the next who begins one.
-            let node = place.options().slots(1024).open().expect("open");
+            let master = place.options().slots(1024).open().expect("open");
+            let node = master.node();
             assert!(node.path().is_some(), "{:?}", node.take_notices());
             line.say("open");
             line.hear();

@@ -1,4 +1,4 @@
-//! `headcount doctor`: what is wrong on this host, and how it is mended.
+//! `headcount doctor`: what is wrong on this host, and how to fix it.
 
 mod check;
 mod host;
@@ -52,7 +52,7 @@ pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
 
 /// What there is to look at.
 struct Places {
-    /// And whether this user's servers make their registries there, or it was named.
+    /// With whether this user's servers make their registries there, or the user named it.
     folders: Vec<(PathBuf, bool)>,
     registries: Vec<PathBuf>,
     leftovers: Leftovers,
@@ -66,7 +66,7 @@ impl Places {
             return Ok(Places {
                 registries: find::registries(&folders),
                 leftovers: folders.iter().flat_map(|folder| leftovers::within(folder)).collect(),
-                // The others' are looked at where they are.
+                // Other users' folders only if they exist.
                 folders: folders
                     .into_iter()
                     .map(|folder| (folder.clone(), folder == own))
@@ -89,11 +89,11 @@ impl Places {
     }
 }
 
-/// What was found so far.
+/// What has been found so far.
 struct Examination {
     sections: Vec<Section>,
     removed: Vec<PathBuf>,
-    /// Something that was to be looked at may not be.
+    /// Something is not readable for this user.
     cannot_look: bool,
 }
 
@@ -126,17 +126,15 @@ impl Examination {
     fn clean(&mut self, path: &Path) -> Check {
         match remove_stale(path) {
             Ok(removed) => {
-                let text = format!(
-                    "nobody was alive: removed, {} in all",
-                    headcount_report::plural(count(&removed), "file")
-                );
+                let text =
+                    format!("no live process: removed {}", headcount_report::plural(count(&removed), "file"));
                 self.removed.extend(removed);
                 Check::good(text)
             }
-            // It says itself how that is mended.
+            // The error says itself how to fix it.
             Err(e) => {
                 let text = format!("not removed: {}", plain(&e.to_string()));
-                Check { mend: None, ..Check::finding(text, "") }
+                Check { fix: None, ..Check::finding(text, "") }
             }
         }
     }

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::event::Role;
-use crate::lifecycle::{Liveness, Phase};
+use crate::lifecycle::Phase;
 use crate::snapshot::Snapshot;
+use crate::sys::identity::Liveness;
 
 /// A server that goes into the background briefly has no live process: that is no death before so long a time,
 const DOUBT: Duration = Duration::from_millis(250);
 /// or so long, if it never had a worker. One that was seen to serve has done with that: its death is certain at once.
 const LONG_DOUBT: Duration = Duration::from_secs(2);
-/// One that has died, and that its parent has not asked for yet, may be unknown to a reader without rights.
+/// A process whose record changes during the look is unknown for a moment: that is nothing to tell.
 const UNKNOWN: Duration = Duration::from_secs(10);
 /// Between two looks at a node of which it is not known whether it is alive.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -111,7 +112,7 @@ mod tests {
         Verdict { news: Some(news), again: None }
     }
 
-    use Liveness::{Alive, Gone, Unknown};
+    use Liveness::{Alive, Gone};
     use Role::{Helper, Master, Worker};
     use State::{Died, Serving};
 
@@ -159,7 +160,7 @@ mod tests {
         let again = Some(LOOKS);
         assert_eq!(life.judge(&unknown, now), Verdict { news: None, again });
         assert_eq!(life.judge(&unknown, now + UNKNOWN / 2), Verdict { news: None, again });
-        assert_eq!(life.judge(&unknown, now + UNKNOWN), Verdict { news: Some(Unknown), again });
+        assert_eq!(life.judge(&unknown, now + UNKNOWN), Verdict { news: Some(unknown.liveness()), again });
         assert_eq!(life.judge(&unknown, now + UNKNOWN * 2), Verdict { news: None, again });
         assert_eq!(life.judge(&look(&[(Worker, Serving)]), now + UNKNOWN * 2), told(Alive));
     }

@@ -22,9 +22,9 @@ pub use folders::FolderWatch;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::lifecycle::Liveness;
 use crate::observer::Observer;
 use crate::registry::journal::Cursor;
+use crate::sys::identity::Liveness;
 use crate::sys::process;
 use node::{Followed, Surroundings};
 use sleeper::{Expected, MOST_WORDS, Sleeper};
@@ -87,7 +87,7 @@ pub enum Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Follow {
-    /// The file and its events. Takes one descriptor, and one more while a replaced one is read out.
+    /// The file and its events. Takes one descriptor, and one more while one that was replaced is read to its end.
     Journal,
     /// Whether its processes and the node are alive as well. Takes a descriptor for each live process.
     Node,

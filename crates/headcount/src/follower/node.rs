@@ -11,13 +11,13 @@ use super::life::Life;
 use super::processes::Processes;
 use super::sleeper::Expected;
 use super::{Follow, Item};
-use crate::error::{ErrorKind, Result};
+use crate::error::ErrorKind;
 use crate::event::Event;
-use crate::lifecycle::Liveness;
 use crate::observer::Observer;
 use crate::registry::journal::Cursor;
 use crate::registry::layout::Header;
-use crate::sys::futex::RemoteWord;
+use crate::sys::identity::Liveness;
+use crate::sys::reader_futex::RemoteWord;
 
 /// A file that is replaced by way of its removal is away for a moment.
 const AWAY: Duration = Duration::from_millis(50);
@@ -232,7 +232,7 @@ impl Followed {
             }
             return self.file_is_well();
         }
-        match self.open_file() {
+        match Observer::open(&self.path) {
             Ok(observer) => {
                 self.file_is_well();
                 self.away = None;
@@ -262,13 +262,6 @@ impl Followed {
                     self.items.push_back(Item::Unreadable(error));
                 }
             }
-        }
-    }
-
-    fn open_file(&self) -> Result<Observer> {
-        match self.follow {
-            Follow::Node => Observer::open(&self.path),
-            Follow::Journal => Observer::of_journal(&self.path),
         }
     }
 

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::event::Role;
-use crate::lifecycle::Liveness;
-use crate::snapshot::Snapshot;
-use crate::sys::process::{PidfdState, open_pidfd, pidfd_state};
+use crate::snapshot::{ProcessStatus, Snapshot};
+use crate::sys::identity::{Identity, Liveness};
+use crate::sys::process::{has_ended, open_pidfd};
 
 /// Those that are held, by process id.
 #[derive(Default)]
@@ -34,7 +33,7 @@ impl Process {
     }
 
     fn has_ended(&self) -> bool {
-        pidfd_state(self.pidfd.as_fd(), Duration::ZERO) != PidfdState::Running
+        has_ended(self.pidfd.as_fd())
     }
 }
 
@@ -55,7 +54,8 @@ pub(super) struct Held {
     pub(super) new: Vec<u32>,
     /// These have ended.
     pub(super) ended: Vec<u32>,
-    /// There are live ones that are not held: there are too many, or this kernel opens no such descriptor for us.
+    /// There are live ones that are not held: there are too many, this kernel opens no such descriptor for us, or they are
+    /// in another pid namespace.
     pub(super) others: bool,
 }
 
@@ -74,7 +74,8 @@ impl Processes {
         token: impl Fn(u32) -> u64,
     ) -> Held {
         let mut held = Held::default();
-        let alive = wanted(snapshot);
+        let (alive, elsewhere) = wanted(snapshot);
+        held.others = elsewhere;
         let set: BTreeSet<_> = alive.iter().copied().collect();
         self.held.retain(|pid, process| {
             let keep = set.contains(pid);
@@ -112,28 +113,28 @@ impl Processes {
 }
 
 /// Each that is alive, once. Masters come first, then workers: as long as one of these is held, the end of the node is told.
-fn wanted(snapshot: &Snapshot) -> Vec<u32> {
+/// And whether there are others in a pid namespace where their ids mean nothing to us.
+fn wanted(snapshot: &Snapshot) -> (Vec<u32>, bool) {
     let rank = |role| match role {
         Role::Master => 0,
         Role::Worker => 1,
         Role::Helper => 2,
     };
-    let mut alive: Vec<_> = snapshot
-        .processes
-        .iter()
-        .filter(|p| p.liveness == Liveness::Alive && p.pid != 0)
-        .map(|p| (rank(p.role), p.pid))
-        .collect();
-    alive.sort_unstable();
+    let namespace = Identity::own().namespace;
+    let is_here = |p: &ProcessStatus| p.identity.is_none_or(|identity| identity.namespace == namespace);
+    let alive = snapshot.processes.iter().filter(|p| p.liveness == Liveness::Alive && p.pid != 0);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = alive.partition(|p| is_here(p));
+    let mut here: Vec<_> = here.into_iter().map(|p| (rank(p.role), p.pid)).collect();
+    here.sort_unstable();
     let mut seen = BTreeSet::new();
-    alive.into_iter().map(|(_, pid)| pid).filter(|pid| seen.insert(*pid)).collect()
+    let pids = here.into_iter().map(|(_, pid)| pid).filter(|pid| seen.insert(*pid)).collect();
+    (pids, !elsewhere.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lifecycle::State;
-    use crate::snapshot::ProcessStatus;
 
     fn look(pids: &[u32]) -> Snapshot {
         let mut snapshot = Snapshot::new("x");

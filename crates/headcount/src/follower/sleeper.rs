@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::sys::futex::{Outcome, RemoteWord, SharedWord, wait_any};
+use crate::sys::reader_futex::{Outcome, RemoteWord, SharedWord, wait_any};
 use crate::sys::thread::spawn_without_signals;
 
 /// How many words one call of the kernel waits for, besides our own.

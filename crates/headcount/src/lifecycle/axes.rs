@@ -1,27 +1,5 @@
-//! The three axes, and what is derived from them. They are three types so that nobody can mix them.
-
-/// The kernel's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Liveness {
-    /// The process holds the lock on its slot.
-    Alive,
-    /// Nobody does.
-    Gone,
-    /// The reader may not ask, and the process table does not tell.
-    Unknown,
-}
-
-impl Liveness {
-    /// The name used in C, Lua and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Liveness::Alive => "alive",
-            Liveness::Gone => "gone",
-            Liveness::Unknown => "unknown",
-        }
-    }
-}
+//! Two of the three axes (the third, [`Liveness`](crate::Liveness), is the kernel's), and what is derived from all three.
+//! They are three types so that nobody can mix them.
 
 /// What the heartbeat says. Never a proof of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Intent, Liveness, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
-use crate::event::{Cause, Counts, GenerationId, Role};
+use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
+use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
+use crate::sys::identity::{Identity, Liveness};
 
 /// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
 /// the fact, 0 while it is not reported.
@@ -13,16 +14,20 @@ pub(crate) struct SlotFacts {
     pub(crate) version: u64,
     pub(crate) role: Role,
     pub(crate) generation: GenerationId,
-    pub(crate) pid: u32,
+    pub(crate) identity: Identity,
+    /// The lock file in which it has proved that it is a member.
+    pub(crate) lock_tag: u32,
+    /// Somebody has seen it end.
+    pub(crate) is_suspect: bool,
     pub(crate) worker_id: Option<u32>,
     pub(crate) cause: Cause,
-    pub(crate) start_time: u64,
     pub(crate) joined_ns: u64,
     pub(crate) joined_wall_ns: u64,
     pub(crate) intent: Intent,
     pub(crate) intent_since_ns: u64,
     pub(crate) heartbeat_ns: u64,
-    pub(crate) retry: bool,
+    /// How many processes have died in the callback about it.
+    pub(crate) tries: u32,
     pub(crate) started_seq: u64,
     pub(crate) exited_seq: u64,
     pub(crate) died_seq: u64,
@@ -33,6 +38,10 @@ pub(crate) struct SlotFacts {
 }
 
 impl SlotFacts {
+    pub(crate) fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
     pub(crate) fn progress(&self, now: u64, stall_after: u64) -> Progress {
         let watched = match self.intent {
             Intent::Serving => true,
@@ -92,7 +101,10 @@ pub(crate) struct GenerationFacts {
     pub(crate) ended_seq: u64,
     pub(crate) abandoned_seq: u64,
     pub(crate) start_delivered: bool,
-    pub(crate) retry: bool,
+    /// How many processes have died in the callback about it.
+    pub(crate) tries: u32,
+    /// How the run before it ended: told with its start.
+    pub(crate) previous_run: Option<PreviousRun>,
     /// A process waits for the node lock to join it. Only asked for where no worker is left.
     pub(crate) joining: bool,
 }
@@ -136,6 +148,7 @@ pub(crate) struct Facts {
     pub(crate) stall_after: u64,
     /// The number of an event whose callback must be run again, 0 if none.
     pub(crate) redeliver_seq: u64,
+    pub(crate) redeliver_tries: u32,
     /// Counts as the events tell them: who is stalled leaves them with that event and comes back with the other one.
     /// Otherwise as the heartbeats are at this instant.
     pub(crate) as_reported: bool,
@@ -193,6 +206,14 @@ impl Facts {
         u32::try_from(counted).unwrap_or(u32::MAX)
     }
 
+    pub(crate) fn slot(&self, index: u32) -> Option<&SlotFacts> {
+        self.slots.iter().find(|s| s.index == index)
+    }
+
+    pub(crate) fn generation_at(&self, index: u32) -> Option<&GenerationFacts> {
+        self.generations.iter().find(|g| g.index == index)
+    }
+
     pub(crate) fn generation(&self, id: GenerationId) -> Option<&GenerationFacts> {
         self.generations.iter().find(|g| g.id == id)
     }
@@ -215,7 +236,7 @@ impl Facts {
 
     fn state_with(&self, slot: &SlotFacts, is_master_lost: impl FnOnce() -> bool) -> State {
         match slot.liveness {
-            Liveness::Unknown => State::Unknown,
+            Liveness::Unknown(_) => State::Unknown,
             Liveness::Gone if slot.exited_seq != 0 => State::Exited,
             Liveness::Gone => State::Died,
             Liveness::Alive => match (slot.progress(self.now, self.stall_after), slot.intent) {
@@ -303,7 +324,7 @@ impl<'a> Overview<'a> {
 fn is_alive(liveness: Option<Liveness>) -> Option<bool> {
     match liveness {
         Some(Liveness::Alive) => Some(true),
-        Some(Liveness::Unknown) => None,
+        Some(Liveness::Unknown(_)) => None,
         Some(Liveness::Gone) | None => Some(false),
     }
 }

@@ -5,7 +5,7 @@ use crate::registry::layout::{KINDS, NO_GENERATION, Record};
 use crate::registry::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sys::futex;
+use crate::sys::reader_futex;
 
 /// Where a reader of the journal stands: the number of the event it wants next.
 ///
@@ -84,7 +84,7 @@ impl Journal<'_> {
             r.nth.store(nth, Relaxed);
         });
         self.head.store(seq, Release);
-        futex::wake_readers(self.head);
+        reader_futex::wake_readers(self.head);
         if let Some(kind) = kind {
             kind.store(nth, Relaxed);
         }

@@ -11,5 +11,3 @@ pub(crate) mod reading;
 pub(crate) mod seqlock;
 #[cfg(not(loom))]
 pub(crate) mod store;
-#[cfg(not(loom))]
-pub(crate) mod view;

@@ -165,7 +165,7 @@ impl Feeds {
         match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
             Ok((registry, snapshot)) => {
                 feed.node = snapshot.node;
-                feed.of_this_boot = registry.of_this_boot;
+                feed.of_this_boot = registry.of_this_boot != Some(false);
             }
             // It was cut off in this moment: that is told by the next item.
             Err(_) if self.all => {}

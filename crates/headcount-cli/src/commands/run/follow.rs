@@ -62,12 +62,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Finds where to go on in a registry that is there now.
-    fn begin(
-        &mut self,
-        registry: &Registry,
-        may_ask_the_kernel: bool,
-        journal: &mut Journal,
-    ) -> anyhow::Result<Ended> {
+    fn begin(&mut self, registry: &Registry, journal: &mut Journal) -> anyhow::Result<Ended> {
         let (log, args) = (self.deliverer.log, self.args);
         match self.state().registry.clone() {
             // All of it happened since we look.
@@ -98,10 +93,9 @@ impl<'a> Follower<'a> {
                 self.state().ask = Ask::Never;
             }
         }
-        let by = if may_ask_the_kernel { "" } else { ", who is alive by process ids only" };
         let next = self.state().next_seq;
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
-        log.note(format_args!("following the node {} from {position} on{by}", registry.node));
+        log.note(format_args!("following the node {} from {position} on", registry.node));
         self.state().registry = Some(registry.clone());
         self.deliverer.file.save()?;
         self.has_followed = true;
@@ -137,9 +131,7 @@ impl<'a> Follower<'a> {
         let log = self.deliverer.log;
         let tick = &mut || journal.read_ahead(log);
         match item {
-            Item::Opened { registry, may_ask_the_kernel } => {
-                return self.begin(registry, *may_ask_the_kernel, journal);
-            }
+            Item::Opened(registry) => return self.begin(registry, journal),
             Item::Unreadable(why) => return self.unreadable(why),
             &Item::Gone(generation) => {
                 if self.state().node_is_up {

@@ -20,7 +20,7 @@ const REGISTRY: &str = "registry";
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A registry is there, or another one. Nothing of it is read until [`Journal::go_on`] is called.
-    Opened { registry: Registry, may_ask_the_kernel: bool },
+    Opened(Registry),
     /// The registry cannot be read: why.
     Unreadable(String),
     /// An event.
@@ -98,7 +98,7 @@ impl Journal {
     pub fn read_ahead(&mut self, log: &Log) {
         loop {
             let room = self.limit.saturating_sub(self.queue.len());
-            let is_held_up = matches!(self.queue.back(), Some(Item::Opened { .. }));
+            let is_held_up = matches!(self.queue.back(), Some(Item::Opened(_)));
             if room == 0 || is_held_up {
                 return;
             }
@@ -159,7 +159,7 @@ impl Journal {
             })
         });
         self.queue.push_back(match registry {
-            Ok(registry) => Item::Opened { registry, may_ask_the_kernel: observer.may_ask_the_kernel() },
+            Ok(registry) => Item::Opened(registry),
             // It was cut off in this moment. A server that finds it so makes it anew.
             Err(error) => Item::Unreadable(error.to_string()),
         });

@@ -17,9 +17,8 @@ struct Node {
     #[serde(flatten)]
     node: NodeDocument,
     runs: u64,
-    of_this_boot: bool,
+    of_this_boot: Option<bool>,
     nobody_is_alive: bool,
-    asks_kernel: bool,
     deaths: Vec<DeathDocument>,
 }
 
@@ -68,7 +67,6 @@ fn node(reading: &Reading) -> Node {
         runs: reading.registry.runs,
         of_this_boot: reading.registry.of_this_boot,
         nobody_is_alive: reading.nobody_is_alive(),
-        asks_kernel: reading.asks_kernel,
         deaths: reading.history.deaths.iter().map(death).collect(),
     }
 }

@@ -1,7 +1,6 @@
 //! What `status` reads of one node.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,10 +16,6 @@ pub struct Reading {
     /// The newest event, if the journal has one.
     pub newest: Option<Event>,
     pub draining: Vec<Drain>,
-    /// Whether who is alive was asked of the kernel.
-    pub asks_kernel: bool,
-    /// Whose registry it is.
-    pub owner: Option<u32>,
 }
 
 /// A generation whose workers drain.
@@ -39,11 +34,9 @@ impl Reading {
         let events = observer.events(&mut Cursor::oldest(), usize::MAX)?.events;
         let events = of_this_boot(&events, &registry, snapshot.boot_ns);
         Ok(Reading {
-            owner: std::fs::metadata(&path).ok().map(|meta| meta.uid()),
             history: History::of(events, snapshot.boot_ns),
             newest: events.last().cloned(),
             draining: draining(events, &snapshot),
-            asks_kernel: observer.may_ask_the_kernel(),
             path,
             snapshot,
             registry,
@@ -59,7 +52,7 @@ impl Reading {
 /// The events since the host was booted: the clock that ages are computed with began anew with it, so that its reading
 /// goes back in the journal where another boot begins.
 fn of_this_boot<'a>(events: &'a [Event], registry: &RegistryInfo, now: u64) -> &'a [Event] {
-    if !registry.of_this_boot {
+    if registry.of_this_boot == Some(false) {
         return &[];
     }
     let mut after = now;

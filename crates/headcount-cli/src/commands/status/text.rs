@@ -23,7 +23,7 @@ pub fn node(reading: &Reading) -> String {
     head(reading, &mut out);
     warnings(reading, &mut out);
     // Of another boot are also the clocks that ages are computed with.
-    if reading.registry.of_this_boot {
+    if reading.registry.of_this_boot != Some(false) {
         generations(reading, &mut out);
         processes(reading, &mut out);
         watch(reading, &mut out);
@@ -66,7 +66,7 @@ fn head(reading: &Reading, out: &mut String) {
 /// `5 workers: 4 serving, 1 draining; not counted: 1 stalled; 1 helper`. What is counted is what the server's own
 /// counts are made of.
 fn totals(reading: &Reading) -> String {
-    if !reading.registry.of_this_boot {
+    if reading.registry.of_this_boot == Some(false) {
         return "no workers".to_owned();
     }
     let of = |role| reading.snapshot.processes.iter().filter(move |p| p.role == role);
@@ -129,21 +129,14 @@ fn warnings(reading: &Reading, out: &mut String) {
         );
         paragraph(out, 2, paint::ERROR, &text);
     }
-    if !reading.asks_kernel {
-        let who = reading.owner.map_or_else(|| "its owner".to_owned(), |uid| format!("uid {uid}"));
-        let text = format!(
-            "You may not ask the kernel who is alive: {}.lock is its owner's alone. What follows goes by process id \
-             and start time, and says `unknown` where these do not tell. Run it as {who}{} to be certain.",
-            plain_path(&reading.path),
-            if reading.owner == Some(0) { " (sudo)" } else { " or root" },
-        );
-        paragraph(out, 2, paint::WARNING, &text);
+    for doubt in alive::doubts(&reading.snapshot) {
+        paragraph(out, 2, paint::WARNING, &format!("UNKNOWN: {doubt}"));
     }
 }
 
 fn how_it_ended(reading: &Reading) -> String {
     let snapshot = &reading.snapshot;
-    if !reading.registry.of_this_boot {
+    if reading.registry.of_this_boot == Some(false) {
         return "the registry is of another boot of this host, and its server has not been started since."
             .to_owned();
     }

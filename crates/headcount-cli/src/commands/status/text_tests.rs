@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use headcount::{
-    Cause, Event, GenerationStatus, Holder, Kind, Liveness, Observer, Phase, ProcessStatus, RegistryInfo,
-    Role, Snapshot, State,
+    Cause, Doubt, Event, GenerationStatus, Holder, Kind, Liveness, Observer, Phase, ProcessStatus,
+    RegistryInfo, Role, Snapshot, State,
 };
 use headcount_report::History;
 
@@ -38,7 +38,7 @@ fn sample() -> Sample {
     snapshot.time_ns = 1_700_000_000_123_456_789;
     snapshot.head = 42;
     let mut registry = RegistryInfo::default();
-    (registry.of_this_boot, registry.runs) = (true, 1);
+    (registry.of_this_boot, registry.runs) = (Some(true), 1);
     let started = changed(&Event::new(Kind::WorkerStarted, Cause::Start), |e| {
         (e.generation, e.worker_id, e.role) = (1, Some(0), Some(Role::Worker));
         (e.boot_ns, e.counts.mine, e.counts.total) = (snapshot.boot_ns, 1, 1);
@@ -49,8 +49,6 @@ fn sample() -> Sample {
         history: History::default(),
         newest: None,
         draining: Vec::new(),
-        asks_kernel: true,
-        owner: Some(0),
         snapshot,
         registry,
     };
@@ -262,17 +260,16 @@ fn stopped() {
 #[test]
 fn of_another_boot() {
     let mut sample = Sample::serving(2);
-    sample.reading.registry.of_this_boot = false;
+    sample.reading.registry.of_this_boot = Some(false);
     sample.kill(|_| true);
     insta::assert_snapshot!(sample.text());
 }
 
 #[test]
-fn without_the_right_to_ask() {
+fn what_cannot_be_seen_is_unknown() {
     let mut sample = Sample::serving(2);
-    (sample.reading.asks_kernel, sample.reading.owner) = (false, Some(0));
     let zombie = sample.worker(1);
-    (zombie.state, zombie.liveness) = (State::Unknown, Liveness::Unknown);
+    (zombie.state, zombie.liveness) = (State::Unknown, Liveness::Unknown(Doubt::OtherNamespace));
     sample.generation().counts.mine = 1;
     let text = sample.text();
     fits(&text);

@@ -21,8 +21,6 @@ const LATEST: usize = 50;
 pub struct Model {
     pub snapshot: Snapshot,
     pub history: History,
-    /// Whether the kernel can be asked who is alive.
-    pub asks_kernel: bool,
     pub moments: VecDeque<Moment>,
     pub latest: VecDeque<Event>,
     /// Events that were overwritten before they could be read.
@@ -54,7 +52,6 @@ impl Model {
         Model {
             snapshot,
             history: History::default(),
-            asks_kernel: true,
             moments: VecDeque::new(),
             latest: VecDeque::new(),
             lost: 0,
@@ -311,10 +308,7 @@ impl Model {
             let events = plural(self.lost, "event");
             all.push(format!("LOST: {events} were overwritten before they could be read"));
         }
-        if !self.asks_kernel {
-            let how = "who is alive is told by pid and start time: the lock file is its owner's and root's";
-            all.push(format!("LIMITED: {how}"));
-        }
+        all.extend(alive::doubts(&self.snapshot).into_iter().map(|doubt| format!("UNKNOWN: {doubt}")));
         all
     }
 }

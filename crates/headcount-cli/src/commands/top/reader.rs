@@ -88,7 +88,6 @@ impl Reader {
     /// Looks at the node.
     pub fn look(&mut self) {
         let Some(observer) = self.follower.observer() else { return };
-        let asks_kernel = observer.may_ask_the_kernel();
         let looked = observer.snapshot();
         let registries = self.registries;
         // After the snapshot: what led to it is read.
@@ -96,12 +95,12 @@ impl Reader {
         match looked {
             // It is of the one before.
             _ if self.registries != registries => {}
-            Ok(snapshot) => self.update(snapshot, asks_kernel),
+            Ok(snapshot) => self.update(snapshot),
             Err(error) => self.is_in_trouble(&error),
         }
     }
 
-    fn update(&mut self, snapshot: Snapshot, asks_kernel: bool) {
+    fn update(&mut self, snapshot: Snapshot) {
         let events = std::mem::take(&mut self.unseen);
         let telling = |event: &Event| matches!(event.kind, Kind::WorkerStarted | Kind::WorkerDied);
         self.recent.extend(events.iter().filter(|event| telling(event)).cloned());
@@ -111,7 +110,6 @@ impl Reader {
             self.recent.pop_front();
         }
         let history = History::of(&self.recent, snapshot.boot_ns);
-        self.model.asks_kernel = asks_kernel;
         self.model.update(snapshot, events, std::mem::take(&mut self.lost), history);
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use headcount::Cause;
+use headcount::{Cause, Doubt};
 
 use super::*;
 use crate::commands::wait::words;
@@ -157,7 +157,7 @@ fn the_kernel_says_who_is_alive() {
             .starts_with("nobody of the node is alive; generation 2: 0 of 3 workers serving, 3 died")
     );
     // One that cannot be told is not taken for gone.
-    snapshot.processes[1].liveness = Liveness::Unknown;
+    snapshot.processes[1].liveness = Liveness::Unknown(Doubt::OtherNamespace);
     assert!(!why(&stopped, &snapshot).is_empty());
 }
 

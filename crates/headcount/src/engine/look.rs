@@ -1,13 +1,14 @@
-//! Reading the registry: shared memory, which anybody may have spoiled, becomes facts.
+//! A look at the registry: shared memory, which anybody may have spoiled, becomes facts.
 
-use crate::event::{Cause, Role};
-use crate::lifecycle::{Facts, GenerationFacts, Intent, Liveness, Phase, SlotFacts};
+use crate::event::{Cause, PreviousRun, Role};
+use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation, Slot};
 use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
+use crate::sys::identity::{Birth, Identity, Liveness};
 use crate::sys::map::Region;
 
 /// A registry in memory, shared or copied.
@@ -16,8 +17,8 @@ pub(crate) struct View<'a> {
     pub(crate) region: &'a Region,
 }
 
-/// How the reader learns whether the process `(slot index, slot version, pid)` is alive.
-pub(crate) type Oracle<'a> = &'a mut dyn FnMut(u32, u64, u32) -> Liveness;
+/// How the reader learns whether the process in a slot is alive.
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts) -> Liveness;
 
 impl<'a> View<'a> {
     pub(crate) fn journal(self) -> Journal<'a> {
@@ -58,6 +59,7 @@ impl<'a> View<'a> {
             now: 0,
             stall_after: self.stall_after(),
             redeliver_seq: reported(&self.region.header().redeliver_seq, head),
+            redeliver_tries: self.region.header().redeliver_tries.load(Relaxed),
             as_reported: false,
             own: Vec::new(),
         };
@@ -77,33 +79,44 @@ fn reported(seq: &AtomicU64, head: u64) -> u64 {
 fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
     consistent(&slot.version, |version| {
         let role = Role::from_code(slot.role.load(Relaxed))?;
-        let pid = slot.pid.load(Relaxed);
         let status = slot.wait_status.load(Relaxed);
-        Some(SlotFacts {
+        let mut facts = SlotFacts {
             index,
             version,
             role,
             generation: slot.generation.load(Relaxed),
-            pid,
+            identity: identity_in(slot),
+            lock_tag: slot.lock_tag.load(Relaxed),
+            is_suspect: slot.suspect.load(Relaxed) != 0,
             worker_id: u32::try_from(slot.worker_id.load(Relaxed)).ok(),
             cause: Cause::from_code(slot.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
-            start_time: slot.start_time.load(Relaxed),
             joined_ns: slot.joined_ns.load(Relaxed),
             joined_wall_ns: slot.joined_wall_ns.load(Relaxed),
             intent: Intent::from_code(slot.intent.load(Relaxed)),
             intent_since_ns: slot.intent_since_ns.load(Relaxed),
             heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
-            retry: slot.retry.load(Relaxed) != 0,
+            tries: slot.retry.load(Relaxed),
             started_seq: reported(&slot.started_seq, head),
             exited_seq: reported(&slot.exited_seq, head),
             died_seq: reported(&slot.died_seq, head),
             stalled_seq: reported(&slot.stalled_seq, head),
             recovered_seq: reported(&slot.recovered_seq, head),
             wait_status: (status >> 32 == 1).then_some(status as u32 as i32),
-            // Asked last: a process that left has changed the version before it let go of its lock.
-            liveness: oracle(index, version, pid),
-        })
+            liveness: Liveness::Gone,
+        };
+        // Asked last: a process that left has changed the version before it ended.
+        facts.liveness = oracle(&facts);
+        Some(facts)
     })
+}
+
+/// Who is in a slot.
+pub(crate) fn identity_in(slot: &Slot) -> Identity {
+    Identity {
+        pid: slot.pid.load(Relaxed),
+        namespace: slot.namespace.load(Relaxed),
+        birth: Birth::from_words(slot.birth_kind.load(Relaxed), slot.birth.load(Relaxed)),
+    }
 }
 
 fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<GenerationFacts> {
@@ -126,7 +139,16 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             ended_seq: reported(&generation.ended_seq, head),
             abandoned_seq: reported(&generation.abandoned_seq, head),
             start_delivered: generation.start_delivered.load(Relaxed) != 0,
-            retry: generation.retry.load(Relaxed) != 0,
+            tries: generation.retry.load(Relaxed),
+            previous_run: match generation.previous_run.load(Relaxed) {
+                1 => Some(PreviousRun::None),
+                2 => Some(PreviousRun::Clean),
+                3 => Some(PreviousRun::Unclean {
+                    generation: generation.previous_generation.load(Relaxed),
+                    workers: generation.previous_workers.load(Relaxed),
+                }),
+                _ => None,
+            },
             joining: false,
         })
     })

@@ -2,7 +2,8 @@
 
 /// "nginx", unless the server was started with a configuration file or a prefix of its own: then a name made of that
 /// path, so that two servers of one package are two nodes. Another path always gives another name.
-pub(crate) fn default_node(arguments: &[Vec<u8>], prefix: &[u8], folder: &[u8]) -> String {
+#[must_use]
+pub fn default_node(arguments: &[Vec<u8>], prefix: &[u8], folder: &[u8]) -> String {
     let (own_prefix, file) = places(arguments);
     if own_prefix.is_none() && file.is_none() {
         return "nginx".to_owned();
