@@ -40,7 +40,8 @@
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
 //! - Liveness is the kernel's word about an identity (process id, pid namespace, birth), never a guess from a timeout;
 //!   what the kernel does not tell is unknown, and says why.
-//! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
+//! - No thread is started, no signal handler installed, no descriptor waited on behind your back. (A [`Follower`], which is
+//!   for programs beside the server, has a thread that sleeps.)
 
 // Under loom only what it tests is used: see `seqlock.rs`.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
