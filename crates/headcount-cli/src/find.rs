@@ -44,6 +44,16 @@ pub fn folders() -> Vec<PathBuf> {
     folders
 }
 
+/// Where something comes or goes when the nodes of this host change: their folders, and those in which such a folder may
+/// come.
+pub fn folders_of_folders() -> Vec<PathBuf> {
+    let mut folders = folders();
+    if folders.len() > 1 {
+        folders.extend(["/run/user", "/dev/shm"].map(PathBuf::from));
+    }
+    folders
+}
+
 /// None if a folder is missing, or not for us to read.
 fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
@@ -51,7 +61,7 @@ fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
 
 /// Whether this user or root has made the file, or has said where to look. Everybody else who may make files can make a
 /// registry of any name, too.
-fn is_ours(path: &Path) -> bool {
+pub fn is_ours(path: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
         || std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me || found.uid() == 0)
@@ -78,6 +88,11 @@ pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
         .collect();
     found.sort_by_cached_key(|path| (!is_ours(path), path.clone()));
     found
+}
+
+/// The registries of every node that is meant: of the one that was named, or of all of this host.
+pub fn paths(which: &Which) -> anyhow::Result<Vec<PathBuf>> {
+    Ok(named(which)?.map_or_else(|| registries(&folders()), |path| vec![path]))
 }
 
 /// All nodes that the user means: the named one, or all of this host.

@@ -40,13 +40,16 @@
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
 //! - Liveness is the kernel's word about an identity (process id, pid namespace, birth), never a guess from a timeout;
 //!   what the kernel does not tell is unknown, and says why.
-//! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
+//! - No thread is started, no signal handler installed, no descriptor waited on behind your back. (A [`Follower`], which is
+//!   for programs beside the server, has a thread that sleeps.)
 
 // Under loom only what it tests is used: see `seqlock.rs`.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(loom))]
 mod engine;
+#[cfg(not(loom))]
+mod follower;
 #[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
@@ -91,6 +94,8 @@ pub use engine::sentinel::Watch;
 pub use engine::transitions::{Transition, Transitions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
+#[cfg(not(loom))]
+pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
 #[cfg(not(loom))]
 pub use generation::{Generation, Join};
 #[cfg(not(loom))]

@@ -1,10 +1,8 @@
 //! Reading a node from outside, without being part of it and without holding it up.
 
-use std::mem::offset_of;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::{FileType, OFlags, fstat};
 
@@ -14,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::SlotFacts;
 use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, SLOTS_RANGE, Slot};
+use crate::registry::reading::{JournalFile, read_exact};
 use crate::registry::store::is_member;
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
@@ -96,20 +95,30 @@ impl Observer {
         (now != [0, 0] && then != [0, 0]).then_some(then == now)
     }
 
-    /// Reads on in the journal, at most `limit` events.
+    /// Reads on in the journal, at most `limit` records of it. There is nothing more when a batch has neither events nor
+    /// lost ones.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
-        // A follower asks again and again: that costs eight bytes as long as there is nothing new.
-        let head = self
-            .word(offset_of!(Header, head) as u64)
-            .map_err(|e| Error::of_reader("read", &self.path, e))?;
-        if cursor.next_seq() == head.saturating_add(1) {
-            return Ok(Batch::default());
-        }
-        let region = self.copy(self.geometry.file_size())?;
-        Ok(View { region: &region }.journal().batch(cursor, limit))
+        self.journal().batch(cursor, limit).map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The number of the newest event; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn newest_seq(&self) -> Result<u64> {
+        self.journal().head().map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The registry's file.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    fn journal(&self) -> JournalFile<'_> {
+        JournalFile { file: self.file.as_fd(), geometry: self.geometry }
     }
 
     /// What kind of registry this is.
@@ -142,28 +151,14 @@ impl Observer {
         matches!((open, there), (Ok(open), Ok(there)) if open == there)
     }
 
-    fn word(&self, at: u64) -> std::io::Result<u64> {
-        let mut word = [0; 8];
-        match rustix::io::pread(&self.file, &mut word, at)? {
-            8 => Ok(u64::from_ne_bytes(word)),
-            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
+    /// The registry's tables, up to `len` bytes, without the journal.
     fn copy(&self, len: usize) -> Result<Region> {
         let failed = |e| Error::of_reader("read", &self.path, e);
-        let mut pages = Page::buffer(self.geometry.file_size());
-        let bytes = &mut Page::bytes_mut(&mut pages)[..len];
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&self.file, &mut bytes[done..], done as u64) {
-                Ok(0) => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => done += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(e.into())),
-            }
-        }
-        Region::copy(pages, self.geometry).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
+        // A region has a journal: the smallest, and not the one of the file, which may be large.
+        let smallest = Geometry::new(self.geometry.slots() as u32, *JOURNAL_RANGE.start())?;
+        let mut pages = Page::buffer(smallest.file_size());
+        read_exact(self.file.as_fd(), &mut Page::bytes_mut(&mut pages)[..len], 0).map_err(failed)?;
+        Region::copy(pages, smallest).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
     /// The record is a copy, so it is compared once more with the registry before somebody is called gone.
@@ -198,11 +193,8 @@ impl Observer {
     /// Whether the slot is still the one that was copied.
     fn still(&self, index: u32, version: u64) -> bool {
         let at = (self.geometry.slots_offset() + index as usize * size_of::<Slot>()) as u64;
-        self.word(at).is_ok_and(|now| now == version)
+        self.journal().word(at).is_ok_and(|now| now == version)
     }
-
-    /// How often a follower should look for new events: the journal has nobody to call it.
-    pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 }
 
 fn open_to_read(path: &Path) -> Result<OwnedFd> {

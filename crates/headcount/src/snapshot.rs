@@ -100,6 +100,8 @@ pub struct ProcessStatus {
     pub in_state_for: Duration,
     /// How old its last heartbeat is.
     pub heartbeat_age: Duration,
+    /// Who exactly it is; `None` for one that was made for a test.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Who holds the node lock.
@@ -199,6 +201,7 @@ impl Snapshot {
                 age: age(s.joined_ns),
                 in_state_for: age(s.intent_since_ns),
                 heartbeat_age: age(s.heartbeat_ns),
+                identity: Some(s.identity),
             })
             .collect();
         processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
@@ -273,6 +276,7 @@ impl ProcessStatus {
             age: Duration::ZERO,
             in_state_for: Duration::ZERO,
             heartbeat_age: Duration::ZERO,
+            identity: None,
         }
     }
 }

@@ -15,15 +15,16 @@ mod view;
 mod wake;
 
 use std::io::{IsTerminal, stdout};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use headcount::Observer;
 use ratatui::crossterm::event::Event;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cli::{TopArgs, Which};
 use crate::outcome::Outcome;
+use crate::ready::wait;
 
 use choices::{Choices, Step};
 use nodes::Nodes;
@@ -34,6 +35,8 @@ use wake::Wake;
 
 /// How often the picture is drawn anew when nothing happens: ages grow and bars move.
 const EVERY: Duration = Duration::from_millis(250);
+/// However much happens, it is not drawn sooner after the last time: nobody would see it.
+const AT_MOST: Duration = Duration::from_millis(25);
 
 pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if !stdout().is_terminal() {
@@ -53,24 +56,31 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     loop {
         top.draw(&nodes, &mut screen)?;
         let mut drawn = true;
-        // Keys are answered at once, events within the time between two looks at the journal.
+        // Keys and events are answered at once.
         while drawn {
-            match wakes.recv_timeout(Observer::POLL_INTERVAL) {
-                Ok(wake) => {
-                    let mut next = Some(wake);
-                    // All that has come meanwhile is one picture.
-                    while let Some(wake) = next {
+            let age = looked.elapsed();
+            let mut fds = vec![PollFd::new(&wakes, PollFlags::IN)];
+            let limit = if age < AT_MOST {
+                AT_MOST - age
+            } else {
+                fds.push(PollFd::new(&nodes.reader, PollFlags::IN));
+                EVERY.saturating_sub(age)
+            };
+            wait(&mut fds, Some(limit))?;
+            loop {
+                // All that has come meanwhile is one picture.
+                match wakes.next() {
+                    Ok(wake) => {
                         if top.answer(wake, &mut nodes, &mut screen)? {
                             return Ok(Outcome::Done);
                         }
-                        next = wakes.try_recv().ok();
+                        drawn = false;
                     }
-                    drawn = false;
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => bail!("nobody listens for keys any more"),
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("nobody listens for keys any more"),
             }
-            if looked.elapsed() >= EVERY || nodes.reader.has_news() {
+            if looked.elapsed() >= EVERY || looked.elapsed() >= AT_MOST && nodes.reader.read() {
                 nodes.reader.look();
                 looked = Instant::now();
                 drawn = false;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use headcount::{Event, GenerationId, Kind, Phase, Snapshot};
+use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
 
 use crate::cli::{WaitArgs, Which};
 use crate::outcome::Outcome;
@@ -20,8 +20,11 @@ use condition::Wanted;
 use progress::Progress;
 use watched::Watched;
 
-/// How often the registry is looked at: soon enough for a script, and a few file reads.
+/// How often the registry is looked at while something is on its way that no event tells of: a worker's start, or what a
+/// master does with its new generation. Soon enough for a script, and a few file reads.
 pub const STEP: Duration = Duration::from_millis(20);
+/// The same otherwise: what changes then wakes us.
+const LONG_STEP: Duration = Duration::from_secs(1);
 
 pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
@@ -32,7 +35,7 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
         workers: args.workers,
         newer_than: args.newer_than,
     };
-    let Some(mut node) = Watched::find(which)? else {
+    let Some(mut node) = Watched::find(which, wanted.newer_than.is_some())? else {
         if wanted.stopped && wanted.lacking(None, "").is_empty() {
             return reached(&wanted.reached(None, "on this host"));
         }
@@ -66,8 +69,16 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
             return not_reached(&words::not_reached(args.timeout, &lacks));
         }
         progress.show(&words::line(&lacks))?;
-        std::thread::sleep(STEP);
+        let on_its_way = snapshot.as_ref().is_some_and(on_its_way);
+        let step = if on_its_way { STEP } else { progress.tick().unwrap_or(LONG_STEP) };
+        node.wait(step.min(deadline.left()))?;
     }
+}
+
+/// Whether something may come of which no event tells.
+fn on_its_way(snapshot: &Snapshot) -> bool {
+    let announced = snapshot.generations.iter().any(|g| g.phase == Phase::Announced);
+    announced || snapshot.processes.iter().any(|p| p.state == State::Starting)
 }
 
 /// Generations that were abandoned, and which of them matter.

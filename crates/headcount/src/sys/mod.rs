@@ -18,4 +18,10 @@ pub(crate) mod map;
 pub(crate) mod per_process;
 pub(crate) mod process;
 #[cfg(not(loom))]
+pub(crate) mod reader_futex;
+#[cfg(not(loom))]
+pub(crate) mod record_buffer;
+#[cfg(not(loom))]
 pub(crate) mod record_lock;
+#[cfg(not(loom))]
+pub(crate) mod thread;

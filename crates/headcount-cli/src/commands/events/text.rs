@@ -6,7 +6,7 @@ use headcount_report::{EventDocument, plural, sentence};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::feed::Item;
+use super::feed::Entry;
 use crate::paint;
 
 /// How a line looks.
@@ -25,15 +25,15 @@ struct Lost<'a> {
 }
 
 impl Look {
-    pub fn line(&self, node: &str, item: &Item) -> serde_json::Result<String> {
-        match (item, self.json) {
-            (Item::Event(event), true) => serde_json::to_string(&EventDocument::new(node, event)),
-            (Item::Lost(lost), true) => serde_json::to_string(&Lost { node, lost: *lost }),
-            (Item::Event(event), false) => {
+    pub fn line(&self, node: &str, entry: &Entry) -> serde_json::Result<String> {
+        match (entry, self.json) {
+            (Entry::Event(event), true) => serde_json::to_string(&EventDocument::new(node, event)),
+            (Entry::Lost(lost), true) => serde_json::to_string(&Lost { node, lost: *lost }),
+            (Entry::Event(event), false) => {
                 let time = time(event.time_ns, &self.zone);
                 Ok(self.text(&time, node, colour(event.kind), &sentence(event)))
             }
-            (Item::Lost(lost), false) => {
+            (Entry::Lost(lost), false) => {
                 let lost = format!("({} before the next one: overwritten, and lost)", plural(*lost, "event"));
                 Ok(self.text(&format!("{:23}", ""), node, paint::WARNING, &lost))
             }
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn lost_events() {
-        let item = Item::Lost(136);
-        insta::assert_snapshot!(look(true, true).line("shop", &item).unwrap(), @r#"{"node":"shop","lost":136}"#);
+        let entry = Entry::Lost(136);
+        insta::assert_snapshot!(look(true, true).line("shop", &entry).unwrap(), @r#"{"node":"shop","lost":136}"#);
         insta::assert_snapshot!(
-            plain(&look(false, false).line("shop", &item).unwrap()).trim_start(),
+            plain(&look(false, false).line("shop", &entry).unwrap()).trim_start(),
             @"(136 events before the next one: overwritten, and lost)"
         );
     }
