@@ -38,7 +38,7 @@ fn a_helper_alone_does_not_make_a_node_alive() {
 
     scripted::kill_everything(&nginx);
     assert!(process::is_alive(helper));
-    waiting.end().ended(0).says(&format!("nobody of the node is alive; {left}"));
+    waiting.end().ended(0).says(&format!("no master or worker of the node is alive; {left}"));
     following.wait_for("node_died", |_| {
         std::fs::read_to_string(own.at("died")).is_ok_and(|text| text.contains("node_died")).then_some(())
     });
