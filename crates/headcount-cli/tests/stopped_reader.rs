@@ -79,9 +79,10 @@ impl Server {
         assert_eq!((kinds.as_slice(), batch.lost), (expected.as_slice(), 0), "step {step}");
         let snapshot = self.node.snapshot();
         assert_eq!((snapshot.total, snapshot.generations.len()), (1, 1), "step {step}: {snapshot:#?}");
-        // Nor would anybody else be held up: no lock, not even one that is only waited for, and no shared memory.
+        // Nor would anybody else be held up: no lock, not even one that is only waited for, and no memory that it could
+        // write to. To sleep on, a follower maps a page for reading.
         assert_eq!(reader.locks(), None, "step {step}");
-        assert!(!reader.maps(&self.registry()), "step {step}: it has the registry mapped");
+        assert!(!reader.may_write(&self.registry()), "step {step}: it has the registry mapped for writing");
     }
 }
 
@@ -128,7 +129,8 @@ fn at_every_step(arguments: &[&str]) -> String {
     };
     eprintln!("{arguments:?}: {steps:?}, the longest reload took {:?}", server.longest);
     assert_eq!(code, 0, "{arguments:?} after {steps:?}");
-    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks > 10, "{steps:?}");
+    // Who is alive is asked of the kernel by other means than locks.
+    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks == 0, "{steps:?}");
     std::fs::read_to_string(out).expect("what it said")
 }
 
