@@ -13,10 +13,9 @@ use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
 use family::worker::{Habit, worker};
 use family::{Child, Place, Random, alone, fork, registry};
 
-/// In words: the size of a slot, of a generation, and where the node lock is, followed by those who wait to join.
+/// In words: the size of a slot and of a generation.
 const SLOT: u64 = 192 / 8;
 const GENERATION: u64 = 128 / 8;
-const LOCK: usize = 512 / 8;
 
 /// Fills all tables with records that pass for real ones: as much as possible to see to.
 fn plausible_nonsense(words: &[AtomicU64], random: &mut Random) {
@@ -51,14 +50,6 @@ fn name(random: &mut Random) -> u64 {
     random.below(4) << 62 | pid << 40 | random.below(3)
 }
 
-/// The name of a process that is alive, where it is known by its pidfd (Linux 6.9 and newer).
-fn name_of(pid: u32) -> u64 {
-    let process = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
-    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).expect("a pidfd");
-    let birth = rustix::fs::fstat(&pidfd).expect("its inode").st_ino;
-    2 << 62 | u64::from(pid) << 40 | birth & ((1 << 40) - 1)
-}
-
 /// Writes until it is killed.
 fn vandal(path: &std::path::Path, seed: u64, master: u64) -> Child {
     let words = registry::words(path);
@@ -73,7 +64,7 @@ fn vandal(path: &std::path::Path, seed: u64, master: u64) -> Child {
             if random.below(64) == 0 {
                 // A master that is named without holding the lock.
                 let name = if random.below(4) == 0 { master } else { name(&mut random) };
-                words[LOCK + random.below(17) as usize].store(name, SeqCst);
+                words[registry::LOCK + random.below(17) as usize].store(name, SeqCst);
             }
             let at = match random.below(4) {
                 // The header and the tables are small, and what is in them matters most.
@@ -196,7 +187,7 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
         0
     });
     master.expect("ready");
-    let mut vandal = vandal(&place.registry(), seed, name_of(master.pid()));
+    let mut vandal = vandal(&place.registry(), seed, registry::name_of(master.pid()));
     vandal.expect("ready");
     master.say("go");
     eprintln!("seed {seed}: {}", master.hear().expect("the master lives"));
