@@ -1,6 +1,6 @@
 //! What is known at one moment, and what can be read off it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
@@ -223,10 +223,8 @@ impl Facts {
 
     /// Whether the master of a generation is alive; `None` if the reader cannot tell.
     pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
-        let slot = self
-            .slots
-            .iter()
-            .find(|s| s.index == generation.master_slot && s.version == generation.master_version);
+        let of = (generation.master_slot, generation.master_version);
+        let slot = self.slots.iter().find(|s| s.role == Role::Master && (s.index, s.version) == of);
         is_alive(slot.map(|s| s.liveness))
     }
 
@@ -274,7 +272,8 @@ pub(crate) struct Overview<'a> {
     total: u32,
     /// By slot and claim.
     masters: BTreeMap<(u32, u64), Liveness>,
-    orphaned: BTreeSet<GenerationId>,
+    /// Whether the master of a generation is gone.
+    orphaned: BTreeMap<GenerationId, bool>,
 }
 
 impl<'a> Overview<'a> {
@@ -290,9 +289,10 @@ impl<'a> Overview<'a> {
         there.sort_unstable();
         let masters = facts.slots.iter().filter(|s| s.role == Role::Master);
         let masters = masters.map(|s| ((s.index, s.version), s.liveness)).collect();
-        let mut overview = Overview { facts, tallies, there, total, masters, orphaned: BTreeSet::new() };
-        let orphaned = facts.generations.iter().filter(|g| overview.master_alive(g) == Some(false));
-        overview.orphaned = orphaned.map(|g| g.id).collect();
+        let mut overview = Overview { facts, tallies, there, total, masters, orphaned: BTreeMap::new() };
+        // Of two with one number, which only a spoiled registry has, the first counts.
+        let all = facts.generations.iter().rev();
+        overview.orphaned = all.map(|g| (g.id, overview.master_alive(g) == Some(false))).collect();
         overview
     }
 
@@ -316,7 +316,7 @@ impl<'a> Overview<'a> {
 
     /// As [`Facts::state`].
     pub(crate) fn state(&self, slot: &SlotFacts) -> State {
-        self.facts.state_with(slot, || self.orphaned.contains(&slot.generation))
+        self.facts.state_with(slot, || self.orphaned.get(&slot.generation) == Some(&true))
     }
 }
 
