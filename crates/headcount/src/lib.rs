@@ -85,9 +85,9 @@ mod registry;
 mod sys;
 
 #[cfg(not(loom))]
-pub use engine::inner::{Notice, NoticeLevel};
-#[cfg(not(loom))]
 pub use engine::node_lock::Wait;
+#[cfg(not(loom))]
+pub use engine::process::{Notice, NoticeLevel};
 #[cfg(not(loom))]
 pub use engine::sentinel::Watch;
 #[cfg(not(loom))]

@@ -13,15 +13,14 @@ pub(crate) mod grown;
 #[cfg(not(loom))]
 pub(crate) mod identity;
 #[cfg(not(loom))]
-pub(crate) mod map;
+pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod per_process;
 pub(crate) mod process;
 #[cfg(not(loom))]
 pub(crate) mod reader_futex;
 #[cfg(not(loom))]
-pub(crate) mod record_buffer;
-#[cfg(not(loom))]
 pub(crate) mod record_lock;
+pub(crate) mod shared;
 #[cfg(not(loom))]
 pub(crate) mod thread;
