@@ -36,7 +36,8 @@ pub struct Watch {
     node: Node,
     me: SlotRef,
     epoll: OwnedFd,
-    timer: OwnedFd,
+    /// Makes the descriptor readable when it is time to look. `None`: whoever drives this keeps the time, by `due`.
+    timer: Option<OwnedFd>,
     watched: HashMap<u32, Watched>,
     most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
@@ -44,8 +45,10 @@ pub struct Watch {
     ear: Ear,
     /// Since when the node lock has been held by somebody else.
     busy_since: Option<u64>,
-    /// When the timer was to wake us.
+    /// When to look again at the latest.
     due: Cell<u64>,
+    /// The last look found this process to be sentinel or deputy.
+    on_duty: bool,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
     looks: Looks,
@@ -126,29 +129,48 @@ fn ns(duration: Duration) -> u64 {
 
 impl Watch {
     pub(crate) fn new(node: Node, me: SlotRef) -> Result<Watch> {
+        let now = clock::boot_ns();
+        let mut watch = Watch::without_timer(node, me, now)?;
         let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
             .map_err(failed)?;
         let data = epoll::EventData::new_u64(TIMER);
-        epoll::add(&epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
-        let watch = Watch {
+        epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
+        watch.timer = Some(timer);
+        // Look at once: there may be something to take over.
+        watch.arm(now, Duration::ZERO)?;
+        Ok(watch)
+    }
+
+    /// One whose owner looks by itself at [`Watch::due`], so that this needs no wake-up of its own.
+    pub(crate) fn without_timer(node: Node, me: SlotRef, now: u64) -> Result<Watch> {
+        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        Ok(Watch {
             node,
             me,
             epoll,
-            timer,
+            timer: None,
             watched: HashMap::new(),
             most_watched: process::descriptor_limit() / 4,
             dead_since: HashMap::new(),
             ear: Ear::Deaf,
             busy_since: None,
-            due: Cell::new(clock::boot_ns()),
+            due: Cell::new(now),
+            on_duty: false,
             judge_not_before: 0,
             looks: Looks::default(),
-        };
-        // Look at once: there may be something to take over.
-        watch.arm(Duration::from_nanos(1))?;
-        Ok(watch)
+        })
+    }
+
+    /// When to look again at the latest, on the clock of `process_at`.
+    pub(crate) fn due(&self) -> u64 {
+        self.due.get()
+    }
+
+    /// Whether this process reports what happens to the others, or is the first to take over from who does.
+    pub(crate) fn is_on_duty(&self) -> bool {
+        self.on_duty
     }
 
     /// Whether this process is the sentinel of its node.
@@ -164,13 +186,17 @@ impl Watch {
     /// [`crate::ErrorKind::Busy`] when another process holds the node lock: the descriptor becomes readable
     /// again by itself, and nothing is lost. [`crate::ErrorKind::Io`] when there are no descriptors left.
     pub fn process(&mut self) -> Result<Transitions> {
-        let now = clock::boot_ns();
+        self.process_at(clock::boot_ns())
+    }
+
+    /// The same, with the time (`CLOCK_BOOTTIME`) as the caller has it.
+    pub(crate) fn process_at(&mut self, now: u64) -> Result<Transitions> {
         self.notice_own_sleep(now);
         let only_woken = self.drain_events()?;
         if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
             // What is in the pipe stays there, and is found after the rest.
             self.listen(Ear::Deaf)?;
-            self.arm(rest)?;
+            self.arm(now, rest)?;
             return Ok(Transitions::none());
         }
         let found = self.look(now);
@@ -193,7 +219,9 @@ impl Watch {
         else {
             // We have left.
             self.watched.clear();
+            self.on_duty = false;
             self.listen(Ear::Deaf)?;
+            self.arm(now, self.longest_sleep())?;
             return Ok(Look::Nothing);
         };
         if me.progress(now, facts.stall_after) == Progress::Overdue {
@@ -203,13 +231,15 @@ impl Watch {
         if !self.is_sentinel() && !self.take_over(&facts, me) {
             let deputy = self.deputy(&facts);
             self.watch_office(&facts, deputy);
-            self.listen(if deputy == Some(self.me.index) { Ear::Deputy } else { Ear::Deaf })?;
-            self.arm(self.next_look_at_sentinel(&facts))?;
+            self.on_duty = deputy == Some(self.me.index);
+            self.listen(if self.on_duty { Ear::Deputy } else { Ear::Deaf })?;
+            self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
         // One that drains stays until somebody has taken over, and leaves the wake-up to them.
         let leaves = me.intent == Intent::Draining && self.deputy(&facts).is_some();
         self.listen(if leaves { Ear::Deputy } else { Ear::Sentinel })?;
+        self.on_duty = true;
         let facts = if leaves || is_emptied {
             facts
         } else {
@@ -219,7 +249,7 @@ impl Watch {
         self.watch_all(&facts);
         let undecided = self.find_causes(&facts, now);
         if undecided {
-            self.arm(BUSY_RETRY)?;
+            self.arm(now, BUSY_RETRY)?;
             return Ok(Look::Later);
         }
         // Asked again where somebody is gone, whose cause may be known by now.
@@ -228,20 +258,20 @@ impl Watch {
         if now < self.judge_not_before && self.only_stalls(&facts)
             || facts.next_step(Scope::Everything).is_none()
         {
-            self.arm(self.next_look(&facts))?;
+            self.arm(now, self.next_look(&facts))?;
             return Ok(Look::Nothing);
         }
         match Hold::acquire(&self.node, Wait::Try, Operation::Settle) {
             Ok(hold) => {
                 self.busy_since = None;
                 // What comes meanwhile is looked at afterwards.
-                self.arm(BUSY_RETRY)?;
+                self.arm(now, BUSY_RETRY)?;
                 Ok(Look::Report(hold))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.
                 let busy_for = now.saturating_sub(*self.busy_since.get_or_insert(now));
-                self.arm(Duration::from_nanos(busy_for / 8).clamp(BUSY_RETRY, LONGEST_BUSY_RETRY))?;
+                self.arm(now, Duration::from_nanos(busy_for / 8).clamp(BUSY_RETRY, LONGEST_BUSY_RETRY))?;
                 Err(error)
             }
         }
@@ -274,8 +304,10 @@ impl Watch {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
         }
-        // Empty is what it shall be.
-        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        if let Some(timer) = &self.timer {
+            // Empty is what it shall be.
+            let _ = rustix::io::read(timer, &mut [0; 8]);
+        }
         Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == WAKE_PIPE))
     }
 
@@ -429,30 +461,41 @@ impl Watch {
         undecided
     }
 
+    /// Who has no timer of its own is woken by heartbeats, and by nothing else.
+    fn longest_sleep(&self) -> Duration {
+        match self.timer {
+            Some(_) => LONGEST_SLEEP,
+            None => LONGEST_SLEEP.max(self.node.inner.settings().heartbeat_interval),
+        }
+    }
+
     /// When the earliest heartbeat could be overdue.
     fn next_look(&self, facts: &Facts) -> Duration {
+        let longest = self.longest_sleep();
         let deadlines = facts.slots.iter().filter(|s| s.liveness == Liveness::Alive);
         let earliest = deadlines.filter_map(|s| s.stall_deadline(facts.now, facts.stall_after)).min();
-        let until = earliest.map_or(LONGEST_SLEEP, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
-        let until = until.clamp(Duration::from_millis(1), LONGEST_SLEEP);
+        let until = earliest.map_or(longest, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
+        let until = until.clamp(Duration::from_millis(1), longest);
         let patience = self.judge_not_before.saturating_sub(facts.now);
-        if patience > 0 { until.max(Duration::from_nanos(patience)).min(LONGEST_SLEEP) } else { until }
+        if patience > 0 { until.max(Duration::from_nanos(patience)).min(longest) } else { until }
     }
 
     /// The others look at the sentinel a little after its heartbeat would be overdue, each at a moment of
     /// its own, so that not all want the office at once.
     fn next_look_at_sentinel(&self, facts: &Facts) -> Duration {
-        let index = sentinel_index(&self.node);
+        let (index, longest) = (sentinel_index(&self.node), self.longest_sleep());
         let sentinel = facts.slots.iter().find(|s| Some(s.index) == index && s.liveness == Liveness::Alive);
         let Some(sentinel) = sentinel else { return BUSY_RETRY };
         let until = match sentinel.stall_deadline(facts.now, facts.stall_after) {
             Some(deadline) => Duration::from_nanos(deadline.saturating_sub(facts.now)),
-            None => LONGEST_SLEEP,
+            None => longest,
         };
-        until.min(LONGEST_SLEEP) + Duration::from_millis(1 + u64::from(self.me.index % 32))
+        until.min(longest) + Duration::from_millis(1 + u64::from(self.me.index % 32))
     }
 
-    fn arm(&self, after: Duration) -> Result<()> {
+    fn arm(&self, now: u64, after: Duration) -> Result<()> {
+        self.due.set(now.saturating_add(ns(after)));
+        let Some(timer) = &self.timer else { return Ok(()) };
         let after = after.max(Duration::from_nanos(1));
         let spec = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
@@ -461,8 +504,7 @@ impl Watch {
                 tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
-        self.due.set(clock::boot_ns().saturating_add(ns(after)));
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
+        timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)
             .map(|_| ())
             .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))
     }
