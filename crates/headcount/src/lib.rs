@@ -55,6 +55,8 @@ mod lifecycle;
 #[cfg(not(loom))]
 mod master;
 #[cfg(not(loom))]
+mod member;
+#[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
 mod observer;
@@ -86,6 +88,8 @@ pub use generation::{Begin, Generation, Join};
 pub use kernel::{KernelFeatures, kernel_features};
 #[cfg(not(loom))]
 pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
+#[cfg(not(loom))]
+pub use member::{Member, MemberState, Moment, Step};
 #[cfg(not(loom))]
 pub use node::{Node, Notice, NoticeLevel};
 #[cfg(not(loom))]

@@ -50,6 +50,8 @@ pub enum NoticeLevel {
     Notice,
     /// Something is less than was asked for.
     Warning,
+    /// Something that was asked for is not there at all.
+    Error,
 }
 
 pub(crate) struct NodeInner {

@@ -86,6 +86,11 @@ impl Transitions {
         Transitions { hold: None, stages: VecDeque::new(), current: None }
     }
 
+    /// Whether there never was anything to report.
+    pub(crate) fn is_none(&self) -> bool {
+        self.hold.is_none()
+    }
+
     /// Completes the transition handed out before, and hands out the next one. `None`: that was the last,
     /// and the lock is released.
     ///
