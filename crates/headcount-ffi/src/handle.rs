@@ -14,7 +14,7 @@ use crate::border::Failure;
 use crate::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
 use crate::event::Place;
 use crate::waker::Waker;
-use crate::words::{HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
+use crate::words::{HEADCOUNT_LEVEL_ERROR, HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
 
 /// A node, as one process and its forked children hold it. Never freed.
 pub struct Handle {
@@ -226,6 +226,7 @@ impl Handle {
             let level = match notice.level {
                 NoticeLevel::Notice => HEADCOUNT_LEVEL_NOTICE,
                 NoticeLevel::Warning => HEADCOUNT_LEVEL_WARNING,
+                NoticeLevel::Error => HEADCOUNT_LEVEL_ERROR,
             };
             notices.push_back((level, notice.text));
         }

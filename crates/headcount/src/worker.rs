@@ -117,7 +117,8 @@ impl Worker {
 
     /// Whether its heartbeat is: nobody else had a chance to beat either, if it was this process that slept.
     pub(crate) fn is_overdue(&self, now: u64) -> bool {
-        let beaten = self.node.inner.slot(self.slot.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed));
+        let beaten =
+            self.node.inner.slot(self.slot.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed));
         Duration::from_nanos(now.saturating_sub(beaten)) > self.node.inner.settings().stall_after
     }
 
