@@ -25,6 +25,8 @@ mod worker;
 
 mod watch;
 
+mod member;
+
 mod waker;
 
 mod look;
@@ -33,6 +35,7 @@ pub use codes::*;
 pub use event::EventRecord;
 pub use handle::{Handle, listen};
 pub use look::*;
+pub use member::*;
 pub use node::*;
 pub use options::OpenOptions;
 pub use waker::*;
@@ -52,6 +55,8 @@ pub const HEADCOUNT_STRUCT_EVENT: u32 = 2;
 pub const HEADCOUNT_STRUCT_JOIN_OPTIONS: u32 = 3;
 /// For `headcount_struct_size`: `headcount_counts`.
 pub const HEADCOUNT_STRUCT_COUNTS: u32 = 4;
+/// For `headcount_struct_size`: `headcount_step`.
+pub const HEADCOUNT_STRUCT_STEP: u32 = 5;
 
 /// The ABI version of the library. Cannot fail.
 #[unsafe(no_mangle)]
@@ -68,6 +73,7 @@ pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
         HEADCOUNT_STRUCT_EVENT => size_of::<EventRecord>(),
         HEADCOUNT_STRUCT_JOIN_OPTIONS => size_of::<JoinOptions>(),
         HEADCOUNT_STRUCT_COUNTS => size_of::<CountsRecord>(),
+        HEADCOUNT_STRUCT_STEP => size_of::<StepRecord>(),
         _ => 0,
     };
     size as u64

@@ -165,14 +165,15 @@ impl Member {
         self.act(now, false)
     }
 
-    /// The heartbeat and nothing else, for a loop that turns while transitions of the last step still run. Gives the
-    /// time till the next one.
-    pub fn beat(&mut self, now: Moment) -> Duration {
+    /// The heartbeat and nothing else, for a loop that turns while the transitions of its last step still run: asking for
+    /// the node lock would be in vain.
+    pub fn only_beat(&mut self, now: Moment) -> Step {
         if let Some(worker) = self.worker.as_ref().filter(|_| self.plan.due(now.0, u64::MAX, false).beat) {
             worker.beat_at(now.0);
             self.plan.beaten(now.0);
         }
-        self.plan.next(now.0, u64::MAX)
+        let next = self.plan.next_beat().saturating_sub(now.0);
+        Step { next: Duration::from_nanos(next), ..self.step(now, Transitions::none()) }
     }
 
     /// It leaves, whatever it was about to do. Does nothing in a process that has not joined.
@@ -201,7 +202,9 @@ impl Member {
         if due.look && transitions.is_none() {
             transitions = self.look(now);
         }
-        if let Some(worker) = self.worker.as_ref().filter(|_| due.beat) {
+        // The first heartbeat after it has said that it drains is one of its own.
+        let beat = due.beat && !(due.drain && self.state() == MemberState::Draining);
+        if let Some(worker) = self.worker.as_ref().filter(|_| beat) {
             // One that overslept itself, and has not beaten, judges nobody: so it reports first, and beats in its next step.
             if transitions.is_none() || !worker.is_overdue(now.0) {
                 worker.beat_at(now.0);
@@ -242,8 +245,7 @@ impl Member {
         let Some(worker) = &self.worker else { return Transitions::none() };
         match worker.drain(Wait::Try) {
             Ok(transitions) => {
-                // From now on it is judged by its heartbeats if it beats: they go on for as long as anything keeps it.
-                self.plan.drained();
+                self.plan.drained(now.0);
                 transitions
             }
             Err(error) => {

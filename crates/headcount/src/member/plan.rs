@@ -112,16 +112,18 @@ impl Plan {
         }
     }
 
-    pub(super) fn drained(&mut self) {
+    /// From the first heartbeat after this it is judged by them again: so that comes at once.
+    pub(super) fn drained(&mut self, now: u64) {
         self.unsaid_until = None;
         self.state = MemberState::Draining;
+        self.next_beat = now;
     }
 
     /// `true`: it has given up, and drains without anybody's knowing.
     pub(super) fn not_drained(&mut self, now: u64, obstacle: Obstacle) -> bool {
         let over = self.unsaid_until.is_none_or(|until| now >= until);
         if over || obstacle == Obstacle::Lasting {
-            self.drained();
+            self.drained(now);
             return true;
         }
         self.try_again(now, DRAIN_PAUSES.1, 1);
@@ -312,8 +314,9 @@ mod tests {
         assert!(took >= Duration::from_secs(30) && took < Duration::from_millis(30_100), "{took:?}");
         assert!(tries > 1_000 && !plan.is_unsaid());
         assert_eq!(plan.state(), MemberState::Draining);
-        // Whatever keeps it: it beats on.
-        assert!(plan.due(now + 1_000 * MS, FAR, false).beat);
+        // Whatever keeps it: it beats on, and is judged by that.
+        assert_eq!(plan.next(now, FAR), Duration::from_millis(1));
+        assert!(plan.due(now + MS, FAR, false).beat);
     }
 
     #[test]
