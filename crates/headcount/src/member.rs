@@ -221,7 +221,7 @@ impl Member {
             state: self.plan.state(),
             // After a failure it may stay readable for ever: the next heartbeat tries again.
             listen: self.watch.is_some() && self.complaint.is_none(),
-            on_duty: self.watch.as_ref().is_some_and(Watch::is_on_duty),
+            on_duty: self.watch.as_ref().is_some_and(Watch::is_on_duty) || self.plan.may_be_on_duty(now.0),
             unsaid: self.plan.is_unsaid(),
         }
     }

@@ -147,6 +147,7 @@ local function live()
         seconds, call = math.min(seconds, POLL_INTERVAL), library.headcount_member_on_readable
       end
     end
+    -- Without a bell, a worker that is to end may end up to a heartbeat later.
     if bell then bell:wait(seconds) else ngx.sleep(seconds) end
   end
   node.disarm(sentry)
@@ -161,6 +162,8 @@ local function rescue(premature)
     live()
   elseif premature and bell then
     bell:post(1)
+    -- nginx is about to wait for its next event, and would look only then at what was posted.
+    ngx.sleep(0.001)
   end
 end
 

@@ -59,6 +59,9 @@ pub(super) struct Plan {
     next_beat: u64,
     /// Before this it does not look by itself.
     first_look: u64,
+    /// Till then it takes itself for one of those who look after the others, whatever a look says: who else does may
+    /// not have found out yet.
+    on_duty_until: u64,
     /// The next attempt to join, or to say that it drains, and how long to wait after that.
     attempt: u64,
     pause: u64,
@@ -75,6 +78,7 @@ impl Plan {
             lock_timeout: ns(lock_timeout),
             next_beat: 0,
             first_look: 0,
+            on_duty_until: 0,
             attempt: now,
             pause: JOIN_PAUSES.0,
             unsaid_until: None,
@@ -88,7 +92,9 @@ impl Plan {
     /// `at_once`: it is likely to be the one who looks after the others.
     pub(super) fn joined(&mut self, now: u64, at_once: bool) {
         self.state = MemberState::Serving;
-        self.first_look = if at_once { now } else { now.saturating_add(LOOK_LATER) };
+        let later = now.saturating_add(LOOK_LATER);
+        (self.first_look, self.on_duty_until) =
+            if at_once { (now, later.saturating_add(self.heartbeat)) } else { (later, now) };
         self.beaten(now);
     }
 
@@ -133,6 +139,10 @@ impl Plan {
     /// It is to say that it drains, and could not yet: it would be out of order to leave before that.
     pub(super) fn is_unsaid(&self) -> bool {
         self.unsaid_until.is_some()
+    }
+
+    pub(super) fn may_be_on_duty(&self, now: u64) -> bool {
+        self.is_member() && now < self.on_duty_until
     }
 
     pub(super) fn left(&mut self) {
@@ -279,13 +289,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_ones_are_on_duty_till_everybody_has_looked() {
+        let plan = serving();
+        assert!(plan.may_be_on_duty(BEGUN + 1_200 * MS) && !plan.may_be_on_duty(BEGUN + 1_300 * MS));
+    }
+
+    #[test]
     fn the_third_worker_looks_later_unless_there_is_something_to_see() {
         let mut plan = plan();
         plan.joined(BEGUN, false);
         assert_eq!(plan.next(BEGUN, BEGUN), Duration::from_millis(250));
         assert!(!plan.due(BEGUN + 100 * MS, BEGUN, false).look);
         assert!(plan.due(BEGUN + 100 * MS, BEGUN, true).look);
-        assert!(plan.due(BEGUN + 250 * MS, BEGUN, false).look);
+        assert!(plan.due(BEGUN + 250 * MS, BEGUN, false).look && !plan.may_be_on_duty(BEGUN));
     }
 
     #[test]
