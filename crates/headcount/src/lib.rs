@@ -40,6 +40,8 @@
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
 //! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
+//!
+//! The feature `tokio` adds `AsyncMember`: a worker's life as a future, which beats by itself.
 
 // Under loom only what it tests is used: see `seqlock.rs`.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
@@ -66,6 +68,8 @@ mod options;
 mod snapshot;
 #[cfg(not(loom))]
 mod stale;
+#[cfg(all(feature = "tokio", not(loom)))]
+mod tokio;
 #[cfg(not(loom))]
 mod worker;
 
@@ -74,6 +78,8 @@ mod event;
 mod registry;
 mod sys;
 
+#[cfg(all(feature = "tokio", not(loom)))]
+pub use self::tokio::AsyncMember;
 #[cfg(not(loom))]
 pub use engine::node_lock::Wait;
 #[cfg(not(loom))]

@@ -11,3 +11,5 @@ pub(crate) mod map;
 #[cfg(not(loom))]
 pub(crate) mod pipe;
 pub(crate) mod process;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub(crate) mod reactor;
