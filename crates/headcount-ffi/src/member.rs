@@ -106,7 +106,7 @@ pub unsafe extern "C" fn headcount_member_join(
         let joined = member.join(Moment::now(), wait);
         let (step, failure) = match joined {
             Ok(step) => (step, None),
-            Err(error) => (member.on_time(Moment::now()), Some(Failure::from(error))),
+            Err(error) => (member.needs(Moment::now()), Some(Failure::from(error))),
         };
         places.0.fill(&step);
         member.worker().cloned().into_iter().for_each(|worker| handle.joined(worker));

@@ -125,6 +125,11 @@ fn the_program_in_the_documentation_works() {
 }
 
 #[test]
+fn a_member_lives_by_its_steps() {
+    run("member", &[]);
+}
+
+#[test]
 fn threads_share_a_node() {
     run("threads", &[]);
 }

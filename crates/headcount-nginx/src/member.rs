@@ -41,7 +41,7 @@ pub(crate) fn start(tracked: &Tracked, number: Option<u32>) {
     let joined = with_lock(JOIN_WAIT, |wait| member.join(Moment::now(), wait));
     let step = joined.unwrap_or_else(|error| {
         log(Level::Error, &format!("this worker is not counted yet: {error}"));
-        member.on_time(Moment::now())
+        member.needs(Moment::now())
     });
     let settings = &tracked.settings;
     let mut life = Life {

@@ -125,8 +125,8 @@ impl Member {
         self.watch.as_ref().map(Watch::as_fd)
     }
 
-    /// Joins, now. If that fails it may still come to it: unless its state says that it has left, go on as if it had
-    /// succeeded, and it tries again by itself.
+    /// Joins, now. If that fails it may still come to it: unless its state says that it has left, go on with
+    /// [`Member::needs`], and it tries again by itself.
     ///
     /// # Errors
     /// As those of [`Generation::join`].
@@ -147,6 +147,11 @@ impl Member {
                 Err(error)
             }
         }
+    }
+
+    /// What it needs next. Does nothing.
+    pub fn needs(&self, now: Moment) -> Step {
+        self.step(now, Transitions::none())
     }
 
     /// To be called when [`Step::next`] has passed. Calling it earlier does no harm.
@@ -173,7 +178,7 @@ impl Member {
             self.plan.beaten(now.0);
         }
         let next = self.plan.next_beat().saturating_sub(now.0);
-        Step { next: Duration::from_nanos(next), ..self.step(now, Transitions::none()) }
+        Step { next: Duration::from_nanos(next), ..self.needs(now) }
     }
 
     /// It leaves, whatever it was about to do. Does nothing in a process that has not joined.
@@ -236,7 +241,7 @@ impl Member {
                 if self.state() == MemberState::Left {
                     self.note(NoticeLevel::Error, format!("this worker is not counted: {error}"));
                 }
-                self.step(now, Transitions::none())
+                self.needs(now)
             }
         }
     }

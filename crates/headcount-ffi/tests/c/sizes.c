@@ -9,12 +9,14 @@ int main(void) {
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_EVENT) == sizeof(headcount_event));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_JOIN_OPTIONS) == sizeof(headcount_join_options));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_COUNTS) == sizeof(headcount_counts));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_STEP) == sizeof(headcount_step));
     CHECK(headcount_struct_size(0) == 0 && headcount_struct_size(99) == 0);
 
     /* These are what declarations written by hand, such as the Lua library's, go by: a change is a new ABI. */
     CHECK(sizeof(headcount_options) == 56 && sizeof(headcount_join_options) == 32);
     CHECK(sizeof(headcount_event) == 128 && offsetof(headcount_event, cause) == 56);
     CHECK(offsetof(headcount_event, signal) == 96 && offsetof(headcount_event, reporter_pid) == 120);
+    CHECK(sizeof(headcount_step) == 24 && offsetof(headcount_step, unsaid) == 20);
     CHECK(sizeof(headcount_counts) == 48 && offsetof(headcount_counts, generation) == 40);
 
     CHECK(strcmp(headcount_error_name(HEADCOUNT_OK), "ok") == 0);
