@@ -158,6 +158,7 @@ end
 local function rescue(premature)
   if step.state == LEFT or _M.is_helper and step.state ~= WAITING then return end
   node.look_after_callback()
+  if not life and step.state == DRAINING then return end -- it has ended as it should
   if not life or life.lost then
     live()
   elseif premature and bell then
