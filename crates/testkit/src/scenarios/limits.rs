@@ -5,15 +5,16 @@ use std::time::Duration;
 use crate::wait::{PATIENCE, boot_clock};
 use crate::{Integration, Kind, Nginx, Setup, Signal, process};
 
-/// Seconds for which the timers of the first generation run.
+/// Seconds for which the timers of the first generation run, once all have begun.
 const BUSY: u64 = 6;
 
 fn busy(i: Integration, timers: u32, most_running: u32) -> Setup {
     let lua = format!(
         "if e.generation ~= 1 then return end
          for n = 1, {timers} do
-           ngx.timer.at(0.1, function(premature)
+           ngx.timer.at(0.1 + n % 20 * 0.05, function(premature)
              if premature then return end
+             ngx.sleep(1.5)
              if n == 100 then kit.note('busy', {{}}) end
              ngx.sleep({BUSY})
              if n == 100 then kit.note('done', {{}}) end
@@ -57,10 +58,10 @@ fn is_not_kept(setup: Setup, how: impl Fn(&Nginx), next: bool) {
 
 /// All running timers that there may be.
 pub fn timers_used_up(i: Integration) {
-    is_not_kept(busy(i, 300, 256), Nginx::reload, true);
+    is_not_kept(busy(i, 300, 200), Nginx::reload, true);
 }
 
 /// All connections: each running timer has one.
 pub fn connections_used_up(i: Integration) {
-    is_not_kept(busy(i, 300, 1000), |nginx| process::send(nginx.master(), Signal::QUIT), false);
+    is_not_kept(busy(i, 400, 1000), |nginx| process::send(nginx.master(), Signal::QUIT), false);
 }
