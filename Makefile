@@ -1,7 +1,7 @@
 # headcount's tasks. `make` alone lists them.
 #
-# Each task first lets scripts/setup bring what it needs and the machine lacks; on a machine that has it all,
-# that costs a tenth of a second. SETUP=: leaves it out.
+# Each task first lets scripts/setup install what it needs and the machine lacks. If nothing is missing, that takes a
+# tenth of a second. SETUP=: skips it.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ MAKEFLAGS   += --no-print-directory
 
 SETUP ?= scripts/setup
 CARGO ?= cargo
-# On a build machine the lock file is the law; at a desk it may move.
+# On a build machine the lock file must not change; at a desk it may.
 LOCKED := $(if $(CI),--locked)
 
 TARGET  := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -22,28 +22,28 @@ MODULE := $(TARGET)/module/$(if $(filter debian vendored,$(NGINX)),$(NGINX),sour
 # Where nginx looks for its modules.
 MODULESDIR ?= /usr/lib/nginx/modules
 
-# Where `make install` puts things; each can be given.
+# Where `make install` puts things. You can set each of them.
 PREFIX     ?= /usr/local
 DESTDIR    ?=
 BINDIR     ?= $(PREFIX)/bin
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
-# Pure Lua modules, and where a Lua module's shared library is looked for. Debian's LuaJIT looks into
-# /usr/local/lib/lua/5.1, but under /usr only into the folder of the machine's architecture.
+# Pure Lua modules, and the folder of Lua modules' shared libraries. Debian's LuaJIT looks in
+# /usr/local/lib/lua/5.1, but under /usr only in the folder of the machine's architecture.
 MULTIARCH  := $(shell gcc -print-multiarch 2>/dev/null || true)
 LUADIR     ?= $(PREFIX)/share/lua/5.1
 LUACDIR    ?= $(PREFIX)/lib/$(if $(filter /usr,$(PREFIX)),$(addsuffix /,$(MULTIARCH)))lua/5.1
 MANDIR     ?= $(PREFIX)/share/man
-# Where the shells look by themselves. Debian's zsh has one folder for packages and one for everybody else.
+# Where the shells look by default. Debian's zsh has one folder for packages and one for everything else.
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
-# The demo starts its server as root, so that the workers drop to www-data; nothing else here needs root.
+# The demo starts its server as root, so that the workers run as www-data. Nothing else here needs root.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-module test-packages check loom bench install install-files install-library \
+.PHONY: help setup build build-library module demo test test-module test-packages check loom bench lines install install-files install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -60,7 +60,7 @@ build: ## build the program, libheadcount.so and headcount.h, optimised
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(program-pages)
 
-# All that a rock is made of.
+# What a rock contains.
 build-library:
 	@$(SETUP) build
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
@@ -69,16 +69,16 @@ module: ## build the module for nginx; NGINX=debian, vendored (a current one), o
 	@$(SETUP) module
 	CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' scripts/build-module '$(NGINX)' $(LOCKED)
 
-demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, and what is reported of it
+demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, with every report
 	@$(SETUP) demo
 	@$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-demo
 	@rm -rf '$(TARGET)/demo'
 	@$(MAKE) --silent install-library PREFIX='$(TARGET)/demo' DESTDIR=
 	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
 
-# What the tests of the module load: Debian's nginx, and a current one.
-# The servers under test load the library from beside the tests; the installation test takes the optimised one.
-test: ## prove every row of the contract against real servers, then the installation
+# The module's tests run in Debian's nginx and in a current one.
+# Servers under test load the library that was built with the tests; the installation test uses the optimised one.
+test: ## test every row of the contract against real servers, then the installation
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi
 	@$(MAKE) module SETUP=: NGINX=debian
@@ -87,22 +87,22 @@ test: ## prove every row of the contract against real servers, then the installa
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
 
-test-module: ## a full life of the module under valgrind, in Debian's nginx and in a current one
+test-module: ## run the module through its whole life under valgrind, in Debian's nginx and a current one
 	@$(SETUP) module test-module
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
 	scripts/test-module /usr/sbin/nginx '$(TARGET)/module/debian/ngx_headcount_module.so'
 	scripts/test-module '$(TARGET)/module/vendored/nginx' '$(TARGET)/module/vendored/ngx_headcount_module.so'
 
-test-packages: ## build the .debs and the rock, and look into them
+test-packages: ## build the .debs and the rock, and check their contents
 	@$(SETUP) test module package
 	scripts/test-packages
 
-loom: ## check the lock-free reading of the registry under every order of its loads and stores
+loom: ## check lock-free reading of the registry under every order of its loads and stores
 	@$(SETUP) test
 	CARGO_TARGET_DIR='$(TARGET)/loom' RUSTFLAGS='--cfg loom' $(CARGO) test $(LOCKED) --release -p headcount --lib loom
 
-check: ## what a reviewer would only nag about: format, lints, docs, licences, shell, and the quick tests
+check: ## run format, lints, docs, licences, shell checks and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --features headcount/tokio --all-targets -- -D warnings
@@ -115,23 +115,26 @@ check: ## what a reviewer would only nag about: format, lints, docs, licences, s
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
 
-bench: ## measure; ORIGINAL=folder names a checkout of the original Lua library to compare with
+bench: ## measure; with ORIGINAL=FOLDER, compare with a checkout of the original Lua library
 	@$(SETUP) bench
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
-install: build install-files ## put program, manual, library, header and Lua modules under PREFIX (and DESTDIR)
+lines: ## count the lines of each part, tests aside; AT=COMMIT counts those of a commit
+	@scripts/lines $(AT)
+
+install: build install-files ## install program, manual, library, header and Lua modules under PREFIX (and DESTDIR)
 ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 endif
 
-# Copies only, so that root needs no compiler for it: `make build && sudo make install-files`.
-# install(1) puts a new file in the place of the old one, and never writes into one that a running server has mapped.
+# Only copies, so root needs no compiler: `make build && sudo make install-files`.
+# install(1) replaces files. It never writes into one that a running server has mapped.
 install-files: install-library install-program
 
 install-library:
-	@test -e '$(RELEASE)/libheadcount.so' || { echo 'no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
+	@test -e '$(RELEASE)/libheadcount.so' || { echo 'there is no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
 	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUACDIR)'
 	install -m 0644 '$(RELEASE)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
 	install -m 0644 crates/headcount-ffi/include/headcount.h '$(DESTDIR)$(INCLUDEDIR)/headcount.h'
@@ -140,7 +143,7 @@ install-library:
 	ln -sfrT '$(DESTDIR)$(LIBDIR)/libheadcount.so' '$(DESTDIR)$(LUACDIR)/libheadcount.so'
 
 install-program:
-	@test -e '$(PAGES)/headcount.1' || { echo 'no $(PAGES)/headcount.1 yet: run `make build` first' >&2; exit 1; }
+	@test -e '$(PAGES)/headcount.1' || { echo 'there is no $(PAGES)/headcount.1 yet: run `make build` first' >&2; exit 1; }
 	install -D -m 0755 '$(RELEASE)/headcount' '$(DESTDIR)$(BINDIR)/headcount'
 	install -d '$(DESTDIR)$(MANDIR)/man1'
 	install -m 0644 '$(PAGES)'/*.1 '$(DESTDIR)$(MANDIR)/man1/'
@@ -148,7 +151,7 @@ install-program:
 	install -D -m 0644 '$(PAGES)/headcount.fish' '$(DESTDIR)$(FISHCOMPDIR)/headcount.fish'
 	install -D -m 0644 '$(PAGES)/_headcount' '$(DESTDIR)$(ZSHCOMPDIR)/_headcount'
 
-# Manual pages and completions, which the program writes itself, so that they never say anything else than it does.
+# Manual pages and completions. The program writes them itself, so they always agree with it.
 PAGES := $(RELEASE)/headcount-pages
 define program-pages
 rm -rf '$(PAGES)' && mkdir -p '$(PAGES)'
@@ -158,14 +161,14 @@ rm -rf '$(PAGES)' && mkdir -p '$(PAGES)'
 '$(RELEASE)/headcount' completions zsh > '$(PAGES)/_headcount'
 endef
 
-install-module: module ## put the nginx module into MODULESDIR (and DESTDIR), where load_module finds it
+install-module: module ## install the nginx module into MODULESDIR (and DESTDIR), where load_module finds it
 	install -d '$(DESTDIR)$(MODULESDIR)'
 	install -m 0644 '$(MODULE)' '$(DESTDIR)$(MODULESDIR)/ngx_headcount_module.so'
-	@echo 'now put this at the top of nginx.conf, then restart nginx (a reload does not load a newer module):'
+	@echo 'Now put this at the top of nginx.conf and restart nginx (a reload does not load a newer module):'
 	@echo '    load_module modules/ngx_headcount_module.so;'
 	@echo '    headcount on;'
 
-# What LuaRocks calls: it has a folder for modules and one for their libraries, and none for a C library.
+# What LuaRocks calls. It has a folder for modules and one for their libraries, but none for a C library.
 install-rock:
 	install -d '$(LUACDIR)'
 	install -m 0644 '$(RELEASE)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
@@ -192,7 +195,7 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build
 	gunzip '$(PAGES)'/*.1.gz
 
-deb-module: module ## build the Debian package of the module, named after the nginx that it fits
+deb-module: module ## build the Debian package of the module for one nginx
 	@$(SETUP) package
 	CARGO_TARGET_DIR='$(TARGET)' scripts/deb-module '$(dir $(MODULE))' '$(VERSION)'
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# For the test scripts: checks that count, and the line that sums them up.
+# For the test scripts: checks that are counted, and the summary line.
 
 passed=0
 failed=0
@@ -29,35 +29,35 @@ same() { # name expected found
     fi
 }
 
-# The Lua modules, as `require` names their files. The two that users name must be among them.
+# The Lua modules, by the file names that `require` uses. The two that users require must be among them.
 lua_modules() {
     printf '%s\n' resty/headcount.lua resty/worker/manager.lua
     (cd lua && find . -name '*.lua' ! -path ./resty/headcount.lua ! -path ./resty/worker/manager.lua -printf '%P\n')
 }
 
-# The program's manual: a page for it, and one for each of its commands.
+# The program's manual: a page for the program, and one for each command.
 manual_pages() {
     printf '%s.1\n' headcount headcount-{completions,doctor,events,reload,run,status,top,wait}
 }
 
-# Whether bash, having read this file, would complete `headcount stat`.
+# Whether bash completes `headcount stat` after reading this file.
 bash_completes() {
     bash -c 'source "$1" && COMP_WORDS=(headcount stat) COMP_CWORD=1 && _headcount headcount stat headcount && [[ ${COMPREPLY[*]} == status ]]' - "$1"
 }
 
-# Whether the pages in this folder have names, exit codes and nothing that a formatter complains of.
+# Whether the pages in this folder list exit codes, and the formatter has no complaint.
 pages_are_sound() {
     local page
     for page in "$1"/*; do
         local text
         text=$(case $page in *.gz) gzip -dc "$page" ;; *) cat "$page" ;; esac)
         grep -q '^\.SH "\{0,1\}EXIT STATUS' <<<"$text" || { printf '%s has no exit codes\n' "$page" >&2 && return 1; }
-        # Not on every machine.
+        # groff is not on every machine.
         ! command -v groff >/dev/null || [[ -z $(groff -Kutf8 -man -ww -z -Tutf8 <<<"$text" 2>&1) ]] || return 1
     done
 }
 
-# Whether a LuaJIT with no setting at all would find modules and library, if what is below this root were at /.
+# Whether a LuaJIT without settings would find modules and library if this root were /.
 luajit_finds() {
     env -u LUA_PATH -u LUA_CPATH ROOT="$1" luajit - <<'EOF'
 local root = os.getenv("ROOT")
@@ -70,7 +70,7 @@ assert(ffi.load(assert(package.searchpath("libheadcount", below(package.cpath)))
 EOF
 }
 
-summary() { # what was tested; the exit code of the script
+summary() { # the name of the test; returns the script's exit code
     printf '%s: %d passed, %d failed\n' "$1" "$passed" "$failed"
     [[ $failed -eq 0 ]]
 }

@@ -2,16 +2,16 @@
 -- lock, when workers and generations start, drain, leave, die or hang. docs/lua.md is the reference.
 --
 -- This file is the interface, and what a master does. The other files of this folder: worker.lua (what a
--- worker does), node.lua (callbacks, log, lock), options.lua, nginx.lua (what nginx tells), library.lua (FFI),
+-- worker does), node.lua (callbacks, log, lock), status.lua, options.lua, nginx.lua (what nginx tells), library.lua (FFI),
 -- module.lua (the native module in the same nginx).
 
 local ffi = require "ffi"
-local decode = require "resty.headcount.json"
 local library = require "resty.headcount.library"
 local module = require "resty.headcount.module"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
 local options = require "resty.headcount.options"
+local snapshot = require "resty.headcount.status"
 local worker = require "resty.headcount.worker"
 
 local NEWEST = 0
@@ -198,7 +198,7 @@ function _M.counts()
   if library.headcount_get_counts(node.handle, self.generation or NEWEST, counts) < 0 then
     return nil, node.last_error()
   end
-  local function count(n) if n >= 0 then return n end end
+  local count = node.count
   return {
     generation = tonumber(counts.generation),
     prev = count(counts.prev),
@@ -215,15 +215,7 @@ end
 function _M.status()
   local err = not_ready()
   if err then return nil, err end
-  local capacity, needed = 8192, ffi.new("uint64_t[1]")
-  while true do
-    local buffer = ffi.new("char[?]", capacity)
-    local code = library.headcount_snapshot_json(node.handle, buffer, capacity, needed)
-    if code < 0 then return nil, node.last_error() end
-    if needed[0] <= capacity then return decode(ffi.string(buffer)) end
-    -- Somebody may join meanwhile.
-    capacity = tonumber(needed[0]) + 1024
-  end
+  return snapshot()
 end
 
 function _M.events(cursor)

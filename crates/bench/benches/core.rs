@@ -1,10 +1,13 @@
 //! The core on its own: a heartbeat, a snapshot, a transition, and ten thousand reloads.
 
 use std::hint::black_box;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Generation, Join, Node, Options, Wait};
+use headcount::{Begin, Cursor, Follower, Generation, Item, Join, Master, Node, Options, Wait};
 use headcount_bench::{Sample, heading, in_turn, line};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -21,13 +24,14 @@ fn main() {
     heartbeat(&open("heartbeat"));
     snapshot(&open("snapshot"));
     starting(&open("starting"));
+    following(folder.path());
     let reloads = std::env::var("RELOADS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     ten_thousand_reloads(&open("reloads"), reloads);
 }
 
-fn begin(node: &Node, workers: u32) -> Generation {
+fn begin(master: &Master, workers: u32) -> Generation {
     let (generation, transitions) =
-        node.begin_generation(Begin::new().workers(workers)).expect("a generation");
+        master.begin(Begin::new().workers(workers), Wait::Timeout).expect("a generation");
     drop(transitions);
     generation
 }
@@ -71,9 +75,9 @@ fn await_total(node: &Node, total: u32) {
     }
 }
 
-fn heartbeat(node: &Node) {
+fn heartbeat(master: &Master) {
     heading("heartbeat");
-    let generation = begin(node, 1);
+    let generation = begin(master, 1);
     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
     drop(transitions);
     let word = AtomicU64::new(0);
@@ -91,16 +95,16 @@ fn heartbeat(node: &Node) {
     worker.leave(Wait::Timeout).expect("leave").run(|_| {});
 }
 
-fn snapshot(node: &Node) {
+fn snapshot(master: &Master) {
     heading("a snapshot, and a transition, beside other workers");
     for workers in [4, 64] {
-        let generation = begin(node, workers);
+        let generation = begin(master, workers);
         let pids: Vec<_> = (0..workers).map(|n| worker_that_stays(&generation, n)).collect();
-        await_total(node, workers);
+        await_total(master.node(), workers);
         let taken: Vec<_> = (0..2_000)
             .map(|_| {
                 let begun = Instant::now();
-                black_box(node.snapshot());
+                black_box(master.node().snapshot());
                 begun.elapsed()
             })
             .collect();
@@ -120,13 +124,13 @@ fn snapshot(node: &Node) {
     }
 }
 
-fn starting(node: &Node) {
+fn starting(master: &Master) {
     heading("64 workers start at once");
-    let generation = begin(node, 64);
+    let generation = begin(master, 64);
     let begun = Instant::now();
     let pids: Vec<_> = (0..64).map(|n| worker_that_stays(&generation, n)).collect();
     let forked = begun.elapsed();
-    await_total(node, 64);
+    await_total(master.node(), 64);
     line(
         "fork 64 and have all of them joined",
         &format!("{:.1?}, of which forking {forked:.1?}", begun.elapsed()),
@@ -135,10 +139,66 @@ fn starting(node: &Node) {
     end(&pids);
 }
 
+/// From the moment an event has its time to the moment a reader, which slept until then, has it in hand.
+fn following(folder: &Path) {
+    heading("an event of a quiet node, until a follower in another process has it");
+    // The folder of a test is its user's alone.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("open the folder");
+    for (reader, id) in [("root", None), ("uid 65534", Some(65534))] {
+        if id.is_some() && !rustix::process::geteuid().is_root() {
+            line(reader, "skipped: only root can become somebody else", "-");
+            continue;
+        }
+        let path = folder.join(reader.replace(' ', "-"));
+        // Its own process, as a server has.
+        let writer = child(|| {
+            let master = Options::new("bench").path(&path).open().expect("a node");
+            let generation = begin(&master, 1);
+            loop {
+                std::thread::sleep(Duration::from_millis(2));
+                let (worker, transitions) = generation.join(Join::worker(None)).expect("join");
+                drop(transitions);
+                std::thread::sleep(Duration::from_millis(2));
+                drop(worker.leave(Wait::Timeout).expect("leave"));
+            }
+        });
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        let reader_pid = child(|| {
+            if let Some(id) = id {
+                // SAFETY: plain system calls of a process with one thread.
+                assert_eq!(unsafe { libc::setresuid(id, id, id) }, 0);
+            }
+            let mut follower = Follower::new(&path, Cursor::at(1)).expect("follow");
+            let mut seen = 0;
+            while seen < 2_100 {
+                let item = follower.next_within(None).expect("wait");
+                let now = clock_gettime(ClockId::Boottime);
+                let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+                let Some(Item::Events(events)) = item else { continue };
+                for event in events {
+                    seen += 1;
+                    // The first ones were there before.
+                    if seen > 100 {
+                        let took = now.saturating_sub(event.boot_ns);
+                        rustix::io::write(&to, &took.to_ne_bytes()).expect("tell");
+                    }
+                }
+            }
+        });
+        drop(to);
+        let mut bytes = Vec::new();
+        std::fs::File::from(from).read_to_end(&mut bytes).expect("hear");
+        waitpid(reader_pid, None).expect("wait");
+        end(&[writer]);
+        let took = bytes.as_chunks::<8>().0.iter().map(|b| Duration::from_nanos(u64::from_ne_bytes(*b)));
+        line(reader, &Sample::new(took.collect()).to_string(), "p50 under 1 ms");
+    }
+}
+
 /// What a reload leaves behind: nothing.
-fn ten_thousand_reloads(node: &Node, reloads: usize) {
+fn ten_thousand_reloads(master: &Master, reloads: usize) {
     heading(&format!("{reloads} reloads, 2 workers each"));
-    let path = node.path().expect("a file").to_owned();
+    let path = master.node().path().expect("a file").to_owned();
     let size = || std::fs::metadata(&path).expect("the registry").len();
     // Without the registry, whose journal fills up to its fixed size.
     let resident = || {
@@ -148,9 +208,9 @@ fn ten_thousand_reloads(node: &Node, reloads: usize) {
     };
     let reload = || {
         let begun = Instant::now();
-        let generation = begin(node, 2);
+        let generation = begin(master, 2);
         let transition = begun.elapsed();
-        generation.commit();
+        master.commit(generation.id());
         let pids: Vec<_> = (0..2)
             .map(|n| {
                 child(|| {
@@ -184,7 +244,7 @@ fn ten_thousand_reloads(node: &Node, reloads: usize) {
     );
     line("size of the registry", &format!("{size_before} and {} bytes", size()), "no growth");
     line("private memory of the master", &format!("{resident_before} and {} KiB", resident()), "no growth");
-    let left = node.snapshot();
+    let left = master.node().snapshot();
     line(
         "left in the table",
         &format!("{} generations, {} workers", left.generations.len(), left.total),

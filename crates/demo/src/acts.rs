@@ -40,7 +40,7 @@ const RESPAWNED: Expected = Expected {
 };
 
 const ABANDONED: Expected = Expected {
-    // The Synopsis has no callback for it; its next one simply tells the right numbers.
+    // The Synopsis has no callback for this; its next callback simply has the right numbers.
     callbacks: &[(MasterStart, 1)],
     events: &[(GenerationStarted, 1), (GenerationAbandoned, 1)],
     complaint: Some("bind() to"),
@@ -82,7 +82,7 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
     let reload = Act {
         title: "Reload",
         how: &kill("HUP", master),
-        original: "the same, but nothing of when a worker began to drain and when it was gone",
+        original: "the same, but not when a worker began to drain or when it was gone",
         expected: &RELOADED,
     };
     stage.act(&reload, |server| server.signal(master, Signal::HUP))?;
@@ -100,17 +100,17 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
 
     let address = known(stage.server().listen_where_it_cannot(), "change the configuration")?;
     let failure = Act {
-        title: "A reload fails: an address cannot be bound",
+        title: "A reload fails: nginx cannot bind an address",
         how: &format!("listen {address}; {}", kill("HUP", master)),
-        original: "the start of a generation that stays for ever, and turns the next stop into a reload",
+        original: "the start of a generation that never ends, so that the next stop looks like a reload",
         expected: &ABANDONED,
     };
     stage.act(&failure, |server| server.signal(master, Signal::HUP))?;
     serves(stage)?;
-    known(stage.server().listen_properly(), "mend the configuration")?;
+    known(stage.server().listen_properly(), "fix the configuration")?;
 
     let upgrade = Act {
-        title: "A new binary takes over, beside the old one",
+        title: "A new binary starts beside the old one",
         how: &kill("USR2", master),
         original: "a fresh start",
         expected: &STARTED,
@@ -134,9 +134,9 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
     }
     let said = stage.said();
     stage.screen().say("");
-    stage
-        .screen()
-        .title(&format!("{said} lines above; all that must be reported was, once each. The server is gone."));
+    stage.screen().title(&format!(
+        "{said} lines above: everything that must be reported was, exactly once. The server is gone."
+    ));
     Ok(())
 }
 
@@ -148,7 +148,7 @@ fn known<T>(result: io::Result<T>, action: &str) -> Result<T, Failure> {
     result.map_err(|error| Failure::io(action, &error))
 }
 
-/// Whom the processes run as, by the kernel.
+/// Which users the processes run as, by the kernel.
 fn users(stage: &mut Stage, master: Pid) -> Result<(), Failure> {
     let server = stage.server();
     let worker = known(server.worker_of(master), "find a worker")?;
@@ -161,7 +161,7 @@ fn users(stage: &mut Stage, master: Pid) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whatever happened, a page must be had.
+/// Whatever happened, the server must answer.
 fn serves(stage: &mut Stage) -> Result<(), Failure> {
     let worker = known(stage.server().ask(), "get a page")?;
     let address = stage.server().address();

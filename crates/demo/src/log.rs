@@ -43,7 +43,7 @@ impl LogTail {
         match self.lines.recv_timeout(timeout) {
             Ok(first) => iter::once(first).chain(self.lines.try_iter()).collect(),
             Err(RecvTimeoutError::Timeout) => Ok(Vec::new()),
-            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("its reader has ended")),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the reader of error.log has ended")),
         }
     }
 }

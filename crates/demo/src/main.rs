@@ -1,7 +1,7 @@
-//! Runs a real nginx through its life, and shows each report of it as it comes.
+//! Runs a real nginx through its life, and shows each report as it comes.
 //!
 //! `make demo` builds what it needs and starts it. It owns every process and file that it makes, and removes
-//! them at its end, also when it is interrupted.
+//! them at the end, even when it is interrupted.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => {
-            eprintln!("headcount-demo: interrupted; the server is stopped and its files are removed");
+            eprintln!("headcount-demo: interrupted; the server has been stopped and its files removed");
             ExitCode::from(130)
         }
         Err(failure) => {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 pub const USAGE: &str = "\
 usage: headcount-demo --library DIR [--nginx FILE] [--keep]
 
-  --library DIR   where `make install-files PREFIX=DIR` has put the library
-  --nginx FILE    the server's program, by its full path (default /usr/sbin/nginx)
-  --keep          leave the server's folder (configuration, error.log) where it is";
+  --library DIR   the PREFIX under which `make install-files` put the library
+  --nginx FILE    the full path of the server's program (default /usr/sbin/nginx)
+  --keep          keep the server's folder (configuration, error.log)";
 
 pub struct Options {
     pub library: PathBuf,
@@ -17,7 +17,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// `None`: help is wanted.
+    /// `None`: the user wants help.
     pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut library = None;
         let mut nginx = PathBuf::from("/usr/sbin/nginx");
@@ -34,7 +34,7 @@ impl Options {
                 _ => return Err(format!("unknown argument {name}")),
             }
         }
-        // nginx executes this path again at an upgrade, wherever it then is.
+        // nginx executes this path again during an upgrade, whatever its working directory is then.
         if !nginx.is_absolute() {
             return Err(format!("--nginx {} is not a full path", nginx.display()));
         }

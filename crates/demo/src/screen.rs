@@ -73,7 +73,7 @@ impl Screen {
         self.line("");
         self.line(&self.paint(
             Colour::Dim,
-            "ms: since the cause. counts: workers of the previous / this / the next generation; – means that there is none.",
+            "ms: since the cause. counts: workers of the previous / this / the next generation; –: there is no such generation.",
         ));
     }
 
@@ -145,7 +145,7 @@ fn row(
 }
 
 fn milliseconds(at_ns: u64, began_ns: u64) -> String {
-    // Signed: a report before its cause would be a fault to be seen, not to be hidden.
+    // Signed: a report before its cause would be a fault, and must show.
     let nanoseconds = i128::from(at_ns) - i128::from(began_ns);
     format!("{:+.1}", nanoseconds as f64 / 1e6)
 }

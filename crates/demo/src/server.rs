@@ -148,7 +148,7 @@ impl Server {
             .parse()
             .ok()
             .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other(format!("{} holds no pid", path.display())))
+            .ok_or_else(|| io::Error::other(format!("{} contains no process id", path.display())))
     }
 
     /// A worker of that master, as the kernel knows it.
@@ -172,7 +172,7 @@ impl Server {
         let uid = status
             .lines()
             .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1))
-            .ok_or_else(|| io::Error::other("/proc tells no user"))?;
+            .ok_or_else(|| io::Error::other("cannot tell the user from /proc"))?;
         // NAME:PASSWORD:UID:…
         let users = fs::read_to_string("/etc/passwd")?;
         let named = users.lines().find(|line| line.split(':').nth(2) == Some(uid));

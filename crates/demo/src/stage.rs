@@ -1,4 +1,4 @@
-//! The server, both witnesses of it, and what is expected of them.
+//! The server, its two witnesses, and what is expected of them.
 
 use std::fmt;
 use std::fs;
@@ -19,9 +19,9 @@ use crate::server::Server;
 
 /// How often the journal is looked at. Its events carry their own time, so this delays only their display.
 const TICK: Duration = Duration::from_millis(10);
-/// An act is over when all that was expected has come, and nothing more came for so long.
+/// An act is over when everything expected has come, and nothing more for this long.
 const SETTLED: Duration = Duration::from_millis(400);
-/// An act that has not brought what was expected by then has failed.
+/// An act has failed if what was expected has not come by then.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the demo ended early.
@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub enum Failure {
     /// By Ctrl-C or a signal.
     Interrupted,
-    /// The server was reported otherwise than it must be.
+    /// What was reported of the server is wrong.
     Unexpected(Vec<String>),
     Other(String),
 }
@@ -44,7 +44,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
-            Self::Unexpected(what) => write!(f, "not reported as it must be: {}", what.join("; ")),
+            Self::Unexpected(what) => write!(f, "wrong reports: {}", what.join("; ")),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -53,14 +53,14 @@ impl fmt::Display for Failure {
 /// Something that happens to the server.
 pub struct Act<'a> {
     pub title: &'a str,
-    /// What a person would type.
+    /// The command that a person would type.
     pub how: &'a str,
     /// What the library that the Synopsis was written for reports of it.
     pub original: &'a str,
     pub expected: &'a Expected,
 }
 
-/// What must be said of one act: each of these so many times, and no more.
+/// What must be reported of one act: each of these exactly so many times.
 pub struct Expected {
     pub callbacks: &'static [(Callback, usize)],
     pub events: &'static [(Kind, usize)],
@@ -69,7 +69,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Every mark that was missed, in words.
+    /// Every difference, in words.
     fn compare(&self, reports: &[Report]) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut mark = |what: &str, expected: usize, came: usize| {
@@ -157,7 +157,7 @@ impl Stage {
         self.screen.act(act.title, act.how, act.original);
         let began = boot_ns();
         let caused = cause(&self.server);
-        // Ctrl-C reaches a server that is just being started, too: that is no failure of the server.
+        // Ctrl-C also reaches a server that is just starting: not a failure of the server.
         self.check_interrupt()?;
         caused.map_err(|error| Failure::io(act.how, &error))?;
 

@@ -7,14 +7,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::run::{Backoff, IfInterrupted, OnFailure, Rule, StartFrom};
 
-/// See, exactly and at once, which worker processes of your servers are alive; follow them, wait for them, run
-/// something when they come and go.
+/// See which worker processes of your servers are alive, exactly and at once. Follow them, wait for them, and run
+/// commands when they start, stop or die.
 #[derive(Parser)]
 #[command(name = "headcount", version, propagate_version = true, after_help = EXIT_CODES, after_long_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub which: Which,
-    /// When to use colours: `auto` is on a terminal, and never where NO_COLOR is set
+    /// When to use colours; `auto` means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
     #[command(subcommand)]
@@ -22,7 +22,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 as asked; 1 not reached in time (wait, reload), or something is to be mended (doctor); 2 wrong use; \
+Exit codes: 0 success; 1 timed out (wait, reload), or problems found (doctor); 2 usage error; \
 3 the reload failed (wait, reload); 4 no such node, or it cannot be read.";
 
 const EXAMPLES: &str = "\
@@ -34,19 +34,19 @@ Examples:
   headcount events --follow --json | jq .
   headcount run --on generation_started=./register --on generation_ended=./deregister
 
-Exit codes: 0 as asked; 1 not reached in time (wait, reload), or something is to be mended (doctor); 2 wrong use; \
+Exit codes: 0 success; 1 timed out (wait, reload), or problems found (doctor); 2 usage error; \
 3 the reload failed (wait, reload); 4 no such node, or it cannot be read.
 
-Nodes are looked for in /run/headcount, /run/user/*/headcount and /dev/shm/headcount-*, or only in \
-$HEADCOUNT_RUNTIME_DIR where that is set.";
+headcount looks for nodes in /run/headcount, /run/user/*/headcount and /dev/shm/headcount-*. If \
+$HEADCOUNT_RUNTIME_DIR is set, it looks only there.";
 
 /// Which node is meant.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Which {
-    /// The node of this name
+    /// The node with this name
     #[arg(long, global = true, value_name = "NAME")]
     pub node: Option<String>,
-    /// The node of this registry file
+    /// The node with this registry file
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "node")]
     pub registry: Option<PathBuf>,
 }
@@ -73,21 +73,21 @@ impl Colour {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show every node: generations, workers, who holds the lock, deaths, and warn of a crash loop
+    /// Show every node: generations, workers, lock holder, recent deaths, and a warning about a crash loop
     Status(StatusArgs),
-    /// The same, live, in the terminal, with a time line of the workers
+    /// Show a node live in the terminal, with a timeline of its workers
     Top(TopArgs),
-    /// What happened: the node's journal, as sentences or JSON lines
+    /// Show what happened: the node's journal, as sentences or JSON lines
     Events(EventsArgs),
-    /// Wait until the node is reloaded, drained, stopped, or has so many workers; for scripts
+    /// Wait until a node is reloaded, drained, stopped, or has a given number of workers; for scripts
     Wait(WaitArgs),
-    /// Send HUP to the master, and wait until the generation that it made serves
+    /// Send SIGHUP to the master, and wait until the new generation serves
     Reload(ReloadArgs),
-    /// Look for what is wrong with this host's registries, and say how to mend it
+    /// Find out what is wrong with this host's registries, and how to fix it
     Doctor(DoctorArgs),
-    /// Follow the node, and run commands or post to a URL on events, each event once
+    /// Follow a node, and run commands or post to URLs on its events, once for each event
     Run(RunArgs),
-    /// Print the completions for a shell
+    /// Print the completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
     #[command(hide = true)]
@@ -100,12 +100,12 @@ Examples:
   headcount status --node nginx
   headcount status --json | jq '.nodes[].total'
 
-Exit codes: 0 shown; 2 wrong use; 4 no such node, or one that cannot be read: the others are shown all the same.";
+Exit codes: 0 success; 2 usage error; 4 no such node, or one cannot be read (the others are still shown).";
 
 #[derive(Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub struct StatusArgs {
-    /// As JSON, for programs (docs/cli.md describes it)
+    /// Print JSON, for programs (described in docs/cli.md)
     #[arg(long)]
     pub json: bool,
 }
@@ -119,30 +119,30 @@ Examples:
   headcount events --since 10m --kind worker_died
   headcount events --follow --json | jq -r .kind
 
-Exit codes: 0 as asked; 2 wrong use; 4 no such node, or it cannot be read.";
+Exit codes: 0 success; 2 usage error; 4 no such node, or it cannot be read.";
 
 #[derive(Args)]
 #[command(after_help = EVENTS_EXAMPLES)]
 pub struct EventsArgs {
-    /// As JSON lines, for programs (docs/cli.md describes them)
+    /// Print JSON lines, for programs (described in docs/cli.md)
     #[arg(long)]
     pub json: bool,
-    /// Go on with what happens from now on, also when the registry is made anew
+    /// Keep showing new events, even when the registry is replaced
     #[arg(long, short)]
     pub follow: bool,
-    /// Only from there on: 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone is the same)
+    /// Only events since 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone means the same)
     #[arg(long, value_name = "TIME", value_parser = crate::commands::events::Since::parse)]
     pub since: Option<crate::commands::events::Since>,
-    /// Only the last N of them
+    /// Only the last N events
     #[arg(long, short = 'n', value_name = "N")]
     pub lines: Option<usize>,
-    /// Only events of this kind; may be given several times
+    /// Only events of this kind; may be repeated
     #[arg(long, value_name = "KIND", value_parser = crate::commands::events::kinds())]
     pub kind: Vec<headcount::Kind>,
 }
 
 const WAIT_EXAMPLES: &str = "\
-All that is given must hold at the same time.
+All conditions given must hold at the same time.
 
 Examples:
   headcount wait --reloaded                 the newest generation serves with all its workers
@@ -150,8 +150,7 @@ Examples:
   headcount wait --reloaded --drained --newer-than 7
   headcount wait --stopped && headcount status
 
-Exit codes: 0 reached; 1 not within the time; 2 wrong use; 3 the reload that was waited for has failed; 4 no such \
-node, or it cannot be read.";
+Exit codes: 0 reached; 1 timed out; 2 usage error; 3 the reload failed; 4 no such node, or it cannot be read.";
 
 #[derive(Args)]
 #[command(after_help = WAIT_EXAMPLES)]
@@ -169,7 +168,7 @@ pub struct WaitArgs {
     /// Until the newest generation has exactly N workers that serve
     #[arg(long, group = "condition", value_name = "N")]
     pub workers: Option<u32>,
-    /// With --reloaded: only a generation with a number greater than this one will do
+    /// With --reloaded: accept only a generation with a number greater than this
     #[arg(long, value_name = "GENERATION", requires = "reloaded")]
     pub newer_than: Option<u64>,
     /// Give up after this time
@@ -183,20 +182,19 @@ Examples:
   headcount reload --pid-file /run/nginx.pid --timeout 2m
   headcount reload --node nginx --drained
 
-Exit codes: 0 the generation that this reload made serves with all its workers; 1 not within the time; 2 wrong use; \
-3 the server refused the configuration, or could not put it into force; 4 no such node or master, or you may not \
-signal it.";
+Exit codes: 0 the new generation serves with all its workers; 1 timed out; 2 usage error; 3 the server refused the \
+configuration, or could not apply it; 4 no such node or master, or you may not signal it.";
 
 #[derive(Args)]
 #[command(after_help = RELOAD_EXAMPLES)]
 pub struct ReloadArgs {
-    /// The master is the process whose number stands in this file
+    /// The master is the process whose id is in this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// The master is this process
+    /// The master is the process with this id
     #[arg(long, value_name = "PID", conflicts_with = "pid_file")]
     pub pid: Option<u32>,
-    /// Wait on until no older generation is left
+    /// Also wait until no older generation is left
     #[arg(long)]
     pub drained: bool,
     /// Give up after this time
@@ -207,19 +205,18 @@ pub struct ReloadArgs {
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   headcount doctor                          the kernel, and all registries of this host
-  headcount doctor --clean                  and remove those of which nobody is alive
+  headcount doctor --clean                  also remove registries with no live process
   headcount doctor --json | jq '.checks[] | select(.level == \"finding\")'
 
-Exit codes: 0 nothing is to be mended; 1 something is, see the findings; 2 wrong use; 4 something that was to be looked at \
-is not there, or may not be looked at.";
+Exit codes: 0 no problems; 1 problems found; 2 usage error; 4 something is missing, or you may not read it.";
 
 #[derive(Args)]
 #[command(after_help = DOCTOR_EXAMPLES)]
 pub struct DoctorArgs {
-    /// Remove the registries of nodes of which certainly nobody is alive
+    /// Remove the registries of nodes that certainly have no live process
     #[arg(long)]
     pub clean: bool,
-    /// As JSON, for programs (docs/cli.md describes it)
+    /// Print JSON, for programs (described in docs/cli.md)
     #[arg(long)]
     pub json: bool,
 }
@@ -227,38 +224,38 @@ pub struct DoctorArgs {
 #[derive(Args)]
 #[command(after_long_help = RUN_EXAMPLES)]
 pub struct RunArgs {
-    /// Run COMMAND by `sh -c`, or post to it if it is a URL, on these events; may be given several times
+    /// Run COMMAND with `sh -c`, or post to it if it is a URL, on these events; may be repeated
     ///
-    /// An EVENT is one of the journal (worker_died, generation_ended, …), or node_started, node_stopped, node_died, lost,
-    /// any. COMMAND has the event in HEADCOUNT_… variables and as JSON on its standard input.
+    /// EVENT is a kind of event in the journal (worker_died, generation_ended, …), or node_started, node_stopped,
+    /// node_died, lost or any. COMMAND gets the event in HEADCOUNT_… variables and as JSON on standard input.
     #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required = true, value_parser = Rule::parse)]
     pub on: Vec<Rule>,
-    /// The file that keeps how far it got [default: one for each node and set of rules, in $STATE_DIRECTORY,
+    /// The file that records what was delivered [default: one per node and set of rules, in $STATE_DIRECTORY,
     /// /var/lib/headcount for root, or $XDG_STATE_HOME/headcount]
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Where to begin when there is no state file yet
+    /// Where to begin if there is no state file yet
     #[arg(long, value_name = "WHERE", default_value = "run")]
     pub from: StartFrom,
-    /// What to do with the delivery that was under way when `headcount run` itself was killed
+    /// What to do with a delivery that was in progress when `headcount run` was killed
     #[arg(long, value_name = "WHAT", default_value = "retry")]
     pub if_interrupted: IfInterrupted,
-    /// End a command, or give up a post, after this time
+    /// Stop a command, or give up on a post, after this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
-    /// How often to try again when a delivery failed
+    /// How many times to retry a failed delivery
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub retries: u32,
-    /// How long to wait before the first and, doubling, at most before a later try
+    /// The wait before the first retry, and the longest wait; it doubles each time
     #[arg(long, value_name = "TIME..TIME", default_value = "1s..60s", value_parser = Backoff::parse)]
     pub backoff: Backoff,
-    /// What to do when the last try failed
+    /// What to do when the last retry has failed
     #[arg(long, value_name = "WHAT", default_value = "continue")]
     pub on_failure: OnFailure,
-    /// How many events to read ahead of the one that is being delivered
+    /// How many events to read ahead of the one being delivered
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub queue: u32,
-    /// Say only what goes wrong
+    /// Print problems only
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -269,8 +266,8 @@ Examples:
   headcount run --on worker_died=https://alerts.example/hook --retries 10 --backoff 500ms..5m
   headcount run --on any='cat; echo' --from oldest --state /tmp/seen.json
 
-Exit codes: 0 ended by SIGTERM or SIGINT; 2 wrong use; 4 the state file or the node cannot be read, another `headcount run` \
-has the state file, or a delivery failed for good with --on-failure stop.";
+Exit codes: 0 ended by SIGTERM or SIGINT; 2 usage error; 4 the state file or the node cannot be read, another \
+`headcount run` is using the state file, or a delivery failed for good with --on-failure stop.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -278,7 +275,7 @@ Examples:
   headcount completions zsh > ~/.zfunc/_headcount
   headcount completions fish > ~/.config/fish/completions/headcount.fish
 
-Exit codes: 0 as asked; 2 wrong use; 4 it cannot be written.";
+Exit codes: 0 success; 2 usage error; 4 the output cannot be written.";
 
 #[derive(Args)]
 #[command(after_help = COMPLETIONS_EXAMPLES)]
@@ -289,14 +286,16 @@ pub struct CompletionsArgs {
 
 #[derive(Args)]
 pub struct ManArgs {
-    /// Write all pages into this folder, one for each command, instead of printing the first
+    /// Write one page for each command into this folder, instead of printing the main page
     #[arg(long, value_name = "PATH")]
     pub folder: Option<PathBuf>,
 }
 
 /// `500ms`, `60s`, `5m`, `2h`, `1d`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; allowed are a number and ms, s, m, h or d: 500ms, 60s, 5m");
+    let wrong = || {
+        format!("{text:?} is not a time; allowed are a number and ms, s, m, h or d, such as 500ms, 60s or 5m")
+    };
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;

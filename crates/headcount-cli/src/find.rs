@@ -1,4 +1,4 @@
-//! The nodes of this host, and which of them is meant.
+//! The nodes of this host, and which of them the user means.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -26,8 +26,7 @@ impl Found {
     }
 }
 
-/// The folders in which nodes are looked for: our own and, unless that was given by the environment, those of the
-/// other users.
+/// The folders to look for nodes in: our own and, unless the environment names that one, those of other users.
 pub fn folders() -> Vec<PathBuf> {
     let mut folders = vec![default_folder()];
     if std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_none_or(|folder| folder.is_empty()) {
@@ -45,14 +44,24 @@ pub fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// None where a folder is not there, or not for us to read.
+/// Where something comes or goes when the nodes of this host change: their folders, and those in which such a folder may
+/// come.
+pub fn folders_of_folders() -> Vec<PathBuf> {
+    let mut folders = folders();
+    if folders.len() > 1 {
+        folders.extend(["/run/user", "/dev/shm"].map(PathBuf::from));
+    }
+    folders
+}
+
+/// None if a folder is missing, or not for us to read.
 fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Whether this user or root has made the file, or has said where to look. Everybody else who may make files can make a
 /// registry of any name, too.
-fn is_ours(path: &Path) -> bool {
+pub fn is_ours(path: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
         || std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me || found.uid() == 0)
@@ -81,17 +90,22 @@ pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// Every node that is meant: the one that was named, or all of this host.
+/// The registries of every node that is meant: of the one that was named, or of all of this host.
+pub fn paths(which: &Which) -> anyhow::Result<Vec<PathBuf>> {
+    Ok(named(which)?.map_or_else(|| registries(&folders()), |path| vec![path]))
+}
+
+/// All nodes that the user means: the named one, or all of this host.
 pub fn all(which: &Which) -> anyhow::Result<Vec<Found>> {
     if let Some(path) = named(which)? {
         return Ok(vec![Found::at(path)]);
     }
     let found = registries(&folders()).into_iter().map(Found::at);
-    // One that went away meanwhile is none.
+    // One that has gone since does not count.
     Ok(found.filter(|f| !matches!(&f.observer, Err(e) if e.kind() == ErrorKind::NotFound)).collect())
 }
 
-/// The one node that is meant: the one that was named, or the only one of this host.
+/// The one node that the user means: the named one, or the only one of this host.
 pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
     let mut found = all(which)?;
     if found.len() > 1 {
@@ -104,35 +118,35 @@ pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
     Ok((path, observer))
 }
 
-/// What to say where nothing was found.
+/// What to say if nothing was found.
 pub fn no_node() -> String {
     let folders: Vec<_> = folders().iter().map(|f| f.display().to_string()).collect();
     format!(
-        "no node was found on this host (looked for *{ENDING} in {}): is a server running that has headcount? One \
-         whose registry lies elsewhere is named by --registry",
+        "no node was found on this host (looked for *{ENDING} in {}). Is a server with headcount running? If its \
+         registry is elsewhere, name it with --registry",
         folders.join(", ")
     )
 }
 
-/// What to say where there are several, and only one can be meant.
+/// What to say if there are several, and only one will do.
 pub fn which_one<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
     let names: Vec<_> = paths.map(node_name).collect();
     format!("there are {} nodes on this host: say which by --node ({})", names.len(), names.join(", "))
 }
 
-/// The node's name, by its file's.
+/// The node's name, from its file's.
 pub fn node_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.strip_suffix(ENDING).unwrap_or(&name).to_owned()
 }
 
-/// The registry that was given, whether it is there or not.
+/// The registry that the user named, whether it exists or not.
 pub fn given(which: &Which) -> anyhow::Result<Option<PathBuf>> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
     which.registry.as_ref().map(absolute).transpose()
 }
 
-/// The one registry of the node of this name, if it is there.
+/// The one registry of the node with this name, if it exists.
 pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let mut places = of_name(registries, name);
     if places.len() > 1 {

@@ -10,6 +10,7 @@ mod find;
 mod outcome;
 mod paint;
 mod plain;
+mod ready;
 mod table;
 
 use std::io;

@@ -1,22 +1,22 @@
-//! How a command ends: the exit codes, which the manual promises.
+//! How a command ends: the exit codes that the manual promises.
 
 use std::process::ExitCode;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As asked.
+    /// Success.
     Done,
-    /// `wait`, `reload`: not within the time; `doctor`: there is something to mend.
+    /// `wait`, `reload`: timed out. `doctor`: problems found.
     NotReached,
     /// `wait`, `reload`: the new generation was abandoned, or never came.
     ReloadFailed,
-    /// There is no such node, it may not be read, or the system failed. The message says which.
+    /// No such node, it may not be read, or the system failed. The message says which.
     Failed,
 }
 
 impl Outcome {
-    /// The exit code. 2 is missing: it is clap's, for wrong use.
+    /// The exit code. 2 is missing: clap uses it for usage errors.
     pub const fn code(self) -> u8 {
         match self {
             Outcome::Done => 0,

@@ -12,7 +12,7 @@ use program::Run;
 use scripted::{run, setup, start};
 use testkit::{Folder, Kind, Nginx, Signal, Who, permit, process};
 
-/// The number in `generation 3 serves with 4 workers; that took 150 ms`.
+/// The number in `generation 3 serves with 4 workers; it took 150 ms`.
 #[track_caller]
 fn generation(ended: &Run) -> u64 {
     let number = ended.out.strip_prefix("generation ").and_then(|rest| rest.split(' ').next()?.parse().ok());
@@ -23,7 +23,7 @@ fn generation(ended: &Run) -> u64 {
 fn the_master_is_found_by_the_node_by_its_pid_file_and_by_its_pid() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup());
-    let ended = run(&nginx, &["reload"]).ended(0).says("generation 2 serves with 4 workers; that took ");
+    let ended = run(&nginx, &["reload"]).ended(0).says("generation 2 serves with 4 workers; it took ");
     assert_eq!(ended.out.lines().count(), 1);
     let file = nginx.at("nginx.pid").display().to_string();
     run(&nginx, &["reload", "--pid-file", &file]).ended(0).says("generation 3 serves");
@@ -99,7 +99,9 @@ fn a_server_that_no_longer_has_headcount_is_told_apart() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2));
     nginx.change(|setup| setup.who(Who::Nobody));
-    run(&nginx, &["reload"]).ended(3).complains("its old workers leave, but it has begun no generation");
+    run(&nginx, &["reload"])
+        .ended(3)
+        .complains("its old workers are leaving, but it has begun no generation");
     nginx.must_serve();
     nginx.end(Signal::QUIT);
 }
@@ -118,15 +120,15 @@ fn nobody_but_the_nodes_master_is_signalled() {
     let mut stranger = Command::new("sleep").arg("600").spawn().expect("sleep can be started");
     let pid = stranger.id();
     pid_file(&format!("{pid}\n"))
-        .complains(&format!("process {pid} is no live master of a node, and is not signalled"));
+        .complains(&format!("process {pid} is not a live master of any node and was not signalled"));
     assert!(stranger.try_wait().expect("our own child").is_none(), "it was signalled");
     stranger.kill().expect("our own child");
     stranger.wait().expect("our own child");
     pid_file(&pid.to_string()).complains(&format!("there is no process {pid}"));
     let worker = nginx.workers()[0];
-    pid_file(&worker.to_string()).complains(&format!("process {worker} is no live master"));
+    pid_file(&worker.to_string()).complains(&format!("process {worker} is not a live master"));
     for wrong in ["", "nginx", "-1", "0", "12 13", "99999999999", "\u{1b}[2J"] {
-        let ended = pid_file(wrong).complains("is no pid file");
+        let ended = pid_file(wrong).complains("is not a pid file");
         assert!(!ended.err.contains("\u{1b}[2J"), "{ended:#?}");
     }
     let missing = folder.at("missing.pid").display().to_string();
@@ -142,7 +144,7 @@ fn nobody_but_the_nodes_master_is_signalled() {
     program::run(nobody.env("HEADCOUNT_RUNTIME_DIR", folder.path())).ended(4).complains("no node was found");
     assert_eq!(nginx.reports().of(Kind::GenerationStarted).len(), 1, "no reload came of all that");
     nginx.end(Signal::QUIT);
-    run(&nginx, &["reload"]).ended(4).complains("no master of the node").complains("start the server");
+    run(&nginx, &["reload"]).ended(4).complains("has no live master").complains("start the server");
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn a_master_that_hangs_is_not_signalled_and_one_that_starts_slowly_is_not_waited
     nginx.change(|setup| setup.before_init("kit.block(3)"));
     run(&nginx, &["reload", "--timeout", "1s"])
         .ended(1)
-        .complains("has the signal, and has begun no generation yet");
+        .complains("took the signal but has begun no generation yet");
     run(&nginx, &["wait", "--reloaded", "--newer-than", "1"]).ended(0).says("generation 2 serves");
     nginx.change(|setup| setup.before_init(""));
     // The first worker's callback goes on for a while, and the others wait for their own.
@@ -180,7 +182,7 @@ fn an_upgraded_node_is_reloaded_by_its_new_master() {
     nginx.ready(2);
     run(&nginx, &["reload", "--pid", &old.to_string()])
         .ended(4)
-        .complains(&format!("master {old} is not signalled"))
+        .complains(&format!("master {old} was not signalled"))
         .complains("has taken over by a binary upgrade");
     run(&nginx, &["reload"]).ended(0).says("generation 3 serves");
     process::send(old, Signal::QUIT);
@@ -195,9 +197,9 @@ fn a_master_that_ends_while_it_reloads_ends_it_with_3() {
     nginx.change(|setup| setup.before_init("kit.once('reading') kit.block(5)"));
     let waiting = start(&nginx, &["reload"]);
     nginx.wait_until("the configuration to be read", || nginx.at("markers/reading").exists().then_some(()));
-    waiting.says("has the signal");
+    waiting.says("took the signal");
     scripted::kill_everything(&nginx);
-    waiting.end().ended(3).complains("ended while it was to reload");
+    waiting.end().ended(3).complains("ended during the reload");
 }
 
 /// A server whose configuration reads a number from a file, and takes its time.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cursor, Join, Kind, Node, Options, Wait, Worker};
+use headcount::{Begin, Cursor, Join, Kind, Master, Node, Options, Wait, Worker};
 use serde_json::Value;
 use testkit::wait::{PATIENCE, poll};
 use testkit::{Integration, Nginx, Setup, Signal, permit};
@@ -24,6 +24,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// A server with one worker, all in this process.
 struct Server {
+    master: Master,
     node: Node,
     worker: Option<Worker>,
     cursor: Cursor,
@@ -37,9 +38,10 @@ impl Server {
         let path = folder.path().join("node.registry");
         let options =
             Options::new("node").path(&path).slots(16).journal_records(4096).lock_timeout(LOCK_TIMEOUT);
-        let node = options.open().expect("open");
+        let master = options.open().expect("open");
+        let node = master.node().clone();
         let mut server =
-            Server { node, worker: None, cursor: Cursor::oldest(), folder, longest: Duration::ZERO };
+            Server { master, node, worker: None, cursor: Cursor::oldest(), folder, longest: Duration::ZERO };
         server.turn();
         assert_eq!(server.node.events(&mut server.cursor, usize::MAX).lost, 0);
         server
@@ -52,9 +54,10 @@ impl Server {
     /// A generation begins, its worker joins, the old one's leaves, and with it the old generation ends. None of them
     /// waits for the lock, but the master's, which cannot be told not to.
     fn turn(&mut self) {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let (generation, transitions) =
+            self.master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        self.master.commit(generation.id());
         let (worker, transitions) = generation.join(Join::worker(Some(0)).wait(Wait::Try)).expect("join");
         transitions.run(|_| ());
         if let Some(old) = self.worker.replace(worker) {
@@ -76,9 +79,10 @@ impl Server {
         assert_eq!((kinds.as_slice(), batch.lost), (expected.as_slice(), 0), "step {step}");
         let snapshot = self.node.snapshot();
         assert_eq!((snapshot.total, snapshot.generations.len()), (1, 1), "step {step}: {snapshot:#?}");
-        // Nor would anybody else be held up: no lock, not even one that is only waited for, and no shared memory.
+        // Nor would anybody else be held up: no lock, not even one that is only waited for, and no memory that it could
+        // write to. To sleep on, a follower maps a page for reading.
         assert_eq!(reader.locks(), None, "step {step}");
-        assert!(!reader.maps(&self.registry()), "step {step}: it has the registry mapped");
+        assert!(!reader.may_write(&self.registry()), "step {step}: it has the registry mapped for writing");
     }
 }
 
@@ -125,7 +129,8 @@ fn at_every_step(arguments: &[&str]) -> String {
     };
     eprintln!("{arguments:?}: {steps:?}, the longest reload took {:?}", server.longest);
     assert_eq!(code, 0, "{arguments:?} after {steps:?}");
-    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks > 10, "{steps:?}");
+    // Who is alive is asked of the kernel by other means than locks.
+    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks == 0, "{steps:?}");
     std::fs::read_to_string(out).expect("what it said")
 }
 
@@ -140,7 +145,7 @@ fn status_at_each_of_its_steps() {
 #[test]
 fn doctor_at_each_of_its_steps() {
     let text = at_every_step(&["doctor"]);
-    assert!(text.contains("nothing to mend"), "{text}");
+    assert!(text.contains("no problems found"), "{text}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
  * headcount: knows, exactly and at once, which worker processes of a server are alive.
  *
  * CALLS. Every call returns HEADCOUNT_OK (0), HEADCOUNT_EVENT (1), or a negative HEADCOUNT_ERR_ code;
- * headcount_last_error() then has a message that says who is to blame and how to mend it. No call ends
+ * headcount_last_error() then has a message that says who is to blame and how to fix it. No call ends
  * the process, installs a signal handler, or lets a fault of the library out.
  *
  * EVENTS. A call that can report something takes a headcount_event. While it returns HEADCOUNT_EVENT, the event
@@ -51,8 +51,17 @@
 // For `headcount_struct_size`: `headcount_counts`.
 #define HEADCOUNT_STRUCT_COUNTS 4
 
+// For `headcount_struct_size`: `headcount_snapshot`.
+#define HEADCOUNT_STRUCT_SNAPSHOT 5
+
+// For `headcount_struct_size`: `headcount_generation_status`.
+#define HEADCOUNT_STRUCT_GENERATION_STATUS 6
+
+// For `headcount_struct_size`: `headcount_process_status`.
+#define HEADCOUNT_STRUCT_PROCESS_STATUS 7
+
 // For `headcount_struct_size`: `headcount_step`.
-#define HEADCOUNT_STRUCT_STEP 5
+#define HEADCOUNT_STRUCT_STEP 8
 
 // Done; nothing to report, and the node lock is not held.
 #define HEADCOUNT_OK 0
@@ -115,7 +124,7 @@
 // The caller's structure has another size than the library's: they are of different versions.
 #define HEADCOUNT_ERR_ABI_MISMATCH -101
 
-// "There is none": of counts, worker ids and exit codes.
+// "There is none", or "not known": of counts, worker ids, exit codes, and whatever says so.
 #define HEADCOUNT_NONE -1
 
 // For `wait_ms`: wait for the node lock as long as the option `lock_timeout_ms` says.
@@ -216,6 +225,66 @@
 
 // Neither.
 #define HEADCOUNT_ROLE_HELPER 3
+
+// Its start callback runs.
+#define HEADCOUNT_STATE_STARTING 1
+
+// At work.
+#define HEADCOUNT_STATE_SERVING 2
+
+// Finishes its work, takes no new.
+#define HEADCOUNT_STATE_DRAINING 3
+
+// Its exit callback runs.
+#define HEADCOUNT_STATE_LEAVING 4
+
+// Alive, with an overdue heartbeat.
+#define HEADCOUNT_STATE_STALLED 5
+
+// Alive, and its master is gone.
+#define HEADCOUNT_STATE_ORPHANED 6
+
+// Gone after leaving properly, and not cleared away yet.
+#define HEADCOUNT_STATE_EXITED 7
+
+// Gone without leaving, and not reported or not cleared away yet.
+#define HEADCOUNT_STATE_DIED 8
+
+// It cannot be told whether it is alive.
+#define HEADCOUNT_STATE_UNKNOWN 9
+
+// By the kernel's word it is there.
+#define HEADCOUNT_LIVENESS_ALIVE 1
+
+// By the kernel's word it is not.
+#define HEADCOUNT_LIVENESS_GONE 2
+
+// It cannot be told from here, see `doubt`. Never to be taken for gone.
+#define HEADCOUNT_LIVENESS_UNKNOWN 3
+
+// The process lives in another pid namespace, where its id means nothing here.
+#define HEADCOUNT_DOUBT_OTHER_NAMESPACE 1
+
+// Its pid namespace, or that of this process, is not known: /proc is not mounted.
+#define HEADCOUNT_DOUBT_NAMESPACE_UNKNOWN 2
+
+// The registry is of another boot, or /proc does not tell which boot this is.
+#define HEADCOUNT_DOUBT_BOOT_UNKNOWN 3
+
+// The kernel refused the question.
+#define HEADCOUNT_DOUBT_REFUSED 4
+
+// Its record changed during the look.
+#define HEADCOUNT_DOUBT_CHANGING 5
+
+// Its configuration was read; whether it gets workers is open.
+#define HEADCOUNT_PHASE_ANNOUNCED 1
+
+// It has, or had, a worker, or its master went on to start them.
+#define HEADCOUNT_PHASE_COMMITTED 2
+
+// It never got a worker, and never will.
+#define HEADCOUNT_PHASE_ABANDONED 3
 
 // `previous_run`: there was none that this registry knows of.
 #define HEADCOUNT_PREVIOUS_RUN_NONE 1
@@ -390,6 +459,98 @@ typedef struct headcount_counts {
     uint64_t generation;
 } headcount_counts;
 
+// A node at one instant. Set `struct_size` before the call.
+typedef struct headcount_snapshot {
+    // sizeof(headcount_snapshot), set by the caller.
+    uint32_t struct_size;
+    // Workers of all generations that are alive and not stalled.
+    int32_t total;
+    // The number of the newest event.
+    uint64_t head;
+    // When this was: nanoseconds since boot (CLOCK_BOOTTIME).
+    uint64_t boot_ns;
+    // When this was: wall clock, nanoseconds since 1970.
+    uint64_t time_ns;
+    // How many generations there are; more than were written if there was no room for all.
+    uint64_t generations;
+    // How many processes there are; more than were written if there was no room for all.
+    uint64_t processes;
+    // For how long `holder` has held the node lock.
+    uint64_t held_ns;
+    // For how long it has been in `callback`.
+    uint64_t callback_ns;
+    // The process that holds the node lock; 0: it is free.
+    int32_t holder;
+    // The kind of the event whose callback `holder` runs: HEADCOUNT_KIND_*; 0 if none.
+    uint32_t callback;
+    // The worker that watches the others; 0 if none.
+    int32_t sentinel;
+    // 0.
+    uint32_t reserved;
+} headcount_snapshot;
+
+// A generation at one instant.
+typedef struct headcount_generation_status {
+    // sizeof(headcount_generation_status).
+    uint32_t struct_size;
+    // How far it is: HEADCOUNT_PHASE_*
+    uint32_t phase;
+    // Its number.
+    uint64_t id;
+    // For how long it has been there.
+    uint64_t age_ns;
+    // When it began: wall clock, nanoseconds since 1970.
+    uint64_t begun_ns;
+    // Why it began: HEADCOUNT_CAUSE_*
+    uint32_t cause;
+    // Its master's process id.
+    int32_t master;
+    // Whether that master is alive: 1 or 0; HEADCOUNT_NONE if that cannot be told.
+    int32_t master_alive;
+    // How many workers it is to have; HEADCOUNT_NONE if the server did not say so.
+    int32_t expected;
+    // Workers of the nearest older generation that is there; HEADCOUNT_NONE if there is none.
+    int32_t prev;
+    // Its workers.
+    int32_t mine;
+    // Workers of the nearest newer generation that is there; HEADCOUNT_NONE if there is none.
+    int32_t next;
+    // How many of `mine` drain.
+    int32_t draining;
+    // How many of `prev` drain.
+    int32_t prev_draining;
+    // How many of `next` drain.
+    int32_t next_draining;
+} headcount_generation_status;
+
+// A process at one instant.
+typedef struct headcount_process_status {
+    // sizeof(headcount_process_status).
+    uint32_t struct_size;
+    // What it is: HEADCOUNT_ROLE_*
+    uint32_t role;
+    // Its generation; 0 for a master, which belongs to all that it began.
+    uint64_t generation;
+    // How long ago it joined.
+    uint64_t age_ns;
+    // For how long it has been starting, serving, draining or leaving.
+    uint64_t in_state_ns;
+    // How old its last heartbeat is; HEADCOUNT_NONE for a master, which never beats.
+    int64_t heartbeat_age_ns;
+    // Its process id.
+    int32_t pid;
+    // Its number within its generation; HEADCOUNT_NONE if it has none.
+    int32_t worker_id;
+    // Its state: HEADCOUNT_STATE_*
+    uint32_t state;
+    // What the kernel says of it: HEADCOUNT_LIVENESS_*
+    uint32_t liveness;
+    // Why that is HEADCOUNT_LIVENESS_UNKNOWN: HEADCOUNT_DOUBT_*; 0 if it is not.
+    uint32_t doubt;
+    // Why it was started: HEADCOUNT_CAUSE_*
+    uint32_t cause;
+} headcount_process_status;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -417,6 +578,19 @@ const char *headcount_cause_name(uint32_t cause);
 
 // The name of a role: "worker" for HEADCOUNT_ROLE_WORKER. As `headcount_error_name`.
 const char *headcount_role_name(uint32_t role);
+
+// The name of a state: "stalled" for HEADCOUNT_STATE_STALLED. As `headcount_error_name`.
+const char *headcount_state_name(uint32_t state);
+
+// The name of a liveness: "alive" for HEADCOUNT_LIVENESS_ALIVE. As `headcount_error_name`.
+const char *headcount_liveness_name(uint32_t liveness);
+
+// The name of a phase: "committed" for HEADCOUNT_PHASE_COMMITTED. As `headcount_error_name`.
+const char *headcount_phase_name(uint32_t phase);
+
+// The reason for a doubt, and what helps: "it runs in another pid namespace; ask from inside its container" for
+// HEADCOUNT_DOUBT_OTHER_NAMESPACE. As `headcount_error_name`.
+const char *headcount_doubt_reason(uint32_t doubt);
 
 // Opens the node, in the master, before it forks; the workers use the same handle.
 //
@@ -628,13 +802,20 @@ int32_t headcount_events(struct headcount_node *node,
                          uint64_t *number,
                          uint64_t *lost);
 
-// The whole state as a JSON document, NUL-terminated; docs/c.md lists its members. `*needed` gets the room
-// that it takes, with the NUL. If that is more than `capacity`, nothing but a NUL is written: try again
-// with more. `buffer` may be NULL if `capacity` is 0.
-int32_t headcount_snapshot_json(struct headcount_node *node,
-                                char *buffer,
-                                uint64_t capacity,
-                                uint64_t *needed);
+// The whole node as it is at one instant, by the kernel: also when every other process of it is dead or hangs.
+//
+// At most `generation_capacity` generations, oldest first, go to `generations`, and at most `process_capacity`
+// processes, by generation, role and number, to `processes`; `struct_size` of the first of each must be set. A
+// capacity may be 0, and its array NULL then. `snapshot` says how many there are of each: if that is more than there was
+// room for, try again with more. Name and registry are `headcount_node_info`'s.
+//
+// Takes no lock and waits for nobody. The library keeps nothing of it: there is nothing to free.
+int32_t headcount_get_snapshot(struct headcount_node *node,
+                               struct headcount_snapshot *snapshot,
+                               struct headcount_generation_status *generations,
+                               uint64_t generation_capacity,
+                               struct headcount_process_status *processes,
+                               uint64_t process_capacity);
 
 #ifdef __cplusplus
 }  // extern "C"

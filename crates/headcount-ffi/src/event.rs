@@ -69,7 +69,7 @@ unsafe impl Sized32 for EventRecord {
     const NAME: &'static str = "headcount_event";
 }
 
-fn signed(n: u32) -> i32 {
+pub(crate) fn signed(n: u32) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 

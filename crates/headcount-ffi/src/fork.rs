@@ -4,7 +4,10 @@
 //! has no hook of its own before it forks the first worker, so the fork itself is the hook.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
+
+use headcount_core::Wait;
 
 use crate::handle;
 use crate::words::HEADCOUNT_LEVEL_ERROR;
@@ -12,13 +15,14 @@ use crate::words::HEADCOUNT_LEVEL_ERROR;
 /// Has the handlers run at every fork from now on. They are never taken out, which is why the library is
 /// linked so that it is never unloaded.
 pub(crate) fn watch_forks() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+    // No `Once`: a child that was forked in the middle of it would wait for it for ever.
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.swap(true, AcqRel) {
         // SAFETY: both handlers live as long as the library, which is linked with -z nodelete, and neither
         // lets a panic out. Failing (no memory) means that a server that goes into the background must
         // call headcount_adopt_master itself.
         let _ = unsafe { libc::pthread_atfork(Some(before), None, Some(in_child)) };
-    });
+    }
 }
 
 /// In a process that is about to fork: if its parent was the master and is gone, it is the master now.
@@ -26,7 +30,7 @@ extern "C" fn before() {
     // Costs a look at a few private fields in every process but that one.
     let adopt = || {
         for handle in handle::all().filter(|handle| handle.may_adopt()) {
-            if let Err(error) = handle.node.adopt_master() {
+            if let Err(error) = handle.master.adopt(Wait::Timeout) {
                 handle.note(HEADCOUNT_LEVEL_ERROR, format!("cannot become the master of the node: {error}"));
             }
         }

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 
+use headcount_core::internal::PerProcess;
 use headcount_core::{
-    ErrorKind, GenerationId, Member, Node, NoticeLevel, Transition, Transitions, Watch, Worker,
+    ErrorKind, GenerationId, Master, Member, Node, NoticeLevel, Transition, Transitions, Watch, Worker,
 };
 
 use crate::border::Failure;
@@ -24,18 +25,19 @@ pub struct Handle {
     next: Option<&'static Handle>,
     /// The path by which the core tells nodes apart.
     wanted: PathBuf,
+    pub(crate) master: Master,
     pub(crate) node: Node,
     /// What `headcount_beat` beats for: leaked and replaced as a whole, so that a beat takes no lock. That
     /// costs a few bytes whenever a process joins or leaves, which most do once.
     hearts: AtomicPtr<Vec<Worker>>,
-    notices: Mutex<VecDeque<(u32, String)>>,
-    process: Mutex<Process>,
+    process: PerProcess<Mutex<Process>>,
 }
 
-/// What is true of one process only. A forked child starts it afresh.
+/// What is true of one process only. A forked child starts it afresh. What it inherited stays as it is, with its
+/// descriptors: it is the parent's, and ending it properly would speak for the parent.
 #[derive(Default)]
 pub(crate) struct Process {
-    pid: u32,
+    notices: VecDeque<(u32, String)>,
     pub(crate) in_flight: Option<InFlight>,
     workers: Vec<Worker>,
     pub(crate) member: Option<Member>,
@@ -51,6 +53,10 @@ pub(crate) struct InFlight {
     thread: ThreadId,
 }
 
+// SAFETY: the transitions must stay on the thread that got them. They are handed out again by `take_in_flight` alone,
+// which gives them to no other thread; and nobody drops them, since a handle and what it holds live for ever.
+unsafe impl Send for InFlight {}
+
 /// Told of each transition as it is handed out: for a host that has a word of its own to say on all of them.
 static LISTENER: OnceLock<fn(&Transition)> = OnceLock::new();
 
@@ -63,7 +69,7 @@ pub fn listen(listener: fn(&Transition)) {
 /// All handles, newest first.
 static FIRST: AtomicPtr<Handle> = AtomicPtr::new(ptr::null_mut());
 /// Held while one is added.
-pub(crate) static ADDING: Mutex<()> = Mutex::new(());
+pub(crate) static ADDING: PerProcess<Mutex<()>> = PerProcess::new();
 
 /// What a panic may have left behind in our mutexes is consistent at every statement.
 pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,30 +102,34 @@ pub(crate) fn by_path(wanted: &Path) -> Option<&'static Handle> {
 }
 
 /// Makes a handle for good. Only under `ADDING`.
-pub(crate) fn add(wanted: PathBuf, node: Node) -> &'static Handle {
+pub(crate) fn add(wanted: PathBuf, master: Master) -> &'static Handle {
     let handle = Box::leak(Box::new(Handle {
         next: first(),
         wanted,
-        node,
+        node: master.node().clone(),
+        master,
         hearts: AtomicPtr::new(ptr::null_mut()),
-        notices: Mutex::default(),
-        process: Mutex::default(),
+        process: PerProcess::new(),
     }));
     FIRST.store(handle, Release);
     handle
 }
 
 impl Handle {
-    /// The state of this very process. What was inherited over a fork is left as it is, with its
-    /// descriptors: it is the parent's, and ending it properly would speak for the parent.
+    /// The state of this very process.
     pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
-        let mut process = relock(&self.process);
-        let pid = std::process::id();
-        if process.pid != pid {
-            std::mem::forget(std::mem::replace(&mut *process, Process { pid, ..Process::default() }));
-            self.publish_hearts(&process);
-        }
-        process
+        relock(self.process.get(|parent| {
+            if parent.is_some() {
+                self.forget_hearts();
+            }
+            Mutex::default()
+        }))
+    }
+
+    /// What this thread is acting on.
+    fn take_in_flight(&self) -> Option<Transitions> {
+        let me = std::thread::current().id();
+        self.process().in_flight.take_if(|in_flight| in_flight.thread == me).map(|i| i.transitions)
     }
 
     /// Hands out the next transition, or says that there is none and the lock is free.
@@ -136,8 +146,7 @@ impl Handle {
 
     /// Completes what was handed out, and hands out what is next.
     pub(crate) fn deliver_next(&self, failed: bool, place: Place) -> i32 {
-        let taken = self.process().in_flight.take();
-        let Some(InFlight { mut transitions, .. }) = taken else { return HEADCOUNT_OK };
+        let Some(mut transitions) = self.take_in_flight() else { return HEADCOUNT_OK };
         if failed {
             transitions.callback_failed();
         }
@@ -146,9 +155,7 @@ impl Handle {
 
     /// Ends, as failed, a callback that this thread began and will never come back to.
     pub(crate) fn end_unfinished(&self) {
-        let me = std::thread::current().id();
-        let taken = self.process().in_flight.take_if(|in_flight| in_flight.thread == me);
-        if let Some(InFlight { mut transitions, .. }) = taken {
+        if let Some(mut transitions) = self.take_in_flight() {
             transitions.callback_failed();
         }
     }
@@ -166,7 +173,7 @@ impl Handle {
                 ErrorKind::WrongState,
                 format!(
                     "process {} has not joined {what} of node {}, or has left it",
-                    process.pid,
+                    std::process::id(),
                     self.node.name()
                 ),
             )
@@ -220,16 +227,16 @@ impl Handle {
     }
 
     pub(crate) fn note(&self, level: u32, text: String) {
-        relock(&self.notices).push_back((level, text));
+        self.process().notices.push_back((level, text));
     }
 
     pub(crate) fn next_notice(&self) -> Option<(u32, String)> {
-        let mut notices = relock(&self.notices);
+        let notices = &mut self.process().notices;
         for notice in self.node.take_notices() {
             let level = match notice.level {
                 NoticeLevel::Notice => HEADCOUNT_LEVEL_NOTICE,
-                NoticeLevel::Warning => HEADCOUNT_LEVEL_WARNING,
                 NoticeLevel::Error => HEADCOUNT_LEVEL_ERROR,
+                _ => HEADCOUNT_LEVEL_WARNING,
             };
             notices.push_back((level, notice.text));
         }
@@ -238,13 +245,8 @@ impl Handle {
 
     /// Ends what this process has under way, but for its membership.
     pub(crate) fn end(&self) {
-        let mut process = self.process();
-        process.end_watch();
-        let in_flight = process.in_flight.take();
-        drop(process);
-        if let Some(InFlight { mut transitions, .. }) = in_flight {
-            transitions.callback_failed();
-        }
+        self.process().end_watch();
+        self.end_unfinished();
     }
 }
 

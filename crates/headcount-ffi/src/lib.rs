@@ -7,8 +7,6 @@
 mod border;
 mod fork;
 mod handle;
-#[doc(hidden)]
-pub mod snapshot_json;
 
 // What C sees, in the order of headcount.h; the empty lines keep rustfmt from sorting it.
 mod codes;
@@ -31,6 +29,8 @@ mod waker;
 
 mod look;
 
+mod snapshot;
+
 pub use codes::*;
 pub use event::EventRecord;
 pub use handle::{Handle, listen};
@@ -38,6 +38,7 @@ pub use look::*;
 pub use member::*;
 pub use node::*;
 pub use options::OpenOptions;
+pub use snapshot::*;
 pub use waker::*;
 pub use watch::*;
 pub use words::*;
@@ -55,8 +56,14 @@ pub const HEADCOUNT_STRUCT_EVENT: u32 = 2;
 pub const HEADCOUNT_STRUCT_JOIN_OPTIONS: u32 = 3;
 /// For `headcount_struct_size`: `headcount_counts`.
 pub const HEADCOUNT_STRUCT_COUNTS: u32 = 4;
+/// For `headcount_struct_size`: `headcount_snapshot`.
+pub const HEADCOUNT_STRUCT_SNAPSHOT: u32 = 5;
+/// For `headcount_struct_size`: `headcount_generation_status`.
+pub const HEADCOUNT_STRUCT_GENERATION_STATUS: u32 = 6;
+/// For `headcount_struct_size`: `headcount_process_status`.
+pub const HEADCOUNT_STRUCT_PROCESS_STATUS: u32 = 7;
 /// For `headcount_struct_size`: `headcount_step`.
-pub const HEADCOUNT_STRUCT_STEP: u32 = 5;
+pub const HEADCOUNT_STRUCT_STEP: u32 = 8;
 
 /// The ABI version of the library. Cannot fail.
 #[unsafe(no_mangle)]
@@ -73,6 +80,9 @@ pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
         HEADCOUNT_STRUCT_EVENT => size_of::<EventRecord>(),
         HEADCOUNT_STRUCT_JOIN_OPTIONS => size_of::<JoinOptions>(),
         HEADCOUNT_STRUCT_COUNTS => size_of::<CountsRecord>(),
+        HEADCOUNT_STRUCT_SNAPSHOT => size_of::<SnapshotRecord>(),
+        HEADCOUNT_STRUCT_GENERATION_STATUS => size_of::<GenerationRecord>(),
+        HEADCOUNT_STRUCT_PROCESS_STATUS => size_of::<ProcessRecord>(),
         HEADCOUNT_STRUCT_STEP => size_of::<StepRecord>(),
         _ => 0,
     };

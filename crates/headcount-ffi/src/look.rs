@@ -1,11 +1,10 @@
-//! Looking at the node: counts, journal, the whole state. None of it takes the node lock.
+//! Counts, marks and the journal. None of it takes the node lock.
 
-use std::ffi::c_char;
 use std::time::Duration;
 
-use headcount_core::{Cursor, ErrorKind, Phase, Snapshot};
+use headcount_core::{Cursor, ErrorKind, Generation, Phase, Snapshot};
 
-use crate::border::{Failure, Sized32, check_pointer, check_struct, copy_string, entry, put};
+use crate::border::{Failure, Sized32, check_pointer, check_struct, entry, put};
 use crate::codes::HEADCOUNT_OK;
 use crate::event::{EventRecord, count};
 use crate::handle::{self, Handle};
@@ -78,8 +77,7 @@ pub unsafe extern "C" fn headcount_get_counts(
         // SAFETY: NULL, or a structure that says its true size, by the caller's word.
         unsafe { check_struct(counts, "counts") }?;
         let snapshot = handle.node.snapshot();
-        let newest =
-            || snapshot.generations.iter().filter(|g| g.phase == Phase::Committed).map(|g| g.id).max();
+        let newest = || snapshot.newest_committed().map(|g| g.id);
         let generation = match generation {
             0 => handle.worker(0).ok().map(|w| w.generation()).or_else(newest).unwrap_or(0),
             id => id,
@@ -123,7 +121,7 @@ pub unsafe extern "C" fn headcount_mark_once(
     entry(|| {
         let handle = handle::find(node)?;
         check_pointer(was_new, "was_new")?;
-        let new = handle.node.generation(generation).mark(bit)?;
+        let new = Generation::of(&handle.node, generation).mark(bit)?;
         // SAFETY: checked above; writable by the caller's word.
         unsafe { put(was_new, "was_new", u32::from(new)) }?;
         Ok(HEADCOUNT_OK)
@@ -170,30 +168,6 @@ pub unsafe extern "C" fn headcount_events(
             if !lost.is_null() {
                 put(lost, "lost", batch.lost)?;
             }
-        }
-        Ok(HEADCOUNT_OK)
-    })
-}
-
-/// The whole state as a JSON document, NUL-terminated; docs/c.md lists its members. `*needed` gets the room
-/// that it takes, with the NUL. If that is more than `capacity`, nothing but a NUL is written: try again
-/// with more. `buffer` may be NULL if `capacity` is 0.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn headcount_snapshot_json(
-    node: *mut Handle,
-    buffer: *mut c_char,
-    capacity: u64,
-    needed: *mut u64,
-) -> i32 {
-    entry(|| {
-        let handle = handle::find(node)?;
-        let document = crate::snapshot_json::document(&handle.node.snapshot());
-        let size = document.len() as u64 + 1;
-        let shown = if size <= capacity { document.as_str() } else { "" };
-        // SAFETY: the buffer is NULL or has the size that the caller says; `needed` is writable.
-        unsafe {
-            put(needed, "needed", size)?;
-            copy_string(shown, buffer, capacity);
         }
         Ok(HEADCOUNT_OK)
     })

@@ -1,6 +1,6 @@
 //! A worker's whole life, driven by its event loop.
 
-use headcount_core::{ErrorKind, Member, MemberState, Moment, Step};
+use headcount_core::{ErrorKind, Generation, Member, MemberState, Moment, Step};
 
 use crate::border::{Failure, Sized32, check_struct, entry, read_struct};
 use crate::event::{EventRecord, Place};
@@ -100,9 +100,9 @@ pub unsafe extern "C" fn headcount_member_join(
         // Not while it waits: other threads have calls to make.
         drop(process);
         let of_this = |member: &Member| member.generation().id() == options.generation;
-        let mut member = waiting
-            .filter(of_this)
-            .unwrap_or_else(|| Member::new(handle.node.generation(options.generation), join, Moment::now()));
+        let mut member = waiting.filter(of_this).unwrap_or_else(|| {
+            Member::new(Generation::of(&handle.node, options.generation), join, Moment::now())
+        });
         let joined = member.join(Moment::now(), wait);
         let (step, failure) = match joined {
             Ok(step) => (step, None),

@@ -1,8 +1,12 @@
 //! The node: opening it, its generations, and what a master says.
 
 use std::ffi::c_char;
+use std::sync::Mutex;
 
-use headcount_core::{Begin, Cause, ErrorKind};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use headcount_core::{Begin, Cause, ErrorKind, Wait};
 
 use crate::border::{Failure, check_pointer, copy_string, entry, put, read_struct, wait};
 use crate::codes::HEADCOUNT_OK;
@@ -22,7 +26,7 @@ pub unsafe extern "C" fn headcount_open(options: *const OpenOptions, node: *mut 
         check_pointer(node, "node")?;
         // SAFETY: the caller's structure and its strings, as the header demands.
         let wanted = unsafe { read_struct(options, "options")?.wanted() }?;
-        let adding = relock(&ADDING);
+        let adding = relock(ADDING.get(|_| Mutex::new(())));
         let opened = wanted.options.open()?;
         let handle = match handle::by_path(&wanted.path) {
             Some(handle) => handle,
@@ -130,7 +134,7 @@ pub unsafe extern "C" fn headcount_begin(
                 ));
             }
         };
-        match handle.node.begin_generation(begin) {
+        match handle.master.begin(begin, Wait::Timeout) {
             Ok((begun, transitions)) => {
                 // SAFETY: as above.
                 unsafe { put(generation, "generation", begun.id()) }?;
@@ -139,7 +143,7 @@ pub unsafe extern "C" fn headcount_begin(
             Err(error) => {
                 if error.kind() == ErrorKind::LockTimeout {
                     // SAFETY: as above.
-                    unsafe { put(generation, "generation", handle.node.reserve_generation()) }?;
+                    unsafe { put(generation, "generation", handle.master.reserve()) }?;
                 }
                 Err(error.into())
             }
@@ -183,7 +187,7 @@ pub unsafe extern "C" fn headcount_begun(node: *mut Handle, generation: *mut u64
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_commit(node: *mut Handle, generation: u64) -> i32 {
     entry(|| {
-        handle::find(node)?.node.generation(generation).commit();
+        handle::find(node)?.master.commit(generation);
         Ok(HEADCOUNT_OK)
     })
 }
@@ -193,7 +197,7 @@ pub unsafe extern "C" fn headcount_commit(node: *mut Handle, generation: u64) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_abandon(node: *mut Handle, generation: u64) -> i32 {
     entry(|| {
-        handle::find(node)?.node.generation(generation).abandon();
+        handle::find(node)?.master.abandon(generation);
         Ok(HEADCOUNT_OK)
     })
 }
@@ -204,7 +208,7 @@ pub unsafe extern "C" fn headcount_abandon(node: *mut Handle, generation: u64) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_adopt_master(node: *mut Handle) -> i32 {
     entry(|| {
-        handle::find(node)?.node.adopt_master()?;
+        handle::find(node)?.master.adopt(Wait::Timeout)?;
         Ok(HEADCOUNT_OK)
     })
 }
@@ -221,7 +225,7 @@ pub unsafe extern "C" fn headcount_child_exited(node: *mut Handle, pid: i32, wai
                 format!("argument `pid` is {pid}: it must be one that waitpid gave"),
             )
         })?;
-        handle.node.child_exited(pid, wait_status);
+        handle.node.child_exited(pid, ExitStatus::from_raw(wait_status));
         Ok(HEADCOUNT_OK)
     })
 }
@@ -239,6 +243,6 @@ pub unsafe extern "C" fn headcount_leave_master(
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
         let place = unsafe { Place::new(event) }?;
         handle.end_unfinished();
-        Ok(handle.deliver(handle.node.leave_master(wait(wait_ms)?)?, place))
+        Ok(handle.deliver(handle.master.leave(wait(wait_ms)?)?, place))
     })
 }

@@ -1,13 +1,13 @@
-//! The words that events are made of, as numbers and as names.
+//! The words that events and snapshots are made of, as numbers and as names.
 
 use std::ffi::{CString, c_char};
 use std::sync::LazyLock;
 
-use headcount_core::{Cause, Kind, Role};
+use headcount_core::{Cause, Doubt, Kind, Liveness, Phase, Role, State};
 
 use crate::codes::{Code, HEADCOUNT_EVENT, HEADCOUNT_OK};
 
-/// "There is none": of counts, worker ids and exit codes.
+/// "There is none", or "not known": of counts, worker ids, exit codes, and whatever says so.
 pub const HEADCOUNT_NONE: i32 = -1;
 /// For `wait_ms`: wait for the node lock as long as the option `lock_timeout_ms` says.
 pub const HEADCOUNT_WAIT_LOCK_TIMEOUT: i64 = -1;
@@ -79,6 +79,50 @@ pub const HEADCOUNT_ROLE_WORKER: u32 = 2;
 /// Neither.
 pub const HEADCOUNT_ROLE_HELPER: u32 = 3;
 
+/// Its start callback runs.
+pub const HEADCOUNT_STATE_STARTING: u32 = 1;
+/// At work.
+pub const HEADCOUNT_STATE_SERVING: u32 = 2;
+/// Finishes its work, takes no new.
+pub const HEADCOUNT_STATE_DRAINING: u32 = 3;
+/// Its exit callback runs.
+pub const HEADCOUNT_STATE_LEAVING: u32 = 4;
+/// Alive, with an overdue heartbeat.
+pub const HEADCOUNT_STATE_STALLED: u32 = 5;
+/// Alive, and its master is gone.
+pub const HEADCOUNT_STATE_ORPHANED: u32 = 6;
+/// Gone after leaving properly, and not cleared away yet.
+pub const HEADCOUNT_STATE_EXITED: u32 = 7;
+/// Gone without leaving, and not reported or not cleared away yet.
+pub const HEADCOUNT_STATE_DIED: u32 = 8;
+/// It cannot be told whether it is alive.
+pub const HEADCOUNT_STATE_UNKNOWN: u32 = 9;
+
+/// By the kernel's word it is there.
+pub const HEADCOUNT_LIVENESS_ALIVE: u32 = 1;
+/// By the kernel's word it is not.
+pub const HEADCOUNT_LIVENESS_GONE: u32 = 2;
+/// It cannot be told from here, see `doubt`. Never to be taken for gone.
+pub const HEADCOUNT_LIVENESS_UNKNOWN: u32 = 3;
+
+/// The process lives in another pid namespace, where its id means nothing here.
+pub const HEADCOUNT_DOUBT_OTHER_NAMESPACE: u32 = 1;
+/// Its pid namespace, or that of this process, is not known: /proc is not mounted.
+pub const HEADCOUNT_DOUBT_NAMESPACE_UNKNOWN: u32 = 2;
+/// The registry is of another boot, or /proc does not tell which boot this is.
+pub const HEADCOUNT_DOUBT_BOOT_UNKNOWN: u32 = 3;
+/// The kernel refused the question.
+pub const HEADCOUNT_DOUBT_REFUSED: u32 = 4;
+/// Its record changed during the look.
+pub const HEADCOUNT_DOUBT_CHANGING: u32 = 5;
+
+/// Its configuration was read; whether it gets workers is open.
+pub const HEADCOUNT_PHASE_ANNOUNCED: u32 = 1;
+/// It has, or had, a worker, or its master went on to start them.
+pub const HEADCOUNT_PHASE_COMMITTED: u32 = 2;
+/// It never got a worker, and never will.
+pub const HEADCOUNT_PHASE_ABANDONED: u32 = 3;
+
 /// `previous_run`: there was none that this registry knows of.
 pub const HEADCOUNT_PREVIOUS_RUN_NONE: u32 = 1;
 /// `previous_run`: it was stopped properly.
@@ -111,6 +155,26 @@ static CAUSES: LazyLock<Names> =
     LazyLock::new(|| names(Cause::ALL.iter().map(|c| (i64::from(c.code()), c.name()))));
 static ROLES: LazyLock<Names> =
     LazyLock::new(|| names(Role::ALL.iter().map(|r| (i64::from(r.code()), r.name()))));
+static STATES: LazyLock<Names> =
+    LazyLock::new(|| names(State::ALL.iter().map(|s| (i64::from(s.code()), s.name()))));
+static PHASES: LazyLock<Names> =
+    LazyLock::new(|| names(Phase::ALL.iter().map(|p| (i64::from(p.code()), p.name()))));
+static REASONS: LazyLock<Names> =
+    LazyLock::new(|| names(Doubt::ALL.iter().map(|d| (i64::from(d.code()), d.reason()))));
+static LIVENESS: LazyLock<Names> = LazyLock::new(|| {
+    // Whatever the doubt is, the name is one.
+    let all = [Liveness::Alive, Liveness::Gone, Liveness::Unknown(Doubt::Refused)];
+    names(all.map(|liveness| (i64::from(liveness_codes(liveness).0), liveness.name())))
+});
+
+/// A liveness, and the doubt about it; 0: none.
+pub(crate) fn liveness_codes(liveness: Liveness) -> (u32, u32) {
+    match liveness {
+        Liveness::Alive => (HEADCOUNT_LIVENESS_ALIVE, 0),
+        Liveness::Gone => (HEADCOUNT_LIVENESS_GONE, 0),
+        Liveness::Unknown(doubt) => (HEADCOUNT_LIVENESS_UNKNOWN, doubt.code()),
+    }
+}
 
 fn name_in(names: &'static LazyLock<Names>, number: i64) -> *const c_char {
     let found = std::panic::catch_unwind(|| names.iter().find(|(n, _)| *n == number));
@@ -140,4 +204,29 @@ pub extern "C" fn headcount_cause_name(cause: u32) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn headcount_role_name(role: u32) -> *const c_char {
     name_in(&ROLES, i64::from(role))
+}
+
+/// The name of a state: "stalled" for HEADCOUNT_STATE_STALLED. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_state_name(state: u32) -> *const c_char {
+    name_in(&STATES, i64::from(state))
+}
+
+/// The name of a liveness: "alive" for HEADCOUNT_LIVENESS_ALIVE. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_liveness_name(liveness: u32) -> *const c_char {
+    name_in(&LIVENESS, i64::from(liveness))
+}
+
+/// The name of a phase: "committed" for HEADCOUNT_PHASE_COMMITTED. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_phase_name(phase: u32) -> *const c_char {
+    name_in(&PHASES, i64::from(phase))
+}
+
+/// The reason for a doubt, and what helps: "it runs in another pid namespace; ask from inside its container" for
+/// HEADCOUNT_DOUBT_OTHER_NAMESPACE. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_doubt_reason(doubt: u32) -> *const c_char {
+    name_in(&REASONS, i64::from(doubt))
 }

@@ -1,6 +1,6 @@
 //! What a worker says of itself.
 
-use headcount_core::{ErrorKind, Join, Wait};
+use headcount_core::{ErrorKind, Generation, Join, Wait};
 
 use crate::border::{Failure, Sized32, entry, read_struct, wait};
 use crate::codes::HEADCOUNT_OK;
@@ -71,7 +71,8 @@ pub unsafe extern "C" fn headcount_join(
         // SAFETY: the caller's structure, as the header demands.
         let options = unsafe { read_struct(options, "options") }?;
         let (join, wait) = options.join()?;
-        let (worker, transitions) = handle.node.generation(options.generation).join(join.wait(wait))?;
+        let generation = Generation::of(&handle.node, options.generation);
+        let (worker, transitions) = generation.join(join.wait(wait))?;
         handle.joined(worker);
         Ok(handle.deliver(transitions, place))
     })

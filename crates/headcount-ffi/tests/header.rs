@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use headcount_core::{Cause, ErrorKind, Kind, Role};
+use headcount_core::{Cause, Doubt, ErrorKind, Kind, Phase, Role, State};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,6 +56,9 @@ fn every_word_of_the_core_is_a_constant() {
     Kind::ALL.iter().for_each(|kind| check("KIND", kind.name(), kind.code().into()));
     Cause::ALL.iter().for_each(|cause| check("CAUSE", cause.name(), cause.code().into()));
     Role::ALL.iter().for_each(|role| check("ROLE", role.name(), role.code().into()));
+    State::ALL.iter().for_each(|state| check("STATE", state.name(), state.code().into()));
+    Phase::ALL.iter().for_each(|phase| check("PHASE", phase.name(), phase.code().into()));
+    Doubt::ALL.iter().for_each(|doubt| check("DOUBT", doubt.name(), doubt.code().into()));
     let count = |prefix: &str| {
         header.lines().filter(|l| l.starts_with(&format!("#define HEADCOUNT_{prefix}_"))).count()
     };
@@ -63,6 +66,9 @@ fn every_word_of_the_core_is_a_constant() {
     assert_eq!(count("KIND"), Kind::ALL.len());
     assert_eq!(count("CAUSE"), Cause::ALL.len());
     assert_eq!(count("ROLE"), Role::ALL.len());
+    assert_eq!(count("STATE"), State::ALL.len());
+    assert_eq!(count("PHASE"), Phase::ALL.len());
+    assert_eq!(count("DOUBT"), Doubt::ALL.len());
 }
 
 fn compile(compiler: &str, arguments: &[&str], source: &str, extension: &str) {

@@ -76,7 +76,7 @@ unsafe extern "C" fn set_status(
         unsafe {
             let Some(conf) = conf.cast::<LocConf>().as_mut() else { return error() };
             if conf.is_set {
-                return c"is duplicate: allowed is once in a location".as_ptr().cast_mut();
+                return c"is duplicate: it may be given once in a location".as_ptr().cast_mut();
             }
             let arguments = (*(*cf).args).as_slice::<ffi::ngx_str_t>();
             conf.is_set = true;
@@ -86,7 +86,7 @@ unsafe extern "C" fn set_status(
                     complain(
                         cf,
                         &format!(
-                            "headcount_status: \"{name}\" is not known; allowed are json, prometheus and html"
+                            "headcount_status: unknown form \"{name}\"; allowed are json, prometheus and html"
                         ),
                     );
                     return error();

@@ -14,7 +14,6 @@ mod log;
 mod lua;
 mod master;
 mod member;
-mod name;
 mod nginx;
 mod respond;
 mod sentence;

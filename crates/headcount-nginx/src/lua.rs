@@ -9,10 +9,11 @@ use std::sync::Mutex;
 
 use headcount_core::Transition;
 use headcount_ffi::OpenOptions;
+use headcount_nginx_conf::Settings;
 use ngx::ffi;
 
 use crate::border::entry;
-use crate::conf::{MainConf, Settings};
+use crate::conf::MainConf;
 use crate::log::{Level, log};
 use crate::state::{relock, state};
 use crate::{log, nginx, sentence};

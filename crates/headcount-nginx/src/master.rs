@@ -4,10 +4,10 @@
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use headcount_core::{Begin, Error, ErrorKind, Generation, Node, NoticeLevel, Transitions, Wait};
+use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Node, NoticeLevel, Transitions, Wait};
+use headcount_nginx_conf::Settings;
 
 use crate::border::entry;
-use crate::conf::Settings;
 use crate::log::{self, Level};
 use crate::sentence;
 use crate::state::{Tracked, state, state_if_free};
@@ -15,6 +15,7 @@ use crate::{lua, nginx};
 
 /// A generation that was begun for a configuration of which it is not known yet whether it will be in force.
 pub(crate) struct Begun {
+    master: Master,
     generation: Generation,
     settings: Settings,
     committed: bool,
@@ -82,30 +83,32 @@ pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
 }
 
 fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
-    let node = settings.options().open()?;
-    log_notices(&node);
-    remember(&node);
-    let generation = match node.begin_generation(Begin::new().workers(workers)) {
+    let master = settings.options().open()?;
+    let node = master.node();
+    log_notices(node);
+    remember(&master);
+    let generation = match master.begin(Begin::new().workers(workers), Wait::Timeout) {
         Ok((generation, transitions)) => {
             report(transitions);
             generation
         }
         Err(error) if error.kind() == ErrorKind::LockTimeout => {
             log::log(Level::Error, &format!("the first worker is to announce the new generation: {error}"));
-            node.generation(node.reserve_generation())
+            Generation::of(node, master.reserve())
         }
         Err(error) => return Err(error),
     };
-    log_notices(&node);
-    Ok(Begun { generation, settings: settings.clone(), committed: false })
+    log_notices(node);
+    Ok(Begun { master, generation, settings: settings.clone(), committed: false })
 }
 
-fn remember(node: &Node) {
+fn remember(master: &Master) {
     watch_forks();
     let mut state = state();
     state.opened_by = std::process::id();
-    if !state.nodes.iter().any(|known| known.name() == node.name() && known.path() == node.path()) {
-        state.nodes.push(node.clone());
+    let is_it = |known: &Node| known.name() == master.node().name() && known.path() == master.node().path();
+    if !state.masters.iter().any(|known| is_it(known.node())) {
+        state.masters.push(master.clone());
     }
 }
 
@@ -113,13 +116,13 @@ impl Begun {
     /// The configuration is in force.
     pub(crate) fn commit(&mut self) -> Tracked {
         self.committed = true;
-        self.generation.commit();
+        self.master.commit(self.generation.id());
         Tracked { settings: self.settings.clone(), generation: self.generation.clone(), is_led_by_lua: false }
     }
 
     fn abandon(&self) {
         log::release(nginx::log_in_force());
-        self.generation.abandon();
+        self.master.abandon(self.generation.id());
         let state = state();
         let node = self.generation.node();
         match &state.tracked {
@@ -134,7 +137,7 @@ impl Begun {
             // A server that could not start.
             None => {
                 drop(state);
-                match node.leave_master(Wait::For(Duration::from_secs(1))) {
+                match self.master.leave(Wait::For(Duration::from_secs(1))) {
                     Ok(transitions) => report(transitions),
                     Err(error) => log::log(Level::Error, &error.to_string()),
                 }
@@ -156,10 +159,10 @@ impl Drop for Begun {
 /// What Lua has begun for this configuration, which is in force now.
 pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
     // The node that Lua has opened; if it has not, it has said why.
-    let node = settings.options().open().ok()?;
-    let generation = node.generation(node.newest_begun()?);
-    remember(&node);
-    generation.commit();
+    let master = settings.options().open().ok()?;
+    let generation = Generation::of(master.node(), master.node().newest_begun()?);
+    remember(&master);
+    master.commit(generation.id());
     Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
 }
 
@@ -171,26 +174,27 @@ pub(crate) fn leave() {
     }
     let limit =
         state.tracked.as_ref().map_or(Duration::from_secs(1), |tracked| tracked.settings.lock_timeout);
-    let nodes = std::mem::take(&mut state.nodes);
+    let masters = std::mem::take(&mut state.masters);
     drop(state);
-    for node in nodes {
-        match with_lock(limit, |wait| node.leave_master(wait)) {
+    for master in masters {
+        match with_lock(limit, |wait| master.leave(wait)) {
             Ok(transitions) => report(transitions),
             Err(error) => log::log(Level::Error, &format!("this master will be reported as lost: {error}")),
         }
-        log_notices(&node);
+        log_notices(master.node());
     }
 }
 
 /// If this process's parent was the master, and has ended: it went into the background, and we are the master now.
 pub(crate) fn adopt() {
     let Some(state) = state_if_free().filter(|state| !state.is_child) else { return };
-    let (nodes, opened_by) = (state.nodes.clone(), state.opened_by);
+    let (masters, opened_by) = (state.masters.clone(), state.opened_by);
     drop(state);
     wait_for_end_of_parent(opened_by);
-    for node in nodes {
-        if let Err(error) = node.adopt_master() {
-            log::log(Level::Error, &format!("cannot become the master of node {}: {error}", node.name()));
+    for master in masters {
+        if let Err(error) = master.adopt(Wait::Timeout) {
+            let name = master.node().name();
+            log::log(Level::Error, &format!("cannot become the master of node {name}: {error}"));
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A worker's life in nginx: the core says what is to be done when, nginx's timer and connection bring it there.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use headcount_core::{Join, Member, MemberState, Moment, Step};
@@ -33,7 +35,7 @@ pub(crate) fn start(tracked: &Tracked, number: Option<u32>) {
     let node = tracked.generation.node();
     let mut respawned = false;
     for child in nginx::ended_children() {
-        node.child_exited(child.pid, child.status);
+        node.child_exited(child.pid, ExitStatus::from_raw(child.status));
         respawned |= child.is_predecessor;
     }
     let join = Join::worker(number).respawned(respawned);

@@ -1,6 +1,7 @@
 //! What nginx tells of itself in its global variables. Each is read from nginx's only thread.
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use ngx::ffi;
 
@@ -88,6 +89,14 @@ pub(crate) unsafe fn text(string: &ffi::ngx_str_t) -> String {
     // SAFETY: by the caller's word.
     let bytes = unsafe { std::slice::from_raw_parts(string.data, string.len) };
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A time as nginx reads it: `500ms`, `1m 30s`.
+pub(crate) fn time(text: &str) -> Option<Duration> {
+    let mut line = ffi::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
+    // SAFETY: nginx's own function, which only reads the string.
+    let ms = unsafe { ffi::ngx_parse_time(&raw mut line, 0) };
+    u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
 /// The arguments that nginx was started with, as it has kept them.

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use headcount_core::{Generation, Node};
+use headcount_core::{Generation, Master};
+use headcount_nginx_conf::Settings;
 
-use crate::conf::Settings;
 use crate::member::Life;
 
 /// What is true of this process.
@@ -12,7 +12,7 @@ pub(crate) struct State {
     /// The configuration in force, if it asks for headcount.
     pub(crate) tracked: Option<Tracked>,
     /// Every node that this process or its master has ever opened: a configuration may change the name.
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) masters: Vec<Master>,
     /// The process that opened the newest of them.
     pub(crate) opened_by: u32,
     /// A worker or helper: it never becomes a master, whatever it forks.
@@ -30,7 +30,7 @@ pub(crate) struct Tracked {
 }
 
 static STATE: Mutex<State> =
-    Mutex::new(State { tracked: None, nodes: Vec::new(), opened_by: 0, is_child: false, life: None });
+    Mutex::new(State { tracked: None, masters: Vec::new(), opened_by: 0, is_child: false, life: None });
 
 /// A poisoned mutex only says that there was a panic; what must be consistent lies in the registry.
 pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

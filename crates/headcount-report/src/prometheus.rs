@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use headcount::{Phase, Role, Snapshot, State};
+use headcount::{Role, Snapshot, State};
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::history::History;
 
-/// What an answer in this format says that it is.
+/// The content type of an answer in this format.
 pub const PROMETHEUS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The metrics of these nodes.
@@ -42,7 +42,7 @@ struct Metrics {
     crash_loop: IntGaugeVec,
 }
 
-/// The states that a worker can be in, so that each has a sample also while nobody is in it.
+/// The states that a worker can be in, so that each has a sample even while no worker is in it.
 const STATES: [State; 8] = [
     State::Starting,
     State::Serving,
@@ -63,8 +63,8 @@ impl Metrics {
         let floats =
             |name, help, labels: &[&str]| register(&registry, GaugeVec::new(opts(name, help), labels)?);
         Ok(Metrics {
-            workers: ints("workers", "Workers of all generations, by their state.", &["node", "state"])?,
-            expected: ints("workers_expected", "Workers that the newest generation is to have.", &["node"])?,
+            workers: ints("workers", "Workers of all generations, by state.", &["node", "state"])?,
+            expected: ints("workers_expected", "Workers that the newest generation should have.", &["node"])?,
             generation: ints(
                 "generation",
                 "Number of the newest generation that has, or had, workers.",
@@ -72,22 +72,22 @@ impl Metrics {
             )?,
             generation_workers: ints(
                 "generation_workers",
-                "Live workers of a generation that are not stalled, draining ones among them.",
+                "Live workers of a generation that are not stalled, including draining ones.",
                 &["node", "generation"],
             )?,
             generation_start: floats(
                 "generation_start_time_seconds",
-                "When a generation began, seconds since 1970.",
+                "When a generation began, in seconds since 1970.",
                 &["node", "generation", "cause"],
             )?,
             master_up: ints(
                 "master_up",
-                "Whether the master of a generation is alive.",
+                "1 if the master of a generation is alive.",
                 &["node", "generation"],
             )?,
             worker_start: floats(
                 "worker_start_time_seconds",
-                "When a worker joined, seconds since 1970.",
+                "When a worker joined, in seconds since 1970.",
                 &["node", "generation", "worker", "pid"],
             )?,
             heartbeat_age: floats(
@@ -98,7 +98,7 @@ impl Metrics {
             events: register(
                 &registry,
                 IntCounterVec::new(
-                    opts("events_total", "Events since the registry was made, by kind."),
+                    opts("events_total", "Events since the registry was created, by kind."),
                     &["node", "kind"],
                 )?,
             )?,
@@ -107,11 +107,7 @@ impl Metrics {
                 "How long the node lock has been held; 0 if it is free.",
                 &["node"],
             )?,
-            crash_loop: ints(
-                "crash_loop",
-                "Whether workers die soon after they were started, again and again.",
-                &["node"],
-            )?,
+            crash_loop: ints("crash_loop", "1 if workers keep dying soon after they start.", &["node"])?,
             registry,
         })
     }
@@ -139,7 +135,7 @@ impl Metrics {
                 self.master_up.with_label_values(&[node, &id]).set(alive.into());
             }
         }
-        if let Some(newest) = snapshot.generations.iter().rfind(|g| g.phase == Phase::Committed) {
+        if let Some(newest) = snapshot.newest_committed() {
             let id = i64::try_from(newest.id).unwrap_or(i64::MAX);
             self.generation.with_label_values(&[node]).set(id);
             if let Some(expected) = newest.expected {

@@ -89,7 +89,7 @@ fn now(event: &Event) -> String {
 
 fn others(event: &Event) -> String {
     let counts = &event.counts;
-    plural(counts.total.into(), "worker") + " of other generations go on"
+    plural(counts.total.into(), "worker") + " of other generations remain"
 }
 
 fn last_beat(event: &Event) -> String {
@@ -103,7 +103,7 @@ fn previous_run(event: &Event) -> String {
     match event.previous_run {
         Some(PreviousRun::Unclean { generation, workers }) => {
             let workers = plural(workers.into(), "worker");
-            format!("; the run before ended unclean, in generation {generation} with {workers}")
+            format!("; the previous run ended uncleanly, in generation {generation} with {workers}")
         }
         _ => String::new(),
     }

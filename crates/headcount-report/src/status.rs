@@ -1,6 +1,6 @@
-//! A node as a document: `docs/cli.md` describes it.
+//! A node as a document, the only place that writes one: `docs/cli/status.md` describes it.
 
-use headcount::{Event, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot};
+use headcount::{Event, GenerationStatus, Liveness, ProcessStatus, Role, Snapshot};
 use serde::Serialize;
 
 use crate::event::EventDocument;
@@ -13,7 +13,7 @@ pub const SCHEMA: u32 = 1;
 /// What `headcount status --json` prints and `headcount_status json` answers. Durations are seconds.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct StatusDocument {
     pub schema: u32,
     pub nodes: Vec<NodeDocument>,
@@ -30,7 +30,7 @@ impl StatusDocument {
 /// One node at one instant.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct NodeDocument {
     pub node: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct NodeDocument {
 /// Who holds the node lock.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct HolderDocument {
     pub pid: u32,
     pub held_for: f64,
@@ -68,7 +68,7 @@ pub struct HolderDocument {
 /// The settings of a node.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct SettingsDocument {
     pub heartbeat_interval: f64,
     pub stall_after: f64,
@@ -78,7 +78,7 @@ pub struct SettingsDocument {
 /// One generation.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct GenerationDocument {
     pub id: u64,
     pub phase: &'static str,
@@ -105,7 +105,7 @@ pub struct GenerationDocument {
 /// One process.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct ProcessDocument {
     pub pid: u32,
     pub role: &'static str,
@@ -114,6 +114,9 @@ pub struct ProcessDocument {
     pub worker_id: Option<u32>,
     pub state: &'static str,
     pub liveness: &'static str,
+    /// Why its liveness is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_because: Option<&'static str>,
     pub cause: &'static str,
     pub age: f64,
     pub in_state_for: f64,
@@ -124,7 +127,7 @@ pub struct ProcessDocument {
 /// What the last [`History::WINDOW`] brought.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "docs/cli.md describes each member")]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
 pub struct RecentDocument {
     pub window: f64,
     pub deaths: u32,
@@ -180,11 +183,7 @@ fn generation(g: &GenerationStatus) -> GenerationDocument {
     let c = &g.counts;
     GenerationDocument {
         id: g.id,
-        phase: match g.phase {
-            Phase::Announced => "announced",
-            Phase::Committed => "committed",
-            Phase::Abandoned => "abandoned",
-        },
+        phase: g.phase.name(),
         cause: g.cause.name(),
         master: g.master,
         master_alive: g.master_alive,
@@ -207,10 +206,10 @@ fn process(p: &ProcessStatus) -> ProcessDocument {
         generation: p.generation,
         worker_id: p.worker_id,
         state: p.state.name(),
-        liveness: match p.liveness {
-            Liveness::Alive => "alive",
-            Liveness::Gone => "gone",
-            Liveness::Unknown => "unknown",
+        liveness: p.liveness.name(),
+        unknown_because: match p.liveness {
+            Liveness::Unknown(doubt) => Some(doubt.reason()),
+            _ => None,
         },
         cause: p.cause.name(),
         age: p.age.as_secs_f64(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// A duration as people say it, with two places at most: `350 ms`, `4.2 s`, `3 m 12 s`, `2 h 5 m`, `3 d 4 h`.
+/// A duration as people say it, in at most two units: `350 ms`, `4.2 s`, `3 m 12 s`, `2 h 5 m`, `3 d 4 h`.
 #[must_use]
 pub fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -34,8 +34,7 @@ pub fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond. What lies beyond the year 9999 is cut there: a
-/// registry may say anything.
+/// Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond. Years end at 9999: a registry may say anything.
 #[must_use]
 pub fn timestamp(time_ns: u64) -> String {
     let stamp = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);

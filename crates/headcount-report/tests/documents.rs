@@ -2,12 +2,13 @@
 
 use std::process::Command;
 
-use headcount::{Begin, Cursor, Event, Join, Node, Options, Snapshot, Wait};
+use headcount::{Begin, Cursor, Event, Join, Master, Node, Options, Snapshot, Wait};
 use headcount_report::{History, NodeDocument, StatusDocument, page, prometheus, sentence};
 use serde_json::Value;
 
 /// A node whose only worker is this process, and what it has to tell.
 struct World {
+    master: Master,
     node: Node,
     _folder: tempfile::TempDir,
 }
@@ -15,12 +16,12 @@ struct World {
 impl World {
     fn new(name: &str) -> World {
         let folder = tempfile::tempdir().expect("a folder");
-        let node = Options::new(name).path(folder.path().join("registry")).open().expect("a node");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        let master = Options::new(name).path(folder.path().join("registry")).open().expect("a node");
+        let (generation, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         drop(transitions);
         let (_worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
         drop(transitions);
-        World { node, _folder: folder }
+        World { node: master.node().clone(), master, _folder: folder }
     }
 
     fn look(&self) -> (Snapshot, Vec<Event>) {
@@ -37,7 +38,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.node.leave_master(Wait::Timeout).map(drop).expect("the master leaves");
+        self.master.leave(Wait::Timeout).map(drop).expect("the master leaves");
     }
 }
 

@@ -1,48 +1,13 @@
 //! Events: past-tense facts, with the counts as they were when they became facts.
 
+use crate::coded::coded;
+
 /// Identifies a generation of one node. Numbers only grow, also over restarts.
 pub type GenerationId = u64;
 
-macro_rules! coded {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum $name { $($(#[$doc])* $variant,)* }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [$name] = &[$($name::$variant),*];
-
-            /// The number that stands for it in the registry and in C.
-            #[must_use]
-            pub const fn code(self) -> u32 {
-                match self { $($name::$variant => $code,)* }
-            }
-
-            /// The value that a number stands for.
-            #[must_use]
-            pub const fn from_code(code: u32) -> Option<$name> {
-                match code { $($code => Some($name::$variant),)* _ => None }
-            }
-
-            /// The name that C, Lua and JSON know it by.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-    };
-}
-
 coded! {
     /// What happened.
+    #[non_exhaustive]
     Kind {
         /// A configuration was loaded; its workers are about to come.
         GenerationStarted = 1, "generation_started";
@@ -87,6 +52,7 @@ impl Kind {
 
 coded! {
     /// Why it happened.
+    #[non_exhaustive]
     Cause {
         /// Not known, or not told by this kernel.
         Unknown = 0, "unknown";
@@ -119,6 +85,7 @@ coded! {
 
 coded! {
     /// What a process is for its node.
+    #[non_exhaustive]
     Role {
         /// Spawns the workers.
         Master = 1, "master";

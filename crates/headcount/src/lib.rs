@@ -12,10 +12,10 @@
 //! # fn fork() -> i32 { 0 }
 //! # fn main() -> headcount::Result<()> {
 //! // The master, before it forks:
-//! let node = Options::new("my-server").open()?;
-//! let (generation, transitions) = node.begin_generation(Begin::new().workers(4))?;
+//! let master = Options::new("my-server").open()?;
+//! let (generation, transitions) = master.begin(Begin::new().workers(4), Wait::Timeout)?;
 //! transitions.run(|t| println!("{} {:?}", t.event.kind, t.event.counts));
-//! generation.commit();
+//! master.commit(generation.id());
 //!
 //! if fork() == 0 {
 //!     // Each worker:
@@ -32,22 +32,25 @@
 //! # }
 //! ```
 //!
-//! The examples `prefork` and `prefork_tokio` are whole servers.
+//! The examples `prefork` and `prefork_tokio` are whole servers. The feature `tokio` adds `AsyncMember`: a worker's life
+//! as a future, which beats by itself.
 //!
 //! # What it promises
 //!
 //! - Each transition is reported once, in order, with exact counts, also when processes die at any moment.
 //! - A handler runs under the node lock: nobody else's runs meanwhile. It may be slow, fail, or die.
-//! - Liveness is the kernel's word (a record lock that it drops at death), never a guess from a timeout.
-//! - No thread is started, no signal handler installed, no descriptor waited on behind your back.
-//!
-//! The feature `tokio` adds `AsyncMember`: a worker's life as a future, which beats by itself.
+//! - Liveness is the kernel's word about an identity (process id, pid namespace, birth), never a guess from a timeout;
+//!   what the kernel does not tell is unknown, and says why.
+//! - No thread is started, no signal handler installed, no descriptor waited on behind your back. (A [`Follower`], which is
+//!   for programs beside the server, has a thread that sleeps.)
 
 // Under loom only what it tests is used: see `seqlock.rs`.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(loom))]
 mod engine;
+#[cfg(not(loom))]
+mod follower;
 #[cfg(not(loom))]
 mod generation;
 #[cfg(not(loom))]
@@ -73,6 +76,14 @@ mod tokio;
 #[cfg(not(loom))]
 mod worker;
 
+/// For the crates of this project alone. No promise is made about it.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::sys::per_process::PerProcess;
+}
+
+mod coded;
 mod error;
 mod event;
 mod registry;
@@ -80,6 +91,8 @@ mod sys;
 
 #[cfg(all(feature = "tokio", not(loom)))]
 pub use self::tokio::AsyncMember;
+#[cfg(not(loom))]
+pub use engine::inner::{Notice, NoticeLevel};
 #[cfg(not(loom))]
 pub use engine::node_lock::Wait;
 #[cfg(not(loom))]
@@ -89,15 +102,19 @@ pub use engine::transitions::{Transition, Transitions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]
-pub use generation::{Begin, Generation, Join};
+pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
+#[cfg(not(loom))]
+pub use generation::{Generation, Join};
 #[cfg(not(loom))]
 pub use kernel::{KernelFeatures, kernel_features};
 #[cfg(not(loom))]
-pub use lifecycle::{Intent, Liveness, Phase, Progress, State};
+pub use lifecycle::{Phase, State};
+#[cfg(not(loom))]
+pub use master::{Begin, Master};
 #[cfg(not(loom))]
 pub use member::{Member, MemberState, Moment, Step};
 #[cfg(not(loom))]
-pub use node::{Node, Notice, NoticeLevel};
+pub use node::Node;
 #[cfg(not(loom))]
 pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
@@ -107,5 +124,7 @@ pub use registry::journal::{Batch, Cursor};
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
 #[cfg(not(loom))]
 pub use stale::remove_stale;
+#[cfg(not(loom))]
+pub use sys::identity::{Doubt, Liveness};
 #[cfg(not(loom))]
 pub use worker::Worker;

@@ -1,72 +1,126 @@
-//! A master's calls: it claims the node, begins generations, and leaves.
+//! What only a master may do: begin generations, say how its children ended, leave.
 
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::engine::node_lock::{Hold, Operation, Wait};
-use crate::engine::opening::OPEN_LOCKS;
-use crate::engine::transitions::{Reported, Stage, Transitions, tidy};
+use crate::engine::inner::Inner;
+use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::opening;
+use crate::engine::session::Session;
+use crate::engine::tables::NewGeneration;
+use crate::engine::transitions::Transitions;
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, Role};
-use crate::generation::{Begin, Generation};
-use crate::lifecycle::{Intent, Liveness, Phase, Scope};
-use crate::node::{Node, SlotRef};
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sys::process;
+use crate::generation::Generation;
+use crate::lifecycle::{Phase, Scope, Stage};
+use crate::node::Node;
+use crate::sys::atomic::Ordering::{AcqRel, Acquire};
+use crate::sys::identity::Liveness;
 
-/// What came of the attempt to be a node's master.
-pub(crate) enum Claim {
-    Ours,
-    /// Another, unrelated master has it.
-    Taken(u32),
-    /// The files that are open are no longer those at the node's path.
-    Removed,
+/// How a generation begins.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct Begin {
+    cause: Option<Cause>,
+    workers: u32,
 }
 
-impl Node {
-    /// Begins a generation: the configuration has been read, its workers are about to be forked.
-    ///
-    /// To be called in the master. The generation is announced, and reported as started; see
-    /// [`Generation::commit`] and [`Generation::abandon`].
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::LockTimeout`] if the node lock was not to be had: then [`Node::reserve_generation`]
-    /// gives a number that workers can join all the same. [`crate::ErrorKind::Full`] if there are too many
-    /// generations.
-    pub fn begin_generation(&self, begin: Begin) -> Result<(Generation, Transitions)> {
-        let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
-        let cause = begin.cause.unwrap_or_else(|| hold.guess_cause());
-        // Written down with the generation before anything of it is cleared away: should this process die
-        // meanwhile, the next start finds both.
-        let previous = (cause == Cause::Start).then(|| hold.look_at_previous_run());
-        let id = self.reserve_generation();
-        let master = self.inner.local().master;
-        hold.new_generation(id, cause, Phase::Announced, begin.workers, master, previous)?;
-        if previous.is_some() {
-            self.inner.store.region.header().runs.fetch_add(1, Relaxed);
-            hold.clear_previous_run();
-        }
-        let mut local = self.inner.local();
-        local.begun = Some(id);
-        drop(local);
-        let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];
-        Ok((self.generation(id), Transitions::new(hold, stages)))
+impl Begin {
+    /// The cause is found out: a reload if this process has begun a generation before, an upgrade if
+    /// another master of the node is alive, else a start.
+    pub fn new() -> Begin {
+        Begin::default()
     }
 
-    /// A number for a generation that could not be begun because the node lock was not to be had. Its first
-    /// worker begins it.
+    /// The server says the cause itself: [`Cause::Start`], [`Cause::Reload`] or [`Cause::Upgrade`].
+    pub fn because(mut self, cause: Cause) -> Begin {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// How many workers the generation is going to get. It makes the difference between its last worker
+    /// and one that only left before the others had come; give it if you can.
+    pub fn workers(mut self, workers: u32) -> Begin {
+        self.workers = workers;
+        self
+    }
+}
+
+/// The process that spawns the workers, and what only it may do.
+///
+/// [`crate::Options::open`] gives it, before the server forks. A server that goes into the background after that calls
+/// [`Master::adopt`] in the process that goes on. Threads may share it.
+#[derive(Clone)]
+pub struct Master {
+    node: Node,
+}
+
+impl Master {
+    pub(crate) fn new(inner: Arc<Inner>) -> Master {
+        Master { node: Node { inner } }
+    }
+
+    /// Its node: what its workers and everybody else use.
     #[must_use]
-    pub fn reserve_generation(&self) -> GenerationId {
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.node.inner
+    }
+
+    /// Begins a generation: the configuration has been read, its workers are about to be forked. It is announced, and
+    /// reported as started; see [`Master::commit`] and [`Master::abandon`].
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if somebody else holds the node lock: then
+    /// [`Master::reserve`] gives a number that workers can join all the same. [`crate::ErrorKind::Full`] if there are
+    /// too many generations.
+    pub fn begin(&self, begin: Begin, wait: Wait) -> Result<(Generation, Transitions)> {
+        let inner = self.inner();
+        let process = inner.process();
+        let mut session = Session::begin(inner, wait, Operation::Begin)?;
+        let master = process.master();
+        let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
+        let cause = begin.cause.unwrap_or_else(guess);
+        // Written down with the generation before anything of it is cleared away: should this process die
+        // meanwhile, the next start finds both.
+        let runs = &inner.header().runs;
+        let previous_run =
+            (cause == Cause::Start).then(|| session.facts().find_previous_run(runs.load(Acquire)));
+        let id = self.reserve();
+        session.new_generation(NewGeneration {
+            id,
+            cause,
+            phase: Phase::Announced,
+            expected: begin.workers,
+            master,
+            master_pid: process.identity.pid,
+            previous_run,
+        })?;
+        if previous_run.is_some() {
+            runs.fetch_add(1, AcqRel);
+            session.clear(|facts| facts.next_leftover());
+        }
+        process.set_begun(id);
+        let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];
+        Ok((Generation::of(&self.node, id), Transitions::new(session, stages)))
+    }
+
+    /// A number for a generation that could not be begun because somebody else holds the node lock. Its first
+    /// worker begins it. Takes no lock.
+    #[must_use]
+    pub fn reserve(&self) -> GenerationId {
         /// As many as a Lua number holds exactly.
         const MOST: GenerationId = 1 << 53;
-        let last = &self.inner.store.region.header().last_generation;
+        let last = &self.inner().header().last_generation;
         let mut old = last.load(Acquire);
         loop {
             let next = if old < MOST {
                 old + 1
             } else {
                 // Somebody has spoiled it: go on from what is in the table.
-                let known = self.inner.view().used_generations().iter().map(|g| g.id.load(Relaxed));
+                let known = self.inner().view().used_generations().iter().map(|g| g.id.load(Acquire));
                 known.filter(|&id| id < MOST).max().unwrap_or(0) + 1
             };
             match last.compare_exchange(old, next, AcqRel, Acquire) {
@@ -76,129 +130,53 @@ impl Node {
         }
     }
 
-    /// Makes this process the master, if the one that opened the node was only its parent that went into
+    /// It is certain that this generation gets workers: from now on it is a neighbour of the others. The first worker
+    /// that joins commits it as well. Takes no lock; does nothing to a generation that is not there.
+    pub fn commit(&self, generation: GenerationId) {
+        self.change_phase(generation, Phase::Committed);
+    }
+
+    /// This generation never gets a worker: the configuration could not be put into force. It is reported as abandoned
+    /// by the next process that looks. Takes no lock; does nothing to one that is committed, or not there.
+    pub fn abandon(&self, generation: GenerationId) {
+        self.change_phase(generation, Phase::Abandoned);
+        self.inner().ring();
+    }
+
+    fn change_phase(&self, generation: GenerationId, to: Phase) {
+        if let Some(record) = self.inner().generation_record(generation) {
+            // Losing the race means that it is past this already.
+            let _ = record.phase.compare_exchange(Phase::Announced.code(), to.code(), AcqRel, Acquire);
+        }
+    }
+
+    /// Makes this process the master, if the one that opened the node was only its parent, which went into
     /// the background. To be called before the first worker is forked; costs nothing when there is nothing
     /// to do. `Ok(true)`: it has become the master.
     ///
+    /// Until then no other server can take the node.
+    ///
     /// # Errors
-    /// As those of [`Generation::join`].
-    pub fn adopt_master(&self) -> Result<bool> {
-        let local = self.inner.local();
-        let Some((old, old_pid)) = local
-            .inherited_master
-            .filter(|_| local.master.is_none() && local.joined.is_empty() && !local.no_master)
-        else {
-            return Ok(false);
-        };
-        drop(local);
-        // The parent of a process that goes into the background ends at once. One that is still there after this time, and
-        // not about to end, is a master, and we are a child of its own. On a machine that has too much to do, "at once"
-        // takes its time, and its memory that is given back takes more.
-        const PATIENCE: Duration = Duration::from_millis(500);
-        const PATIENCE_WITH_ONE_THAT_ENDS: Duration = Duration::from_secs(10);
-        let lives = || self.inner.liveness(&[], old.index, old.version, old_pid) == Liveness::Alive;
-        if lives()
-            && let Ok(pidfd) = process::open_pidfd(old_pid)
-        {
-            process::wait_for_end(pidfd.as_fd(), PATIENCE);
-            if lives() && process::is_ending(old_pid) {
-                process::wait_for_end(pidfd.as_fd(), PATIENCE_WITH_ONE_THAT_ENDS);
-            }
-        }
-        if lives() {
-            self.inner.local().no_master = true;
-            return Ok(false);
-        }
-        let hold = Hold::acquire(self, Wait::Timeout, Operation::Begin)?;
-        let slot = self.claim_master_slot()?;
-        for record in self.inner.view().used_generations() {
-            if record.master_slot.load(Relaxed) == old.index
-                && record.master_version.load(Relaxed) == old.version
-            {
-                record.master_slot.store(slot.index, Relaxed);
-                record.master_version.store(slot.version, Relaxed);
-                record.master_pid.store(process::pid(), Relaxed);
-            }
-        }
-        // The old one's slot has nothing left to tell.
-        tidy(&hold);
-        drop(hold);
-        Ok(true)
+    /// [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if somebody else holds the node lock,
+    /// [`crate::ErrorKind::Full`] if there is no free slot.
+    pub fn adopt(&self, wait: Wait) -> Result<bool> {
+        opening::adopt_master(self.inner(), wait)
     }
 
     /// The master leaves properly. If no process of the node is left, it reports what nobody was left to
     /// report. Does nothing in a process that is no master.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if the node lock was not to be had.
-    pub fn leave_master(&self, wait: Wait) -> Reported {
-        let Some(master) = self.inner.local().master else { return Ok(Transitions::none()) };
-        let hold = Hold::acquire(self, wait, Operation::Leave)?;
-        let facts = hold.facts();
-        let alone = !facts
-            .slots
-            .iter()
-            .any(|s| s.role != Role::Helper && s.index != master.index && s.liveness != Liveness::Gone);
-        let scope = if alone { Scope::LastWord } else { Scope::Tidy };
-        Ok(Transitions::new(hold, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
-    }
-
-    /// Makes this process a master of the node.
-    pub(crate) fn claim_master(&self, predecessor: Option<u32>) -> Result<Claim> {
-        let hold = Hold::acquire(self, Wait::Timeout, Operation::Open)?;
-        // Whoever removes the files of a node that is gone holds the lock while he does: from here on he finds us alive.
-        if !self.inner.store.is_current() {
-            return Ok(Claim::Removed);
-        }
-        let related = [process::parent_pid(), process::pid(), predecessor.unwrap_or(0)];
-        let facts = hold.facts();
-        let stranger = facts
-            .slots
-            .iter()
-            .find(|s| s.role == Role::Master && s.liveness != Liveness::Gone && !related.contains(&s.pid));
-        if let Some(stranger) = stranger {
-            return Ok(Claim::Taken(stranger.pid));
-        }
-        self.claim_master_slot()?;
-        if let Some(identity) = self.path().and_then(crate::registry::files::lock_identity) {
-            let mut known = crate::node::relock(&OPEN_LOCKS);
-            if !known.contains(&identity) {
-                known.push(identity);
-            }
-        }
-        let header = self.inner.store.region.header();
-        let boot = crate::registry::header::boot_id();
-        for (word, value) in header.boot_id.iter().zip(boot) {
-            word.store(value, Relaxed);
-        }
-        Ok(Claim::Ours)
-    }
-
-    fn claim_master_slot(&self) -> Result<SlotRef> {
-        let slot = self.claim_slot(Role::Master, |slot| {
-            slot.intent.store(Intent::Serving.code(), Relaxed);
-        })?;
-        let mut local = self.inner.local();
-        local.master = Some(slot);
-        local.inherited_master = None;
-        drop(local);
-        Ok(slot)
-    }
-}
-
-impl Hold {
-    fn guess_cause(&self) -> Cause {
-        let local = self.node.inner.local();
-        if local.begun.is_some() {
-            return Cause::Reload;
-        }
-        let own = local.master.map(|m| m.index);
-        drop(local);
-        let other_master = self
-            .facts()
-            .slots
-            .iter()
-            .any(|s| s.role == Role::Master && Some(s.index) != own && s.liveness == Liveness::Alive);
-        if other_master { Cause::Upgrade } else { Cause::Start }
+    /// [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if somebody else holds the node lock.
+    pub fn leave(&self, wait: Wait) -> Result<Transitions> {
+        let inner = self.inner();
+        inner.store.opened();
+        let Some(master) = inner.process().master() else { return Ok(Transitions::none()) };
+        let session = Session::begin(inner, wait, Operation::Leave)?;
+        let others =
+            session.facts().slots.iter().filter(|s| s.role != Role::Helper && s.index != master.index);
+        let is_alone = !others.clone().any(|s| s.liveness != Liveness::Gone);
+        let scope = if is_alone { Scope::LastWord } else { Scope::Tidy };
+        Ok(Transitions::new(session, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 pub use self::plan::MemberState;
 use self::plan::{Obstacle, Plan};
+use crate::engine::inner::NoticeLevel;
 use crate::engine::node_lock::Wait;
 use crate::engine::sentinel::Watch;
-use crate::engine::transitions::{Reported, Transitions};
+use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Role;
 use crate::generation::{Generation, Join};
-use crate::node::NoticeLevel;
 use crate::sys::clock;
 use crate::worker::Worker;
 
@@ -45,10 +45,11 @@ impl Moment {
 /// # fn wait(fd: Option<std::os::fd::BorrowedFd>, limit: std::time::Duration) -> bool { true }
 /// # fn is_told_to_stop() -> bool { true }
 /// # fn main() -> headcount::Result<()> {
-/// # let node = headcount::Options::new("my-server").open()?;
+/// # let master = headcount::Options::new("my-server").open()?;
+/// # let generation = headcount::Generation::of(master.node(), 1);
 /// use headcount::{Join, Member, Moment, Wait};
 ///
-/// let mut member = Member::new(node.generation(1), Join::worker(Some(0)), Moment::now());
+/// let mut member = Member::new(generation, Join::worker(Some(0)), Moment::now());
 /// let mut step = member.join(Moment::now(), Wait::Timeout)?;
 /// while !is_told_to_stop() {
 ///     step.transitions.run(|t| println!("{}", t.event.kind));
@@ -185,7 +186,7 @@ impl Member {
     ///
     /// # Errors
     /// As those of [`Worker::leave`].
-    pub fn leave(&mut self, wait: Wait) -> Reported {
+    pub fn leave(&mut self, wait: Wait) -> Result<Transitions> {
         let transitions = match &self.worker {
             Some(worker) => worker.leave(wait)?,
             None => Transitions::none(),

@@ -1,41 +1,38 @@
 //! Reading a node from outside, without being part of it and without holding it up.
 
-use std::mem::offset_of;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, OFlags, fstat};
 
-use crate::engine::opening::OPEN_LOCKS;
+use crate::engine::look::View;
+use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lifecycle::Liveness;
-use crate::node::relock;
+use crate::lifecycle::SlotFacts;
 use crate::registry::journal::{Batch, Cursor};
-use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, NODE_LOCK_BYTE, SLOT_LOCK_BASE, SLOTS_RANGE};
-use crate::registry::view::View;
+use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, SLOTS_RANGE, Slot};
+use crate::registry::reading::{JournalFile, read_exact};
+use crate::registry::store::is_member;
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::identity::{Doubt, Identity, Liveness};
 use crate::sys::map::{Page, Region};
-use crate::sys::{lock, process};
 
 /// A reader of some node's registry.
 ///
 /// It copies what it reads and takes no lock, so that it can be stopped at any moment without anybody
-/// noticing. If it may not open the lock file (it is its owner's alone), it goes by process id and start
-/// time, and says [`Liveness::Unknown`] where these do not suffice.
+/// noticing. Of processes that it cannot see (those of a container, from outside) it says
+/// [`Liveness::Unknown`], and why.
 pub struct Observer {
     path: PathBuf,
     file: OwnedFd,
     geometry: Geometry,
-    locks: Option<&'static OwnedFd>,
 }
 
 /// What a registry says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryInfo {
     /// The version of its layout.
@@ -50,63 +47,25 @@ pub struct RegistryInfo {
     pub created_ns: u64,
     /// The kernel's id of the boot in which it was made.
     pub boot_id: [u64; 2],
-    /// Whether that was this boot. Of another one, nobody in it is alive.
-    pub of_this_boot: bool,
-    /// Device and inode of the lock file that it was made with. With another one beside it, nobody can say who lives.
-    pub lock_file: (u64, u64),
+    /// Whether that was this boot: of another one, nobody in it is alive. `None`: `/proc` does not tell which boot this is.
+    pub of_this_boot: Option<bool>,
     /// How often its node was started from nothing.
     pub runs: u64,
-    /// How often somebody died while holding the node lock, and the next one had to mend what was half-done.
+    /// How often somebody died while holding the node lock, and the next one had to repair what was half-done.
     pub repairs: u64,
 }
 
-/// Lock files that this process has looked at. They are never closed: should the process become part of such a node,
-/// closing one would drop all its locks there.
-static LOOKED_AT: Mutex<Vec<((u64, u64), &'static OwnedFd)>> = Mutex::new(Vec::new());
-
-fn open_locks(path: &Path) -> Option<&'static OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut looked_at = relock(&LOOKED_AT);
-    let identity = files::lock_identity(path)?;
-    if let Some((_, known)) = looked_at.iter().find(|(known, _)| *known == identity) {
-        return Some(known);
-    }
-    // Not being allowed to is no failure.
-    let fd: &OwnedFd = Box::leak(Box::new(open(files::lock_path(path), flags, Mode::empty()).ok()?));
-    let stat = fstat(fd).ok()?;
-    looked_at.push(((stat.st_dev, stat.st_ino), fd));
-    Some(fd)
-}
-
 impl Observer {
-    /// Opens the registry at `path` for reading.
+    /// Opens the registry at `path` for reading. What is no regular file is looked at, and not opened.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Permission`], [`ErrorKind::SymbolicLink`],
-    /// [`ErrorKind::NotARegistry`], [`ErrorKind::Version`] or [`ErrorKind::Corrupt`], with the file and the
-    /// mend; [`ErrorKind::WrongState`] in a process that is itself part of that node: ask its
-    /// [`crate::Node`].
+    /// [`ErrorKind::NotARegistry`], [`ErrorKind::Version`] or [`ErrorKind::Corrupt`], with the file and how to
+    /// fix it.
     pub fn open(path: &Path) -> Result<Observer> {
-        if files::lock_identity(path).is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
-            return Err(Error::new(
-                ErrorKind::WrongState,
-                format!(
-                    "this process is part of the node at {}: use its `Node`, not an observer",
-                    path.display()
-                ),
-            ));
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = open(path, flags, Mode::empty()).map_err(|e| Error::of_reader("open", path, e.into()))?;
-        let locks = open_locks(path);
+        let file = open_to_read(path)?;
         let geometry = read_geometry(&file, path)?;
-        Ok(Observer { path: path.to_owned(), file, geometry, locks })
-    }
-
-    /// Whether the observer may ask the kernel who is alive. If not, see [`Liveness::Unknown`].
-    #[must_use]
-    pub fn may_ask_the_kernel(&self) -> bool {
-        self.locks.is_some()
+        Ok(Observer { path: path.to_owned(), file, geometry })
     }
 
     /// The node at this instant.
@@ -117,41 +76,49 @@ impl Observer {
         let region = self.copy(self.geometry.journal_offset())?;
         let view = View { region: &region };
         let name = header::stored_name(region.header());
-        let mut snapshot = Snapshot::take(
-            &view,
-            &view.facts(&mut |index, version, pid| self.liveness(&region, index, version, pid)),
-            &name,
-            Some(&self.path),
-        );
-        if snapshot.holder.as_ref().is_some_and(|holder| !self.may_hold(&snapshot, holder.pid)) {
-            snapshot.holder = None;
-        }
-        Ok(snapshot)
+        let boot = self.boot(region.header());
+        let facts = view.facts(&mut |slot| match boot {
+            Some(true) => self.liveness(slot),
+            // Of another boot nobody is alive, whoever has the same id in this one.
+            Some(false) => Liveness::Gone,
+            None => Liveness::Unknown(Doubt::BootUnknown),
+        });
+        let may_hold =
+            |word: u64| boot != Some(false) && Identity::from_word(word).liveness() != Liveness::Gone;
+        Ok(Snapshot::take(&view, &facts, &name, Some(&self.path), &may_hold))
     }
 
-    /// Whether a process that the registry names as holder of the node lock can have it. One that died with it has
-    /// left its name there; the lock itself went with it.
-    fn may_hold(&self, snapshot: &Snapshot, pid: u32) -> bool {
-        match self.locks {
-            Some(locks) => !matches!(lock::test(locks.as_fd(), NODE_LOCK_BYTE), Ok(lock::ByteLock::Free)),
-            None => !snapshot.processes.iter().any(|p| p.pid == pid && p.liveness == Liveness::Gone),
-        }
+    /// Whether it is of this boot; `None` if it may be.
+    fn boot(&self, header: &Header) -> Option<bool> {
+        let then = header.boot_id.each_ref().map(|word| word.load(Relaxed));
+        let now = header::boot_id();
+        (now != [0, 0] && then != [0, 0]).then_some(then == now)
     }
 
-    /// Reads on in the journal, at most `limit` events.
+    /// Reads on in the journal, at most `limit` records of it. There is nothing more when a batch has neither events nor
+    /// lost ones.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn events(&self, cursor: &mut Cursor, limit: usize) -> Result<Batch> {
-        // A follower asks again and again: that costs eight bytes as long as there is nothing new.
-        let head = self
-            .word(offset_of!(Header, head) as u64)
-            .map_err(|e| Error::of_reader("read", &self.path, e))?;
-        if cursor.next_seq() == head.saturating_add(1) {
-            return Ok(Batch::default());
-        }
-        let region = self.copy(self.geometry.file_size())?;
-        Ok(View { region: &region }.journal().batch(cursor, limit))
+        self.journal().batch(cursor, limit).map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The number of the newest event; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file cannot be read.
+    pub fn newest_seq(&self) -> Result<u64> {
+        self.journal().head().map_err(|e| Error::of_reader("read", &self.path, e))
+    }
+
+    /// The registry's file.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    fn journal(&self) -> JournalFile<'_> {
+        JournalFile { file: self.file.as_fd(), geometry: self.geometry }
     }
 
     /// What kind of registry this is.
@@ -169,8 +136,7 @@ impl Observer {
             journal_records: header.journal_records.load(Relaxed),
             created_ns: header.created_ns.load(Relaxed),
             boot_id: boot,
-            of_this_boot: boot == header::boot_id(),
-            lock_file: (header.lock_file[0].load(Relaxed), header.lock_file[1].load(Relaxed)),
+            of_this_boot: self.boot(header),
             runs: header.runs.load(Relaxed),
             repairs: header.repairs.load(Relaxed),
         })
@@ -185,64 +151,67 @@ impl Observer {
         matches!((open, there), (Ok(open), Ok(there)) if open == there)
     }
 
-    fn word(&self, at: u64) -> std::io::Result<u64> {
-        let mut word = [0; 8];
-        match rustix::io::pread(&self.file, &mut word, at)? {
-            8 => Ok(u64::from_ne_bytes(word)),
-            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
+    /// The registry's tables, up to `len` bytes, without the journal.
     fn copy(&self, len: usize) -> Result<Region> {
         let failed = |e| Error::of_reader("read", &self.path, e);
-        let mut pages = Page::buffer(self.geometry.file_size());
-        let bytes = &mut Page::bytes_mut(&mut pages)[..len];
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&self.file, &mut bytes[done..], done as u64) {
-                Ok(0) => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => done += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(e.into())),
-            }
-        }
-        Region::copy(pages, self.geometry).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
+        // A region has a journal: the smallest, and not the one of the file, which may be large.
+        let smallest = Geometry::new(self.geometry.slots() as u32, *JOURNAL_RANGE.start())?;
+        let mut pages = Page::buffer(smallest.file_size());
+        read_exact(self.file.as_fd(), &mut Page::bytes_mut(&mut pages)[..len], 0).map_err(failed)?;
+        Region::copy(pages, smallest).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
-    fn liveness(&self, region: &Region, index: u32, version: u64, pid: u32) -> Liveness {
-        let start_time = region.slots().get(index as usize).map(|s| s.start_time.load(Relaxed));
-        if let Some(locks) = self.locks {
-            return match lock::test(locks.as_fd(), SLOT_LOCK_BASE + u64::from(index)) {
-                Ok(lock::ByteLock::Held(holder)) if holder == 0 || holder == pid => Liveness::Alive,
-                // The same one, called otherwise in our pid namespace.
-                Ok(lock::ByteLock::Held(holder)) if process::start_time(holder) == start_time => {
-                    Liveness::Alive
+    /// The record is a copy, so it is compared once more with the registry before somebody is called gone.
+    fn liveness(&self, slot: &SlotFacts) -> Liveness {
+        let answer = match slot.identity.liveness() {
+            unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
+                match self.is_member(slot) {
+                    Some(true) => Liveness::Alive,
+                    Some(false) => Liveness::Gone,
+                    None => unknown,
                 }
-                Ok(_) if self.still(index, version) => Liveness::Gone,
-                // It left between our copy and our question.
-                Ok(_) | Err(_) => Liveness::Unknown,
-            };
-        }
-        match (process::start_time(pid), start_time) {
-            (Some(now), Some(then)) if now == then && then != 0 => Liveness::Alive,
-            (Some(_), Some(then)) if then != 0 => Liveness::Gone,
-            (None, _)
-                if !Path::new(&format!("/proc/{pid}")).exists() && Path::new("/proc/self/stat").exists() =>
-            {
-                Liveness::Gone
             }
-            _ => Liveness::Unknown,
+            known => known,
+        };
+        if answer == Liveness::Gone && !self.still(slot.index, slot.version) {
+            return Liveness::Unknown(Doubt::Changing);
         }
+        answer
+    }
+
+    /// Whether it has proved that it is a member, by the lock file, which only its owner and root may open.
+    fn is_member(&self, slot: &SlotFacts) -> Option<bool> {
+        let lock_at = files::lock_path(&self.path);
+        if let Some(node) = opening::with_lock_file(&lock_at) {
+            return node.store.is_member(slot.identity.pid, slot.lock_tag);
+        }
+        let lock_file = files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok()??;
+        let id = files::FileId::of(&lock_file).ok()?;
+        (id.tag() == slot.lock_tag).then(|| is_member(lock_file.as_fd(), slot.identity.pid)).flatten()
     }
 
     /// Whether the slot is still the one that was copied.
     fn still(&self, index: u32, version: u64) -> bool {
-        let at = self.geometry.slots_offset() as u64 + u64::from(index) * 128;
-        self.word(at).is_ok_and(|now| now == version)
+        let at = (self.geometry.slots_offset() + index as usize * size_of::<Slot>()) as u64;
+        self.journal().word(at).is_ok_and(|now| now == version)
     }
+}
 
-    /// How often a follower should look for new events: the journal has nobody to call it.
-    pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+fn open_to_read(path: &Path) -> Result<OwnedFd> {
+    let failed = |e| Error::of_reader("open", path, e);
+    let Some((looked_at, stat)) = files::look_at(path).map_err(failed)? else {
+        return Err(failed(rustix::io::Errno::NOENT.into()));
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Symlink => return Err(failed(rustix::io::Errno::LOOP.into())),
+        other => {
+            let (path, found) = (path.display(), files::in_words(other));
+            let text = format!("{path} is not a registry but {found} (give another one)");
+            return Err(Error::new(ErrorKind::NotARegistry, text));
+        }
+    }
+    files::open_looked_at(path, &looked_at, &stat, OFlags::RDONLY).map_err(failed)
 }
 
 fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::inner::Settings;
+use crate::engine::opening::{self, Request};
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::{Node, Settings};
+use crate::master::Master;
+use crate::registry::files;
 use crate::registry::layout::Geometry;
+use crate::snapshot::NodeSettings;
 
 /// How a node is opened. All options have defaults; only the name is asked for.
 ///
@@ -14,7 +18,7 @@ use crate::registry::layout::Geometry;
 ///
 /// # fn main() -> headcount::Result<()> {
 /// // In the master, before it forks.
-/// let node = headcount::Options::new("my-server")
+/// let master = headcount::Options::new("my-server")
 ///     .heartbeat_interval(Duration::from_secs(1))
 ///     .stall_after(Duration::from_secs(5))
 ///     .open()?;
@@ -97,34 +101,26 @@ impl Options {
     /// the same process gives the same node, with the new timings.
     ///
     /// Where no file can be made or used, or its lock is held by somebody for 5 s, the node runs on memory of its
-    /// own, and [`Node::take_notices`] says why. Where another live server has the node already, this one
-    /// becomes `NAME-2`, and a notice says so.
+    /// own, and [`crate::Node::take_notices`] says why. Where another live server has the node already, or is just
+    /// starting under it, this one becomes `NAME-2`, and a notice says so.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] for an option that is not allowed, [`ErrorKind::Io`] when there is
     /// not even memory.
-    pub fn open(&self) -> Result<Node> {
-        Node::open(self)
+    pub fn open(&self) -> Result<Master> {
+        let settings = self.settings()?;
+        let path = self.path.clone().unwrap_or_else(|| default_path(&self.node));
+        let (name, geometry) = (self.node.clone(), self.geometry()?);
+        let request = Request { name, path, geometry, settings, predecessor: self.predecessor };
+        Ok(Master::new(opening::open(&request)?))
     }
 
-    pub(crate) fn node_name(&self) -> &str {
-        &self.node
-    }
-
-    pub(crate) fn predecessor(&self) -> Option<u32> {
-        self.predecessor
-    }
-
-    pub(crate) fn geometry(&self) -> Result<Geometry> {
+    fn geometry(&self) -> Result<Geometry> {
         Geometry::new(self.slots, self.journal_records)
     }
 
-    pub(crate) fn registry_path(&self) -> PathBuf {
-        self.path.clone().unwrap_or_else(|| default_path(&self.node))
-    }
-
     /// Checks everything that can be wrong with the options alone.
-    pub(crate) fn settings(&self) -> Result<Settings> {
+    fn settings(&self) -> Result<Settings> {
         let invalid = |message: String| Err(Error::new(ErrorKind::InvalidOption, message));
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let name = self.node.as_bytes();
@@ -165,18 +161,26 @@ impl Options {
     }
 }
 
+impl Default for NodeSettings {
+    /// Those of a node that was opened with nothing but a name.
+    fn default() -> NodeSettings {
+        let Options { heartbeat_interval, stall_after, lock_timeout, .. } = Options::new("");
+        NodeSettings { heartbeat_interval, stall_after, lock_timeout }
+    }
+}
+
 /// Where the registries of this user's nodes are, unless a path was given: `HEADCOUNT_RUNTIME_DIR`, or
 /// `/run/headcount` for root, or `headcount` in `XDG_RUNTIME_DIR` or `/run/user/UID`, or `/dev/shm/headcount-UID`.
 #[must_use]
 pub fn default_folder() -> PathBuf {
-    crate::registry::files::default_folder()
+    files::default_folder()
 }
 
 /// Where the registry of the node of this name is, unless a path was given.
 #[must_use]
 pub fn default_path(node: &str) -> PathBuf {
     // Appended by hand: `with_extension` would cut a name such as `api.v2`.
-    crate::registry::files::default_folder().join(format!("{node}.registry"))
+    files::default_folder().join(format!("{node}.registry"))
 }
 
 #[cfg(test)]

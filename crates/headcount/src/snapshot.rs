@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::sentinel::names;
+use crate::engine::look::{View, is_sentinel};
 use crate::event::{Cause, Counts, GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, Liveness, Overview, Phase, State};
-use crate::registry::view::View;
+use crate::lifecycle::{Facts, Overview, Phase, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
+use crate::sys::identity::{Doubt, Identity, Liveness};
 
 /// A node at one instant. True by the kernel, also when every process of the node is dead or hung.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The node's name.
@@ -53,7 +53,7 @@ pub struct NodeSettings {
 }
 
 /// A generation at one instant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GenerationStatus {
     /// Its number.
@@ -77,7 +77,7 @@ pub struct GenerationStatus {
 }
 
 /// A process at one instant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessStatus {
     /// Its process id.
@@ -100,10 +100,12 @@ pub struct ProcessStatus {
     pub in_state_for: Duration,
     /// How old its last heartbeat is.
     pub heartbeat_age: Duration,
+    /// Who exactly it is; `None` for one that was made for a test.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Who holds the node lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
     /// Its process id.
@@ -115,7 +117,56 @@ pub struct Holder {
 }
 
 impl Snapshot {
-    pub(crate) fn take(view: &View<'_>, facts: &Facts, node: &str, path: Option<&Path>) -> Snapshot {
+    /// A snapshot of a node of which nothing is known but its name: for tests of what reads snapshots. Those that count
+    /// come from [`crate::Observer::snapshot`] and [`crate::Node::snapshot`].
+    #[must_use]
+    pub fn new(node: impl Into<String>) -> Snapshot {
+        Snapshot {
+            node: node.into(),
+            path: None,
+            generations: Vec::new(),
+            processes: Vec::new(),
+            sentinel: None,
+            holder: None,
+            head: 0,
+            total: 0,
+            event_counts: Vec::new(),
+            settings: NodeSettings::default(),
+            boot_ns: 0,
+            time_ns: 0,
+        }
+    }
+
+    /// Whether the node is alive: a master or a worker of it is. A helper serves nobody, reports nothing and replaces
+    /// nobody, so one that is left alone does not make the node alive. As long as nobody is known to be alive and one of
+    /// them is unknown, so is the node.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        let mut node = Liveness::Gone;
+        for process in self.processes.iter().filter(|p| p.role != Role::Helper) {
+            match process.liveness {
+                Liveness::Alive => return Liveness::Alive,
+                Liveness::Gone => {}
+                unknown => node = unknown,
+            }
+        }
+        node
+    }
+
+    /// The newest generation that has, or had, workers, or is certain to get them.
+    #[must_use]
+    pub fn newest_committed(&self) -> Option<&GenerationStatus> {
+        self.generations.iter().filter(|g| g.phase == Phase::Committed).max_by_key(|g| g.id)
+    }
+
+    /// `may_hold`: whether the process that a word names can have the node lock.
+    pub(crate) fn take(
+        view: &View<'_>,
+        facts: &Facts,
+        node: &str,
+        path: Option<&Path>,
+        may_hold: &dyn Fn(u64) -> bool,
+    ) -> Snapshot {
         let header = view.region.header();
         let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
         let overview = Overview::of(facts);
@@ -140,7 +191,7 @@ impl Snapshot {
             .slots
             .iter()
             .map(|s| ProcessStatus {
-                pid: s.pid,
+                pid: s.pid(),
                 role: s.role,
                 generation: s.generation,
                 worker_id: s.worker_id,
@@ -150,13 +201,15 @@ impl Snapshot {
                 age: age(s.joined_ns),
                 in_state_for: age(s.intent_since_ns),
                 heartbeat_age: age(s.heartbeat_ns),
+                identity: Some(s.identity),
             })
             .collect();
         processes.sort_by_key(|p| (p.generation, p.role.code(), p.worker_id, p.pid));
         let sentinel = header.sentinel.load(Acquire);
-        let holder_pid = header.holder_pid.load(Relaxed);
-        let holder = (header.holder_operation.load(Acquire) != 0 && holder_pid != 0).then(|| Holder {
-            pid: holder_pid,
+        // One that died with it has left its name there.
+        let lock = header.lock.load(Acquire);
+        let holder = (lock != 0 && may_hold(lock)).then(|| Holder {
+            pid: Identity::from_word(lock).pid,
             held_for: age(header.holder_since.load(Relaxed)),
             callback: Kind::from_code(header.callback_kind.load(Relaxed))
                 .filter(|_| header.callback_seq.load(Relaxed) != 0)
@@ -167,7 +220,7 @@ impl Snapshot {
             path: path.map(Path::to_owned),
             generations,
             processes,
-            sentinel: facts.slots.iter().find(|s| names(sentinel, s)).map(|s| s.pid),
+            sentinel: facts.slots.iter().find(|s| is_sentinel(sentinel, s)).map(|s| s.pid()),
             holder,
             head: header.head.load(Acquire),
             total: overview.total(),
@@ -183,5 +236,98 @@ impl Snapshot {
             boot_ns: facts.now,
             time_ns: clock::wall_ns(),
         }
+    }
+}
+
+impl GenerationStatus {
+    /// A generation without workers, whose master is not known: for tests of what reads snapshots.
+    #[must_use]
+    pub fn new(id: GenerationId, phase: Phase) -> GenerationStatus {
+        GenerationStatus {
+            id,
+            phase,
+            cause: Cause::Unknown,
+            master: 0,
+            master_alive: None,
+            age: Duration::ZERO,
+            begun_ns: 0,
+            expected: None,
+            counts: Counts::default(),
+        }
+    }
+}
+
+impl ProcessStatus {
+    /// A process in this state, and as alive as that says: for tests of what reads snapshots.
+    #[must_use]
+    pub fn new(role: Role, pid: u32, state: State) -> ProcessStatus {
+        ProcessStatus {
+            pid,
+            role,
+            generation: 0,
+            worker_id: None,
+            state,
+            liveness: match state {
+                State::Died | State::Exited => Liveness::Gone,
+                State::Unknown => Liveness::Unknown(Doubt::Refused),
+                _ => Liveness::Alive,
+            },
+            cause: Cause::Unknown,
+            age: Duration::ZERO,
+            in_state_for: Duration::ZERO,
+            heartbeat_age: Duration::ZERO,
+            identity: None,
+        }
+    }
+}
+
+impl Holder {
+    /// A process that has just taken the node lock: for tests of what reads snapshots.
+    #[must_use]
+    pub fn new(pid: u32) -> Holder {
+        Holder { pid, held_for: Duration::ZERO, callback: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(processes: &[(Role, State)]) -> Snapshot {
+        let processes =
+            processes.iter().zip(1..).map(|(&(role, state), pid)| ProcessStatus::new(role, pid, state));
+        Snapshot { processes: processes.collect(), ..Snapshot::new("x") }
+    }
+
+    #[test]
+    fn a_master_or_a_worker_makes_a_node_alive_and_a_helper_does_not() {
+        use Role::{Helper, Master, Worker};
+        use State::{Died, Exited, Serving, Unknown};
+        for (processes, expected) in [
+            (&[][..], Liveness::Gone),
+            (&[(Master, Serving)], Liveness::Alive),
+            (&[(Master, Died), (Worker, State::Orphaned)], Liveness::Alive),
+            (&[(Master, Died), (Worker, State::Stalled)], Liveness::Alive),
+            (&[(Master, Died), (Worker, Exited), (Worker, Died)], Liveness::Gone),
+            (&[(Master, Died), (Worker, Died), (Helper, Serving)], Liveness::Gone),
+            (&[(Master, Died), (Helper, Unknown)], Liveness::Gone),
+            (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown(Doubt::Refused)),
+            (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown(Doubt::Refused)),
+            // In any order: one that is known to be alive is enough.
+            (&[(Worker, Unknown), (Worker, Serving)], Liveness::Alive),
+            (&[(Worker, Serving), (Worker, Unknown)], Liveness::Alive),
+        ] {
+            assert_eq!(node(processes).liveness(), expected, "{processes:?}");
+        }
+    }
+
+    #[test]
+    fn the_newest_committed_generation_is_not_announced_or_abandoned() {
+        let mut snapshot = Snapshot::new("x");
+        assert_eq!(snapshot.newest_committed(), None);
+        let phases = [Phase::Committed, Phase::Committed, Phase::Abandoned, Phase::Announced];
+        snapshot.generations =
+            (1..).zip(phases).map(|(id, phase)| GenerationStatus::new(id, phase)).collect();
+        assert_eq!(snapshot.newest_committed().map(|g| g.id), Some(2));
     }
 }

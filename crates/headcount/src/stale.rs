@@ -2,74 +2,58 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::engine::opening::OPEN_LOCKS;
+use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::relock;
 use crate::observer::Observer;
-use crate::registry::files::{check_file, lock_identity, lock_path, make_fifo, wake_path};
-use crate::registry::layout::{NODE_LOCK_BYTE, SLOTS_RANGE};
-use crate::registry::store::anybody_alive;
-use crate::sys::{lock, process};
+use crate::registry::files::{FileId, check_file, lock_path, make_or_open_lock};
+use crate::registry::store::has_members;
+use crate::sys::identity::Liveness;
+use crate::sys::process;
 
-/// Removes the registry at `path`, its lock file and its wake-up pipe, if it is certain that nobody is alive who uses
+/// Removes the registry at `path` and its lock file, if it is certain that nobody is alive who uses
 /// them; gives the files that it removed. A lock file without a registry is removed under the same conditions.
 ///
-/// It holds the node lock meanwhile. A server that starts at that moment finds out that its lock file was removed, and
-/// makes new ones; one that has started is found alive.
+/// It holds the lock of those who open the node meanwhile. A server that starts at that moment finds out that its lock
+/// file was removed, and makes new ones; one that has started is found alive.
 ///
 /// # Errors
-/// [`ErrorKind::InUse`] if somebody is alive, or cannot be ruled out to be; [`ErrorKind::Busy`] if the node lock is held;
-/// [`ErrorKind::NotFound`] if there is nothing; [`ErrorKind::WrongOwner`] if the files or the folder are not this
-/// user's; what [`Observer::open`] says of a registry that it cannot read. Nothing was removed then.
+/// [`ErrorKind::InUse`] if somebody is alive, or cannot be ruled out to be; [`ErrorKind::Busy`] if somebody else is
+/// opening the node; [`ErrorKind::NotFound`] if there is nothing; [`ErrorKind::WrongOwner`] if the files or the folder
+/// are not this user's; what [`Observer::open`] says of a registry that it cannot read. Nothing was removed then.
 pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
     let folder = Folder::of(path)?;
-    let registry = folder.look_at(path, FileType::RegularFile)?;
     let lock_at = lock_path(path);
-    if registry && lock_identity(path).is_none() {
-        let info = Observer::open(path)?.registry()?;
-        if info.of_this_boot {
-            return Err(in_doubt(path, "its lock file is missing, so nobody can say who is alive"));
-        }
-        // Nobody of another boot lives; the lock is to keep away a server that starts now.
-        make_fifo(&lock_at)?;
-    }
-    if !folder.look_at(&lock_at, FileType::Fifo)? {
+    let has_registry = folder.has(path)?;
+    if !has_registry && !folder.has(&lock_at)? {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no {}", path.display())));
     }
-    let identity = lock_identity(path);
-    if identity.is_some_and(|id| relock(&OPEN_LOCKS).contains(&id)) {
-        return Err(in_use(path, "this process is part of it"));
+    if opening::with_lock_file(&lock_at).is_some() {
+        return Err(in_use(path, "this very process has it open"));
     }
-    // Opening and closing it drops no lock: this process has none in it.
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let locks = folder.open(&lock_at, flags)?;
-    if !lock::try_lock(locks.as_fd(), NODE_LOCK_BYTE).map_err(|e| Error::of_reader("lock", &lock_at, e))? {
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!("somebody holds the node lock of {} (try again)", path.display()),
-        ));
+    let Some(lock_file) = make_or_open_lock(&lock_at)? else {
+        return Err(busy(path));
+    };
+    match flock(&lock_file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK | Errno::INTR) => return Err(busy(path)),
+        Err(e) => return Err(Error::of_reader("lock", &lock_at, e.into())),
     }
-    let stat = fstat(&locks).map_err(|e| Error::of_reader("look at", &lock_at, e.into()))?;
-    let locked = (stat.st_dev, stat.st_ino);
-    if lock_identity(path) != Some(locked) {
+    let locked = FileId::of(&lock_file).map_err(|e| Error::of_reader("look at", &lock_at, e))?;
+    if FileId::at(&lock_at) != Some(locked) {
         return Err(in_doubt(path, "its lock file was replaced a moment ago"));
     }
-    // From here on no server opens it, until `locks` is closed.
-    if registry {
-        let observer = Observer::open(path)?;
-        let info = observer.registry()?;
-        if info.of_this_boot && info.lock_file != locked {
-            return Err(in_doubt(path, "its lock file is not the one that it was made with"));
-        }
+    // From here on no server opens it, until `lock_file` is closed.
+    if has_registry {
+        nobody_listed_lives(path)?;
     }
-    if anybody_alive(locks.as_fd(), *SLOTS_RANGE.end() as usize) || somebody_joins(&locks) {
+    if has_members(&lock_file) {
         return Err(in_use(path, "processes of it are alive"));
     }
     match Openers::of(locked) {
@@ -78,21 +62,37 @@ pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
             return Err(in_use(path, &format!("process {pid} has it open, and may be about to use it")));
         }
         Openers::Unknown(pid) => {
-            return Err(in_doubt(path, &format!("what process {pid} has open may not be asked")));
+            return Err(in_doubt(path, &format!("the open files of process {pid} cannot be looked at")));
         }
     }
     // The lock file last: as long as it is there, it keeps others away.
     let mut removed = Vec::new();
-    for (file, kind) in [
-        (path.to_owned(), FileType::RegularFile),
-        (wake_path(path), FileType::Fifo),
-        (lock_at, FileType::Fifo),
-    ] {
-        if folder.look_at(&file, kind)? && folder.remove(&file)? {
+    for file in [path.to_owned(), lock_at] {
+        if folder.has(&file)? && folder.remove(&file)? {
             removed.push(file);
         }
     }
     Ok(removed)
+}
+
+fn nobody_listed_lives(path: &Path) -> Result<()> {
+    for p in &Observer::open(path)?.snapshot()?.processes {
+        match p.liveness {
+            Liveness::Gone => {}
+            Liveness::Alive => return Err(in_use(path, &format!("process {} of it is alive", p.pid))),
+            Liveness::Unknown(doubt) => {
+                let why =
+                    format!("process {} of it may be alive, which is not known: {}", p.pid, doubt.reason());
+                return Err(in_doubt(path, &why));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn busy(path: &Path) -> Error {
+    let text = format!("another process is just opening {} (try again)", path.display());
+    Error::new(ErrorKind::Busy, text)
 }
 
 fn in_use(path: &Path, why: &str) -> Error {
@@ -107,11 +107,6 @@ fn in_doubt(path: &Path, why: &str) -> Error {
             "{path} may be in use: {why} (stop its server, then remove {path} and what lies beside it by hand)"
         ),
     )
-}
-
-fn somebody_joins(locks: &OwnedFd) -> bool {
-    // Bytes 1 to 48, see `joining_byte`. Cannot be asked: then somebody may.
-    !matches!(lock::test_range(locks.as_fd(), NODE_LOCK_BYTE + 1, 48), Ok(lock::ByteLock::Free))
 }
 
 /// The folder, held open: whoever may write to its parent must not be able to have us remove a file elsewhere.
@@ -139,17 +134,12 @@ impl Folder {
     }
 
     /// Whether the file is there; refuses one that is not what a server would have made.
-    fn look_at(&self, path: &Path, kind: FileType) -> Result<bool> {
+    fn has(&self, path: &Path) -> Result<bool> {
         match statat(&self.0, name(path), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => check_file(path, &stat, kind, 0o022).map(|()| true),
+            Ok(stat) => check_file(path, &stat, 0o022).map(|()| true),
             Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(Error::of_reader("look at", path, e.into())),
         }
-    }
-
-    fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-        openat(&self.0, name(path), flags, Mode::empty())
-            .map_err(|e| Error::of_reader("open", path, e.into()))
     }
 
     fn remove(&self, path: &Path) -> Result<bool> {
@@ -165,8 +155,8 @@ fn name(path: &Path) -> &std::ffi::OsStr {
     path.file_name().unwrap_or_default()
 }
 
-/// Who has a lock file open for writing, as those do who belong to its node, or are about to. Its locks alone don't
-/// tell of a process between two of its steps: opened and not yet claimed, forked and not yet joined.
+/// Who has a lock file open, as those do who belong to its node, or are about to. Its locks alone don't tell of a process
+/// between two of its steps: forked and not yet joined.
 enum Openers {
     Nobody,
     Process(u32),
@@ -175,7 +165,7 @@ enum Openers {
 }
 
 impl Openers {
-    fn of(file: (u64, u64)) -> Openers {
+    fn of(file: FileId) -> Openers {
         let Ok(processes) = fs::read_dir("/proc") else { return Openers::Unknown(0) };
         let own = process::pid();
         for pid in processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()) {
@@ -195,23 +185,15 @@ impl Openers {
     }
 }
 
-fn opens(pid: u32, file: (u64, u64)) -> io::Result<bool> {
+fn opens(pid: u32, file: FileId) -> io::Result<bool> {
     for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(fd) = fd else { continue };
         let Ok(meta) = fs::metadata(fd.path()) else { continue };
-        if (meta.dev(), meta.ino()) == file && writes(pid, &fd.file_name()) {
+        if (FileId { device: meta.dev(), inode: meta.ino() }) == file {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Readers have it open as well, and are no reason to keep it.
-fn writes(pid: u32, fd: &std::ffi::OsStr) -> bool {
-    let text = fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(fd)).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    // Does not tell: then it may.
-    flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok()).is_none_or(|f| f & 0o3 != 0)
 }
 
 /// The lock file is its owner's alone, so that only processes of this user can have opened it.

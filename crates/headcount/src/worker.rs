@@ -1,14 +1,14 @@
 //! A worker's own hand on its slot.
 
-use std::time::Duration;
-
-use crate::engine::node_lock::{Hold, Operation, Wait};
+use crate::engine::inner::{SlotRef, relock};
+use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::sentinel::Watch;
-use crate::engine::transitions::{Reported, Stage, Transitions};
+use crate::engine::session::Session;
+use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
-use crate::lifecycle::{Intent, Scope};
-use crate::node::{Node, SlotRef};
+use crate::lifecycle::{Intent, Scope, Stage};
+use crate::node::Node;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
 
@@ -61,7 +61,7 @@ impl Worker {
         slot.heartbeat_ns.store(now, Relaxed);
         if slot.stalled_seq.load(Relaxed) > slot.recovered_seq.load(Relaxed) {
             // Said to be stalled: have it taken back now.
-            self.node.inner.wake();
+            self.node.inner.ring();
         }
     }
 
@@ -69,15 +69,15 @@ impl Worker {
     ///
     /// # Errors
     /// [`ErrorKind::WrongState`] if this process has left, or is not the one that joined;
-    /// [`ErrorKind::LockTimeout`] or [`ErrorKind::Busy`] if the node lock was not to be had.
-    pub fn drain(&self, wait: Wait) -> Reported {
+    /// [`ErrorKind::LockTimeout`] or [`ErrorKind::Busy`] if somebody else holds the node lock.
+    pub fn drain(&self, wait: Wait) -> Result<Transitions> {
         self.check()?;
         let slot = self.node.inner.slot(self.slot.index)?;
         if Intent::from_code(slot.intent.load(Acquire)) == Intent::Draining {
             return Ok(Transitions::none());
         }
-        let hold = Hold::acquire(&self.node, wait, Operation::Drain)?;
-        Ok(Transitions::new(hold, [Stage::Drain(self.slot.index)]))
+        let session = Session::begin(&self.node.inner, wait, Operation::Drain)?;
+        Ok(Transitions::new(session, [Stage::Drain(self.slot.index)]))
     }
 
     /// It leaves: its last words. If it was the last of its generation, the generation's end is reported
@@ -85,20 +85,20 @@ impl Worker {
     ///
     /// # Errors
     /// As those of [`Worker::drain`]. A process that ends without having left has died.
-    pub fn leave(&self, wait: Wait) -> Reported {
+    pub fn leave(&self, wait: Wait) -> Result<Transitions> {
         self.check()?;
-        let hold = Hold::acquire(&self.node, wait, Operation::Leave)?;
+        let session = Session::begin(&self.node.inner, wait, Operation::Leave)?;
         let index = self.slot.index;
         let mut stages = vec![
             Stage::Settle(Scope::Tidy),
             Stage::Exit(index),
             Stage::Settle(Scope::Generation(self.generation)),
         ];
-        if hold.facts().nobody_else(Some(index)) {
+        if session.facts().nobody_else(Some(index)) {
             stages.push(Stage::Settle(Scope::Everything));
         }
-        self.node.inner.wake();
-        Ok(Transitions::new(hold, stages))
+        self.node.inner.ring();
+        Ok(Transitions::new(session, stages))
     }
 
     /// What this process is told about the others: see [`Watch`].
@@ -107,23 +107,23 @@ impl Worker {
     /// [`ErrorKind::Io`] when there are no descriptors left.
     pub fn watch(&self) -> Result<Watch> {
         self.check()?;
-        Watch::new(self.node.clone(), self.slot)
+        Watch::new(self.node.inner.clone(), self.slot)
     }
 
     /// The same for one that looks by itself when the watch says.
     pub(crate) fn watch_without_timer(&self, now: u64) -> Result<Watch> {
-        Watch::without_timer(self.node.clone(), self.slot, now)
+        Watch::without_timer(self.node.inner.clone(), self.slot, now)
     }
 
     /// Whether its heartbeat is: nobody else had a chance to beat either, if it was this process that slept.
     pub(crate) fn is_overdue(&self, now: u64) -> bool {
         let beaten =
             self.node.inner.slot(self.slot.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed));
-        Duration::from_nanos(now.saturating_sub(beaten)) > self.node.inner.settings().stall_after
+        now.saturating_sub(beaten) > clock::nanos(self.node.inner.settings().stall_after)
     }
 
     fn check(&self) -> Result<()> {
-        let ours = self.node.inner.local().joined.contains(&self.slot);
+        let ours = relock(&self.node.inner.process().joined).contains(&self.slot);
         let same = self.node.inner.slot(self.slot.index)?.version.load(Acquire) == self.slot.version;
         if ours && same {
             return Ok(());
@@ -131,7 +131,7 @@ impl Worker {
         Err(Error::new(
             ErrorKind::WrongState,
             format!(
-                "this process is not (any more) the worker in slot {} of {}",
+                "this process is no longer the worker in slot {} of {}",
                 self.slot.index,
                 self.node.inner.place()
             ),

@@ -2,6 +2,8 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use headcount::{Cause, ErrorKind, Generation, Join, Kind, Liveness, Role, State};
@@ -33,7 +35,7 @@ fn a_death_is_reported_by_a_survivor_with_its_cause() {
     again.tell("exit 3");
     let status = again.wait();
     home.truth.dead.push((again.pid(), home.head()));
-    home.node.child_exited(again.pid(), status);
+    home.node.child_exited(again.pid(), ExitStatus::from_raw(status));
     let died = home.wait_for(Kind::WorkerDied, again.pid());
     assert_eq!((died.cause, died.signal, died.exit_code), (Cause::Exit, None, Some(3)));
     home.wait_for_callback(Kind::WorkerDied, again.pid());
@@ -73,22 +75,28 @@ fn workers_that_die_all_at_once_are_reported_by_the_next_one() {
     for child in &mut workers {
         home.truth.dead.push((child.pid(), head));
         let status = child.wait();
-        home.node.child_exited(child.pid(), status);
+        home.node.child_exited(child.pid(), ExitStatus::from_raw(status));
     }
     assert_eq!(home.head(), head, "nobody is left to report anything");
     assert_eq!(home.node.snapshot().total, 0, "but they are not counted");
     let mut next = home.respawned(&generation, 0, Habit::Serving);
-    assert_eq!(triple(&home.wait_for(Kind::WorkerStarted, next.pid())), (None, 1, None));
+    let started = home.wait_for(Kind::WorkerStarted, next.pid());
+    assert_eq!(triple(&started), (None, 1, None));
     for child in &workers {
         home.wait_for_callback(Kind::WorkerDied, child.pid());
         let died = home.wait_for(Kind::WorkerDied, child.pid());
         assert_eq!((died.signal, died.reporter_pid), (Some(9), next.pid()));
         assert_eq!(
             triple(&died),
-            (None, 1, None),
+            (None, 0, None),
             "the dead are not counted, also those that are not reported yet"
         );
+        assert!(died.seq < started.seq, "who finds nobody at work reports the dead before its own start");
     }
+    let runs = home.callbacks.all();
+    let at = |kind, pid| runs.iter().position(|r| (r.kind, r.subject) == (kind, pid)).expect("a callback");
+    let last = workers.iter().map(|w| at(Kind::WorkerDied, w.pid())).max();
+    assert!(last < Some(at(Kind::WorkerStarted, next.pid())), "and so are their callbacks: {runs:?}");
     leave_all([&mut next]);
     home.check();
 }
@@ -354,7 +362,7 @@ fn sixty_four_workers_start_die_and_leave() {
     dead.iter().for_each(|w| w.signal(Signal::SIGKILL));
     for child in &mut dead {
         let status = child.wait();
-        home.node.child_exited(child.pid(), status);
+        home.node.child_exited(child.pid(), ExitStatus::from_raw(status));
     }
     dead.iter().for_each(|w| home.wait_for_callback(Kind::WorkerDied, w.pid()));
     assert_eq!(home.node.snapshot().total, 32);

@@ -8,11 +8,13 @@
 mod family;
 
 use std::cell::Cell;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitStatus;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cursor, Generation, Join, Kind, Liveness, Node, Role, Wait, Worker};
+use headcount::{Begin, Cursor, Generation, Join, Kind, Liveness, Master, Node, Role, Wait, Worker};
 
 use family::callbacks::{Act, Callbacks};
 use family::deadly_store::{self, Tally};
@@ -24,6 +26,7 @@ use family::{Child, Place, alone, fork, news};
 /// A node whose master is this process.
 struct World {
     place: Place,
+    master: Master,
     node: Node,
     callbacks: Callbacks,
     kill_at: u64,
@@ -59,8 +62,10 @@ fn deaths(mut run: impl FnMut(u64) -> bool) {
 impl World {
     fn new() -> World {
         let place = Place::new();
+        let master = place.open();
         World {
-            node: place.open(),
+            node: master.node().clone(),
+            master,
             place,
             callbacks: Callbacks::new(),
             kill_at: 0,
@@ -104,10 +109,10 @@ impl World {
 
     fn begin(&mut self, workers: u32) -> Generation {
         let (generation, transitions) =
-            self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
+            self.master.begin(Begin::new().workers(workers), Wait::Timeout).expect("begin");
         self.callbacks.run(transitions);
         self.truth.committed.push((generation.id(), self.head()));
-        generation.commit();
+        self.master.commit(generation.id());
         generation
     }
 
@@ -123,7 +128,7 @@ impl World {
 
     fn died(&mut self, child: &Child, status: i32) {
         self.truth.dead.push((child.pid(), self.head()));
-        self.node.child_exited(child.pid(), status);
+        self.node.child_exited(child.pid(), ExitStatus::from_raw(status));
     }
 
     /// Forks the victim, and has it die in `act`, if it has got that many stores to make.
@@ -370,9 +375,10 @@ fn the_sentinel_dies_as_it_reports_an_abandoned_generation() {
         let generation = world.begin(2);
         let mut sibling = world.quiet(&generation, 0);
         dies_settling(world, &generation, 1, |world| {
-            let (ghost, transitions) = world.node.begin_generation(Begin::new().workers(2)).expect("begin");
+            let (ghost, transitions) =
+                world.master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
             world.callbacks.run(transitions);
-            ghost.abandon();
+            world.master.abandon(ghost.id());
         });
         world.successor(&generation, 1);
         sibling.tell("leave");

@@ -4,11 +4,16 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitStatus;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
-use headcount::{Begin, Cursor, Event, Join, Kind, Node, Observer, PreviousRun, Wait};
+use headcount::{Begin, Cursor, Event, Join, Kind, Master, Observer, PreviousRun, Wait};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::PidfdFlags;
 
 use family::callbacks::Callbacks;
 use family::deadly_store::{self, Tally};
@@ -81,10 +86,11 @@ impl Stage {
     fn unclean_run(&mut self) {
         let callbacks = self.callbacks;
         let mut master = fork(|line| {
-            let node = self.place.open();
-            let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+            let master = self.place.open();
+            let (generation, transitions) =
+                master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
-            generation.commit();
+            master.commit(generation.id());
             let join = |number| worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
             let workers = [join(0), join(1)];
             line.say(&format!("{} {}", workers[0].pid(), workers[1].pid()));
@@ -105,14 +111,14 @@ impl Stage {
     }
 
     /// Opens the node in a new master, and kills that in `act`.
-    fn victim<T>(&mut self, prepare: impl FnOnce(&Node) -> T, act: impl FnOnce(&Node, T)) -> u32 {
+    fn victim<T>(&mut self, prepare: impl FnOnce(&Master) -> T, act: impl FnOnce(&Master, T)) -> u32 {
         let (registry, also) = (self.place.registry(), self.callbacks.range());
         let tally = Tally { stores: self.callbacks.word(0), offset: self.callbacks.word(1) };
         let mut victim = fork(|line| {
-            let node = self.place.open();
-            let prepared = prepare(&node);
+            let master = self.place.open();
+            let prepared = prepare(&master);
             deadly_store::arm(&registry, also, self.kill_at, tally);
-            act(&node, prepared);
+            act(&master, prepared);
             deadly_store::disarm();
             line.say("survived");
             0
@@ -129,15 +135,16 @@ impl Stage {
     fn clean_run(&self) -> u32 {
         let callbacks = self.callbacks;
         let mut master = fork(|_| {
-            let node = self.place.open();
-            let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+            let master = self.place.open();
+            let (generation, transitions) =
+                master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
             callbacks.run(transitions);
-            generation.commit();
+            master.commit(generation.id());
             let mut worker = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
             worker.tell("settle");
             worker.tell("leave");
             worker.ended_well();
-            callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+            callbacks.run(master.leave(Wait::Timeout).expect("leave"));
             0
         });
         master.ended_well();
@@ -165,8 +172,8 @@ fn a_master_dies_as_it_starts_after_an_unclean_run() {
         let callbacks = stage.callbacks;
         let victim = stage.victim(
             |_| (),
-            |node, ()| {
-                let (_, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+            |master, ()| {
+                let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
             },
         );
@@ -196,21 +203,21 @@ fn a_master_dies_as_it_has_the_last_word() {
         let callbacks = stage.callbacks;
         stage.truth.no_survivors = true;
         stage.victim(
-            |node| {
+            |master| {
                 let (generation, transitions) =
-                    node.begin_generation(Begin::new().workers(2)).expect("begin");
+                    master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
-                generation.commit();
+                master.commit(generation.id());
                 for number in [0, 1] {
                     let mut child = worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
                     let status = child.kill();
-                    node.child_exited(child.pid(), status);
+                    master.node().child_exited(child.pid(), ExitStatus::from_raw(status));
                     // For the test, which is not told otherwise.
                     callbacks.word(2 + number as usize).store(u64::from(child.pid()), SeqCst);
-                    callbacks.word(4 + number as usize).store(node.snapshot().head, SeqCst);
+                    callbacks.word(4 + number as usize).store(master.node().snapshot().head, SeqCst);
                 }
             },
-            |node, ()| drop(callbacks.run(node.leave_master(Wait::Timeout).expect("leave"))),
+            |master, ()| drop(callbacks.run(master.leave(Wait::Timeout).expect("leave"))),
         );
         for number in [0, 1] {
             let word = |index: usize| callbacks.word(index + number).load(SeqCst);
@@ -234,18 +241,24 @@ fn a_master_dies_as_it_reloads() {
         let callbacks = stage.callbacks;
         let old_worker = callbacks.word(2);
         let victim = stage.victim(
-            |node| {
+            |master| {
                 let (generation, transitions) =
-                    node.begin_generation(Begin::new().workers(1)).expect("begin");
+                    master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
-                generation.commit();
+                master.commit(generation.id());
                 // It goes on until its master ends, says so, and leaves.
                 let mut child = fork(|line| {
                     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
                     callbacks.run(transitions);
+                    let parent = rustix::process::getppid().expect("a master");
+                    let parent = rustix::process::pidfd_open(parent, PidfdFlags::empty()).expect("a pidfd");
                     line.say("joined");
                     line.hear();
-                    settle(&mut worker.watch().expect("a watch"), node, callbacks);
+                    // The line is cut a moment before it has ended.
+                    let mut end = [PollFd::new(&parent, PollFlags::IN)];
+                    let limit = Timespec { tv_sec: family::PATIENCE.as_secs() as i64, tv_nsec: 0 };
+                    assert_eq!(poll(&mut end, Some(&limit)), Ok(1), "the master's end");
+                    settle(&mut worker.watch().expect("a watch"), master.node(), callbacks);
                     callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
                     0
                 });
@@ -253,10 +266,10 @@ fn a_master_dies_as_it_reloads() {
                 old_worker.store(u64::from(child.pid()), SeqCst);
                 child
             },
-            |node, child| {
+            |master, child| {
                 // Dropping it would kill it.
                 std::mem::forget(child);
-                let (_, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+                let (_, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
                 callbacks.run(transitions);
             },
         );

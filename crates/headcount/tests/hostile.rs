@@ -3,34 +3,55 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cause, Cursor, Generation, Join, Node, Options, Wait};
+use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
 
 use family::worker::{Habit, worker};
 use family::{Child, Place, Random, alone, fork, registry};
 
+/// In words: the size of a slot and of a generation.
+const SLOT: u64 = 192 / 8;
+const GENERATION: u64 = 128 / 8;
+
 /// Fills all tables with records that pass for real ones: as much as possible to see to.
 fn plausible_nonsense(words: &[AtomicU64], random: &mut Random) {
     let slots = words[1].load(SeqCst) >> 32;
-    let slots = if slots * 256 < words.len() as u64 * 8 { slots } else { 16 };
+    let slots = if slots * (SLOT + GENERATION) * 8 < words.len() as u64 * 8 { slots } else { 16 };
     words[176 / 8].store(slots << 32 | slots, SeqCst);
-    for record in 0..2 * slots as usize {
-        let at = 512 + record * 16;
-        let Some(record) = words.get(at..at + 16) else { return };
-        record.iter().for_each(|word| word.store(random.below(3), SeqCst));
-        // version; generation or id; pid and number, or phase and cause; role, or master's slot
-        record[0].store(random.below(100) * 2, SeqCst);
-        record[1].store(random.below(slots), SeqCst);
-        record[2].store(random.below(4) | random.below(3) << 32, SeqCst);
-        record[3].store(random.below(4) | random.below(3) << 32, SeqCst);
-        record[10].store(1, SeqCst);
+    let namespace = words[248 / 8].load(SeqCst) >> 32;
+    let tables = [(512, SLOT, 10), (512 + slots * SLOT, GENERATION, 8)];
+    for (from, size, started) in tables {
+        for record in 0..slots {
+            let at = (from + record * size) as usize;
+            let Some(record) = words.get(at..at + size as usize) else { return };
+            record.iter().for_each(|word| word.store(random.below(3), SeqCst));
+            // version; generation or id; pid and number, or phase and cause; role, or master's slot
+            record[0].store(random.below(100) * 2, SeqCst);
+            record[1].store(random.below(slots), SeqCst);
+            record[2].store(random.below(4) | random.below(3) << 32, SeqCst);
+            record[3].store(random.below(4) | random.below(3) << 32, SeqCst);
+            record[started].store(1, SeqCst);
+            if let Some(word) = record.get(registry::NAMESPACE) {
+                // Mostly of our own namespace, so that its id is asked for.
+                word.store(namespace.wrapping_add(random.below(4) / 3) | random.below(3) << 32, SeqCst);
+            }
+        }
     }
 }
 
+/// A name for the node lock and for those who wait to join: nobody, a process that is none of the node's, or any.
+fn name(random: &mut Random) -> u64 {
+    let somebody = [1, std::process::id(), std::os::unix::process::parent_id(), random.below(1 << 15) as u32];
+    let pid = u64::from(somebody[random.below(4) as usize]);
+    random.below(4) << 62 | pid << 40 | random.below(3)
+}
+
 /// Writes until it is killed.
-fn vandal(path: &std::path::Path, seed: u64) -> Child {
+fn vandal(path: &std::path::Path, seed: u64, master: u64) -> Child {
     let words = registry::words(path);
     fork(|line| {
         let mut random = Random::new(seed);
@@ -40,9 +61,14 @@ fn vandal(path: &std::path::Path, seed: u64) -> Child {
             if random.below(20_000) == 0 {
                 plausible_nonsense(words, &mut random);
             }
+            if random.below(64) == 0 {
+                // A master that is named without holding the lock.
+                let name = if random.below(4) == 0 { master } else { name(&mut random) };
+                words[registry::LOCK + random.below(17) as usize].store(name, SeqCst);
+            }
             let at = match random.below(4) {
                 // The header and the tables are small, and what is in them matters most.
-                0 => random.below(33) as usize,
+                0 => random.below(97) as usize,
                 1 => 512 + random.below(512) as usize % (words.len() - 512),
                 _ => random.below(words.len() as u64) as usize,
             };
@@ -75,7 +101,8 @@ impl Slowest {
 }
 
 /// Everything that a process of the node does, again and again, whatever comes of it.
-fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) -> (u32, Slowest) {
+fn busy_life(master: &Master, generation: &Generation, time: Duration, seed: u64) -> (u32, Slowest) {
+    let node = master.node();
     let mut random = Random::new(seed);
     let mut slowest = Slowest(Duration::ZERO, "");
     let mut rounds = 0;
@@ -84,9 +111,9 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
         rounds += 1;
         let _ = slowest.time("snapshot", || node.snapshot());
         let _ = slowest.time("events", || node.events(&mut Cursor::at(random.below(300)), usize::MAX));
-        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, 9));
+        slowest.time("child_exited", || node.child_exited(random.below(70) as u32, ExitStatus::from_raw(9)));
         let generation = match random.below(3) {
-            0 => node.generation(random.below(70)),
+            0 => Generation::of(node, random.below(70)),
             _ => generation.clone(),
         };
         let joined = slowest.time("join", || {
@@ -118,16 +145,16 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
             _ => Begin::new().workers(random.below(5) as u32),
         };
         slowest.time("begin", || {
-            let Ok((generation, transitions)) = node.begin_generation(begin) else { return };
+            let Ok((generation, transitions)) = master.begin(begin, Wait::Timeout) else { return };
             transitions.run(|_| ());
             if random.below(2) == 0 {
-                generation.commit()
+                master.commit(generation.id());
             } else {
-                generation.abandon()
+                master.abandon(generation.id());
             }
             let _ = generation.mark(random.below(32) as u32);
         });
-        slowest.time("adopt_master", || drop(node.adopt_master()));
+        slowest.time("adopt_master", || drop(master.adopt(Wait::Timeout)));
         drop(node.take_notices());
     }
     (rounds, slowest)
@@ -136,18 +163,18 @@ fn busy_life(node: &Node, generation: &Generation, time: Duration, seed: u64) ->
 fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     let place = Place::new();
     let mut master = fork(|line| {
-        let node = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = options(&place).lock_timeout(Duration::from_secs(2)).open().expect("open");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         line.say("ready");
         line.expect("go");
         let mut other = fork(|line| {
-            let (rounds, _) = busy_life(&node, &generation, time, seed + 1);
+            let (rounds, _) = busy_life(&master, &generation, time, seed + 1);
             line.say(&rounds.to_string());
             0
         });
-        let (rounds, slowest) = busy_life(&node, &generation, time, seed);
+        let (rounds, slowest) = busy_life(&master, &generation, time, seed);
         let others = other.hear().unwrap_or_default();
         other.ended_well();
         line.say(&format!(
@@ -156,11 +183,11 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
         ));
         line.say(&slowest.0.as_millis().to_string());
         line.expect("the vandal is gone");
-        slowest_of_leaving(&node);
+        leave(&master);
         0
     });
     master.expect("ready");
-    let mut vandal = vandal(&place.registry(), seed);
+    let mut vandal = vandal(&place.registry(), seed, registry::name_of(master.pid()));
     vandal.expect("ready");
     master.say("go");
     eprintln!("seed {seed}: {}", master.hear().expect("the master lives"));
@@ -173,13 +200,13 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
 
     // And the next server starts on what is left, or beside it.
     let mut next = fork(|_| {
-        let node = options(&place).open().expect("open");
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = options(&place).open().expect("open");
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
-        generation.commit();
+        master.commit(generation.id());
         let callbacks = family::callbacks::Callbacks::new();
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
-        assert!(node.snapshot().processes.iter().any(|p| p.pid == child.pid()));
+        assert!(master.node().snapshot().processes.iter().any(|p| p.pid == child.pid()));
         child.tell("leave");
         child.ended_well();
         0
@@ -187,8 +214,8 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
     next.ended_well();
 }
 
-fn slowest_of_leaving(node: &Node) {
-    if let Ok(transitions) = node.leave_master(Wait::Timeout) {
+fn leave(master: &Master) {
+    if let Ok(transitions) = master.leave(Wait::Timeout) {
         transitions.run(|_| ());
     }
 }

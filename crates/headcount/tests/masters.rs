@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headcount::{
-    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Node, Observer, Role, Snapshot, State,
+    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Master, Observer, Role, Snapshot, State,
     Wait,
 };
 
@@ -21,10 +21,10 @@ use family::{Child, Place, alone, fork, wait_for};
 /// Names the registry that the test below opens, in a process that was started as a new binary.
 const PLACE: &str = "HEADCOUNT_TEST_PLACE";
 
-fn begin(node: &Node, callbacks: Callbacks) -> Generation {
-    let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+fn begin(master: &Master, callbacks: Callbacks) -> Generation {
+    let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
     callbacks.run(transitions);
-    generation.commit();
+    master.commit(generation.id());
     generation
 }
 
@@ -40,21 +40,21 @@ fn observe(place: &Place) -> (Snapshot, Vec<Event>) {
 fn the_new_binary() {
     let Some(registry) = std::env::var_os(PLACE) else { return };
     let callbacks = Callbacks::new();
-    let node =
+    let master =
         headcount::Options::new("node").path(registry).slots(16).journal_records(256).open().expect("open");
-    let generation = begin(&node, callbacks);
+    let generation = begin(&master, callbacks);
     let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
     // Until the old one says so.
     std::io::stdin().lock().read_line(&mut String::new()).expect("hear");
     leave_all([&mut child]);
-    callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+    callbacks.run(master.leave(Wait::Timeout).expect("leave"));
 }
 
 /// The old master: does as it is told, and starts the new one.
 fn old_master(place: &Place, line: &mut family::Line) -> i32 {
     let callbacks = Callbacks::new();
-    let node = place.open();
-    let generation = begin(&node, callbacks);
+    let master = place.open();
+    let generation = begin(&master, callbacks);
     let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
     let mut new = None;
     line.say("ready");
@@ -85,7 +85,7 @@ fn old_master(place: &Place, line: &mut family::Line) -> i32 {
         line.say("done");
     }
     leave_all([&mut child]);
-    callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+    callbacks.run(master.leave(Wait::Timeout).expect("leave"));
     0
 }
 
@@ -137,12 +137,16 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
     let options = place.options();
     let options = predecessor.into_iter().fold(options, headcount::Options::takes_over_from);
     let mut child = fork(|line| {
-        let node = options.open().expect("open");
+        let master = options.open().expect("open");
+        let node = master.node();
         let notice = node.take_notices().first().map_or_else(String::new, |n| n.text.clone());
         line.say(node.name());
         line.say(&notice);
         line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
-        begin(&node, Callbacks::new());
+        let generation = begin(&master, Callbacks::new());
+        // Its only process, so that it is certain which one is the master.
+        generation.join(Join::worker(None)).expect("join").1.run(|_| ());
+        line.say("serving");
         line.hear();
         0
     });
@@ -150,6 +154,7 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
     let notice = child.hear().expect("a notice");
     let path = child.hear().expect("a path");
     assert!(path.ends_with(&format!("{name}.registry")), "{path}");
+    child.expect("serving");
     (child, name, notice)
 }
 
@@ -162,16 +167,58 @@ fn two_servers_do_not_share_a_node_by_accident() {
     let (_second, name, notice) = stranger(&place, None);
     assert_eq!(name, "node-2");
     assert!(
-        notice.contains(&format!("master process {}", first.pid())) && notice.contains("option `node`"),
+        notice.contains(&format!("master is process {}", first.pid())) && notice.contains("option `node`"),
         "{notice}"
     );
     let (_third, name, _) = stranger(&place, None);
     assert_eq!(name, "node-3");
-    assert_eq!(observe(&place).1.len(), 1, "the others have left no trace in the first one's journal");
+    assert_eq!(observe(&place).1.len(), 2, "the others have left no trace in the first one's journal");
     first.kill();
     // Its name is free again; nobody else's is.
     let (_fourth, name, notice) = stranger(&place, None);
     assert_eq!((&*name, &*notice), ("node", ""));
+}
+
+/// Until it is certain which of its processes is the master: while it goes into the background, there is a moment in
+/// which none of them has the master's slot.
+#[test]
+fn a_server_that_is_just_starting_has_its_name() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut first = fork(|line| {
+        let master = place.open();
+        let generation = begin(&master, Callbacks::new());
+        line.say("begun");
+        line.expect("go on");
+        let mut child = worker(&generation, Callbacks::new(), Habit::Quiet, Join::worker(Some(0)));
+        line.say("serving");
+        line.hear();
+        leave_all([&mut child]);
+        0
+    });
+    first.expect("begun");
+    let second = || {
+        let mut second = fork(|line| {
+            let master = place.options().lock_timeout(Duration::from_millis(100)).open().expect("open");
+            let notices: Vec<_> = master.node().take_notices().into_iter().map(|n| n.text).collect();
+            line.say(&format!("{}: {}", master.node().name(), notices.join("; ")));
+            0
+        });
+        let said = second.hear().expect("a name and notices");
+        second.ended_well();
+        said
+    };
+    let said = second();
+    assert!(said.starts_with("node-2: ") && said.contains("just starting"), "{said}");
+    // From its first worker on it is known for what it is.
+    first.say("go on");
+    first.expect("serving");
+    let said = second();
+    let by_whom = format!("master is process {}", first.pid());
+    assert!(said.starts_with("node-2: ") && said.contains(&by_whom), "{said}");
+    first.say("end");
+    first.ended_well();
+    assert_eq!(second(), "node:");
 }
 
 #[test]
@@ -203,22 +250,22 @@ fn goes_into_the_background(slow: Duration) {
     let callbacks = Callbacks::new();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
     let mut foreground = fork(|line| {
-        let node = place.open();
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
+        let master = place.open();
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
         // Forgotten: the foreground process ends, and its child goes on.
         std::mem::forget(fork(|_| {
-            assert!(node.adopt_master().expect("adopt"), "it is the master now");
-            assert!(!node.adopt_master().expect("adopt again"), "it was already");
-            generation.commit();
+            assert!(master.adopt(Wait::Timeout).expect("adopt"), "it is the master now");
+            assert!(!master.adopt(Wait::Timeout).expect("adopt again"), "it was already");
+            master.commit(generation.id());
             let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
-            let reload = begin(&node, callbacks);
+            let reload = begin(&master, callbacks);
             let mut second = worker(&reload, callbacks, Habit::Serving, Join::worker(Some(0)));
             callbacks.word(0).store(u64::from(std::process::id()), SeqCst);
             wait_for("the test", || (callbacks.word(1).load(SeqCst) != 0).then_some(()));
             leave_all([&mut child]);
             leave_all([&mut second]);
-            callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+            callbacks.run(master.leave(Wait::Timeout).expect("leave"));
             0
         }));
         line.say("forked");
@@ -256,9 +303,9 @@ fn goes_into_the_background(slow: Duration) {
 fn a_child_of_a_living_master_does_not_adopt() {
     let _alone = alone();
     let home = Home::new();
-    let mut child = fork(|_| i32::from(home.node.adopt_master().expect("adopt")));
+    let mut child = fork(|_| i32::from(home.master.adopt(Wait::Timeout).expect("adopt")));
     assert_eq!(child.wait(), 0);
-    assert!(!home.node.adopt_master().expect("adopt"), "the master itself has nothing to adopt");
+    assert!(!home.master.adopt(Wait::Timeout).expect("adopt"), "the master itself has nothing to adopt");
 }
 
 #[test]
@@ -269,10 +316,10 @@ fn workers_that_lose_their_master_serve_on() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
     let stop = callbacks.word(0);
     let mut master = fork(|line| {
-        let node = place.open();
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        let master = place.open();
+        let (generation, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        generation.commit();
+        master.commit(generation.id());
         for number in 0..2 {
             // Workers that go on when their master does not.
             let mut child = fork(|line| {
@@ -317,14 +364,15 @@ fn workers_that_lose_their_master_serve_on() {
 
     // A new server is a start; it says what it found, and leaves the orphans alone.
     let mut second = fork(|_| {
-        let node = place.open();
-        let generation = begin(&node, callbacks);
+        let master = place.open();
+        let node = master.node();
+        let generation = begin(&master, callbacks);
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
         stop.store(1, SeqCst);
         wait_for("the orphans to leave", || (node.snapshot().total == 1).then_some(()));
         wait_for("their generation to end", || (node.snapshot().generations.len() == 1).then_some(()));
         leave_all([&mut child]);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
         0
     });
     second.ended_well();

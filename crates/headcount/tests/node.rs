@@ -4,7 +4,7 @@ mod family;
 
 use std::time::Duration;
 
-use headcount::{Begin, Cause, Join, Kind, Phase, PreviousRun, State, Wait};
+use headcount::{Begin, Cause, Generation, Join, Kind, Phase, PreviousRun, State, Wait};
 
 use family::callbacks::{Act, Callbacks};
 use family::home::{Home, leave_all, moment, triple};
@@ -46,7 +46,7 @@ fn a_cold_start_counts_from_one() {
     let ended = &home.about(Kind::GenerationEnded)[..];
     assert_eq!((ended.len(), triple(&ended[0]), ended[0].cause), (1, (None, 0, None), Cause::Stop));
     home.check();
-    home.callbacks.run(home.node.leave_master(Wait::Timeout).expect("leave"));
+    home.callbacks.run(home.master.leave(Wait::Timeout).expect("leave"));
     let last = home.events().pop().expect("an event");
     assert_eq!((last.kind, last.pid), (Kind::MasterExited, std::process::id()));
     assert!(home.node.snapshot().processes.is_empty());
@@ -56,8 +56,9 @@ fn a_cold_start_counts_from_one() {
 fn run_of(place: &Place, ends: &str) -> Option<PreviousRun> {
     let callbacks = Callbacks::new();
     let mut master = fork(|line| {
-        let node = place.open();
-        let (generation, mut transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        let master = place.open();
+        let (generation, mut transitions) =
+            master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         let start = transitions.next().expect("a start").event;
         assert!(transitions.next().is_none());
         drop(transitions);
@@ -67,12 +68,12 @@ fn run_of(place: &Place, ends: &str) -> Option<PreviousRun> {
             Some(PreviousRun::Unclean { generation, workers }) => format!("{generation} {workers}"),
             other => format!("{other:?}"),
         });
-        generation.commit();
+        master.commit(generation.id());
         let join = |number| worker(&generation, callbacks, Habit::Quiet, Join::worker(Some(number)));
         let mut workers = [join(0), join(1)];
         if line.hear().as_deref() == Some("stop") {
             leave_all(&mut workers);
-            callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+            callbacks.run(master.leave(Wait::Timeout).expect("leave"));
         } else {
             workers.iter_mut().for_each(|w| _ = w.kill());
         }
@@ -178,9 +179,9 @@ fn an_abandoned_generation_is_nobodys_neighbour() {
     assert_eq!(phases(), [Phase::Committed, Phase::Announced]);
     // While it is not certain, it is no neighbour either.
     let mut second = home.serving(&generation, 1);
-    ghost.abandon();
+    home.master.abandon(ghost.id());
     // Once abandoned it cannot be committed any more.
-    ghost.commit();
+    home.master.commit(ghost.id());
     home.wait_for_callback(Kind::GenerationAbandoned, std::process::id());
     let abandoned = &home.about(Kind::GenerationAbandoned)[0];
     assert_eq!((abandoned.generation, abandoned.cause), (ghost.id(), Cause::NoWorkers));
@@ -205,26 +206,26 @@ fn a_generation_whose_master_vanished_before_its_workers_came_is_abandoned() {
     // It dies in the callback of its start, which has nothing to do with how often others are tried.
     callbacks.plan(Kind::GenerationStarted, Act::Die, 1, Duration::ZERO);
     let mut master = fork(|_| {
-        let node = place.open();
-        let (_, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        let master = place.open();
+        let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
         0
     });
     assert_eq!(master.wait(), libc::SIGKILL);
     // Another server, started by somebody who did not see the first one die.
     let mut second = fork(|_| {
-        let node = place.options().takes_over_from(1).open().expect("open");
+        let master = place.options().takes_over_from(1).open().expect("open");
         // Not called a start, which would sweep away what it finds.
         let begin = Begin::new().because(Cause::Reload).workers(1);
-        let (generation, transitions) = node.begin_generation(begin).expect("begin");
+        let (generation, transitions) = master.begin(begin, Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        generation.commit();
+        master.commit(generation.id());
         let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
         wait_for("the first generation to be abandoned", || {
             (!callbacks.about(Kind::GenerationAbandoned).is_empty()).then_some(())
         });
         leave_all([&mut child]);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
         0
     });
     second.ended_well();
@@ -241,10 +242,11 @@ fn a_server_that_never_got_workers_stops_properly() {
     let place = Place::new();
     let callbacks = Callbacks::new();
     let mut master = fork(|_| {
-        let node = place.open();
-        let (_, transitions) = node.begin_generation(Begin::new().workers(2)).expect("begin");
+        let master = place.open();
+        let node = master.node();
+        let (_, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
         assert!(node.snapshot().generations.is_empty());
         0
     });
@@ -283,7 +285,7 @@ fn a_generation_that_had_ended_is_resumed() {
 fn a_generation_that_could_not_be_begun_is_begun_by_its_first_worker() {
     let _alone = alone();
     let home = Home::new();
-    let generation = home.node.generation(home.node.reserve_generation());
+    let generation = Generation::of(&home.node, home.master.reserve());
     let mut first = home.serving(&generation, 0);
     let mut second = home.serving(&generation, 1);
     let kinds: Vec<_> = home.events().iter().map(|e| (e.kind, e.reporter_pid)).collect();
@@ -302,12 +304,13 @@ fn the_same_registry_is_opened_once_in_a_process() {
     let _alone = alone();
     let mut home = Home::new();
     let again = home.place.options().lock_timeout(Duration::from_secs(3)).open().expect("open again");
+    let again = again.node();
     assert_eq!((again.name(), again.path()), (home.node.name(), home.node.path()));
     assert_eq!(again.snapshot().processes.len(), 1);
     // The same by another way to write the path.
     let by_detour = home.place.folder().join("..").join(home.place.folder().file_name().expect("a name"));
     let detour = home.place.options().path(by_detour.join("node.registry")).open().expect("open by a detour");
-    assert_eq!(detour.name(), home.node.name());
+    assert_eq!(detour.node().name(), home.node.name());
     // All its locks have survived that: the kernel drops them when any descriptor of the file is closed.
     let generation = home.begin(1);
     let mut child = home.quiet(&generation, 0);

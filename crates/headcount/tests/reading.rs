@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering::SeqCst;
 
 use headcount::{
-    Begin, Cursor, ErrorKind, Join, Kind, Liveness, Node, Observer, Options, ProcessStatus, Role, State, Wait,
+    Begin, Cursor, Doubt, ErrorKind, Join, Kind, Liveness, Master, Observer, Options, ProcessStatus, Role,
+    State, Wait,
 };
 
 use family::callbacks::Callbacks;
@@ -67,11 +68,10 @@ fn a_head_that_was_spoiled_ends_no_reader() {
 }
 
 /// A node in processes that are not the test's own, so that the test can observe it.
-fn elsewhere(place: &Place, life: impl FnOnce(&Node, Callbacks, &mut Line)) -> Child {
+fn elsewhere(place: &Place, life: impl FnOnce(&Master, Callbacks, &mut Line)) -> Child {
     let callbacks = Callbacks::new();
     let mut master = fork(|line| {
-        let node = place.open();
-        life(&node, callbacks, line);
+        life(&place.open(), callbacks, line);
         0
     });
     master.expect("ready");
@@ -81,10 +81,10 @@ fn elsewhere(place: &Place, life: impl FnOnce(&Node, Callbacks, &mut Line)) -> C
 /// A master with a worker that serves, one that drains, a helper, and one that died and whose parent has, or has not,
 /// taken note of it.
 fn a_bit_of_everything(place: &Place) -> Child {
-    elsewhere(place, |node, callbacks, line| {
-        let (generation, transitions) = node.begin_generation(Begin::new().workers(4)).expect("begin");
+    elsewhere(place, |master, callbacks, line| {
+        let (generation, transitions) = master.begin(Begin::new().workers(4), Wait::Timeout).expect("begin");
         callbacks.run(transitions);
-        generation.commit();
+        master.commit(generation.id());
         let join = |join| worker(&generation, callbacks, Habit::Quiet, join);
         let mut serving = join(Join::worker(Some(0)));
         let mut draining = join(Join::worker(Some(1)));
@@ -104,7 +104,7 @@ fn a_bit_of_everything(place: &Place) -> Child {
         line.hear();
         zombie.wait();
         leave_all([&mut serving, &mut draining, &mut helper]);
-        callbacks.run(node.leave_master(Wait::Timeout).expect("leave"));
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
     })
 }
 
@@ -131,7 +131,6 @@ fn an_observer_sees_what_the_node_sees() {
     let mut master = a_bit_of_everything(&place);
     let pids = pids(&mut master);
     let observer = Observer::open(&place.registry()).expect("observe");
-    assert!(observer.may_ask_the_kernel());
     let expected = [
         (Role::Master, State::Serving),
         (Role::Worker, State::Serving),
@@ -159,19 +158,35 @@ fn an_observer_sees_what_the_node_sees() {
 }
 
 #[test]
-fn a_process_of_the_node_does_not_observe_it() {
+fn a_process_that_observes_its_own_node_keeps_its_proof() {
     let _alone = alone();
     let mut home = Home::new();
-    let error = Observer::open(&home.place.registry()).err().expect("closing it would drop our locks");
-    assert_eq!(error.kind(), ErrorKind::WrongState);
     let generation = home.begin(1);
     let mut child = home.quiet(&generation, 0);
-    assert_eq!(home.process(child.pid()).liveness, Liveness::Alive);
+    // As of a container: whether it is alive is a question to the lock file.
+    let registry = home.place.registry();
+    let foreign = registry::slot_of(&registry, child.pid());
+    let (place, birth) = (&foreign[registry::NAMESPACE], &foreign[registry::BIRTH]);
+    let (was, born) = (place.load(SeqCst), birth.load(SeqCst));
+    place.store(was + 1, SeqCst);
+    birth.store(born + 1, SeqCst);
+    let observer = Observer::open(&registry).expect("observe");
+    let liveness = |pid: u32| {
+        let processes = observer.snapshot().expect("read").processes;
+        processes.into_iter().find(|p| p.pid == pid).expect("a process").liveness
+    };
+    assert_eq!(liveness(child.pid()), Liveness::Alive, "by the lock that only it can hold");
+    assert_eq!(liveness(std::process::id()), Liveness::Alive);
+    drop(observer);
+    assert!(registry::is_proven(&registry, child.pid()));
+    assert!(registry::is_proven(&registry, std::process::id()), "closing the lock file drops all our locks");
+    place.store(was, SeqCst);
+    birth.store(born, SeqCst);
     leave_all([&mut child]);
 }
 
 #[test]
-fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know() {
+fn an_observer_without_rights_knows_who_is_alive_and_says_what_it_does_not_know() {
     let _alone = alone();
     if !is_root() {
         return skip("only root can become somebody else");
@@ -184,39 +199,77 @@ fn an_observer_without_rights_goes_by_start_time_and_says_what_it_does_not_know(
     let mut nobody = fork(|line| {
         family::become_nobody();
         let observer = Observer::open(&place.registry()).expect("everybody may read it");
-        assert!(!observer.may_ask_the_kernel());
         let expected = [
             (Role::Master, State::Serving),
             (Role::Worker, State::Serving),
             (Role::Worker, State::Draining),
             (Role::Helper, State::Serving),
             (Role::Worker, State::Died),
-            // There is still something with that number.
-            (Role::Worker, State::Unknown),
+            // There is still something with that number, and it runs nothing.
+            (Role::Worker, State::Died),
         ];
         assert_eq!(states(&observer, &pids), expected);
-        line.say("seen");
-        line.expect("start times are gone");
-        let states: Vec<State> = states(&observer, &pids).into_iter().map(|(_, state)| state).collect();
-        // There is a process with that number, and nothing says whether it is the same.
-        assert_eq!(states[..4], [State::Unknown; 4]);
-        line.say("seen");
-        line.expect("start times are others");
-        let states: Vec<State> = self::states(&observer, &pids).into_iter().map(|(_, state)| state).collect();
-        assert_eq!(states[..4], [State::Died; 4], "the numbers belong to others by now");
+        let all = |what: &str| {
+            let processes = observer.snapshot().expect("read").processes;
+            let found = pids[..4].iter().map(|pid| processes.iter().find(|p| p.pid == *pid));
+            found.map(|p| p.unwrap_or_else(|| panic!("{what}")).liveness).collect::<Vec<_>>()
+        };
+        for (told, expected) in [
+            ("they are of another namespace", Liveness::Unknown(Doubt::OtherNamespace)),
+            ("their namespace is not known", Liveness::Unknown(Doubt::NamespaceUnknown)),
+            ("their births are others", Liveness::Gone),
+        ] {
+            line.say("seen");
+            line.expect(told);
+            // There is a process with each number, and nothing says whether it is the same; or that it is not.
+            assert_eq!(all(told), [expected; 4], "{told}");
+        }
         0
     });
+    let slots: Vec<_> = (0..16).map(|index| registry::slot(&place.registry(), index)).collect();
+    let namespaces: Vec<_> = slots.iter().map(|slot| slot[registry::NAMESPACE].load(SeqCst)).collect();
+    let namespace = |change: &dyn Fn(u64) -> u64| {
+        slots.iter().zip(&namespaces).for_each(|(slot, was)| {
+            slot[registry::NAMESPACE].store(change(*was), SeqCst);
+        });
+    };
+    let kind = |word: u64| word >> 32 << 32;
     nobody.expect("seen");
-    // As on a system that hides them.
-    let words = registry::words(&place.registry());
-    (0..16).for_each(|slot| words[(4096 + slot * 128 + 32) / 8].store(0, SeqCst));
-    nobody.say("start times are gone");
+    // Not theirs any more, or they would be known by their births all over the machine.
+    slots.iter().for_each(|slot| _ = slot[registry::BIRTH].fetch_add(1 << 30, SeqCst));
+    namespace(&|was| kind(was) | 7);
+    nobody.say("they are of another namespace");
     nobody.expect("seen");
-    (0..16).for_each(|slot| words[(4096 + slot * 128 + 32) / 8].store(7, SeqCst));
-    nobody.say("start times are others");
+    namespace(&kind);
+    nobody.say("their namespace is not known");
+    nobody.expect("seen");
+    namespace(&|was| was);
+    nobody.say("their births are others");
     nobody.ended_well();
+    slots.iter().for_each(|slot| _ = slot[registry::BIRTH].fetch_sub(1 << 30, SeqCst));
     master.say("end");
     master.ended_well();
+}
+
+#[test]
+fn of_another_boot_nobody_is_alive() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let mut child = home.quiet(&generation, 0);
+    // The copy has no lock file, so who is alive goes by process id and birth: both fit by chance.
+    let copy = home.place.folder().join("copy.registry");
+    let mut bytes = std::fs::read(home.place.registry()).expect("read");
+    let mut observe = |boot: u8| {
+        bytes[24] ^= boot;
+        std::fs::write(&copy, &bytes).expect("write");
+        Observer::open(&copy).expect("a registry").snapshot().expect("read")
+    };
+    assert_eq!(observe(0).liveness(), Liveness::Alive);
+    let snapshot = observe(1);
+    assert_eq!(snapshot.liveness(), Liveness::Gone);
+    assert_eq!((snapshot.processes.len(), snapshot.total), (2, 0));
+    leave_all([&mut child]);
 }
 
 #[test]
@@ -241,9 +294,10 @@ fn an_observer_of_something_else_says_so() {
 fn a_node_without_a_file_is_read_by_its_own_processes() {
     let _alone = alone();
     let mut master = fork(|_| {
-        let node = Options::new("node").path("/proc/no/such/folder/node.registry").open().expect("open");
+        let master = Options::new("node").path("/proc/no/such/folder/node.registry").open().expect("open");
+        let node = master.node();
         assert!(node.path().is_none());
-        let (_, transitions) = node.begin_generation(Begin::new()).expect("begin");
+        let (_, transitions) = master.begin(Begin::new(), Wait::Timeout).expect("begin");
         transitions.run(|_| ());
         assert_eq!(node.events(&mut Cursor::oldest(), 10).events.len(), 1);
         assert_eq!(node.snapshot().processes.len(), 1);

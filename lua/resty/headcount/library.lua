@@ -1,10 +1,10 @@
--- libheadcount.so: its declarations, its place, and the proof that both fit each other.
+-- libheadcount.so: its declarations, where it is, and a check that both match.
 
 local ffi = require "ffi"
 
 local ABI_VERSION = 1
 
--- By hand from headcount.h. The sizes are compared with the library's below, before anything is called.
+-- Copied by hand from headcount.h. The sizes are compared with the library's below, before anything is called.
 local DECLARATIONS = [[
   typedef struct headcount_node headcount_node;
 
@@ -41,6 +41,31 @@ local DECLARATIONS = [[
   } headcount_counts;
 
   typedef struct {
+    uint32_t struct_size;
+    int32_t total;
+    uint64_t head, boot_ns, time_ns, generations, processes, held_ns, callback_ns;
+    int32_t holder;
+    uint32_t callback;
+    int32_t sentinel;
+    uint32_t reserved;
+  } headcount_snapshot;
+
+  typedef struct {
+    uint32_t struct_size, phase;
+    uint64_t id, age_ns, begun_ns;
+    uint32_t cause;
+    int32_t master, master_alive, expected, prev, mine, next, draining, prev_draining, next_draining;
+  } headcount_generation_status;
+
+  typedef struct {
+    uint32_t struct_size, role;
+    uint64_t generation, age_ns, in_state_ns;
+    int64_t heartbeat_age_ns;
+    int32_t pid, worker_id;
+    uint32_t state, liveness, doubt, cause;
+  } headcount_process_status;
+
+  typedef struct {
     uint32_t struct_size, state, next_ms, listen, on_duty, unsaid;
   } headcount_step;
 
@@ -51,6 +76,10 @@ local DECLARATIONS = [[
   const char *headcount_kind_name(uint32_t kind);
   const char *headcount_cause_name(uint32_t cause);
   const char *headcount_role_name(uint32_t role);
+  const char *headcount_state_name(uint32_t state);
+  const char *headcount_liveness_name(uint32_t liveness);
+  const char *headcount_phase_name(uint32_t phase);
+  const char *headcount_doubt_reason(uint32_t doubt);
 
   int32_t headcount_open(const headcount_options *options, headcount_node **node);
   int32_t headcount_notice(headcount_node *node, uint32_t *level, char *buffer, uint64_t capacity);
@@ -82,20 +111,24 @@ local DECLARATIONS = [[
   int32_t headcount_mark_once(headcount_node *node, uint64_t generation, uint32_t bit, uint32_t *was_new);
   int32_t headcount_events(headcount_node *node, uint64_t *cursor, headcount_event *events, uint64_t capacity,
                            uint64_t *number, uint64_t *lost);
-  int32_t headcount_snapshot_json(headcount_node *node, char *buffer, uint64_t capacity, uint64_t *needed);
+  int32_t headcount_get_snapshot(headcount_node *node, headcount_snapshot *snapshot,
+                                 headcount_generation_status *generations, uint64_t generation_capacity,
+                                 headcount_process_status *processes, uint64_t process_capacity);
 ]]
 
 ffi.cdef(DECLARATIONS)
 
-local STRUCTS = { "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts",
-  "headcount_step" }
+local STRUCTS = {
+  "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts", "headcount_snapshot",
+  "headcount_generation_status", "headcount_process_status", "headcount_step",
+}
 
 local function fail(...)
   error("resty.headcount: " .. string.format(...), 0)
 end
 
--- A library that an earlier configuration has brought into this process: it holds the process's place in the registry,
--- so that another one must not be used beside it.
+-- Whether an earlier configuration loaded the library into this process. That one holds the process's slot in the
+-- registry, so a second one must not be used beside it.
 local function is_in_process()
   local file = io.open("/proc/self/maps", "rb")
   if not file then return false end
@@ -104,7 +137,7 @@ local function is_in_process()
   return maps:find("/libheadcount.so\n", 1, true) ~= nil
 end
 
--- The nginx module exports the same functions, to all of the process. Used, both are one engine.
+-- The nginx module exports the same functions to the whole process. If we use those, both share one engine.
 local function of_module()
   if is_in_process() then return end
   local known = pcall(function() return ffi.C.headcount_abi_version end)
@@ -114,11 +147,11 @@ end
 local function of_file()
   local path, tried = package.searchpath("libheadcount", package.cpath)
   if not path then
-    fail("libheadcount.so was not found. It is looked for by lua_package_cpath: run `make install` of headcount, "
-      .. "or name its folder: lua_package_cpath '/folder/?.so;;'. Tried:%s", tried)
+    fail("libheadcount.so was not found in lua_package_cpath. Run headcount's `make install`, or name the folder: "
+      .. "lua_package_cpath '/folder/?.so;;'. Tried:%s", tried)
   end
   local loaded, library = pcall(ffi.load, path)
-  if not loaded then fail("%s cannot be loaded: %s", path, library) end
+  if not loaded then fail("cannot load %s: %s", path, library) end
   return library, path
 end
 
@@ -129,17 +162,17 @@ local function load()
   local known, version = pcall(function() return library.headcount_abi_version() end)
   if not known then fail("%s is not headcount's library: %s", path, version) end
   if version ~= ABI_VERSION then
-    fail("%s has ABI version %d, and these Lua modules need %d: install both from the same headcount",
+    fail("%s has ABI version %d, but these Lua modules need %d: install both from the same release of headcount",
       path, version, ABI_VERSION)
   end
   for which, name in ipairs(STRUCTS) do
     local here, there = ffi.sizeof(name), tonumber(library.headcount_struct_size(which))
     if here ~= there then
-      fail("%s takes a %s to have %d bytes, and these Lua modules %d: install both from the same headcount",
+      fail("in %s a %s has %d bytes, but in these Lua modules %d: install both from the same release of headcount",
         path, name, there, here)
     end
   end
-  -- Looked up once, by the master: each of its workers would do it again.
+  -- Look each function up once, in the master, so that its workers need not.
   for name in DECLARATIONS:gmatch("(headcount_[%w_]+)%(") do local _ = library[name] end
   return library
 end

@@ -1,4 +1,4 @@
--- The nginx module `headcount` in the same nginx, if it is there: one engine, one node, and Lua in charge.
+-- The nginx module in the same nginx, if it is loaded: one engine, one node, and Lua in charge.
 
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
@@ -13,8 +13,8 @@ local _M = {}
 
 local function ask(settings) return ffi.C.headcount_nginx_attach(settings) end
 
--- Where the directive `headcount` is on, its settings hold: they are put into the options. Gives the names of those
--- that were given and meant something else; nothing where there is no such directive.
+-- If the directive `headcount` is on, its settings win: they are put into the options. Returns the names of the given
+-- options that it overrides; nil if there is no such directive.
 function _M.attach(options, given)
   if library ~= ffi.C then return end
   local settings = ffi.new("headcount_options", { struct_size = ffi.sizeof("headcount_options") })

@@ -1,8 +1,8 @@
 -- What this nginx process is, from the variables that nginx exports. ngx_lua tells some of it, but not in
 -- a VM that is being closed, and not how a child ended.
 --
--- Each variable may be missing (an nginx linked without -Wl,-E): then the answer is "not known", and the
--- callers have a second best.
+-- Each variable may be missing (an nginx linked without -Wl,-E). The answer is then "not known", and the
+-- callers fall back on something else.
 
 local bit = require "bit"
 local ffi = require "ffi"
@@ -47,7 +47,7 @@ local function variable(name)
   if known then return value end
 end
 
--- Looked up once, by the master: each of its workers would do it again.
+-- Look each one up once, in the master, so that its workers need not.
 for _, name in ipairs { "slot", "last", "children", "quit", "terminate" } do variable("headcount_nginx_" .. name) end
 pcall(get, "headcount_nginx_no_timers_left")
 
@@ -55,19 +55,19 @@ _M.pid = C.headcount_getpid
 
 local timespec = ffi.new("headcount_timespec")
 
--- Seconds on a clock that nobody sets, and that goes on while the machine sleeps.
+-- Seconds on a clock that nobody sets, and that keeps running while the machine sleeps.
 function _M.clock()
   C.headcount_clock_gettime(CLOCK_BOOTTIME, timespec)
   return tonumber(timespec.sec) + tonumber(timespec.nsec) / 1e9
 end
 
--- nginx's own word: "single" is also what it says while it reads its first configuration. nil: not known.
+-- As nginx itself says. It also says "single" while it reads its first configuration. nil: not known.
 function _M.role()
   local role = variable("headcount_nginx_role")
   return role and ROLES[tonumber(role)]
 end
 
--- True once this process has been told to end, and ends.
+-- True once this process has been told to end.
 function _M.told_to_end()
   return (variable("headcount_nginx_quit") or 0) ~= 0 or (variable("headcount_nginx_terminate") or 0) ~= 0
 end
@@ -80,8 +80,8 @@ function _M.has_configuration()
   return cycle == nil or cycle[0] ~= nil
 end
 
--- Runs a function while ngx_cycle is the given one. A process that ends has put an empty one into its
--- place before our VM is closed, and `ngx.worker.count()`, `ngx.re.*` and others would crash on it.
+-- Runs a function with ngx_cycle set to the given one. A process that ends replaces it by an empty one
+-- before our VM is closed, and `ngx.worker.count()`, `ngx.re.*` and others would crash on that.
 function _M.with_cycle(cycle, run, ...)
   if cycle == nil or _M.has_configuration() then return run(...) end
   local empty = C.headcount_nginx_cycle
@@ -93,7 +93,7 @@ end
 
 local function no_timers_left() return C.headcount_nginx_no_timers_left() end
 
--- The caches of resty.core.regex, and what they hold when they are empty.
+-- The caches of resty.core.regex, and what each holds when empty.
 local REGEX_CACHES = {
   regex_match_cache = function() return nil end,
   regex_sub_func_cache = function() return {} end,
@@ -116,7 +116,7 @@ local function empty_caches(of, seen)
   end
 end
 
--- A VM that is being closed has destroyed what `ngx.re` keeps for the option "o": using it once more crashes.
+-- A VM that is being closed has destroyed what `ngx.re` caches for the option "o": using it again crashes.
 function _M.forget_regexes()
   local seen = {}
   for _, of in pairs(ngx.re) do
@@ -124,7 +124,7 @@ function _M.forget_regexes()
   end
 end
 
--- Nothing but cancelable timers is left: a worker that drains could end now. nil: not known.
+-- Only cancelable timers are left: a draining worker could end now. nil: not known.
 function _M.no_timers_left()
   local known, answer = pcall(no_timers_left)
   if known then return answer == 0 end
@@ -135,7 +135,7 @@ function _M.folder()
   if C.headcount_getcwd(buffer, 4096) ~= nil then return ffi.string(buffer) end
 end
 
--- The arguments that nginx was started with; nil if they cannot be told any more.
+-- The arguments that nginx was started with; nil if they can no longer be found out.
 function _M.arguments()
   local argc, argv = variable("headcount_nginx_argc"), variable("headcount_nginx_argv")
   local arguments = {}
@@ -147,7 +147,7 @@ function _M.arguments()
   if not file then return end
   local line = file:read("*a")
   file:close()
-  -- A master that runs has put its arguments into its title, with blanks between them.
+  -- A running master shows its arguments in its title, separated by blanks.
   local title = line:match("^nginx: master process (.*)")
   if not title and line:find("^nginx: ") then return end
   for word in (title or line):gmatch(title and "[^%z%s]+" or "[^%z]+") do arguments[#arguments + 1] = word end
@@ -155,21 +155,21 @@ function _M.arguments()
   return arguments
 end
 
--- A worker's memory still holds what its master knew when it forked it: the pid and the wait status of the
--- worker whose place it takes (nil if it takes none), and of others that had ended and were not replaced yet,
--- which are given to `each`.
+-- A worker's memory still holds what its master knew when it forked it: the pid and wait status of the worker
+-- that it replaces (nil if there is none), and of others that had ended and were not replaced yet. All of them
+-- are passed to `each`.
 function _M.predecessor(each)
   local slot, last = variable("headcount_nginx_slot"), variable("headcount_nginx_last")
   local children = variable("headcount_nginx_children")
   if not (slot and last and children) then return end
   slot, last = tonumber(slot), tonumber(last)
   if last < 0 or last > LAST_CHILD then return end
-  -- A worker that takes nobody's place is spared the rest: at a start with many workers it adds up.
+  -- A worker that replaces nobody skips the rest: at a start with many workers it adds up.
   if slot < 0 or slot >= last or bit.band(children[slot].flags, EXITED) == 0 then return end
   local mine
   for i = 0, last - 1 do
     local child = children[i]
-    -- -1: the place is free. Beyond `last` there may be old ones, which tell nothing.
+    -- -1: the entry is free. Entries beyond `last` may be old and mean nothing.
     if child.pid > 0 and bit.band(child.flags, EXITED) ~= 0 then
       each(child.pid, child.status)
       if i == slot then mine = child.pid end

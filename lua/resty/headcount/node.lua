@@ -13,6 +13,7 @@ local CALLBACKS = {
 }
 local PREVIOUS_RUNS = { "none", "clean", "unclean" }
 local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
+local LONGEST_PATH = 4096
 local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
 -- Seconds that a callback runs before the collector is asked for it; between two such times, at most; between
 -- two looks at whether it has ended.
@@ -24,7 +25,7 @@ local _M = {
   -- What every call fills in. One is enough: it is read at once, before anybody can yield.
   event = ffi.new("headcount_event", { struct_size = ffi.sizeof("headcount_event") }),
 }
--- Set by open(): handle, name, options. By worker.lua: revive, called when a callback has taken its coroutine along.
+-- Set by open(): handle, name, path (nil: memory of its own), options. By worker.lua: revive, called when a callback has taken its coroutine along.
 
 -- While nginx reads its first configuration, its error_log is not open yet, and lines go to stderr only.
 local early
@@ -73,9 +74,10 @@ function _M.open(options)
   if library.headcount_open(given, handle) < 0 then return nil, _M.last_error() end
   _M.handle = handle[0]
   _M.options = options
-  local name = ffi.new("char[64]")
-  library.headcount_node_info(_M.handle, name, ffi.sizeof(name), nil, 0)
+  local name, path = ffi.new("char[64]"), ffi.new("char[?]", LONGEST_PATH)
+  library.headcount_node_info(_M.handle, name, ffi.sizeof(name), path, LONGEST_PATH)
   _M.name = ffi.string(name)
+  _M.path = path[0] ~= 0 and ffi.string(path) or nil
   _M.log_notices()
   return true
 end
@@ -83,6 +85,7 @@ end
 local function count(n)
   if n >= 0 then return n end
 end
+_M.count = count
 
 -- An event as callbacks and events() give it.
 function _M.table_of(event)

@@ -1,4 +1,4 @@
--- The options of init{}: what is allowed, and what is meant where nothing is said.
+-- The options of init{}: what is allowed, and the defaults.
 
 local nginx = require "resty.headcount.nginx"
 
@@ -64,7 +64,7 @@ local function names()
   return table.concat(list, ", ")
 end
 
--- Lets through what is allowed, with the defaults filled in; or nil and what is wrong.
+-- The options with the defaults filled in, or nil and what is wrong.
 function _M.check(given)
   if type(given) ~= "table" then
     return nil, "the options are " .. shown(given) .. "; allowed is a table"
@@ -89,7 +89,7 @@ function _M.check(given)
   end
   options.node = options.node or _M.default_node(nginx.arguments(), ngx.config.prefix(), nginx.folder())
   if not options.node then
-    return nil, "option `node` is not given, and this process cannot tell how nginx was started"
+    return nil, "set the option `node`: this process cannot find out how nginx was started"
   end
   return options
 end

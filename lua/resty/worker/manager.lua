@@ -1,33 +1,33 @@
--- The interface of lua-resty-worker-manager, on top of resty.headcount. docs/lua.md says in which two points
--- its counts differ from the native ones, and why.
+-- The interface of lua-resty-worker-manager, on top of resty.headcount. docs/lua.md explains the two points in
+-- which its counts differ from the native ones.
 --
--- Every callback is called as `callback(id, n_prev, n_mine, n_next)`: a master's id is a number, a worker's is
--- "<master_id>-<pid>"; each n is a number of workers, or nil if there is no such master. They run under a lock
--- that all workers and masters of this node share.
+-- Callbacks are called as `callback(id, n_prev, n_mine, n_next)`. A master's id is a number, a worker's is
+-- "<master_id>-<pid>". Each n is a number of workers, or nil if there is no such master. Callbacks run under a
+-- lock that all workers and masters of this node share.
 
 local headcount = require "resty.headcount"
 
--- Marks of a generation: somebody has begun to run its master exit callback; it has been run to its end.
+-- Marks of a generation: its master exit callback has begun; it has ended.
 local EXIT_BEGUN, EXIT_DONE = 0, 1
 
 local _M = {}
 
--- What the application gave, and what it is told at the end of a call whose callback failed.
+-- What the application passed in, and the error to raise at the end of a call whose callback failed.
 local self = {}
 
--- Without those that drain: to this interface they are gone.
+-- Without draining workers: to this interface they are gone.
 local function counts(event)
   local prev = event.prev and event.prev - event.prev_draining
   local next = event.next and event.next - event.next_draining
-  -- A master whose workers all drain has run its exit callback. It is no previous one any more, but for a new
-  -- master, to which no previous one would mean that the node has just been started.
+  -- A master whose workers all drain has run its exit callback and no longer counts as a previous one. To a new
+  -- master it does: having none would mean that the node has just started.
   if prev == 0 and event.prev > 0 and event.kind ~= "generation_started" then prev = nil end
   return prev, event.mine - event.draining, next
 end
 
 local function worker_id(event) return event.generation .. "-" .. event.pid end
 
--- Errors reach whoever called us, as they did; in between, the native module has put everything in order.
+-- Errors reach our caller, as in the original. Before that, the native module puts everything in order.
 local function call(callback, ...)
   if not callback then return end
   local ok, err = xpcall(callback, debug.traceback, ...)
@@ -60,26 +60,26 @@ end
 function OWN.on_worker_start(event)
   local prev, mine, next = counts(event)
   if event.cause == "respawn" then
-    -- The dead one counts until its heartbeat would have been missed.
+    -- A dead worker counts until its heartbeat would have been missed.
     mine = mine + (headcount.recent_deaths(self.patience) or 0)
   end
   call(self.worker_start, worker_id(event), prev, mine, next)
 end
 
--- Told to leave: the exit callback runs now, where it can use sockets, and not when the worker is gone.
+-- Told to leave: the exit callback runs now, while it can use sockets, and not when the worker is gone.
 function OWN.on_worker_draining(event)
   local prev, mine, next = counts(event)
   worker_exits(event, mine + 1, prev, next) -- it counts itself
 end
 
--- On TERM and INT nothing drains: this is the first and the last word.
+-- On TERM and INT nothing drains: this is the only event.
 function OWN.on_worker_exit(event)
   if self.told then return end
   local prev, mine, next = counts(event)
   worker_exits(event, mine, prev, next)
 end
 
--- Its last worker may have died, in or before its master exit callback.
+-- Its last worker may have died, during or before its master exit callback.
 function OWN.on_generation_exit(event)
   if not headcount.mark_once(event.generation, EXIT_DONE) then return end
   local prev, _, next = counts(event)
@@ -96,7 +96,7 @@ local function chain(own, given)
   end
 end
 
--- The rest of the table is options of resty.headcount, which checks them; nil and what is wrong.
+-- The rest of the table are options of resty.headcount, which checks them. On error: nil and what is wrong.
 local function native_options(opts)
   local native = {}
   for name, value in pairs(opts) do native[name] = value end
@@ -119,7 +119,7 @@ local function native_options(opts)
   return native, nil, interval + failed
 end
 
--- What a native call gave, unless it was one of our callbacks that failed: that is raised.
+-- Returns what a native call returned, but raises the error if one of our callbacks failed.
 local function hand_on(ok, err)
   local raised = self.raised
   self.raised = nil
@@ -128,14 +128,14 @@ local function hand_on(ok, err)
   return true
 end
 
---- To be called in `init_by_lua`.
--- @param opts `shm`: the name of a shared dictionary, which must be there; `interval`: seconds between two
--- heartbeats, 10; `failed`: seconds by which one may be late before its worker counts as failed, 5. All options of
--- resty.headcount are allowed as well, and win.
+--- Call it in `init_by_lua`.
+-- @param opts `shm`: the name of an existing shared dictionary; `interval`: seconds between two heartbeats (10);
+-- `failed`: how many seconds late a heartbeat may be before its worker counts as failed (5). All options of
+-- resty.headcount are allowed as well, and take precedence.
 -- @return true, or nil and an error
 function _M.on_init_by_lua(opts, master_start_cb, master_exit_cb)
   assert(ngx.get_phase() == "init", "on_init_by_lua() must be called in the `init_by_lua` phase")
-  assert(not self.called, "on_init_by_lua() was called before; it must be called once")
+  assert(not self.called, "on_init_by_lua() has already been called; call it once")
   assert(type(opts) == "table", "on_init_by_lua() needs a table of options")
   assert(opts.shm ~= nil and ngx.shared[opts.shm], "unknown shm `" .. tostring(opts.shm) .. "`")
   self.called = true
@@ -146,12 +146,12 @@ function _M.on_init_by_lua(opts, master_start_cb, master_exit_cb)
   return hand_on(headcount.init(native))
 end
 
---- To be called in `init_worker_by_lua`.
+--- Call it in `init_worker_by_lua`.
 -- @return true, or nil and an error
 function _M.on_init_worker_by_lua(start_cb, exit_cb)
   assert(ngx.get_phase() == "init_worker", "on_init_worker_by_lua() must be called in the `init_worker_by_lua` phase")
   assert(self.called, "on_init_by_lua() must be called first, in the `init_by_lua` phase")
-  assert(not self.started, "on_init_worker_by_lua() was called before; it must be called once")
+  assert(not self.started, "on_init_worker_by_lua() has already been called; call it once")
   self.started = true
   self.worker_start, self.worker_exit = start_cb, exit_cb
   return hand_on(headcount.init_worker())

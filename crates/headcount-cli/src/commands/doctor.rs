@@ -1,4 +1,4 @@
-//! `headcount doctor`: what is wrong on this host, and how it is mended.
+//! `headcount doctor`: what is wrong on this host, and how to fix it.
 
 mod check;
 mod host;
@@ -23,16 +23,16 @@ use registry::RegistryFacts;
 
 pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let kernel = kernel_features();
-    let places = Places::of(which)?;
+    let subjects = Subjects::of(which)?;
     let mut examination =
         Examination { sections: vec![host::kernel(&kernel)], removed: Vec::new(), cannot_look: false };
-    for (folder, chosen) in &places.folders {
+    for (folder, chosen) in &subjects.folders {
         examination.folder(folder, *chosen);
     }
-    for path in &places.registries {
+    for path in &subjects.registries {
         examination.registry(path, args.clean);
     }
-    for (path, files) in &places.leftovers {
+    for (path, files) in &subjects.leftovers {
         examination.leftover(path, files, args.clean);
     }
     let Examination { sections, removed, cannot_look } = examination;
@@ -51,22 +51,22 @@ pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
 }
 
 /// What there is to look at.
-struct Places {
-    /// And whether this user's servers make their registries there, or it was named.
+struct Subjects {
+    /// With whether this user's servers make their registries there, or the user named it.
     folders: Vec<(PathBuf, bool)>,
     registries: Vec<PathBuf>,
     leftovers: Leftovers,
 }
 
-impl Places {
-    fn of(which: &Which) -> anyhow::Result<Places> {
+impl Subjects {
+    fn of(which: &Which) -> anyhow::Result<Subjects> {
         if which.node.is_none() && which.registry.is_none() {
             let own = headcount::default_folder();
             let folders = find::folders();
-            return Ok(Places {
+            return Ok(Subjects {
                 registries: find::registries(&folders),
                 leftovers: folders.iter().flat_map(|folder| leftovers::within(folder)).collect(),
-                // The others' are looked at where they are.
+                // Other users' folders only if they exist.
                 folders: folders
                     .into_iter()
                     .map(|folder| (folder.clone(), folder == own))
@@ -81,7 +81,7 @@ impl Places {
         }
         let folders =
             registries.iter().filter_map(|path| path.parent()).map(|folder| (folder.to_owned(), true));
-        Ok(Places {
+        Ok(Subjects {
             folders: folders.collect(),
             registries: registries.into_iter().filter(|path| !leftovers.contains_key(path)).collect(),
             leftovers,
@@ -89,11 +89,11 @@ impl Places {
     }
 }
 
-/// What was found so far.
+/// What has been found so far.
 struct Examination {
     sections: Vec<Section>,
     removed: Vec<PathBuf>,
-    /// Something that was to be looked at may not be.
+    /// Something is not readable for this user.
     cannot_look: bool,
 }
 
@@ -126,17 +126,15 @@ impl Examination {
     fn clean(&mut self, path: &Path) -> Check {
         match remove_stale(path) {
             Ok(removed) => {
-                let text = format!(
-                    "nobody was alive: removed, {} in all",
-                    headcount_report::plural(count(&removed), "file")
-                );
+                let text =
+                    format!("no live process: removed {}", headcount_report::plural(count(&removed), "file"));
                 self.removed.extend(removed);
                 Check::good(text)
             }
-            // It says itself how that is mended.
+            // The error says itself how to fix it.
             Err(e) => {
                 let text = format!("not removed: {}", plain(&e.to_string()));
-                Check { mend: None, ..Check::finding(text, "") }
+                Check { fix: None, ..Check::finding(text, "") }
             }
         }
     }

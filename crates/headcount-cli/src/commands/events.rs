@@ -6,29 +6,27 @@ mod text;
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use headcount::{Event, Kind, Observer};
+use headcount::{FolderWatch, Kind};
 use jiff::tz::TimeZone;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
-use super::wait::clock::Deadline;
 use crate::cli::{EventsArgs, Which};
 use crate::find;
 use crate::outcome::Outcome;
 use crate::plain::plain;
-use feed::{Feed, Item, News};
+use crate::ready::{Signals, wait};
+use feed::{Entry, Feeds, News};
 use since::From;
 pub use since::Since;
-use text::Look;
+use text::LineFormat;
 
-/// How often a follower of all nodes looks for new ones.
-const NEW_NODES: Duration = Duration::from_secs(1);
+/// Looking for new nodes takes longer the more files there are: at most one part in so many of our time goes into that.
+const LOOK_SHARE: u32 = 10;
 
 /// For `--kind`.
 pub fn kinds() -> impl TypedValueParser<Value = Kind> {
@@ -39,7 +37,7 @@ pub fn kinds() -> impl TypedValueParser<Value = Kind> {
 
 pub fn run(which: &Which, args: &EventsArgs) -> anyhow::Result<Outcome> {
     let mut journal = Journal::open(which, args)?;
-    let mut found = journal.read()?;
+    let mut found = std::mem::take(&mut journal.first);
     keep_last(&mut found, args.lines);
     journal.print(&found)?;
     if args.follow {
@@ -48,180 +46,197 @@ pub fn run(which: &Which, args: &EventsArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What is printed in the end: an item, and the feed that it comes from.
-type Found = Vec<(usize, Item)>;
+/// What is printed in the end: an entry, and the number of the feed that it comes from.
+type Found = Vec<(usize, Entry)>;
 
 struct Journal<'a> {
     args: &'a EventsArgs,
-    from: Option<From>,
     zone: TimeZone,
-    feeds: Vec<Feed>,
+    feeds: Feeds,
+    /// What was there when it was opened.
+    first: Found,
     /// All nodes of this host are meant.
     all: bool,
+    /// There is more than was read at once.
+    more: bool,
 }
 
 impl<'a> Journal<'a> {
     fn open(which: &Which, args: &'a EventsArgs) -> anyhow::Result<Journal<'a>> {
         let all = which.node.is_none() && which.registry.is_none();
-        let mut journal = Journal {
-            args,
-            from: args.since.map(From::now),
-            zone: TimeZone::system(),
-            feeds: Vec::new(),
-            all,
-        };
-        let mut errors = Vec::new();
+        let from = args.since.map(From::now);
+        let mut feeds = Feeds::new(all)?;
         for path in paths(which)? {
-            let mut feed = Feed::new(path, journal.from.and_then(From::first_seq));
-            match feed.refresh() {
-                Ok(_) => journal.feeds.push(feed),
-                Err(error) => errors.push(error),
-            }
+            feeds.add(path, from)?;
         }
-        if journal.feeds.is_empty() {
+        let mut journal =
+            Journal { args, zone: TimeZone::system(), feeds, first: Vec::new(), all, more: false };
+        let (found, mut errors) = journal.read(true)?;
+        journal.first = found;
+        if journal.feeds.len() == 0 || !all && !errors.is_empty() {
             return Err(errors.pop().unwrap_or_else(|| anyhow!("{}", find::no_node())));
         }
         // One of several that cannot be read does not hide the others.
         errors.iter().for_each(|error| say(&format!("{error:#}")));
-        if journal.feeds.len() > 1 && matches!(args.since, Some(Since::Seq(_))) {
-            let names: Vec<_> = journal.feeds.iter().map(|f| f.node.as_str()).collect();
+        let names = journal.feeds.names();
+        if names.len() > 1 && matches!(args.since, Some(Since::Seq(_))) {
             bail!(
                 "--since: each node numbers its own events; say which one by --node ({})",
                 names.join(", ")
             );
         }
-        match journal.feeds.iter().find(|feed| !feed.is_open()) {
-            Some(feed) if args.follow => {
-                say(&format!("there is no {} yet: waiting for it", feed.path.display()))
-            }
-            Some(feed) if !all => bail!("there is no {}: is the server running?", feed.path.display()),
-            _ => {}
+        match journal.feeds.missing().filter(|_| !all) {
+            Some(path) if args.follow => say(&format!("there is no {} yet: waiting for it", path.display())),
+            Some(path) => bail!("there is no {}: is the server running?", path.display()),
+            None => {}
         }
         Ok(journal)
     }
 
-    /// What is new and asked for, of all nodes in the order in which it happened.
-    fn read(&mut self) -> anyhow::Result<Found> {
-        let mut found = Vec::new();
-        for (index, feed) in self.feeds.iter_mut().enumerate() {
-            let items = match feed.read() {
-                Ok(items) => items,
-                // Its file was cut off. Of several, the others go on.
-                Err(error) if self.all => {
-                    say(&format!("{error:#}"));
-                    feed.close();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let of_this_boot = feed.of_this_boot;
-            let is_meant = |event: &Event| self.from.is_none_or(|from| from.covers(event, of_this_boot));
-            // What was lost before an event that is too old is too old as well.
-            let skip_lost = items.iter().any(|item| matches!(item, Item::Event(event) if !is_meant(event)));
-            let meant = items.into_iter().filter(|item| match item {
-                Item::Event(event) => text::wants(&self.args.kind, event) && is_meant(event),
-                Item::Lost(_) => !skip_lost,
-            });
-            found.extend(meant.map(|item| (index, item)));
-        }
+    /// What is new and asked for, of all nodes in the order in which it happened. Says what else is new, but what cannot be
+    /// read. `first`: nothing has been read yet.
+    fn read(&mut self, first: bool) -> anyhow::Result<(Found, Vec<anyhow::Error>)> {
+        let feed::Found { mut entries, news, more } = self.feeds.read(first)?;
+        self.more = more;
+        entries.retain(|(_, entry)| match entry {
+            Entry::Event(event) => text::wants(&self.args.kind, event),
+            Entry::Lost(_) => true,
+        });
         if self.feeds.len() > 1 {
-            merge(&mut found);
+            merge(&mut entries);
         }
-        Ok(found)
+        let mut errors = Vec::new();
+        for news in news {
+            match news {
+                News::Gone(path) => {
+                    say(&format!("{} is gone: waiting for it to come again", path.display()));
+                }
+                News::Come { node, path } => {
+                    say(&format!("node {node}: a new registry, {}", path.display()));
+                }
+                News::New { node, path } => say(&format!("node {node}: new, {}", path.display())),
+                News::Unreadable(error) => {
+                    errors.push(anyhow::Error::new(error).context("cannot read the node"))
+                }
+            }
+        }
+        Ok((entries, errors))
     }
 
     fn print(&self, found: &Found) -> anyhow::Result<()> {
-        let look = Look { json: self.args.json, names: self.feeds.len() > 1, zone: self.zone.clone() };
+        if found.is_empty() {
+            return Ok(());
+        }
+        let format =
+            LineFormat { json: self.args.json, names: self.feeds.len() > 1, zone: self.zone.clone() };
         let mut out = anstream::stdout().lock();
-        for (feed, item) in found {
-            let node = self.feeds.get(*feed).map_or("", |f| f.node.as_str());
-            writeln!(out, "{}", look.line(node, item)?)?;
+        for (feed, entry) in found {
+            writeln!(out, "{}", format.line(self.feeds.node(*feed), entry)?)?;
         }
         out.flush()?;
         Ok(())
     }
 
     fn follow(&mut self, which: &Which) -> anyhow::Result<()> {
-        let ended = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&ended)).context("cannot wait for signals")?;
-        }
-        let mut looked = Deadline::after(NEW_NODES);
-        while !ended.load(Ordering::Relaxed) {
-            let found = self.read()?;
-            if !found.is_empty() {
-                self.print(&found)?;
+        let signals = Signals::catch(&[signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+        let mut folders = match self.all {
+            true => Some(Folders::watch()?),
+            false => None,
+        };
+        while !signals.came() {
+            if let Some(folders) = &mut folders
+                && let Some(paths) = folders.look(which)?
+            {
+                self.feeds.add_new(paths)?;
             }
-            self.refresh()?;
-            if self.all && looked.is_over() {
-                self.find_new(which)?;
-                looked = Deadline::after(NEW_NODES);
+            let (found, mut errors) = self.read(false)?;
+            self.print(&found)?;
+            match errors.pop() {
+                // Of several, the others go on.
+                Some(error) if self.all => say(&format!("{error:#}")),
+                Some(error) => return Err(error),
+                None => {}
             }
-            if reader_left(Observer::POLL_INTERVAL)? {
+            // Without the last one, a follower of a quiet node would be left behind by `headcount events --follow | head`.
+            let stdout = std::io::stdout();
+            let mut fds = vec![
+                PollFd::new(&signals, PollFlags::IN),
+                PollFd::new(self.feeds.followers(), PollFlags::IN),
+                PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty()),
+            ];
+            let rest = folders.as_ref().and_then(|folders| folders.rest(&mut fds));
+            wait(&mut fds, if self.more { Some(Duration::ZERO) } else { rest })?;
+            if fds[2].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
                 break;
             }
         }
         Ok(())
     }
+}
 
-    fn refresh(&mut self) -> anyhow::Result<()> {
-        let mut unreadable = None;
-        for (index, feed) in self.feeds.iter_mut().enumerate() {
-            match feed.refresh() {
-                Ok(News::None) => {}
-                Ok(News::Gone) => {
-                    say(&format!("{} is gone: waiting for it to come again", feed.path.display()));
-                }
-                Ok(News::Come) => {
-                    say(&format!("node {}: a new registry, {}", feed.node, feed.path.display()));
-                    // All that is in it is new, and numbered anew.
-                    self.from = None;
-                }
-                // Of several, the others go on; it is found again when it can be read.
-                Err(error) if self.all => {
-                    say(&format!("{error:#}"));
-                    unreadable = Some(index);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        unreadable.map(|index| self.feeds.remove(index));
-        Ok(())
+/// The folders in which new nodes may come.
+struct Folders {
+    watch: FolderWatch,
+    watched: Vec<PathBuf>,
+    /// Something has changed in them.
+    changed: bool,
+    /// No look before this instant.
+    rests: Instant,
+}
+
+impl Folders {
+    fn watch() -> anyhow::Result<Folders> {
+        let watched = find::folders_of_folders();
+        let watch = FolderWatch::new(watched.clone())?;
+        // What came since the nodes were looked for is found by another look.
+        Ok(Folders { watch, watched, changed: true, rests: Instant::now() })
     }
 
-    fn find_new(&mut self, which: &Which) -> anyhow::Result<()> {
-        for path in paths(which)? {
-            if self.feeds.iter().all(|feed| feed.path != path) {
-                let mut feed = Feed::new(path, None);
-                // One that cannot be read was not shown at the start either.
-                if let Ok(News::Come) = feed.refresh() {
-                    say(&format!("node {}: new, {}", feed.node, feed.path.display()));
-                    self.feeds.push(feed);
-                    self.from = None;
-                }
-            }
+    /// The registries that are there, if that may have changed.
+    fn look(&mut self, which: &Which) -> anyhow::Result<Option<Vec<PathBuf>>> {
+        self.changed |= self.watch.changed()?;
+        if !self.changed || self.rests > Instant::now() {
+            return Ok(None);
         }
-        Ok(())
+        let begun = Instant::now();
+        self.changed = false;
+        let folders = find::folders_of_folders();
+        if folders != self.watched {
+            self.watch.set(folders.clone())?;
+            self.watched = folders;
+        }
+        let found = paths(which)?;
+        self.rests = Instant::now() + begun.elapsed() * (LOOK_SHARE - 1);
+        Ok(Some(found))
+    }
+
+    /// What is to be waited for: the descriptor, or the end of the rest.
+    fn rest<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> Option<Duration> {
+        if self.changed {
+            return Some(self.rests.saturating_duration_since(Instant::now()));
+        }
+        fds.push(PollFd::new(&self.watch, PollFlags::IN));
+        None
     }
 }
 
-fn paths(which: &Which) -> anyhow::Result<Vec<std::path::PathBuf>> {
+fn paths(which: &Which) -> anyhow::Result<Vec<PathBuf>> {
     match find::given(which)? {
         Some(path) => Ok(vec![path]),
-        None => Ok(find::all(which)?.into_iter().map(|found| found.path).collect()),
+        None => find::paths(which),
     }
 }
 
 /// By time; a node's own order stays, and what it lost stays before its next event.
 fn merge(found: &mut Found) {
-    let mut keyed: Vec<(u64, (usize, Item))> = Vec::with_capacity(found.len());
+    let mut keyed: Vec<(u64, (usize, Entry))> = Vec::with_capacity(found.len());
     let mut next = std::collections::HashMap::new();
-    for (feed, item) in found.drain(..).rev() {
+    for (feed, entry) in found.drain(..).rev() {
         let last: &mut u64 = next.entry(feed).or_insert(u64::MAX);
         // Not later than what follows it, whatever a spoiled registry says.
-        let time = if let Item::Event(event) = &item { event.boot_ns.min(*last) } else { *last };
+        let time = if let Entry::Event(event) = &entry { event.boot_ns.min(*last) } else { *last };
         *last = time;
-        keyed.push((time, (feed, item)));
+        keyed.push((time, (feed, entry)));
     }
     keyed.reverse();
     keyed.sort_by_key(|(time, _)| *time);
@@ -231,26 +246,13 @@ fn merge(found: &mut Found) {
 /// The last so many events, and what was lost among them.
 fn keep_last(found: &mut Found, lines: Option<usize>) {
     let Some(lines) = lines else { return };
-    let events = found.iter().filter(|(_, item)| matches!(item, Item::Event(_))).count();
+    let events = found.iter().filter(|(_, entry)| matches!(entry, Entry::Event(_))).count();
     let Some(mut drop) = events.checked_sub(lines).filter(|&n| n > 0) else { return };
-    found.retain(|(_, item)| {
+    found.retain(|(_, entry)| {
         let dropped = drop > 0;
-        drop -= usize::from(dropped && matches!(item, Item::Event(_)));
+        drop -= usize::from(dropped && matches!(entry, Entry::Event(_)));
         !dropped
     });
-}
-
-/// Waits for so long, or until nobody reads our output any more: without that, a follower of a quiet node would be
-/// left behind by `headcount events --follow | head`.
-fn reader_left(limit: Duration) -> anyhow::Result<bool> {
-    let stdout = std::io::stdout();
-    let mut fds = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
-    let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
-    match poll(&mut fds, Some(&limit)) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => return Err(error).context("cannot wait"),
-    }
-    Ok(fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP))
 }
 
 /// What is no event, for whoever looks on.

@@ -40,7 +40,7 @@ fn built() -> clap::Command {
     command
 }
 
-/// Everything that has a page: the program, and each command that is no secret.
+/// Everything that has a page: the program, and each command that is not hidden.
 fn pages() -> Vec<clap::Command> {
     let program = built();
     let commands =
@@ -83,7 +83,7 @@ fn page(command: clap::Command) -> io::Result<Vec<u8>> {
         }
         roff.control("fi", []);
     }
-    // The program's own line says less than there is room for here.
+    // The program's own line is shorter than what fits here.
     exit_status(&mut roff, if has_commands { all_codes() } else { notes.codes });
     surroundings(&mut roff);
     roff.to_writer(&mut page)?;
@@ -127,23 +127,20 @@ fn code(text: &str) -> Option<(String, String)> {
 
 fn all_codes() -> Vec<(String, String)> {
     let codes = [
-        (Outcome::Done.code(), "As asked."),
-        (
-            Outcome::NotReached.code(),
-            "wait, reload: not reached within the time. doctor: something is to be mended.",
-        ),
-        (2, "Wrong use: see --help."),
-        (Outcome::ReloadFailed.code(), "wait, reload: the reload failed; the new generation was abandoned."),
+        (Outcome::Done.code(), "Success."),
+        (Outcome::NotReached.code(), "wait, reload: timed out. doctor: problems found."),
+        (2, "Usage error: see --help."),
+        (Outcome::ReloadFailed.code(), "wait, reload: the reload failed."),
         (
             Outcome::Failed.code(),
-            "There is no such node, it may not be read, or the system failed; the message says which.",
+            "No such node, you may not read it, or the system failed. The message says which.",
         ),
     ];
     codes.map(|(code, meaning)| (code.to_string(), meaning.to_owned())).into()
 }
 
 fn exit_status(roff: &mut Roff, codes: Vec<(String, String)>) {
-    // A command whose help does not say them has no others than all have.
+    // A command whose help lists none has the common ones.
     let codes = if codes.is_empty() { all_codes() } else { codes };
     roff.control("SH", ["EXIT STATUS"]);
     for (code, meaning) in codes {
@@ -155,10 +152,10 @@ fn surroundings(roff: &mut Roff) {
     let variables = [
         (
             "HEADCOUNT_RUNTIME_DIR",
-            "Where nodes are looked for, and nowhere else. Otherwise in /run/headcount, /run/user/*/headcount and \
+            "The only folder to look for nodes in. If it is not set: /run/headcount, /run/user/*/headcount and \
              /dev/shm/headcount-*.",
         ),
-        ("NO_COLOR", "If it is set to anything, nothing is coloured unless --color=always is given."),
+        ("NO_COLOR", "If set to anything, there are no colours unless you give --color=always."),
     ];
     roff.control("SH", ["ENVIRONMENT"]);
     for (name, meaning) in variables {

@@ -1,4 +1,4 @@
-//! `headcount reload`: HUP to the master, and wait for the generation that it made. `docs/cli/reload.md` is the reference.
+//! `headcount reload`: sends SIGHUP to the master, and waits for the generation that answers. Reference: `docs/cli/reload.md`.
 
 mod answer;
 mod master;
@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use headcount::{Cause, Event, GenerationId, Kind, Liveness, Observer, Phase, Role, Snapshot};
+use headcount::{
+    Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, Role, Snapshot,
+};
 use headcount_report::age;
 
 use super::wait::clock::{self, Deadline};
-use super::wait::look::Look;
 use super::wait::progress::Progress;
 use super::wait::watched::Watched;
 use super::wait::{STEP, not_reached, reached, reload_failed, was_abandoned, words};
@@ -28,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Who holds the node lock for longer than this may keep a generation from being announced.
 const LONG_HELD: Duration = Duration::from_millis(500);
 
-const NGINX_T: &str = "The server's error log says why, and mostly `nginx -t` does, too";
+const NGINX_T: &str = "The server's error log says why; `nginx -t` usually does, too";
 
 pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
@@ -41,18 +42,18 @@ pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
         None => of_node(which)?,
     };
     let mut progress = Progress::new(deadline);
-    // An earlier reload that is still going on is not to be mistaken for ours.
+    // An earlier reload that is still in progress must not be mistaken for ours.
     while master.is_nginx && !master.is_at_rest() {
         if !master.is_alive() {
-            bail!("master {} has ended, and was not signalled", master.pid);
+            bail!("master {} has ended and was not signalled", master.pid);
         }
         if deadline.is_over() {
             progress.end()?;
             let why =
-                format!("master {} was busy for {}, and was not signalled", master.pid, age(args.timeout));
+                format!("master {} was busy for {} and was not signalled", master.pid, age(args.timeout));
             return not_reached(&why);
         }
-        progress.show(&format!("master {} is busy with something else", master.pid))?;
+        progress.show(&format!("master {} is busy", master.pid))?;
         std::thread::sleep(LOOK);
     }
     let mut node = Watched::at(registry.clone());
@@ -62,7 +63,7 @@ pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
     master.hang_up()?;
     let Some(taken) = wait_till_taken(&master, sent_ns, deadline, &mut progress)? else {
         progress.end()?;
-        let why = format!("master {} has not taken the signal within {}", master.pid, age(args.timeout));
+        let why = format!("master {} did not take the signal within {}", master.pid, age(args.timeout));
         return if master.is_alive() { not_reached(&why) } else { reload_failed(&ended(&master)) };
     };
     let mut reload =
@@ -70,7 +71,7 @@ pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
     reload.wait(&mut node, deadline, &mut progress)
 }
 
-/// Looks on until the signal is pending no longer. `None`: it was not to be.
+/// Watches until the signal is no longer pending. `None`: the master ended, or time is up.
 fn wait_till_taken(
     master: &Master,
     sent_ns: u64,
@@ -119,16 +120,15 @@ impl Reload<'_> {
             let at_rest = self.master.is_at_rest();
             let alive = self.master.is_alive();
             let snapshot = node.snapshot()?.context("the registry is gone")?;
-            let look = Look::from(&snapshot);
-            self.read(&node.events()?, &look);
-            let lock_is_free = look.holder.is_none_or(|(_, held_for)| held_for < LONG_HELD);
+            self.read(&node.events()?, &snapshot);
+            let lock_is_free = snapshot.holder.as_ref().is_none_or(|holder| holder.held_for < LONG_HELD);
             let since = self.rest.unwrap_or(snapshot.boot_ns);
             self.rest = (at_rest && lock_is_free).then_some(since);
             let facts = Facts {
                 taken: self.taken,
                 begun: &self.begun,
                 abandoned: &self.abandoned,
-                look: &look,
+                snapshot: &snapshot,
                 master: self.master.pid,
                 is_nginx: self.master.is_nginx,
                 rests_for: self
@@ -142,8 +142,8 @@ impl Reload<'_> {
             }
             match verdict {
                 Verdict::Serves(_) => {
-                    let what = facts.wanted().reached(Some(&look), "");
-                    return reached(&format!("{what}; that took {}", age(deadline.elapsed())));
+                    let what = facts.wanted().reached(Some(&snapshot), "");
+                    return reached(&format!("{what}; it took {}", age(deadline.elapsed())));
                 }
                 Verdict::Abandoned(generation) => return reload_failed(&was_abandoned(generation)),
                 Verdict::Refused => return reload_failed(&refused(&self.master)),
@@ -159,19 +159,21 @@ impl Reload<'_> {
                 return not_reached(&words::not_reached(self.args.timeout, &facts.lacking()));
             }
             progress.show(&words::line(&facts.lacking()))?;
-            std::thread::sleep(STEP);
+            // What the master does is looked at, and what its workers do wakes us.
+            node.wait(STEP)?;
         }
     }
 
     /// A generation is in the registry's table while it is there, and in the journal for longer.
-    fn read(&mut self, events: &[Event], look: &Look) {
+    fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         let old = self.before.generations.iter().map(|g| g.id).max().unwrap_or(0);
         // `resume`: the master could not announce it, and its first worker did.
         let ours = |cause: Cause, master: u32| {
             matches!(cause, Cause::Reload | Cause::Resume) && master == self.master.pid
         };
         // The table first: it says when the generation was begun, and the journal only when that was reported.
-        let there = look.generations.iter().filter(|g| ours(g.cause, g.master)).map(|g| (g.id, g.begun_ns));
+        let there = snapshot.generations.iter().filter(|g| ours(g.cause, g.master));
+        let there = there.map(|g| (g.id, begun_ns(snapshot, g)));
         let started = events.iter().filter(|e| e.kind == Kind::GenerationStarted && ours(e.cause, e.pid));
         let found: Vec<_> = there.chain(started.map(|e| (e.generation, e.boot_ns))).collect();
         for (id, begun_ns) in found {
@@ -180,29 +182,34 @@ impl Reload<'_> {
             }
         }
         let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
         self.abandoned.extend(reported.chain(not_yet));
     }
 }
 
+/// When a generation was begun, on the clock that events carry.
+fn begun_ns(snapshot: &Snapshot, generation: &GenerationStatus) -> u64 {
+    snapshot.boot_ns.saturating_sub(clock::nanoseconds(generation.age))
+}
+
 fn refused(master: &Master) -> String {
     format!(
-        "master {} took the signal, and went back to sleep without beginning a generation: it has refused the \
-         configuration, and serves on with the old one. {NGINX_T}",
+        "master {} took the signal and went back to sleep without beginning a generation: it refused the \
+         configuration and still serves with the old one. {NGINX_T}",
         master.pid
     )
 }
 
 fn uncounted(master: &Master) -> String {
     format!(
-        "master {} took the signal, and its old workers leave, but it has begun no generation: is headcount no longer in \
-         its configuration, or could it not use its registry? The server's error log says so",
+        "master {} took the signal and its old workers are leaving, but it has begun no generation. Is headcount no \
+         longer in its configuration, or could it not use its registry? See the server's error log",
         master.pid
     )
 }
 
 fn ended(master: &Master) -> String {
-    format!("master {} ended while it was to reload; the server's error log may say why", master.pid)
+    format!("master {} ended during the reload; the server's error log may say why", master.pid)
 }
 
 /// The node's master: that of its newest generation.
@@ -210,7 +217,7 @@ fn of_node(which: &Which) -> anyhow::Result<(PathBuf, Master)> {
     let (path, observer) = find::one(which)?;
     let snapshot = observer.snapshot().context("cannot read the node")?;
     let Some(pid) = newest_master(&snapshot) else {
-        bail!("no master of the node {} ({}) is alive: start the server", snapshot.node, path.display());
+        bail!("node {} ({}) has no live master: start the server", snapshot.node, path.display());
     };
     let master = Master::hold(pid)?;
     must_be(&observer, pid, &path)?;
@@ -235,12 +242,12 @@ fn of_pid(which: &Which, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
             Err(error) => unreadable.push(error.to_string()),
         }
     }
-    let mut why = format!("process {pid} is no live master of a node, and is not signalled");
+    let mut why = format!("process {pid} is not a live master of any node and was not signalled");
     match others.is_empty() {
         true => why.push_str(
-            "; no node was found: does the server have headcount? One elsewhere is named by --registry",
+            "; no node was found. Does the server have headcount? If its registry is elsewhere, name it with --registry",
         ),
-        false => why.push_str(&format!("; looked at: {}", others.join(", "))),
+        false => why.push_str(&format!("; nodes found: {}", others.join(", "))),
     }
     for error in unreadable {
         why.push_str(&format!("; {error}"));
@@ -248,16 +255,16 @@ fn of_pid(which: &Which, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
     bail!("{why}")
 }
 
-/// A master that another one has taken over from does not read its configuration on HUP.
+/// A master that has been superseded does not read its configuration on SIGHUP.
 fn must_be(observer: &Observer, pid: u32, path: &std::path::Path) -> anyhow::Result<()> {
     let snapshot = observer.snapshot().context("cannot read the node")?;
     match newest_master(&snapshot) {
         Some(newest) if newest == pid => Ok(()),
         Some(newest) => bail!(
-            "master {pid} is not signalled: master {newest} has taken over by a binary upgrade, and HUP would not \
-             make {pid} read its configuration; reload {newest}, or end the upgrade"
+            "master {pid} was not signalled: master {newest} has taken over by a binary upgrade, and SIGHUP would not \
+             make {pid} read its configuration. Reload {newest}, or end the upgrade"
         ),
-        None => bail!("process {pid} is no live master of the node at {}", path.display()),
+        None => bail!("process {pid} is not a live master of the node at {}", path.display()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `headcount status`: every node at this instant.
 
 mod document;
-mod look;
+mod reading;
 mod text;
 #[cfg(test)]
 mod text_tests;
@@ -13,19 +13,19 @@ use crate::cli::{StatusArgs, Which};
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
-use look::Look;
+use reading::Reading;
 
 /// A registry that cannot be read, and why.
 type Unreadable = (PathBuf, headcount::Error);
 
 pub fn run(which: &Which, args: &StatusArgs) -> anyhow::Result<Outcome> {
-    let (looks, unreadable) = look(find::all(which)?);
+    let (readings, unreadable) = read(find::all(which)?);
     let mut out = anstream::stdout().lock();
     if args.json {
-        let document = Document::new(&looks, &unreadable);
+        let document = Document::new(&readings, &unreadable);
         writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
     } else {
-        let nodes = looks.iter().map(text::node);
+        let nodes = readings.iter().map(text::node);
         let blocks = nodes.chain(unreadable.iter().map(|(path, error)| text::unreadable(path, error)));
         for (i, block) in blocks.enumerate() {
             let gap = if i == 0 { "" } else { "\n" };
@@ -33,19 +33,19 @@ pub fn run(which: &Which, args: &StatusArgs) -> anyhow::Result<Outcome> {
         }
     }
     out.flush()?;
-    if looks.is_empty() && unreadable.is_empty() {
+    if readings.is_empty() && unreadable.is_empty() {
         anyhow::bail!("{}", find::no_node());
     }
     Ok(if unreadable.is_empty() { Outcome::Done } else { Outcome::Failed })
 }
 
-fn look(found: Vec<Found>) -> (Vec<Look>, Vec<Unreadable>) {
-    let (mut looks, mut unreadable) = (Vec::new(), Vec::new());
+fn read(found: Vec<Found>) -> (Vec<Reading>, Vec<Unreadable>) {
+    let (mut readings, mut unreadable) = (Vec::new(), Vec::new());
     for Found { path, observer } in found {
-        match observer.and_then(|observer| Look::at(path.clone(), &observer)) {
-            Ok(look) => looks.push(look),
+        match observer.and_then(|observer| Reading::at(path.clone(), &observer)) {
+            Ok(reading) => readings.push(reading),
             Err(error) => unreadable.push((path, error)),
         }
     }
-    (looks, unreadable)
+    (readings, unreadable)
 }

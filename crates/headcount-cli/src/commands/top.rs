@@ -1,14 +1,13 @@
 //! `headcount top`: the node, live, in the terminal.
 //!
-//! `seen` is what a look brings, `life` and `model` what that adds up to, `desk` what the person at the keyboard has chosen,
-//! and `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
+//! `life` and `model` are what snapshots and events add up to, `choices` what the person at the keyboard has chosen, and
+//! `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
 
-mod desk;
+mod choices;
 mod life;
 mod model;
 mod nodes;
 mod reader;
-mod seen;
 mod terminal;
 mod theme;
 mod timeline;
@@ -16,17 +15,18 @@ mod view;
 mod wake;
 
 use std::io::{IsTerminal, stdout};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use headcount::Observer;
 use ratatui::crossterm::event::Event;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cli::{TopArgs, Which};
 use crate::outcome::Outcome;
+use crate::ready::wait;
 
-use desk::{Desk, Step};
+use choices::{Choices, Step};
 use nodes::Nodes;
 use terminal::Screen;
 use theme::Theme;
@@ -35,6 +35,8 @@ use wake::Wake;
 
 /// How often the picture is drawn anew when nothing happens: ages grow and bars move.
 const EVERY: Duration = Duration::from_millis(250);
+/// However much happens, it is not drawn sooner after the last time: nobody would see it.
+const AT_MOST: Duration = Duration::from_millis(25);
 
 pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if !stdout().is_terminal() {
@@ -49,29 +51,36 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     // Before the terminal is ours: a signal in between must find its handler.
     let wakes = wake::listen().context("cannot listen for keys and signals")?;
     let mut screen = Screen::enter().context("cannot take the terminal")?;
-    let mut top = Top { desk: Desk::default(), theme: Theme::of_environment(), rows: Vec::new() };
+    let mut top = Top { choices: Choices::default(), theme: Theme::of_environment(), rows: Vec::new() };
     let mut looked = Instant::now();
     loop {
         top.draw(&nodes, &mut screen)?;
         let mut drawn = true;
-        // Keys are answered at once, events within the time between two looks at the journal.
+        // Keys and events are answered at once.
         while drawn {
-            match wakes.recv_timeout(Observer::POLL_INTERVAL) {
-                Ok(wake) => {
-                    let mut next = Some(wake);
-                    // All that has come meanwhile is one picture.
-                    while let Some(wake) = next {
+            let age = looked.elapsed();
+            let mut fds = vec![PollFd::new(&wakes, PollFlags::IN)];
+            let limit = if age < AT_MOST {
+                AT_MOST - age
+            } else {
+                fds.push(PollFd::new(&nodes.reader, PollFlags::IN));
+                EVERY.saturating_sub(age)
+            };
+            wait(&mut fds, Some(limit))?;
+            loop {
+                // All that has come meanwhile is one picture.
+                match wakes.next() {
+                    Ok(wake) => {
                         if top.answer(wake, &mut nodes, &mut screen)? {
                             return Ok(Outcome::Done);
                         }
-                        next = wakes.try_recv().ok();
+                        drawn = false;
                     }
-                    drawn = false;
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => bail!("nobody listens for keys any more"),
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("nobody listens for keys any more"),
             }
-            if looked.elapsed() >= EVERY || nodes.reader.has_news() {
+            if looked.elapsed() >= EVERY || looked.elapsed() >= AT_MOST && nodes.reader.read() {
                 nodes.reader.look();
                 looked = Instant::now();
                 drawn = false;
@@ -81,7 +90,7 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
 }
 
 struct Top {
-    desk: Desk,
+    choices: Choices,
     theme: Theme,
     /// The lives that have a row in the picture.
     rows: Vec<u64>,
@@ -91,7 +100,7 @@ impl Top {
     fn draw(&mut self, nodes: &Nodes, screen: &mut Screen) -> anyhow::Result<()> {
         let scene = Scene {
             live: &nodes.reader.model,
-            desk: &self.desk,
+            choices: &self.choices,
             theme: self.theme,
             node: nodes.place,
             trouble: nodes.reader.trouble.as_deref(),
@@ -104,13 +113,13 @@ impl Top {
     /// Whether that was the end.
     fn answer(&mut self, wake: Wake, nodes: &mut Nodes, screen: &mut Screen) -> anyhow::Result<bool> {
         match wake {
-            Wake::Input(Event::Key(key)) => match self.desk.key(key, &nodes.reader.model, &self.rows) {
+            Wake::Input(Event::Key(key)) => match self.choices.key(key, &nodes.reader.model, &self.rows) {
                 Step::Stay => {}
                 Step::Quit => return Ok(true),
                 Step::Suspend => wake::stop_job()?,
                 Step::NextNode => {
                     nodes.next()?;
-                    self.desk.leave_node();
+                    self.choices.leave_node();
                 }
             },
             // A new size, and what a terminal says unasked, only need another picture.

@@ -2,7 +2,6 @@
 
 pub mod clock;
 pub mod condition;
-pub mod look;
 pub mod progress;
 pub mod watched;
 pub mod words;
@@ -11,19 +10,21 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use headcount::{Event, GenerationId, Kind, Phase};
+use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
 
 use crate::cli::{WaitArgs, Which};
 use crate::outcome::Outcome;
 use crate::paint;
 use clock::Deadline;
 use condition::Wanted;
-use look::Look;
 use progress::Progress;
 use watched::Watched;
 
-/// How often the registry is looked at: soon enough for a script, and a few file reads.
+/// How often the registry is looked at while something is on its way that no event tells of: a worker's start, or what a
+/// master does with its new generation. Soon enough for a script, and a few file reads.
 pub const STEP: Duration = Duration::from_millis(20);
+/// The same otherwise: what changes then wakes us.
+const LONG_STEP: Duration = Duration::from_secs(1);
 
 pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
@@ -34,7 +35,7 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
         workers: args.workers,
         newer_than: args.newer_than,
     };
-    let Some(mut node) = Watched::find(which)? else {
+    let Some(mut node) = Watched::find(which, wanted.newer_than.is_some())? else {
         if wanted.stopped && wanted.lacking(None, "").is_empty() {
             return reached(&wanted.reached(None, "on this host"));
         }
@@ -44,33 +45,40 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let mut abandoned = Abandoned::default();
     loop {
         let snapshot = node.snapshot()?;
-        let look = snapshot.as_ref().map(Look::from);
-        if let Some((snapshot, look)) = snapshot.as_ref().zip(look.as_ref()) {
+        if let Some(snapshot) = &snapshot {
             if abandoned.baseline.is_none() {
-                abandoned.begin(&wanted, look);
+                abandoned.begin(&wanted, snapshot);
                 // With a number to go by, what was abandoned before we came counts as well.
                 if wanted.newer_than.is_none() {
                     node.skip_to(snapshot);
                 }
             }
-            abandoned.read(&node.events()?, look);
-            if let Some(generation) = abandoned.verdict(look).filter(|_| wanted.needs_a_generation()) {
+            abandoned.read(&node.events()?, snapshot);
+            if let Some(generation) = abandoned.verdict(snapshot).filter(|_| wanted.needs_a_generation()) {
                 progress.end()?;
                 return reload_failed(&was_abandoned(generation));
             }
         }
-        let lacks = wanted.lacking(look.as_ref(), &node.name());
+        let lacks = wanted.lacking(snapshot.as_ref(), &node.name());
         if lacks.is_empty() {
             progress.end()?;
-            return reached(&wanted.reached(look.as_ref(), &node.name()));
+            return reached(&wanted.reached(snapshot.as_ref(), &node.name()));
         }
         if deadline.is_over() {
             progress.end()?;
             return not_reached(&words::not_reached(args.timeout, &lacks));
         }
         progress.show(&words::line(&lacks))?;
-        std::thread::sleep(STEP);
+        let on_its_way = snapshot.as_ref().is_some_and(on_its_way);
+        let step = if on_its_way { STEP } else { progress.tick().unwrap_or(LONG_STEP) };
+        node.wait(step.min(deadline.left()))?;
     }
+}
+
+/// Whether something may come of which no event tells.
+fn on_its_way(snapshot: &Snapshot) -> bool {
+    let announced = snapshot.generations.iter().any(|g| g.phase == Phase::Announced);
+    announced || snapshot.processes.iter().any(|p| p.state == State::Starting)
 }
 
 /// Generations that were abandoned, and which of them matter.
@@ -78,25 +86,25 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
 struct Abandoned {
     /// Those up to this one are history.
     baseline: Option<GenerationId>,
-    seen: BTreeSet<GenerationId>,
+    found: BTreeSet<GenerationId>,
 }
 
 impl Abandoned {
-    fn begin(&mut self, wanted: &Wanted, look: &Look) {
-        let serving = || look.newest_committed().map_or(0, |g| g.id);
+    fn begin(&mut self, wanted: &Wanted, snapshot: &Snapshot) {
+        let serving = || snapshot.newest_committed().map_or(0, |g| g.id);
         self.baseline = Some(wanted.newer_than.unwrap_or_else(serving));
     }
 
-    fn read(&mut self, events: &[Event], look: &Look) {
+    fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = look.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
-        self.seen.extend(reported.chain(not_yet));
+        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+        self.found.extend(reported.chain(not_yet));
     }
 
     /// The one that failed, unless a newer one is on its way or there.
-    fn verdict(&self, look: &Look) -> Option<GenerationId> {
-        let newest = look.newest().map_or(0, |g| g.id);
-        let last = *self.seen.last()?;
+    fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
+        let newest = condition::newest(snapshot).map_or(0, |g| g.id);
+        let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }
 }

@@ -76,9 +76,11 @@ impl Traced {
         links.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target == path)
     }
 
-    pub fn maps(&self, path: &Path) -> bool {
+    /// Whether it has the file mapped for writing.
+    pub fn may_write(&self, path: &Path) -> bool {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).expect("it stands");
-        maps.lines().any(|line| line.ends_with(&*path.to_string_lossy()))
+        let mut of_file = maps.lines().filter(|line| line.ends_with(&*path.to_string_lossy()));
+        of_file.any(|line| line.split_whitespace().nth(1).is_none_or(|rights| rights.contains('w')))
     }
 
     /// Whether it holds, or waits for, a lock on any file.

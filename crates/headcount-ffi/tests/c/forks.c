@@ -16,24 +16,26 @@ static void wait_child(pid_t pid) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* Whether a process of that role and pid is in the registry. */
-static int shown(const char *role, pid_t pid) {
-    char json[8192], wanted[64];
-    uint64_t needed;
-    CODE(HEADCOUNT_OK, headcount_snapshot_json(node, json, sizeof json, &needed));
-    snprintf(wanted, sizeof wanted, "{\"pid\":%ld,\"role\":\"%s\"", (long)pid, role);
-    return strstr(json, wanted) != NULL;
+/* The process of that role and pid in the registry, pid 0: any; all 0 if there is none. */
+static headcount_process_status shown(uint32_t role, pid_t pid) {
+    headcount_snapshot snapshot = {.struct_size = sizeof snapshot};
+    headcount_process_status all[64] = {{.struct_size = sizeof all[0]}};
+    CODE(HEADCOUNT_OK, headcount_get_snapshot(node, &snapshot, NULL, 0, all, 64));
+    CHECK(snapshot.processes <= 64);
+    for (uint64_t i = 0; i < snapshot.processes; i++)
+        if (all[i].role == role && (pid == 0 || all[i].pid == pid))
+            return all[i];
+    return (headcount_process_status){0};
+}
+
+static int is_shown_as_master(pid_t pid) {
+    return shown(HEADCOUNT_ROLE_MASTER, pid).pid == pid;
 }
 
 static uint64_t heartbeat_age_ms(void) {
-    char json[8192];
-    uint64_t needed;
-    CODE(HEADCOUNT_OK, headcount_snapshot_json(node, json, sizeof json, &needed));
-    const char *worker = strstr(json, "\"role\":\"worker\"");
-    CHECK(worker != NULL);
-    const char *age = strstr(worker, "\"heartbeat_age\":");
-    CHECK(age != NULL);
-    return (uint64_t)(strtod(age + 16, NULL) * 1000);
+    headcount_process_status worker = shown(HEADCOUNT_ROLE_WORKER, 0);
+    CHECK(worker.pid != 0 && worker.heartbeat_age_ns >= 0);
+    return (uint64_t)worker.heartbeat_age_ns / 1000000;
 }
 
 /* A worker that forks: its child is no worker, and can harm none of what it inherits. */
@@ -84,7 +86,7 @@ static void background(const char *path) {
     node = open_node(path);
     uint64_t generation = begin(node, 1);
     pid_t parent = getpid();
-    CHECK(shown("master", parent));
+    CHECK(is_shown_as_master(parent));
     int still[2];
     CHECK(pipe(still) == 0);
     pid_t pid = fork();
@@ -100,7 +102,7 @@ static void background(const char *path) {
     /* Nothing but the fork of the first worker tells who the master is. */
     pid = fork();
     if (pid == 0) {
-        CHECK(shown("master", getppid()) && !shown("master", parent));
+        CHECK(is_shown_as_master(getppid()) && !is_shown_as_master(parent));
         headcount_join_options join = join_options(generation, 0);
         only(headcount_join(node, &join, &event), node, &event, HEADCOUNT_KIND_WORKER_STARTED);
         CHECK(event.cause == HEADCOUNT_CAUSE_START && event.mine == 1);
@@ -140,7 +142,7 @@ int main(int argc, char **argv) {
     }
     clock_gettime(CLOCK_MONOTONIC, &after);
     CHECK(after.tv_sec - before.tv_sec < 2);
-    CHECK(shown("master", getpid()));
+    CHECK(is_shown_as_master(getpid()));
 
     /* A worker that just ends has died, with what its parent knows of it. */
     pid = fork();

@@ -33,20 +33,51 @@ static void looks(uint64_t first) {
     CODE(HEADCOUNT_OK, headcount_events(node, &cursor, events, 2, &number, &lost));
     CHECK(number == 0 && cursor == 3);
 
-    char small[8] = "xxxxxxx", large[4096], name[64], path[256];
-    uint64_t needed = 0;
-    CODE(HEADCOUNT_OK, headcount_snapshot_json(node, NULL, 0, &needed));
-    CHECK(needed > 100 && needed <= sizeof large);
-    CODE(HEADCOUNT_OK, headcount_snapshot_json(node, small, sizeof small, &needed));
-    CHECK(small[0] == 0);
-    CODE(HEADCOUNT_OK, headcount_snapshot_json(node, large, sizeof large, &needed));
-    CHECK(strlen(large) + 1 == needed && large[0] == '{' && large[needed - 2] == '}');
-    CHECK(strstr(large, "\"node\":\"c-test\"") && strstr(large, "\"state\":\"serving\"") && strstr(large, "\"worker_id\":3"));
-    puts(large); /* the test reads it as JSON */
-
+    char name[64], path[256];
     CODE(HEADCOUNT_OK, headcount_node_info(node, name, 4, path, sizeof path));
     CHECK(strcmp(name, "c-t") == 0 && path[0] == '/');
     CODE(HEADCOUNT_OK, headcount_node_info(node, NULL, 0, NULL, 0));
+}
+
+/* The whole node, of which this process is the master and, by now, a worker of the first generation. */
+static void whole(uint64_t first) {
+    headcount_snapshot snapshot = {.struct_size = sizeof snapshot};
+    CODE(HEADCOUNT_OK, headcount_get_snapshot(node, &snapshot, NULL, 0, NULL, 0));
+    CHECK(snapshot.generations == 1 && snapshot.processes == 2);
+
+    headcount_generation_status generations[2] = {{.struct_size = sizeof generations[0]}};
+    headcount_process_status processes[3] = {{.struct_size = sizeof processes[0]}};
+    processes[1].pid = -7;
+    CODE(HEADCOUNT_OK, headcount_get_snapshot(node, &snapshot, generations, 2, processes, 1));
+    CHECK(snapshot.processes == 2 && processes[0].role == HEADCOUNT_ROLE_MASTER);
+    CHECK(processes[1].pid == -7); /* what has no room is not written */
+
+    CODE(HEADCOUNT_OK, headcount_get_snapshot(node, &snapshot, generations, 2, processes, 3));
+    CHECK(snapshot.head == 2 && snapshot.total == 1 && snapshot.boot_ns != 0 && snapshot.time_ns != 0);
+    CHECK(snapshot.holder == 0 && snapshot.callback == 0 && snapshot.held_ns == 0);
+    const headcount_generation_status *g = &generations[0];
+    CHECK(g->struct_size == sizeof *g && g->id == first && g->phase == HEADCOUNT_PHASE_COMMITTED);
+    CHECK(g->cause == HEADCOUNT_CAUSE_START && g->master == getpid() && g->master_alive == 1);
+    CHECK(g->expected == 1 && g->mine == 1 && g->prev == HEADCOUNT_NONE && g->next == HEADCOUNT_NONE && g->draining == 0);
+    CHECK(g->begun_ns <= snapshot.time_ns && snapshot.time_ns - g->begun_ns < 60000000000u && g->age_ns < 60000000000u);
+    CHECK(generations[1].struct_size == 0);
+    const headcount_process_status *master = &processes[0], *worker = &processes[1];
+    CHECK(master->pid == getpid() && master->generation == 0 && master->worker_id == HEADCOUNT_NONE);
+    CHECK(master->heartbeat_age_ns == HEADCOUNT_NONE && master->liveness == HEADCOUNT_LIVENESS_ALIVE);
+    CHECK(worker->struct_size == sizeof *worker && worker->role == HEADCOUNT_ROLE_WORKER && worker->pid == getpid());
+    CHECK(worker->generation == first && worker->worker_id == 3 && worker->cause == HEADCOUNT_CAUSE_START);
+    CHECK(worker->state == HEADCOUNT_STATE_SERVING && worker->liveness == HEADCOUNT_LIVENESS_ALIVE && worker->doubt == 0);
+    CHECK(worker->heartbeat_age_ns >= 0 && worker->heartbeat_age_ns < 60000000000);
+    CHECK(worker->in_state_ns <= worker->age_ns && worker->age_ns < 60000000000u);
+    CHECK(processes[2].struct_size == 0);
+}
+
+/* While a callback runs, everybody can see whose it is. */
+static void holder(void) {
+    headcount_snapshot snapshot = {.struct_size = sizeof snapshot};
+    CODE(HEADCOUNT_OK, headcount_get_snapshot(node, &snapshot, NULL, 0, NULL, 0));
+    CHECK(snapshot.holder == getpid() && snapshot.callback == HEADCOUNT_KIND_WORKER_EXITED);
+    CHECK(snapshot.callback_ns <= snapshot.held_ns && snapshot.held_ns < 60000000000u);
 }
 
 int main(int argc, char **argv) {
@@ -59,6 +90,7 @@ int main(int argc, char **argv) {
     only(headcount_join(node, &join, &event), node, &event, HEADCOUNT_KIND_WORKER_STARTED);
     CHECK(event.mine == 1 && event.prev == HEADCOUNT_NONE && event.role == HEADCOUNT_ROLE_WORKER);
     looks(first);
+    whole(first);
 
     /* The next generation comes while this process is in the first. */
     int32_t old_fd = -1, fd = -1;
@@ -96,6 +128,7 @@ int main(int argc, char **argv) {
     CODE(HEADCOUNT_OK, headcount_drain(node, first, 100, &event));
     CODE(HEADCOUNT_EVENT, headcount_leave(node, first, -1, &event));
     CHECK(event.kind == HEADCOUNT_KIND_WORKER_EXITED && event.cause == HEADCOUNT_CAUSE_SUPERSEDED);
+    holder();
     headcount_event other = {.struct_size = sizeof other};
     CODE(HEADCOUNT_ERR_BUSY, headcount_drain(node, second, 0, &other));
     CODE(HEADCOUNT_EVENT, headcount_next(node, 0, &event));

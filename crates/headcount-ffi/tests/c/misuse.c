@@ -102,7 +102,17 @@ int main(int argc, char **argv) {
     CODE(HEADCOUNT_ERR_NOT_FOUND, headcount_mark_once(node, generation + 1, 0, &bit));
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_events(node, &cursor, &event, 0, &n, NULL));
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_events(node, NULL, &event, 1, &n, NULL));
-    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_snapshot_json(node, NULL, 0, NULL));
+    headcount_snapshot snapshot = {.struct_size = sizeof snapshot};
+    headcount_generation_status generations[1] = {{.struct_size = sizeof generations[0]}};
+    headcount_process_status processes[1] = {{.struct_size = 1}};
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_get_snapshot(node, NULL, NULL, 0, NULL, 0));
+    CHECK(says("`snapshot` is NULL"));
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_get_snapshot(node, &snapshot, NULL, 1, NULL, 0));
+    CHECK(says("`generations` is NULL"));
+    CODE(HEADCOUNT_ERR_ABI_MISMATCH, headcount_get_snapshot(node, &snapshot, generations, 1, processes, 1));
+    CHECK(says("headcount_process_status") && generations[0].id == 0 && snapshot.head == 0);
+    snapshot.struct_size = 0;
+    CODE(HEADCOUNT_ERR_ABI_MISMATCH, headcount_get_snapshot(node, &snapshot, NULL, 0, NULL, 0));
     CODE(HEADCOUNT_ERR_NOT_FOUND, headcount_notice(node, &bit, path, sizeof path));
 
     CODE(HEADCOUNT_EVENT, headcount_leave(node, 0, -1, &event));

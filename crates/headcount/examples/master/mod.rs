@@ -2,9 +2,11 @@
 //! hands on TERM and QUIT. It has one thread and no event loop, and so nothing that a fork could copy half-way.
 
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use headcount::{Begin, Generation, Join, Node, Options, Transition, Wait};
+use headcount::{Begin, Generation, Join, Options, Transition, Wait};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -27,13 +29,13 @@ pub fn run(name: &str, work: Work) -> Result<(), Failure> {
 
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let node = Options::new(name)
+    let master = Options::new(name)
         .path(registry)
         .heartbeat_interval(Duration::from_millis(200))
         .stall_after(Duration::from_secs(1))
         .open()?;
     println!("listening on {} as master {}", listener.local_addr()?, std::process::id());
-    Master { node, listener, workers, work, children: Vec::new() }.run()
+    Master { master, listener, workers, work, children: Vec::new() }.run()
 }
 
 pub fn show(transition: &Transition) {
@@ -54,7 +56,7 @@ pub fn show(transition: &Transition) {
 }
 
 struct Master {
-    node: Node,
+    master: headcount::Master,
     listener: TcpListener,
     workers: u32,
     work: Work,
@@ -87,15 +89,16 @@ impl Master {
                 }
             }
         }
-        self.node.leave_master(Wait::Timeout)?.run(show);
+        self.master.leave(Wait::Timeout)?.run(show);
         Ok(())
     }
 
     /// Loads the configuration, which here is none, and starts its workers.
     fn load(&mut self) -> Result<Generation, Failure> {
-        let (generation, transitions) = self.node.begin_generation(Begin::new().workers(self.workers))?;
+        let begin = Begin::new().workers(self.workers);
+        let (generation, transitions) = self.master.begin(begin, Wait::Timeout)?;
         transitions.run(show);
-        generation.commit();
+        self.master.commit(generation.id());
         (0..self.workers).try_for_each(|number| self.spawn(&generation, number, false))?;
         Ok(generation)
     }
@@ -126,7 +129,7 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return ended,
                 Ok(_) => continue,
             };
-            self.node.child_exited(pid.as_raw() as u32, status);
+            self.master.node().child_exited(pid.as_raw() as u32, ExitStatus::from_raw(status));
             if let Some(at) = self.children.iter().position(|c| c.0 == pid) {
                 let (_, number, generation) = self.children.swap_remove(at);
                 ended.push((number, generation));

@@ -1,9 +1,11 @@
 //! Carries out what `lifecycle` decides: the node lock, the transitions under it, and who watches whom.
 
-mod deaths;
-mod generation_table;
+pub(crate) mod inner;
+pub(crate) mod liveness;
+pub(crate) mod look;
 pub(crate) mod node_lock;
 pub(crate) mod opening;
-mod previous_run;
 pub(crate) mod sentinel;
+pub(crate) mod session;
+pub(crate) mod tables;
 pub(crate) mod transitions;

@@ -1,26 +1,29 @@
 //! The node lock: one holder at a time, over all processes, while it changes the registry and while its
 //! callbacks run.
 //!
-//! The kernel decides who holds it (a record lock on one byte), so a holder that dies has let go of it in
-//! that very moment. There is no kernel call that waits for a record lock with a time-out, without a
-//! thread and without a signal; so a waiter sleeps on a futex that every release touches, and looks by
-//! itself every few milliseconds for the case that the holder died instead of releasing.
+//! It is a word in the registry that names a process, and it is worth something only while the kernel says that
+//! this process is alive: so a holder that dies has let go of it in that moment. Nothing about it is an object of
+//! the kernel that a worker could hold against others. A worker can write any name into it. Then the others wait, at
+//! most for `lock_timeout`, until the named one clears it, which does not hold it, or it turns out that the
+//! named one is no process of this node.
+//!
+//! A waiter sleeps on a futex that every release touches, and looks by itself every few milliseconds for the case
+//! that the holder died instead of releasing.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::inner::{Inner, NoticeLevel, relock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Cause, Event, Kind};
-use crate::lifecycle::{Facts, Liveness, Scope, Step};
-use crate::node::{Node, NoticeLevel};
-use crate::registry::layout::NODE_LOCK_BYTE;
-use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sys::{clock, lock, process};
+use crate::event::Kind;
+use crate::sys::atomic::AtomicU32;
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::identity::{Identity, Liveness};
+use crate::sys::{clock, futex, process};
 
 /// How long a call waits for the node lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Wait {
     /// As long as the option `lock_timeout` says.
     Timeout,
@@ -42,7 +45,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    pub(crate) fn name(code: u32) -> &'static str {
+    fn name(code: u32) -> &'static str {
         match code {
             1 => "open",
             2 => "begin",
@@ -59,353 +62,223 @@ impl Operation {
 /// waited, so that a dead holder is noticed early and a slow one costs its waiters nothing to speak of.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// After so many wake-ups in vain a waiter sleeps where nobody can wake it: somebody wakes it all the time.
+const MOST_IN_VAIN: u32 = 64;
+/// Nobody holds it for so long but in a callback; then it is asked whether the holder is a process of this node, and
+/// again and again after this time.
+const SUSPICIOUS: Duration = Duration::from_millis(50);
 /// When a waiter tells the log whom it waits for: first, and then again.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 const NEXT_WORD: Duration = Duration::from_secs(10);
-/// How often a callback is run again whose runner died in it. A callback that kills every process must
-/// not take the server down with it.
-const MOST_TRIES: u32 = 3;
 
-/// The node lock, held by this process.
-pub(crate) struct Hold {
-    pub(crate) node: Node,
+/// The node lock, held by this process until this is dropped.
+pub(crate) struct NodeLock {
+    inner: Arc<Inner>,
     pid: u32,
-    /// How many more steps this hold may take: a bound that only a spoiled registry reaches.
-    budget: Cell<usize>,
-    /// What the kernel has said of slots since the last callback: asking is what a transition costs most.
-    /// Somebody who dies within these microseconds is noticed by the next hold.
-    known: RefCell<BTreeMap<u32, (u64, Liveness)>>,
-    /// When the steps must have come to an end, callbacks apart.
-    until: Cell<u64>,
+    word: u64,
+    interrupted: Option<u32>,
 }
 
-impl Hold {
-    pub(crate) fn acquire(node: &Node, wait: Wait, operation: Operation) -> Result<Hold> {
-        let inner = &node.inner;
+/// A thread's turn among the threads of its process.
+struct Turn<'a>(&'a Inner);
+
+impl<'a> Turn<'a> {
+    /// Threads look the same in the lock's word.
+    fn take(inner: &'a Inner, begun: u64, limit: Duration) -> Option<Result<Turn<'a>>> {
+        let process = inner.process();
+        let me = std::thread::current().id();
+        let mut holder = relock(&process.holder);
+        while let Some(thread) = *holder {
+            if thread == me {
+                let text = format!(
+                    "{}: this thread holds the node lock already, in a callback that has not ended",
+                    inner.place()
+                );
+                return Some(Err(Error::new(ErrorKind::Busy, text)));
+            }
+            let left = limit.saturating_sub(clock::elapsed_since(begun));
+            if left.is_zero() {
+                return None;
+            }
+            let waited = process.released.wait_timeout(holder, left);
+            holder = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        *holder = Some(me);
+        Some(Ok(Turn(inner)))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let process = self.0.process();
+        *relock(&process.holder) = None;
+        process.released.notify_one();
+    }
+}
+
+impl NodeLock {
+    pub(crate) fn acquire(inner: &Arc<Inner>, wait: Wait) -> Result<NodeLock> {
         let limit = match wait {
             Wait::Timeout => inner.settings().lock_timeout,
             Wait::Try => Duration::ZERO,
             Wait::For(limit) => limit,
         };
         let begun = clock::boot_ns();
-        let waited = || Duration::from_nanos(clock::boot_ns().saturating_sub(begun));
-        let me = std::thread::current().id();
-
-        // First among the threads of this process, for which the kernel knows no difference.
-        let mut local = inner.local();
-        while let Some(holder) = local.holder {
-            if holder == me {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!(
-                        "{}: this process holds the node lock already, in a callback that has not ended",
-                        inner.place()
-                    ),
-                ));
-            }
-            let left = limit.saturating_sub(waited());
-            if left.is_zero() {
-                drop(local);
-                return Err(timed_out(node, wait, limit));
-            }
-            local = inner.wait_released(local, left);
-        }
-        local.holder = Some(me);
-        drop(local);
-        let give_up = || {
-            inner.local().holder = None;
-            inner.released.notify_one();
+        let turn = match Turn::take(inner, begun, limit) {
+            Some(turn) => turn?,
+            None => return Err(timed_out(inner, wait, limit)),
         };
-
-        let header = inner.store.region.header();
-        let mut next_word = FIRST_WORD;
+        inner.prove_membership();
+        let header = inner.header();
+        let word = inner.process().identity.to_word();
+        let mut waiting = Waiting { next_word: FIRST_WORD, next_proof: SUSPICIOUS, in_vain: 0 };
         loop {
-            let word = header.wake_word.load(Acquire);
-            match lock::try_lock(inner.store.lock_file.as_fd(), NODE_LOCK_BYTE) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(e) => {
-                    give_up();
-                    return Err(Error::io("take the node lock", e));
-                }
+            let released = header.released.load(Acquire);
+            let named = header.lock.load(Acquire);
+            // Named and yet not the holder: somebody has spoiled it, or it is of a program that this process ran before.
+            let is_free = named == 0 || named == word || waiting.is_over(inner, named, begun);
+            if is_free && header.lock.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
+                break;
             }
-            let so_far = waited();
+            if is_free {
+                continue;
+            }
+            let so_far = clock::elapsed_since(begun);
             if so_far >= limit {
-                give_up();
-                return Err(timed_out(node, wait, limit));
+                return Err(timed_out(inner, wait, limit));
             }
-            if so_far >= next_word {
-                inner.notice(
-                    NoticeLevel::Notice,
-                    format!("waiting for the node lock since {so_far:.1?}: {}", holder(node)),
-                );
-                next_word = so_far + NEXT_WORD;
-            }
-            let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
-            lock::wait_for_change(&header.wake_word, word, sleep);
+            waiting.sleep(inner, released, so_far, limit);
         }
-        let budget = Cell::new(64 + 8 * inner.store.region.geometry().slots());
-        let hold = Hold {
-            node: node.clone(),
-            pid: process::pid(),
-            budget,
-            known: RefCell::default(),
-            until: Cell::new(0),
-        };
-        hold.begin_to_count();
+        // From here on the turn ends with the lock.
+        std::mem::forget(turn);
         let interrupted = header.holder_operation.load(Acquire) != 0;
-        if interrupted {
-            // The mark of the dead holder, its pid with it, stays until its damage is mended: should we die
-            // in the middle, the next one finds it again.
-            hold.repair(header.holder_pid.load(Relaxed));
-        }
-        header.holder_pid.store(process::pid(), Relaxed);
+        let interrupted = interrupted.then(|| header.holder_pid.load(Relaxed));
+        Ok(NodeLock { inner: inner.clone(), pid: process::pid(), word, interrupted })
+    }
+
+    /// The process that died while it held the lock; what it left half-done must be repaired first of all.
+    pub(crate) fn interrupted(&self) -> Option<u32> {
+        self.interrupted
+    }
+
+    /// Says who holds it, and what for. Not before a repair: the name of the dead holder stays until its damage is
+    /// repaired. Should we die in the middle, the next one finds it again.
+    pub(crate) fn sign(&self, operation: Operation) {
+        let header = self.inner.header();
+        header.holder_pid.store(self.pid, Relaxed);
         header.holder_since.store(clock::boot_ns(), Relaxed);
         header.holder_operation.store(operation as u32, Release);
-        Ok(hold)
     }
 
     /// Not so in a child that was forked in a callback: the lock, and all that is done under it, is its parent's.
     pub(crate) fn is_ours(&self) -> bool {
         self.pid == process::pid()
     }
-
-    pub(crate) fn facts(&self) -> Facts {
-        self.facts_as_of(self.node.newest_seq())
-    }
-
-    fn facts_as_of(&self, head: u64) -> Facts {
-        let inner = &self.node.inner;
-        let own = inner.own_slots();
-        let mut known = self.known.borrow_mut();
-        let mut facts = inner.view().facts_as_of(head, &mut |index, version, pid| {
-            let ask = || (version, inner.liveness(&own, index, version, pid));
-            let answer = known.entry(index).or_insert_with(ask);
-            if answer.0 != version {
-                *answer = ask();
-            }
-            answer.1
-        });
-        inner.find_joining(&mut facts);
-        facts.as_reported = true;
-        facts.own = own.iter().map(|s| s.index).collect();
-        facts
-    }
-
-    /// The next matter to settle. Each takes something away from the table, unless somebody who means harm
-    /// puts it back all the time: then this stops, and says so.
-    pub(crate) fn next_step(&self, scope: Scope) -> Option<Step> {
-        let step = self.facts().next_step(scope)?;
-        let left = self.budget.get();
-        if left == 0 || clock::boot_ns() > self.until.get() {
-            let text = format!(
-                "{}: settling does not come to an end, the registry is being spoiled",
-                self.node.inner.place()
-            );
-            self.node.inner.notice(NoticeLevel::Warning, text);
-            return None;
-        }
-        self.budget.set(left - 1);
-        Some(step)
-    }
-
-    fn begin_to_count(&self) {
-        /// A thousand deaths at once take a tenth of it.
-        const LONGEST_NS: u64 = 2_000_000_000;
-        self.until.set(clock::boot_ns().saturating_add(LONGEST_NS));
-    }
-
-    /// The number that the next event will have.
-    pub(crate) fn next_seq(&self) -> u64 {
-        self.node.inner.store.region.header().head.load(Relaxed).wrapping_add(1)
-    }
-
-    /// Completes an event with the counts and the time, and writes it into the journal.
-    pub(crate) fn report(&self, mut event: Event) -> Event {
-        event.counts = self.facts_as_of(self.next_seq()).counts(event.generation);
-        event.time_ns = clock::wall_ns();
-        event.boot_ns = clock::boot_ns();
-        event.reporter_pid = process::pid();
-        event.seq = self.node.inner.journal().append(&event);
-        event
-    }
-
-    /// Notes that a callback about this event is about to run. Should this process die in it, the next
-    /// holder of the lock finds the note.
-    pub(crate) fn callback_begins(&self, event: &Event) {
-        let header = self.node.inner.store.region.header();
-        header.callback_kind.store(event.kind.code(), Relaxed);
-        header.callback_since.store(clock::boot_ns(), Relaxed);
-        header.callback_seq.store(event.seq, Release);
-    }
-
-    pub(crate) fn callback_ends(&self) {
-        self.known.borrow_mut().clear();
-        self.begin_to_count();
-        self.node.inner.store.region.header().callback_seq.store(0, Release);
-    }
-
-    /// Undoes what a holder that died left half-done, and notes which callback it died in.
-    fn repair(&self, last_holder: u32) {
-        let inner = &self.node.inner;
-        let header = inner.store.region.header();
-        let head = header.head.load(Relaxed);
-        header.repairs.fetch_add(1, Relaxed);
-        inner.journal().count_newest();
-        let never_happened = |seq: &crate::sys::atomic::AtomicU64| {
-            if seq.load(Relaxed) > head {
-                seq.store(0, Relaxed);
-            }
-        };
-        never_happened(&header.redeliver_seq);
-        for slot in inner.view().used_slots() {
-            for seq in
-                [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq]
-            {
-                never_happened(seq);
-            }
-            let version = slot.version.load(Relaxed);
-            if version % 2 == 1 {
-                slot.role.store(0, Relaxed);
-                slot.version.store(version.wrapping_add(1), Release);
-            }
-        }
-        for generation in inner.view().used_generations() {
-            for seq in [&generation.started_seq, &generation.ended_seq, &generation.abandoned_seq] {
-                never_happened(seq);
-            }
-            let version = generation.version.load(Relaxed);
-            if version % 2 == 1 {
-                generation.phase.store(0, Relaxed);
-                generation.version.store(version.wrapping_add(1), Release);
-            }
-        }
-        let seq = header.callback_seq.load(Acquire);
-        if seq != 0 {
-            self.callback_died(seq, last_holder);
-            header.callback_seq.store(0, Release);
-        }
-        inner.wake();
-    }
-
-    /// Reports that a process died inside of a callback, and has it run again where it must be.
-    fn callback_died(&self, seq: u64, pid: u32) {
-        let inner = &self.node.inner;
-        let header = inner.store.region.header();
-        let about = inner.journal().read(seq);
-        // If our predecessor in this repair died after reporting it, it is reported already.
-        let newest = inner.journal().read(header.head.load(Relaxed));
-        if !newest.is_some_and(|e| e.kind == Kind::CallbackDied && e.detail == seq) {
-            let mut event =
-                Event::new(Kind::CallbackDied, about.as_ref().map_or(Cause::Unknown, |e| e.cause));
-            event.generation = about.as_ref().map_or(0, |e| e.generation);
-            event.worker_id = about.as_ref().and_then(|e| e.worker_id);
-            event.pid = pid;
-            event.detail = seq;
-            self.report(event);
-        }
-        let Some(about) = about else { return };
-        let again = |tries: &crate::sys::atomic::AtomicU32| {
-            let before = tries.load(Relaxed);
-            tries.store(before.saturating_add(1), Relaxed);
-            if before.saturating_add(1) >= MOST_TRIES {
-                inner.notice(
-                    NoticeLevel::Warning,
-                    format!(
-                        "{}: {MOST_TRIES} processes died in the callback about {} (event {seq}); it is not run again",
-                        inner.place(),
-                        about.kind
-                    ),
-                );
-            }
-        };
-        match about.kind {
-            Kind::WorkerDied | Kind::MasterLost => {
-                inner
-                    .view()
-                    .used_slots()
-                    .iter()
-                    .filter(|s| s.died_seq.load(Relaxed) == seq)
-                    .for_each(|s| again(&s.retry));
-            }
-            Kind::GenerationStarted | Kind::GenerationEnded | Kind::GenerationAbandoned => inner
-                .view()
-                .used_generations()
-                .iter()
-                .filter(|g| {
-                    [&g.started_seq, &g.ended_seq, &g.abandoned_seq].iter().any(|s| s.load(Relaxed) == seq)
-                })
-                .for_each(|g| again(&g.retry)),
-            Kind::WorkerStalled | Kind::WorkerRecovered => {
-                again(&header.redeliver_tries);
-                header.redeliver_seq.store(seq, Release);
-            }
-            // About the dead process itself: there is nobody left for whom it could be run again.
-            _ => {}
-        }
-    }
-
-    /// Whether a callback that was begun this often may be run once more.
-    pub(crate) fn may_retry(tries: u32) -> bool {
-        tries < MOST_TRIES
-    }
 }
 
-impl Drop for Hold {
+impl Drop for NodeLock {
     fn drop(&mut self) {
-        let inner = &self.node.inner;
-        let header = inner.store.region.header();
-        let mut local = inner.local();
         if !self.is_ours() {
             return;
         }
+        let turn = Turn(&self.inner);
+        let header = self.inner.header();
         header.holder_operation.store(0, Release);
         header.holder_pid.store(0, Relaxed);
-        // It cannot fail for an open descriptor; if it did, the process's end would free the lock. Before
-        // another thread of this process may take it, whose lock it would be for the kernel, too.
-        let _ = lock::unlock(inner.store.lock_file.as_fd(), NODE_LOCK_BYTE);
-        local.holder = None;
-        drop(local);
-        header.wake_word.fetch_add(1, Release);
-        lock::wake_one(&header.wake_word);
-        inner.released.notify_one();
+        // Failing means that somebody has spoiled it: then it is no longer ours.
+        let _ = header.lock.compare_exchange(self.word, 0, AcqRel, Relaxed);
+        header.released.fetch_add(1, Release);
+        futex::wake(&header.released, 1);
+        drop(turn);
+    }
+}
+
+impl Inner {
+    /// Clears the node lock if it names this process, which does not hold it: somebody has spoiled it. One load where all
+    /// is well.
+    pub(crate) fn disclaim_lock(&self) {
+        let header = self.header();
+        let named = header.lock.load(Relaxed);
+        if named == 0 || named != self.process().identity.to_word() {
+            return;
+        }
+        let holder = relock(&self.process().holder);
+        if holder.is_none() && header.lock.compare_exchange(named, 0, AcqRel, Relaxed).is_ok() {
+            header.released.fetch_add(1, Release);
+            futex::wake(&header.released, 1);
+        }
+    }
+}
+
+/// One waiter, between two looks.
+struct Waiting {
+    next_word: Duration,
+    next_proof: Duration,
+    in_vain: u32,
+}
+
+impl Waiting {
+    /// Whether the named holder is certainly none.
+    fn is_over(&mut self, inner: &Inner, named: u64, begun: u64) -> bool {
+        let so_far = clock::elapsed_since(begun);
+        let holder = Identity::from_word(named);
+        let namespace = inner.process().identity.namespace;
+        let is_local = namespace != 0 && inner.header().namespace.load(Relaxed) == namespace;
+        if is_local && holder.liveness() == Liveness::Gone {
+            return true;
+        }
+        if so_far < self.next_proof {
+            return false;
+        }
+        self.next_proof = so_far + SUSPICIOUS;
+        // It could not prove that it is a member, if the server has closed all descriptors: then its slot says so.
+        let cannot_prove =
+            inner.facts().slots.iter().any(|s| s.lock_tag == 0 && s.identity.to_word() == named);
+        !cannot_prove && inner.store.is_member(holder.pid, inner.store.lock_tag()) == Some(false)
+    }
+
+    fn sleep(&mut self, inner: &Inner, released: u32, so_far: Duration, limit: Duration) {
+        if so_far >= self.next_word {
+            let text = format!("waiting for the node lock since {so_far:.1?}: {}", holder(inner));
+            inner.notice(NoticeLevel::Notice, text);
+            self.next_word = so_far + NEXT_WORD;
+        }
+        let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
+        let nobody = AtomicU32::new(0);
+        self.in_vain = self.in_vain.saturating_add(1);
+        match self.in_vain {
+            0..MOST_IN_VAIN => futex::wait_for_change(&inner.header().released, released, sleep),
+            _ => futex::wait_for_change(&nobody, 0, sleep),
+        }
     }
 }
 
 /// Who holds the lock, since when and what for, in words.
-fn holder(node: &Node) -> String {
-    let inner = &node.inner;
-    let header = inner.store.region.header();
-    let now = clock::boot_ns();
-    let age = |since: u64| Duration::from_nanos(now.saturating_sub(since));
-    let pid = match lock::test(inner.store.lock_file.as_fd(), NODE_LOCK_BYTE) {
-        Ok(lock::ByteLock::Held(pid)) if pid != 0 => pid,
-        _ => header.holder_pid.load(Relaxed),
-    };
+fn holder(inner: &Inner) -> String {
+    let header = inner.header();
+    let age = |since: u64| clock::elapsed_since(since);
+    let pid = Identity::from_word(header.lock.load(Relaxed)).pid;
     let callback = match Kind::from_code(header.callback_kind.load(Relaxed)) {
         Some(kind) if header.callback_seq.load(Relaxed) != 0 => {
             format!(
-                "in the callback about {kind}, which runs since {:.1?}",
+                "in the callback for {kind}, running for {:.1?}",
                 age(header.callback_since.load(Relaxed))
             )
         }
         _ => format!("in {}", Operation::name(header.holder_operation.load(Relaxed))),
     };
-    format!(
-        "process {pid} of {} holds it since {:.1?}, {callback}",
-        inner.place(),
-        age(header.holder_since.load(Relaxed))
-    )
+    let since = age(header.holder_since.load(Relaxed));
+    format!("process {pid} of {} has held it for {since:.1?}, {callback}", inner.place())
 }
 
-fn timed_out(node: &Node, wait: Wait, limit: Duration) -> Error {
+fn timed_out(inner: &Inner, wait: Wait, limit: Duration) -> Error {
     match wait {
-        Wait::Try => Error::new(ErrorKind::Busy, format!("the node lock is not free: {}", holder(node))),
+        Wait::Try => Error::new(ErrorKind::Busy, format!("the node lock is held: {}", holder(inner))),
         Wait::Timeout | Wait::For(_) => Error::new(
             ErrorKind::LockTimeout,
             format!(
-                "the node lock was not to be had within {limit:?}: {} (mend that callback, or set `lock_timeout` higher)",
-                holder(node)
+                "timed out after {limit:?} waiting for the node lock: {} (fix that callback, or set `lock_timeout` higher)",
+                holder(inner)
             ),
         ),
     }

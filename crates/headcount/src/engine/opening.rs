@@ -1,153 +1,141 @@
-//! How a process comes to its node: the same one again, a new one under a name of its own, or one without files.
+//! How a process comes to its node: the same one again, a new one under a name of its own, or one without files; and
+//! how it becomes its master.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::engine::inner::{Inner, NoticeLevel, Settings, SlotRef, relock};
+use crate::engine::look::View;
+use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::session::Session;
 use crate::error::{Error, ErrorKind, Result};
-use crate::master::Claim;
-use crate::node::{Node, NodeInner, NoticeLevel, Settings, relock};
-use crate::options::Options;
-use crate::registry::files::lock_identity;
-use crate::registry::store::Store;
+use crate::event::Role;
+use crate::lifecycle::{Facts, Intent, SlotFacts};
+use crate::registry::header::boot_id;
+use crate::registry::layout::Geometry;
+use crate::registry::store::{LONGEST_OPENING, Opened, Store};
 use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::grown::Grown;
+use crate::sys::identity::{Birth, Identity, Liveness};
+use crate::sys::map::Region;
+use crate::sys::per_process::PerProcess;
+use crate::sys::process;
 
-/// Every node that this process has open, by the path that was asked for. Nothing is ever taken out.
-static OPEN: Mutex<Vec<(PathBuf, Node)>> = Mutex::new(Vec::new());
-
-/// The identities of all lock files that this process has open for good.
-pub(crate) static OPEN_LOCKS: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
-
-impl Node {
-    pub(crate) fn open(options: &Options) -> Result<Node> {
-        let settings = options.settings()?;
-        let wanted = options.registry_path();
-        let mut open = relock(&OPEN);
-        let identity = lock_identity(&wanted);
-        let same = |(path, node): &&(PathBuf, Node)| {
-            *path == wanted || identity.is_some() && node.inner.store.lock_identity() == identity
-        };
-        if let Some((_, node)) = open.iter().find(same) {
-            // The same master again, at a reload: a second descriptor of the lock file would drop every
-            // lock of this process when it is closed.
-            let node = node.clone();
-            *relock(&node.inner.settings) = settings;
-            node.publish_settings();
-            let local = node.inner.local();
-            let has_left =
-                local.master.is_none() && local.joined.is_empty() && local.inherited_master.is_none();
-            drop(local);
-            if has_left {
-                // A master that had left (the server was reconfigured to do without), and is back.
-                node.claim_master(options.predecessor())?;
-            }
-            return Ok(node);
-        }
-        let node = Node::open_files(options, &wanted, settings).or_else(|error| {
-            if error.kind() == ErrorKind::InvalidOption {
-                return Err(error);
-            }
-            Node::without_files(options, settings, &error)
-        })?;
-        node.publish_settings();
-        open.push((wanted, node.clone()));
-        Ok(node)
-    }
-
-    fn open_files(options: &Options, wanted: &Path, settings: Settings) -> Result<Node> {
-        const MOST_NAMESAKES: u32 = 64;
-        const MOST_REMOVED: u32 = 64;
-        let geometry = options.geometry()?;
-        let mut taken = None;
-        let mut removed = 0;
-        let mut number = 1;
-        while number <= MOST_NAMESAKES {
-            let (path, name) = match number {
-                1 => (wanted.to_owned(), options.node_name().to_owned()),
-                _ => namesake(wanted, options.node_name(), number),
-            };
-            if already_open(&path) {
-                number += 1;
-                continue;
-            }
-            let (store, remarks) = Store::open(&path, &name, geometry, settings.lock_timeout)?;
-            let node = Node { inner: Arc::new(NodeInner::new(store, name, settings)) };
-            for remark in remarks {
-                node.inner.notice(NoticeLevel::Warning, remark);
-            }
-            match node.claim_master(options.predecessor())? {
-                Claim::Ours => {
-                    if let Some((pid, name)) = taken {
-                        node.inner.notice(
-                            NoticeLevel::Warning,
-                            format!(
-                                "node {name} is in use by another server (master process {pid}): this one is \
-                                 tracked as node {}; give it a name of its own with the option `node`",
-                                node.name()
-                            ),
-                        );
-                    }
-                    return Ok(node);
-                }
-                Claim::Taken(master) => {
-                    taken.get_or_insert((master, node.name().to_owned()));
-                    // Dropping the descriptor is harmless: this process holds no lock of that file.
-                    number += 1;
-                }
-                // Between our opening and our claiming it: the same once more, with new files.
-                Claim::Removed if removed < MOST_REMOVED => removed += 1,
-                Claim::Removed => {
-                    return Err(Error::new(
-                        ErrorKind::Busy,
-                        format!(
-                            "{} is removed again and again while this server opens it (find out by whom)",
-                            path.display()
-                        ),
-                    ));
-                }
-            }
-        }
-        Err(Error::new(
-            ErrorKind::InUse,
-            format!(
-                "{} and its {MOST_NAMESAKES} namesakes are in use by other servers: give this one a name of its own \
-                 with the option `node`",
-                wanted.display()
-            ),
-        ))
-    }
-
-    /// The server must run whatever is wrong with the file.
-    fn without_files(options: &Options, settings: Settings, why: &Error) -> Result<Node> {
-        let store = Store::anonymous(options.node_name(), options.geometry()?)?;
-        let node = Node { inner: Arc::new(NodeInner::new(store, options.node_name().to_owned(), settings)) };
-        node.inner.notice(
-            NoticeLevel::Warning,
-            format!(
-                "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside \
-                 can see it, and a binary upgrade or restart will not know of it",
-                options.node_name()
-            ),
-        );
-        node.claim_master(None)?;
-        Ok(node)
-    }
-
-    fn publish_settings(&self) {
-        let header = self.inner.store.region.header();
-        let settings = self.inner.settings();
-        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        header.heartbeat_interval_ns.store(ns(settings.heartbeat_interval), Relaxed);
-        header.stall_after_ns.store(ns(settings.stall_after), Relaxed);
-        header.lock_timeout_ns.store(ns(settings.lock_timeout), Relaxed);
-    }
+/// What is asked for: options that were checked.
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) geometry: Geometry,
+    pub(crate) settings: Settings,
+    /// The master that this one takes over from, by its word.
+    pub(crate) predecessor: Option<u32>,
 }
 
-fn already_open(path: &Path) -> bool {
-    // `OPEN` is locked by the caller. A path is open if its lock file is one that we hold: opening it a
-    // second time and closing it again would drop our locks on it.
-    let Some(identity) = lock_identity(path) else { return false };
-    relock(&OPEN_LOCKS).contains(&identity)
+/// Every node that this process or one that it was forked from has open. Nothing is ever taken out; a list that only
+/// grows at its head needs no lock, which a forked child could find locked for ever.
+static OPEN: Grown<Arc<Inner>> = Grown::new();
+/// Of the threads of one process, one opens at a time.
+static OPENING: PerProcess<Mutex<()>> = PerProcess::new();
+
+/// The node of this process that has the lock file at `path` open, if there is one. Then nobody here may open it once
+/// more: closing that would drop the proof of membership.
+pub(crate) fn with_lock_file(path: &Path) -> Option<&'static Arc<Inner>> {
+    OPEN.iter().find(|inner| inner.store.has_lock_file(path))
+}
+
+/// Opens the node.
+pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
+    let _turn = relock(OPENING.get(|_| Mutex::new(())));
+    let same = |inner: &&Arc<Inner>| inner.wanted == request.path || inner.store.lies_at(&request.path);
+    if let Some(inner) = OPEN.iter().find(same) {
+        // The same master again, at a reload.
+        inner.set_settings(request.settings);
+        inner.publish_settings();
+        let process = inner.process();
+        if process.slots().is_empty() && process.inherited_master.is_none() {
+            // A master that had left (the server was reconfigured to do without), and is back.
+            claim_master(inner, request.predecessor)?;
+        }
+        return Ok(inner.clone());
+    }
+    let inner = open_files(request).or_else(|error| {
+        if error.kind() == ErrorKind::InvalidOption {
+            return Err(error);
+        }
+        without_files(request, &error)
+    })?;
+    inner.publish_settings();
+    OPEN.push(inner.clone());
+    Ok(inner)
+}
+
+fn open_files(request: &Request) -> Result<Arc<Inner>> {
+    const MOST_NAMESAKES: u32 = 64;
+    let mut taken = None;
+    for number in 1..=MOST_NAMESAKES {
+        let (path, name) = match number {
+            1 => (request.path.clone(), request.name.clone()),
+            _ => namesake(&request.path, &request.name, number),
+        };
+        // By another name: it is ours already, for another server of this process.
+        if OPEN.iter().any(|inner| inner.store.lies_at(&path)) {
+            continue;
+        }
+        let is_kin = |region: &Region| kin_of(&look_outside(region), request.predecessor);
+        let timeout = request.settings.lock_timeout;
+        let (store, remarks) = match Store::open(&path, &name, request.geometry, timeout, &is_kin)? {
+            Opened::Ours(store, remarks) => (store, remarks),
+            Opened::Taken => {
+                taken.get_or_insert_with(|| ("another server is just starting under it".to_owned(), name));
+                continue;
+            }
+        };
+        let inner = Arc::new(Inner::new(store, name, request.path.clone(), request.settings));
+        for remark in remarks {
+            inner.notice(NoticeLevel::Warning, remark);
+        }
+        let Some(stranger) = claim_master(&inner, request.predecessor)? else {
+            if let Some((by, name)) = taken {
+                inner.notice(
+                    NoticeLevel::Warning,
+                    format!(
+                        "node {name} is in use: {by}. This server is tracked as node {}; give it a name of its own with \
+                         the option `node`",
+                        inner.name
+                    ),
+                );
+            }
+            return Ok(inner);
+        };
+        taken.get_or_insert_with(|| (stranger, inner.name.clone()));
+    }
+    Err(Error::new(
+        ErrorKind::InUse,
+        format!(
+            "{} and its {MOST_NAMESAKES} namesakes are in use by other servers: give this one a name of its own with the \
+             option `node`",
+            request.path.display()
+        ),
+    ))
+}
+
+/// The server must run whatever is wrong with the file.
+fn without_files(request: &Request, why: &Error) -> Result<Arc<Inner>> {
+    let store = Store::anonymous(&request.name, request.geometry)?;
+    let inner = Arc::new(Inner::new(store, request.name.clone(), request.path.clone(), request.settings));
+    inner.notice(
+        NoticeLevel::Warning,
+        format!(
+            "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside can see it, and a \
+             binary upgrade or restart will not know of it",
+            request.name
+        ),
+    );
+    claim_master(&inner, None)?;
+    Ok(inner)
 }
 
 fn namesake(path: &Path, name: &str, number: u32) -> (PathBuf, String) {
@@ -159,6 +147,121 @@ fn namesake(path: &Path, name: &str, number: u32) -> (PathBuf, String) {
     (path.with_file_name(file), format!("{name}-{number}"))
 }
 
+/// A look by who is not part of it yet.
+fn look_outside(region: &Region) -> Facts {
+    View { region }.facts(&mut |slot| slot.identity.liveness())
+}
+
+/// The live masters of a table that are not this process's kin. Kin is this very process, its parent, and who it was told
+/// to take over from: each by its identity, since a number is soon somebody else's.
+fn strangers(facts: &Facts, predecessor: Option<u32>) -> impl Iterator<Item = &SlotFacts> {
+    let kin = relatives(predecessor);
+    let masters = facts.slots.iter().filter(|s| s.role == Role::Master && s.liveness != Liveness::Gone);
+    masters.filter(move |s| !kin.iter().any(|k| k.is(&s.identity)))
+}
+
+fn relatives(predecessor: Option<u32>) -> Vec<Identity> {
+    let mut kin = vec![Identity::own()];
+    kin.extend(Identity::parent());
+    kin.extend(predecessor.map(Identity::of));
+    kin
+}
+
+/// Whether a live master of the table is kin, and none a stranger.
+fn kin_of(facts: &Facts, predecessor: Option<u32>) -> bool {
+    let kin = relatives(predecessor);
+    let is_kin = |s: &&SlotFacts| s.role == Role::Master && kin.iter().any(|k| k.is(&s.identity));
+    facts.slots.iter().any(|s| is_kin(&s) && s.liveness == Liveness::Alive)
+        && strangers(facts, predecessor).next().is_none()
+}
+
+/// Makes this process a master of the node. `Some`: another, unrelated one has it, in words.
+fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<String>> {
+    let wait = Wait::For(inner.settings().lock_timeout.min(LONGEST_OPENING));
+    bury_other_boots(inner);
+    let mut session = Session::begin(inner, wait, Operation::Open)?;
+    if let Some(stranger) = strangers(session.facts(), predecessor).next() {
+        let pid = stranger.pid();
+        return Ok(Some(match stranger.liveness {
+            Liveness::Unknown(doubt) => {
+                format!("its master (process {pid}) may be alive, which is not known: {}", doubt.reason())
+            }
+            _ => format!("its master is process {pid}, of another server"),
+        }));
+    }
+    claim_master_slot(&mut session)?;
+    inner.header().namespace.store(inner.process().identity.namespace, Relaxed);
+    Ok(None)
+}
+
+fn claim_master_slot(session: &mut Session) -> Result<SlotRef> {
+    session.claim_slot(Role::Master, |slot| slot.intent.store(Intent::Serving.code(), Relaxed))
+}
+
+/// Of another boot nobody is alive, whoever has the same id and birth in this one.
+fn bury_other_boots(inner: &Inner) {
+    let header = inner.header();
+    let then = header.boot_id.each_ref().map(|word| word.load(Relaxed));
+    let now = boot_id();
+    if then == now || now == [0, 0] {
+        return;
+    }
+    let (birth_kind, birth) = Birth::Inode(0).to_words();
+    for slot in inner.view().used_slots() {
+        slot.namespace.store(inner.process().identity.namespace, Relaxed);
+        slot.birth.store(birth, Relaxed);
+        slot.birth_kind.store(birth_kind, Relaxed);
+    }
+    header.lock.store(0, Relaxed);
+    for (word, value) in header.boot_id.iter().zip(now) {
+        word.store(value, Relaxed);
+    }
+}
+
+/// Makes this process the master, if the one that opened the node was only its parent that went into the
+/// background. `Ok(true)`: it has become the master.
+pub(crate) fn adopt_master(inner: &Arc<Inner>, wait: Wait) -> Result<bool> {
+    let me = inner.process();
+    if me.is_no_master.load(Acquire) || !me.slots().is_empty() {
+        return Ok(false);
+    }
+    let Some((old, parent)) = me.inherited_master else { return Ok(false) };
+    // The parent of a process that goes into the background ends at once. One that is still there after this time, and
+    // not about to end, is a master, and we are a child of its own. On a machine that has too much to do, "at once"
+    // takes its time, and its memory that is given back takes more.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const PATIENCE_WITH_ONE_THAT_ENDS: Duration = Duration::from_secs(10);
+    let lives = || parent.liveness() != Liveness::Gone;
+    if lives()
+        && let Ok(pidfd) = process::open_pidfd(parent.pid)
+        && lives()
+    {
+        process::wait_for_end(pidfd.as_fd(), PATIENCE);
+        if lives() && process::is_ending(parent.pid) {
+            process::wait_for_end(pidfd.as_fd(), PATIENCE_WITH_ONE_THAT_ENDS);
+        }
+    }
+    if lives() {
+        me.is_no_master.store(true, Release);
+        return Ok(false);
+    }
+    let mut session = Session::begin(inner, wait, Operation::Begin)?;
+    let slot = claim_master_slot(&mut session)?;
+    for record in inner.view().used_generations() {
+        if record.master_slot.load(Relaxed) == old.index && record.master_version.load(Relaxed) == old.version
+        {
+            record.master_slot.store(slot.index, Relaxed);
+            record.master_version.store(slot.version, Relaxed);
+            record.master_pid.store(process::pid(), Relaxed);
+        }
+    }
+    session.look();
+    // The old one's slot has nothing left to tell.
+    session.tidy();
+    inner.store.opened();
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,19 +271,5 @@ mod tests {
         let (path, name) = namesake(Path::new("/run/headcount/nginx.registry"), "nginx", 2);
         assert_eq!(path, Path::new("/run/headcount/nginx-2.registry"));
         assert_eq!(name, "nginx-2");
-    }
-
-    #[test]
-    fn who_claims_files_that_were_removed_is_told_so() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("node.registry");
-        let options = Options::new("node").path(&path).slots(16);
-        let settings = options.settings().expect("they are right");
-        let geometry = options.geometry().expect("it is right");
-        let (store, _) = Store::open(&path, "node", geometry, settings.lock_timeout).expect("open");
-        let node = Node { inner: Arc::new(NodeInner::new(store, "node".into(), settings)) };
-        std::fs::remove_file(crate::registry::files::lock_path(&path)).expect("remove");
-        assert!(matches!(node.claim_master(None), Ok(Claim::Removed)));
-        assert!(node.snapshot().processes.is_empty());
     }
 }

@@ -1,14 +1,20 @@
 //! Who watches whom.
 //!
-//! One worker, the sentinel, watches every other process; every other worker watches only the sentinel.
-//! When it dies, stalls, drains or leaves, one of them takes over. Deaths are pushed by the kernel (a pidfd
-//! becomes readable), overdue heartbeats are looked for when the earliest could be overdue.
+//! One worker, the sentinel, watches every other process, and so does its deputy; every other worker watches these two.
+//! When the sentinel dies, stalls, drains or leaves, the deputy takes over; and what the sentinel has not reported a few
+//! milliseconds after it could have been, the deputy reports: a sentinel that does not run must hold nothing up. Deaths
+//! are pushed by the kernel (a pidfd becomes readable), overdue heartbeats are looked for when the earliest could be
+//! overdue.
+//!
+//! After a binary upgrade there are two masters, and the workers of each hear the bell of their own. So each master's
+//! workers have a deputy, and the sentinel is one of those whose master is the newest: where workers start.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll;
@@ -16,15 +22,19 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use crate::engine::node_lock::{Hold, Operation, Wait};
-use crate::engine::transitions::{Stage, Transitions};
+use crate::engine::inner::{Inner, SlotRef};
+use crate::engine::look;
+use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::session::Session;
+use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::Role;
-use crate::lifecycle::{Facts, Intent, Liveness, Progress, Scope, SlotFacts};
-use crate::node::{Node, SlotRef};
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
+use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, Stage};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire};
+use crate::sys::clock::nanos as ns;
+use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
-use crate::sys::{clock, pipe, process};
+use crate::sys::{clock, process};
 
 /// What a worker is told about the other processes of its node.
 ///
@@ -33,7 +43,7 @@ use crate::sys::{clock, pipe, process};
 ///
 /// It belongs to the process that made it, and to one thread of it at a time.
 pub struct Watch {
-    node: Node,
+    inner: Arc<Inner>,
     me: SlotRef,
     epoll: OwnedFd,
     /// Makes the descriptor readable when it is time to look. `None`: whoever drives this keeps the time, by `due`.
@@ -42,7 +52,9 @@ pub struct Watch {
     most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
     dead_since: HashMap<(u32, u64), u64>,
-    ear: Ear,
+    is_listening: bool,
+    /// Since when something has been open that the sentinel should have reported.
+    open_since: Option<u64>,
     /// Since when the node lock has been held by somebody else.
     busy_since: Option<u64>,
     /// When to look again at the latest.
@@ -59,7 +71,7 @@ enum Look {
     Nothing,
     /// A death whose cause is still to be told.
     Later,
-    Report(Hold),
+    Report(Session),
 }
 
 /// The last looks: who is woken in vain again and again (many workers join at once, or somebody means harm) rests a
@@ -95,24 +107,13 @@ impl Looks {
     }
 }
 
-/// How a process listens to the wake-up pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ear {
-    Deaf,
-    /// Told of each wake-up, and leaves it to the sentinel, unless that is not fit any more: a sentinel that drains
-    /// may have no loop that looks after the others, and it does not die, so that nothing else would tell. A sentinel
-    /// that drains listens like this, too: what it took out of the pipe, its deputy would not find.
-    Deputy,
-    Sentinel,
-}
-
 struct Watched {
     version: u64,
     pid: u32,
     pidfd: OwnedFd,
 }
 
-const WAKE_PIPE: u64 = u64::MAX;
+const BELL: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 /// How long a death may wait for its cause: until the parent has asked for it, or this long.
 const CAUSE_PATIENCE: Duration = Duration::from_millis(20);
@@ -120,17 +121,15 @@ const CAUSE_PATIENCE: Duration = Duration::from_millis(20);
 const CAUSE_BLOCK: Duration = Duration::from_millis(1);
 const BUSY_RETRY: Duration = Duration::from_millis(5);
 const LONGEST_BUSY_RETRY: Duration = Duration::from_millis(100);
+/// How long the deputy leaves to the sentinel what there is to report.
+const DEPUTY_PATIENCE: Duration = Duration::from_millis(10);
 /// The sentinel looks at everything at least this often, for what no descriptor tells.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl Watch {
-    pub(crate) fn new(node: Node, me: SlotRef) -> Result<Watch> {
+    pub(crate) fn new(inner: Arc<Inner>, me: SlotRef) -> Result<Watch> {
         let now = clock::boot_ns();
-        let mut watch = Watch::without_timer(node, me, now)?;
+        let mut watch = Watch::without_timer(inner, me, now)?;
         let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
             .map_err(failed)?;
@@ -143,18 +142,19 @@ impl Watch {
     }
 
     /// One whose owner looks by itself at [`Watch::due`], so that this needs no wake-up of its own.
-    pub(crate) fn without_timer(node: Node, me: SlotRef, now: u64) -> Result<Watch> {
+    pub(crate) fn without_timer(inner: Arc<Inner>, me: SlotRef, now: u64) -> Result<Watch> {
         let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         Ok(Watch {
-            node,
+            inner,
             me,
             epoll,
             timer: None,
             watched: HashMap::new(),
             most_watched: process::descriptor_limit() / 4,
             dead_since: HashMap::new(),
-            ear: Ear::Deaf,
+            is_listening: false,
+            open_since: None,
             busy_since: None,
             due: Cell::new(now),
             on_duty: false,
@@ -176,7 +176,7 @@ impl Watch {
     /// Whether this process is the sentinel of its node.
     #[must_use]
     pub fn is_sentinel(&self) -> bool {
-        self.node.inner.store.region.header().sentinel.load(Acquire) == code(self.me)
+        self.inner.header().sentinel.load(Acquire) == code(self.me)
     }
 
     /// Looks at what happened, and reports what is for this process to report. To be called whenever the
@@ -194,33 +194,31 @@ impl Watch {
         self.notice_own_sleep(now);
         let only_woken = self.drain_events()?;
         if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
-            // What is in the pipe stays there, and is found after the rest.
-            self.listen(Ear::Deaf)?;
+            // Rung in vain again and again: deaf for as long as the rest takes, and then it looks in any case.
+            self.listen(false)?;
             self.arm(now, rest)?;
             return Ok(Transitions::none());
         }
         let found = self.look(now);
         self.looks.note(now, matches!(found, Ok(Look::Nothing)));
         Ok(match found? {
-            Look::Report(hold) => Transitions::new(hold, [Stage::Settle(Scope::Everything)]),
+            Look::Report(session) => Transitions::new(session, [Stage::Settle(Scope::Everything)]),
             Look::Nothing | Look::Later => Transitions::none(),
         })
     }
 
     fn look(&mut self, now: u64) -> Result<Look> {
-        // Before the look that counts: whoever wakes us after this, wakes us again.
-        let mut is_emptied = false;
-        if self.is_sentinel() && self.serves() {
-            self.empty_pipe();
-            is_emptied = true;
+        self.inner.disclaim_lock();
+        if self.is_listening {
+            self.inner.store.bell.await_ring();
         }
-        let facts = self.node.facts();
+        let facts = self.inner.facts();
         let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
         else {
             // We have left.
             self.watched.clear();
             self.on_duty = false;
-            self.listen(Ear::Deaf)?;
+            self.listen(false)?;
             self.arm(now, self.longest_sleep())?;
             return Ok(Look::Nothing);
         };
@@ -228,45 +226,52 @@ impl Watch {
             // We run, and have not beaten: it was us who slept.
             self.be_patient(now);
         }
-        if !self.is_sentinel() && !self.take_over(&facts, me) {
-            let deputy = self.deputy(&facts);
+        let deputy = self.deputy(&facts, me);
+        let is_deputy = deputy == Some(self.me.index);
+        let is_sentinel = self.is_sentinel() || self.take_over(&facts, me);
+        self.on_duty = is_sentinel || is_deputy;
+        if self.on_duty {
+            if !self.is_listening {
+                self.listen(true)?;
+                // What was rung before we could hear it.
+                return self.look(now);
+            }
+            self.watch_all(&facts);
+        } else {
+            self.listen(false)?;
             self.watch_office(&facts, deputy);
-            self.on_duty = deputy == Some(self.me.index);
-            self.listen(if self.on_duty { Ear::Deputy } else { Ear::Deaf })?;
             self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        // One that drains stays until somebody has taken over, and leaves the wake-up to them.
-        let leaves = me.intent == Intent::Draining && self.deputy(&facts).is_some();
-        self.listen(if leaves { Ear::Deputy } else { Ear::Sentinel })?;
-        self.on_duty = true;
-        let facts = if leaves || is_emptied {
-            facts
-        } else {
-            self.empty_pipe();
-            self.node.facts()
-        };
-        self.watch_all(&facts);
-        let undecided = self.find_causes(&facts, now);
-        if undecided {
-            self.arm(now, BUSY_RETRY)?;
-            return Ok(Look::Later);
-        }
-        // Asked again where somebody is gone, whose cause may be known by now.
-        let gone = facts.slots.iter().any(|s| s.liveness == Liveness::Gone);
-        let facts = if gone { self.node.facts() } else { facts };
         if now < self.judge_not_before && self.only_stalls(&facts)
             || facts.next_step(Scope::Everything).is_none()
         {
-            self.arm(now, self.next_look(&facts))?;
+            self.open_since = None;
+            self.arm(
+                now,
+                if is_sentinel { self.next_look(&facts) } else { self.next_look_at_sentinel(&facts) },
+            )?;
             return Ok(Look::Nothing);
         }
-        match Hold::acquire(&self.node, Wait::Try, Operation::Settle) {
-            Ok(hold) => {
+        if !is_sentinel {
+            let since = *self.open_since.get_or_insert(now);
+            let left = DEPUTY_PATIENCE.saturating_sub(Duration::from_nanos(now.saturating_sub(since)));
+            if !left.is_zero() {
+                self.arm(now, left)?;
+                return Ok(Look::Later);
+            }
+        }
+        if self.find_causes(&facts, now) {
+            self.arm(now, BUSY_RETRY)?;
+            return Ok(Look::Later);
+        }
+        match Session::begin(&self.inner, Wait::Try, Operation::Settle) {
+            Ok(session) => {
                 self.busy_since = None;
+                self.open_since = None;
                 // What comes meanwhile is looked at afterwards.
                 self.arm(now, BUSY_RETRY)?;
-                Ok(Look::Report(hold))
+                Ok(Look::Report(session))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.
@@ -280,14 +285,14 @@ impl Watch {
     /// If this process itself did not run for long, the others' heartbeats look old although nobody had a
     /// chance to beat: they get one interval first.
     fn notice_own_sleep(&mut self, now: u64) {
-        let settings = self.node.inner.settings();
+        let settings = self.inner.settings();
         if now.saturating_sub(self.due.get()) > ns(settings.stall_after / 2) {
             self.be_patient(now);
         }
     }
 
     fn be_patient(&mut self, now: u64) {
-        self.judge_not_before = now.saturating_add(2 * ns(self.node.inner.settings().heartbeat_interval));
+        self.judge_not_before = now.saturating_add(2 * ns(self.inner.settings().heartbeat_interval));
     }
 
     fn only_stalls(&self, facts: &Facts) -> bool {
@@ -296,7 +301,7 @@ impl Watch {
         patient.next_step(Scope::Everything).is_none()
     }
 
-    /// Whether the wake-up pipe, and nothing else, has something to tell.
+    /// Whether the bell has rung, and nothing else has happened.
     fn drain_events(&mut self) -> Result<bool> {
         let mut events = Vec::with_capacity(64);
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -308,26 +313,24 @@ impl Watch {
             // Empty is what it shall be.
             let _ = rustix::io::read(timer, &mut [0; 8]);
         }
-        Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == WAKE_PIPE))
-    }
-
-    fn empty_pipe(&self) {
-        pipe::drain(&self.node.inner.store.wake_read, &self.node.inner.store.sink);
-    }
-
-    fn serves(&self) -> bool {
-        let slot = self.node.inner.slot(self.me.index);
-        slot.is_ok_and(|slot| Intent::from_code(slot.intent.load(Acquire)) == Intent::Serving)
+        Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == BELL))
     }
 
     /// Becomes the sentinel if there is none that is fit for it.
     fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
-        let header = self.node.inner.store.region.header();
+        let header = self.inner.header();
         let current = header.sentinel.load(Acquire);
-        let holder = facts.slots.iter().find(|s| names(current, s) && s.role == Role::Worker);
+        let holder = facts.slots.iter().find(|s| look::is_sentinel(current, s) && s.role == Role::Worker);
         // After a sleep of our own no heartbeat proves anything yet.
         let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
-        if holder.is_some_and(|s| s.is_fit(facts.now, stall_after)) {
+        // Where workers start is where the bell is rung.
+        let newest = facts
+            .generations
+            .iter()
+            .filter(|g| facts.slots.iter().any(|s| s.generation == g.id && s.is_fit(facts.now, stall_after)));
+        let newest = newest.max_by_key(|g| g.id).map(|g| g.master_slot);
+        let hears = |s: &SlotFacts| newest.is_none() || family(facts, s) == newest;
+        if holder.is_some_and(|s| s.is_fit(facts.now, stall_after) && (hears(s) || !hears(me))) {
             return false;
         }
         if me.intent != Intent::Serving
@@ -340,37 +343,38 @@ impl Watch {
         header.sentinel.compare_exchange(current, code(self.me), AcqRel, Acquire).is_ok()
     }
 
-    /// The first who is to take over: of those who are fit, one of the newest generation, which lives longest.
-    fn deputy(&self, facts: &Facts) -> Option<u32> {
-        let sentinel = sentinel_index(&self.node);
-        let others = facts
-            .slots
-            .iter()
-            .filter(|s| Some(s.index) != sentinel && s.is_fit(facts.now, facts.stall_after));
+    /// The first who is to take over among the workers of our master: of those who are fit, one of the newest generation,
+    /// which lives longest.
+    fn deputy(&self, facts: &Facts, me: &SlotFacts) -> Option<u32> {
+        let sentinel = sentinel_index(&self.inner);
+        let ours = family(facts, me);
+        let others = facts.slots.iter().filter(|s| {
+            Some(s.index) != sentinel && family(facts, s) == ours && s.is_fit(facts.now, facts.stall_after)
+        });
         others.max_by_key(|s| (s.generation, Reverse(s.index))).map(|s| s.index)
     }
 
-    fn listen(&mut self, ear: Ear) -> Result<()> {
-        let pipe = &self.node.inner.store.wake_read;
-        let data = epoll::EventData::new_u64(WAKE_PIPE);
-        let flags = match ear {
-            // Only the sentinel empties it; a deputy is told of each new byte once.
-            Ear::Deputy => epoll::EventFlags::IN | epoll::EventFlags::ET,
-            _ => epoll::EventFlags::IN,
+    /// Hears the bell, or no longer does.
+    fn listen(&mut self, wanted: bool) -> Result<()> {
+        if self.is_listening == wanted {
+            return Ok(());
+        }
+        let bell = &self.inner.store.bell;
+        let done = if wanted {
+            // Told of each ring once, and nobody reads it.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, bell, epoll::EventData::new_u64(BELL), flags)
+        } else {
+            epoll::delete(&self.epoll, bell)
         };
-        let done = match (self.ear, ear) {
-            (before, now) if before == now => Ok(()),
-            (_, Ear::Deaf) => epoll::delete(&self.epoll, pipe),
-            (Ear::Deaf, _) => epoll::add(&self.epoll, pipe, data, flags),
-            _ => epoll::modify(&self.epoll, pipe, data, flags),
-        };
-        self.ear = ear;
-        done.map_err(|e| Error::io("listen to the wake-up pipe", e.into()))
+        done.map_err(|e| Error::io("listen to the bell of the node", e.into()))?;
+        self.is_listening = wanted;
+        Ok(())
     }
 
     /// The sentinel, and the one who takes over from it: that may have happened since, without our having been told.
     fn watch_office(&mut self, facts: &Facts, deputy: Option<u32>) {
-        let (sentinel, me) = (sentinel_index(&self.node), self.me.index);
+        let (sentinel, me) = (sentinel_index(&self.inner), self.me.index);
         let holds_it = |index: u32| [sentinel, deputy].contains(&Some(index)) && index != me;
         self.watched.retain(|index, _| holds_it(*index));
         for slot in facts.slots.iter().filter(|s| holds_it(s.index)) {
@@ -395,53 +399,44 @@ impl Watch {
         }
         // The descriptors are the server's first of all. Who is not watched is looked at once a second. One process in
         // many slots is somebody who wants to use them up.
-        if self.watched.len() >= self.most_watched || self.watched.values().any(|w| w.pid == slot.pid) {
+        let pid = slot.pid();
+        if self.watched.len() >= self.most_watched || self.watched.values().any(|w| w.pid == pid) {
             return;
         }
-        let Ok(pidfd) = process::open_pidfd(slot.pid) else {
+        let Ok(pidfd) = process::open_pidfd(pid) else {
             // Gone in this moment (the next look sees it), or no descriptors left (the timer stands in).
             return;
         };
         // Only now is it certain that the pidfd is of that process, and not of one that got its number.
-        let still = self.node.inner.liveness(&[], slot.index, slot.version, slot.pid) == Liveness::Alive;
-        if !still {
+        if self.inner.liveness_of(&slot.identity, slot.lock_tag) != Liveness::Alive {
             return;
         }
         let data = epoll::EventData::new_u64(u64::from(slot.index));
         // Edges: a death is one, and the parent's asking for the status is another.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         if epoll::add(&self.epoll, &pidfd, data, flags).is_ok() {
-            self.watched.insert(slot.index, Watched { version: slot.version, pid: slot.pid, pidfd });
+            self.watched.insert(slot.index, Watched { version: slot.version, pid, pidfd });
         }
     }
 
     /// Asks the kernel how the dead have died. `true`: somebody may tell about one in a moment (the kernel,
-    /// once its parent has asked; or its parent, see [`Node::child_exited`]), so that it is to be waited for.
+    /// once its parent has asked; or its parent, see [`crate::Node::child_exited`]), so that it is to be waited for.
     fn find_causes(&mut self, facts: &Facts, now: u64) -> bool {
         let mut block = CAUSE_BLOCK;
         let mut undecided = false;
-        let unexplained = |s: &&SlotFacts| {
-            s.liveness == Liveness::Gone
-                && s.role != Role::Helper
-                && s.exited_seq == 0
-                && s.died_seq == 0
-                && s.wait_status.is_none()
-        };
+        let unexplained =
+            |s: &&SlotFacts| s.liveness == Liveness::Gone && s.role != Role::Helper && s.needs_cause();
         self.dead_since.retain(|&(index, version), _| {
             facts.slots.iter().any(|s| s.index == index && s.version == version)
         });
         for slot in facts.slots.iter().filter(unexplained) {
             let begun = clock::boot_ns();
             if let Some(watched) = self.watched.get(&slot.index).filter(|w| w.version == slot.version) {
-                let tell = |status: i32| {
-                    if let Ok(record) = self.node.inner.slot(slot.index) {
-                        record.wait_status.store(1 << 32 | u64::from(status as u32), Release);
-                    }
-                };
+                let tell = |status: i32| self.inner.note_end(slot.index, slot.version, status);
                 // Mostly known before the parent has asked, which takes as long again as all the rest.
                 let state = process::pidfd_state(watched.pidfd.as_fd(), Duration::ZERO);
                 if state == PidfdState::Zombie
-                    && let Some(status) = process::zombie_status(slot.pid, slot.start_time)
+                    && let Some(status) = process::zombie_status(watched.pidfd.as_fd(), slot.pid())
                 {
                     tell(status);
                     continue;
@@ -465,7 +460,7 @@ impl Watch {
     fn longest_sleep(&self) -> Duration {
         match self.timer {
             Some(_) => LONGEST_SLEEP,
-            None => LONGEST_SLEEP.max(self.node.inner.settings().heartbeat_interval),
+            None => LONGEST_SLEEP.max(self.inner.settings().heartbeat_interval),
         }
     }
 
@@ -483,7 +478,7 @@ impl Watch {
     /// The others look at the sentinel a little after its heartbeat would be overdue, each at a moment of
     /// its own, so that not all want the office at once.
     fn next_look_at_sentinel(&self, facts: &Facts) -> Duration {
-        let (index, longest) = (sentinel_index(&self.node), self.longest_sleep());
+        let (index, longest) = (sentinel_index(&self.inner), self.longest_sleep());
         let sentinel = facts.slots.iter().find(|s| Some(s.index) == index && s.liveness == Liveness::Alive);
         let Some(sentinel) = sentinel else { return BUSY_RETRY };
         let until = match sentinel.stall_deadline(facts.now, facts.stall_after) {
@@ -522,23 +517,17 @@ impl std::os::fd::AsRawFd for Watch {
     }
 }
 
-/// Slot and claim in one word: the index, and the lower half of the version.
 fn code(slot: SlotRef) -> u64 {
-    ((slot.version & 0xffff_ffff) << 32) | (u64::from(slot.index) + 1)
+    look::sentinel_word(slot.index, slot.version)
 }
 
-/// Whether a slot is the one that a sentinel's word names, and not only has its index.
-pub(crate) fn names(word: u64, slot: &SlotFacts) -> bool {
-    word == code(SlotRef { index: slot.index, version: slot.version })
+/// The master whose workers hear the same bell as this one.
+fn family(facts: &Facts, slot: &SlotFacts) -> Option<u32> {
+    facts.generation(slot.generation).map(|g| g.master_slot)
 }
 
-fn sentinel_index(node: &Node) -> Option<u32> {
-    index_of(node.inner.store.region.header().sentinel.load(Acquire))
-}
-
-/// The slot that a sentinel's word names.
-fn index_of(word: u64) -> Option<u32> {
-    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+fn sentinel_index(inner: &Inner) -> Option<u32> {
+    look::sentinel_index(inner.header().sentinel.load(Acquire))
 }
 
 #[cfg(test)]
@@ -570,7 +559,7 @@ mod tests {
     #[test]
     fn the_sentinels_word_names_its_slot() {
         let slot = SlotRef { index: 7, version: 12 };
-        assert_eq!(index_of(code(slot)), Some(7));
-        assert_eq!(index_of(0), None);
+        assert_eq!(look::sentinel_index(code(slot)), Some(7));
+        assert_eq!(look::sentinel_index(0), None);
     }
 }

@@ -1,15 +1,7 @@
-//! The three axes, and what is derived from them. They are three types so that nobody can mix them.
+//! Two of the three axes (the third, [`Liveness`](crate::Liveness), is the kernel's), and what is derived from all three.
+//! They are three types so that nobody can mix them.
 
-/// The kernel's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Liveness {
-    /// The process holds the lock on its slot.
-    Alive,
-    /// Nobody does.
-    Gone,
-    /// The reader may not ask, and the process table does not tell.
-    Unknown,
-}
+use crate::coded::coded;
 
 /// What the heartbeat says. Never a proof of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,74 +48,39 @@ impl Intent {
     }
 }
 
-/// What is shown. Derived from the three axes at every look, and stored nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum State {
-    /// Its start callback runs.
-    Starting,
-    /// At work.
-    Serving,
-    /// Finishes its work, takes no new.
-    Draining,
-    /// Its exit callback runs.
-    Leaving,
-    /// Alive, with an overdue heartbeat.
-    Stalled,
-    /// Alive, and its master is gone.
-    Orphaned,
-    /// Gone after leaving properly, its slot not released yet.
-    Exited,
-    /// Gone without leaving, not reported or not released yet.
-    Died,
-    /// The reader cannot tell whether it is alive.
-    Unknown,
-}
-
-impl State {
-    /// The name used in C, Lua and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Starting => "starting",
-            State::Serving => "serving",
-            State::Draining => "draining",
-            State::Leaving => "leaving",
-            State::Stalled => "stalled",
-            State::Orphaned => "orphaned",
-            State::Exited => "exited",
-            State::Died => "died",
-            State::Unknown => "unknown",
-        }
+coded! {
+    /// What is shown. Derived from the three axes at every look, and stored nowhere.
+    #[non_exhaustive]
+    State {
+        /// Its start callback runs.
+        Starting = 1, "starting";
+        /// At work.
+        Serving = 2, "serving";
+        /// Finishes its work, takes no new.
+        Draining = 3, "draining";
+        /// Its exit callback runs.
+        Leaving = 4, "leaving";
+        /// Alive, with an overdue heartbeat.
+        Stalled = 5, "stalled";
+        /// Alive, and its master is gone.
+        Orphaned = 6, "orphaned";
+        /// Gone after leaving properly, its slot not released yet.
+        Exited = 7, "exited";
+        /// Gone without leaving, not reported or not released yet.
+        Died = 8, "died";
+        /// The reader cannot tell whether it is alive.
+        Unknown = 9, "unknown";
     }
 }
 
-/// How far a generation is. Only moves forward, but for a resumed one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Its configuration was read; whether it gets workers is open.
-    Announced,
-    /// It has, or had, a worker, or its master went on to start them.
-    Committed,
-    /// It never got a worker, and never will.
-    Abandoned,
-}
-
-impl Phase {
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Phase::Announced => 1,
-            Phase::Committed => 2,
-            Phase::Abandoned => 3,
-        }
-    }
-
-    pub(crate) fn from_code(code: u32) -> Option<Phase> {
-        match code {
-            1 => Some(Phase::Announced),
-            2 => Some(Phase::Committed),
-            3 => Some(Phase::Abandoned),
-            _ => None,
-        }
+coded! {
+    /// How far a generation is. Only moves forward, but for a resumed one.
+    Phase {
+        /// Its configuration was read; whether it gets workers is open.
+        Announced = 1, "announced";
+        /// It has, or had, a worker, or its master went on to start them.
+        Committed = 2, "committed";
+        /// It never got a worker, and never will.
+        Abandoned = 3, "abandoned";
     }
 }

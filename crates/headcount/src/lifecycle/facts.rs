@@ -1,9 +1,10 @@
 //! What is known at one moment, and what can be read off it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use super::{Intent, Liveness, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
-use crate::event::{Cause, Counts, GenerationId, Role};
+use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
+use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
+use crate::sys::identity::{Identity, Liveness};
 
 /// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
 /// the fact, 0 while it is not reported.
@@ -13,16 +14,18 @@ pub(crate) struct SlotFacts {
     pub(crate) version: u64,
     pub(crate) role: Role,
     pub(crate) generation: GenerationId,
-    pub(crate) pid: u32,
+    pub(crate) identity: Identity,
+    /// The lock file in which it has proved that it is a member.
+    pub(crate) lock_tag: u32,
     pub(crate) worker_id: Option<u32>,
     pub(crate) cause: Cause,
-    pub(crate) start_time: u64,
     pub(crate) joined_ns: u64,
     pub(crate) joined_wall_ns: u64,
     pub(crate) intent: Intent,
     pub(crate) intent_since_ns: u64,
     pub(crate) heartbeat_ns: u64,
-    pub(crate) retry: bool,
+    /// How many processes have died in the callback about it.
+    pub(crate) tries: u32,
     pub(crate) started_seq: u64,
     pub(crate) exited_seq: u64,
     pub(crate) died_seq: u64,
@@ -33,6 +36,10 @@ pub(crate) struct SlotFacts {
 }
 
 impl SlotFacts {
+    pub(crate) fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
     pub(crate) fn progress(&self, now: u64, stall_after: u64) -> Progress {
         let watched = match self.intent {
             Intent::Serving => true,
@@ -47,6 +54,11 @@ impl SlotFacts {
         } else {
             Progress::Current
         }
+    }
+
+    /// If it is gone: whether it is to be reported, and nobody has told yet how it ended.
+    pub(crate) fn needs_cause(&self) -> bool {
+        self.exited_seq == 0 && self.died_seq == 0 && self.wait_status.is_none()
     }
 
     pub(super) fn is_reported_stalled(&self) -> bool {
@@ -92,7 +104,10 @@ pub(crate) struct GenerationFacts {
     pub(crate) ended_seq: u64,
     pub(crate) abandoned_seq: u64,
     pub(crate) start_delivered: bool,
-    pub(crate) retry: bool,
+    /// How many processes have died in the callback about it.
+    pub(crate) tries: u32,
+    /// How the run before it ended: told with its start.
+    pub(crate) previous_run: Option<PreviousRun>,
     /// A process waits for the node lock to join it. Only asked for where no worker is left.
     pub(crate) joining: bool,
 }
@@ -136,6 +151,7 @@ pub(crate) struct Facts {
     pub(crate) stall_after: u64,
     /// The number of an event whose callback must be run again, 0 if none.
     pub(crate) redeliver_seq: u64,
+    pub(crate) redeliver_tries: u32,
     /// Counts as the events tell them: who is stalled leaves them with that event and comes back with the other one.
     /// Otherwise as the heartbeats are at this instant.
     pub(crate) as_reported: bool,
@@ -193,16 +209,22 @@ impl Facts {
         u32::try_from(counted).unwrap_or(u32::MAX)
     }
 
+    pub(crate) fn slot(&self, index: u32) -> Option<&SlotFacts> {
+        self.slots.iter().find(|s| s.index == index)
+    }
+
+    pub(crate) fn generation_at(&self, index: u32) -> Option<&GenerationFacts> {
+        self.generations.iter().find(|g| g.index == index)
+    }
+
     pub(crate) fn generation(&self, id: GenerationId) -> Option<&GenerationFacts> {
         self.generations.iter().find(|g| g.id == id)
     }
 
     /// Whether the master of a generation is alive; `None` if the reader cannot tell.
     pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
-        let slot = self
-            .slots
-            .iter()
-            .find(|s| s.index == generation.master_slot && s.version == generation.master_version);
+        let of = (generation.master_slot, generation.master_version);
+        let slot = self.slots.iter().find(|s| s.role == Role::Master && (s.index, s.version) == of);
         is_alive(slot.map(|s| s.liveness))
     }
 
@@ -215,7 +237,7 @@ impl Facts {
 
     fn state_with(&self, slot: &SlotFacts, is_master_lost: impl FnOnce() -> bool) -> State {
         match slot.liveness {
-            Liveness::Unknown => State::Unknown,
+            Liveness::Unknown(_) => State::Unknown,
             Liveness::Gone if slot.exited_seq != 0 => State::Exited,
             Liveness::Gone => State::Died,
             Liveness::Alive => match (slot.progress(self.now, self.stall_after), slot.intent) {
@@ -244,34 +266,33 @@ impl Facts {
 /// a registry that somebody has filled up to its largest size, that takes minutes.
 pub(crate) struct Overview<'a> {
     facts: &'a Facts,
-    tallies: HashMap<GenerationId, (u32, u32)>,
+    tallies: BTreeMap<GenerationId, (u32, u32)>,
     /// The neighbours, oldest first.
     there: Vec<GenerationId>,
     total: u32,
-    slots: HashMap<(u32, u64), Liveness>,
-    masters: HashMap<GenerationId, Option<bool>>,
+    /// By slot and claim.
+    masters: BTreeMap<(u32, u64), Liveness>,
+    /// Whether the master of a generation is gone.
+    orphaned: BTreeMap<GenerationId, bool>,
 }
 
 impl<'a> Overview<'a> {
     pub(crate) fn of(facts: &'a Facts) -> Overview<'a> {
-        let mut tallies: HashMap<_, (u32, u32)> = HashMap::new();
+        let (mut tallies, mut total) = (BTreeMap::new(), 0u32);
         for slot in facts.slots.iter().filter(|s| facts.is_counted(s)) {
-            let (all, draining) = tallies.entry(slot.generation).or_default();
+            let (all, draining) = tallies.entry(slot.generation).or_insert((0, 0));
             *all += 1;
             *draining += u32::from(slot.intent == Intent::Draining);
+            total += 1;
         }
         let mut there: Vec<_> = facts.generations.iter().filter(|g| g.is_there()).map(|g| g.id).collect();
         there.sort_unstable();
-        let mut slots = HashMap::new();
-        for slot in &facts.slots {
-            slots.entry((slot.index, slot.version)).or_insert(slot.liveness);
-        }
-        let masters = HashMap::new();
-        let mut overview = Overview { facts, tallies, there, total: facts.total(), slots, masters };
-        for g in &facts.generations {
-            let alive = overview.master_alive(g);
-            overview.masters.entry(g.id).or_insert(alive);
-        }
+        let masters = facts.slots.iter().filter(|s| s.role == Role::Master);
+        let masters = masters.map(|s| ((s.index, s.version), s.liveness)).collect();
+        let mut overview = Overview { facts, tallies, there, total, masters, orphaned: BTreeMap::new() };
+        // Of two with one number, which only a spoiled registry has, the first counts.
+        let all = facts.generations.iter().rev();
+        overview.orphaned = all.map(|g| (g.id, overview.master_alive(g) == Some(false))).collect();
         overview
     }
 
@@ -290,12 +311,12 @@ impl<'a> Overview<'a> {
 
     /// As [`Facts::master_alive`].
     pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
-        is_alive(self.slots.get(&(generation.master_slot, generation.master_version)).copied())
+        is_alive(self.masters.get(&(generation.master_slot, generation.master_version)).copied())
     }
 
     /// As [`Facts::state`].
     pub(crate) fn state(&self, slot: &SlotFacts) -> State {
-        self.facts.state_with(slot, || self.masters.get(&slot.generation) == Some(&Some(false)))
+        self.facts.state_with(slot, || self.orphaned.get(&slot.generation) == Some(&true))
     }
 }
 
@@ -303,7 +324,7 @@ impl<'a> Overview<'a> {
 fn is_alive(liveness: Option<Liveness>) -> Option<bool> {
     match liveness {
         Some(Liveness::Alive) => Some(true),
-        Some(Liveness::Unknown) => None,
+        Some(Liveness::Unknown(_)) => None,
         Some(Liveness::Gone) | None => Some(false),
     }
 }

@@ -1,13 +1,21 @@
 //! The only place that decides. Pure: facts, the kernel's word on who is alive, and the time go in;
 //! states, counts and the next thing to do come out. It reads no clock and touches no registry.
 
+mod act;
 mod axes;
 mod facts;
+mod start;
 
-pub use axes::{Intent, Liveness, Phase, Progress, State};
+pub(crate) use act::{Act, Change, Mark, Stage, Subject};
+pub use axes::{Intent, Phase, Progress, State};
 pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts};
 
 use crate::event::{GenerationId, Role};
+use crate::sys::identity::Liveness;
+
+/// How often a callback is run whose runners die in it. A callback that kills every process must not take the server
+/// down with it.
+pub(crate) const MOST_TRIES: u32 = 3;
 
 /// A generation that its master announced, and a master that then vanished: a server that goes into the
 /// background does just that, so it gets this long to come back under its new pid.
@@ -220,15 +228,17 @@ impl Facts {
         })
     }
 
+    /// The generations that are this master's.
+    fn generations_of(&self, master: &SlotFacts) -> impl Iterator<Item = &GenerationFacts> + Clone {
+        let (slot, version) = (master.index, master.version);
+        self.generations.iter().filter(move |g| g.master_slot == slot && g.master_version == version)
+    }
+
     /// A master that vanished: news for its workers, or nothing (it went into the background, or its
     /// workers left before it).
     fn master_gone(&self, master: &SlotFacts) -> Option<Step> {
         let slot = master.index;
-        let mut own = self
-            .generations
-            .iter()
-            .filter(|g| g.master_slot == slot && g.master_version == master.version)
-            .peekable();
+        let mut own = self.generations_of(master).peekable();
         let young = |g: &GenerationFacts| self.now.saturating_sub(g.begun_ns) <= ADOPTION_GRACE_NS;
         if own.peek().is_none() {
             return Some(Step::Release { slot });

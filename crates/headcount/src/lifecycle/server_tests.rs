@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::{SECOND, STALL_AFTER, apply, config, generation, slot};
 use crate::event::{GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, GenerationFacts, Intent, Liveness, Phase, Scope, SlotFacts, Step};
+use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, Scope, SlotFacts, Step};
+use crate::sys::identity::Liveness;
 
 proptest! {
     #![proptest_config(config())]

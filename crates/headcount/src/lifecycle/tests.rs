@@ -6,6 +6,7 @@ use proptest::test_runner::Config;
 
 use super::*;
 use crate::event::Cause;
+use crate::sys::identity::{Birth, Doubt, Identity};
 
 #[path = "server_tests.rs"]
 mod server;
@@ -23,8 +24,7 @@ fn seq() -> impl Strategy<Value = u64> {
 }
 
 fn any_slot() -> impl Strategy<Value = SlotFacts> {
-    let liveness =
-        prop_oneof![3 => Just(Liveness::Alive), 3 => Just(Liveness::Gone), 1 => Just(Liveness::Unknown)];
+    let liveness = prop_oneof![3 => Just(Liveness::Alive), 3 => Just(Liveness::Gone), 1 => Just(Liveness::Unknown(Doubt::Refused))];
     let intent = prop_oneof![
         Just(Intent::Starting),
         Just(Intent::Serving),
@@ -61,16 +61,16 @@ fn slot(index: u32) -> SlotFacts {
         version: 2,
         role: Role::Worker,
         generation: 0,
-        pid: 100 + index,
+        identity: Identity { pid: 100 + index, namespace: 1, birth: Birth::Inode(u64::from(index)) },
+        lock_tag: 0,
         worker_id: None,
         cause: Cause::Start,
-        start_time: 0,
         joined_ns: 0,
         joined_wall_ns: 0,
         intent: Intent::Starting,
         intent_since_ns: 0,
         heartbeat_ns: 0,
-        retry: false,
+        tries: 0,
         started_seq: 0,
         exited_seq: 0,
         died_seq: 0,
@@ -121,7 +121,8 @@ fn generation(index: u32, id: GenerationId) -> GenerationFacts {
         ended_seq: 0,
         abandoned_seq: 0,
         start_delivered: true,
-        retry: false,
+        tries: 0,
+        previous_run: None,
         joining: false,
     }
 }
@@ -130,7 +131,7 @@ fn generation(index: u32, id: GenerationId) -> GenerationFacts {
 fn any_facts() -> impl Strategy<Value = Facts> {
     (vec(any_slot(), 0..10), vec(any_generation(), 0..6), seq()).prop_map(
         |(mut slots, mut generations, redeliver_seq)| {
-            (0..).zip(&mut slots).for_each(|(i, s)| (s.index, s.pid) = (i, 100 + i));
+            (0..).zip(&mut slots).for_each(|(i, s)| (s.index, s.identity.pid) = (i, 100 + i));
             (0..).zip(&mut generations).for_each(|(i, g)| (g.index, g.id) = (i, u64::from(i) + 1));
             Facts {
                 slots,
@@ -138,6 +139,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 now: 20 * SECOND,
                 stall_after: STALL_AFTER,
                 redeliver_seq,
+                redeliver_tries: 0,
                 as_reported: false,
                 own: Vec::new(),
             }
@@ -348,7 +350,7 @@ proptest! {
 
     #[test]
     fn nobody_unknown_is_judged(mut facts in any_facts()) {
-        facts.slots.iter_mut().for_each(|s| s.liveness = Liveness::Unknown);
+        facts.slots.iter_mut().for_each(|s| s.liveness = Liveness::Unknown(Doubt::OtherNamespace));
         let slots = facts.slots.clone();
         settle(&mut facts, Scope::Everything);
         prop_assert_eq!(&facts.slots, &slots);

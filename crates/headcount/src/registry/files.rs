@@ -1,15 +1,18 @@
 //! Where a node's files lie, and whether they may be trusted.
 //!
 //! The registry may be read by anybody; what is locked may not, because whoever can read a file can also
-//! put a lock on it, and so hold up the whole node. Hence the lock file of its own, mode 0600.
+//! put a lock on it, and so keep others from opening the node. Hence the lock file of its own, mode 0600.
+//!
+//! Opening something can be harmful by itself: a FIFO can hold whoever opens it in a sleep that no signal ends. So
+//! a path is first looked at, without being opened (O_PATH), and then opened is what was looked at.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, mknodat, open};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -22,10 +25,6 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 pub(crate) fn lock_path(registry: &Path) -> PathBuf {
     beside(registry, ".lock")
-}
-
-pub(crate) fn wake_path(registry: &Path) -> PathBuf {
-    beside(registry, ".wake")
 }
 
 /// Where registries live unless a path is given.
@@ -81,14 +80,15 @@ pub(crate) fn check_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden: u32) -> Result<()> {
+pub(crate) fn check_file(path: &Path, stat: &Stat, forbidden: u32) -> Result<()> {
     let found = FileType::from_raw_mode(stat.st_mode);
-    if found != expected {
+    if found != FileType::RegularFile {
         return Err(Error::new(
             ErrorKind::SymbolicLink,
             format!(
-                "{} is a {found:?}, expected was a {expected:?} (remove it, or set another `path`)",
-                path.display()
+                "{} is not a regular file but {} (remove it, or set another `path`)",
+                path.display(),
+                in_words(found)
             ),
         ));
     }
@@ -109,35 +109,108 @@ pub(crate) fn check_file(path: &Path, stat: &Stat, expected: FileType, forbidden
     Ok(())
 }
 
-pub(crate) fn make_or_open(
+/// A kind of file, as people call it.
+pub(crate) fn in_words(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "something unknown",
+    }
+}
+
+/// Which file it is, whatever its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+impl FileId {
+    pub(crate) fn of(fd: &OwnedFd) -> io::Result<FileId> {
+        let stat = fstat(fd)?;
+        Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// In one word that is not 0: good for comparing files of one path.
+    pub(crate) fn tag(self) -> u32 {
+        (self.inode as u32 ^ self.device as u32).max(1)
+    }
+
+    /// Of what lies at a path, if anything does.
+    pub(crate) fn at(path: &Path) -> Option<FileId> {
+        let meta = std::fs::symlink_metadata(path).ok()?;
+        Some(FileId { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// Looks at a path and at nothing that it leads to: `None` if there is nothing. The descriptor can neither be read nor
+/// written.
+pub(crate) fn look_at(path: &Path) -> io::Result<Option<(OwnedFd, Stat)>> {
+    match open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => {
+            let stat = fstat(&fd)?;
+            Ok(Some((fd, stat)))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Opens the regular file that was looked at, and no other.
+pub(crate) fn open_looked_at(
     path: &Path,
+    looked_at: &OwnedFd,
+    stat: &Stat,
     flags: OFlags,
-    mode: Mode,
-    what: FileType,
-    forbidden: u32,
-) -> Result<OwnedFd> {
-    let fd = open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)
-        .map_err(|e| Error::file("open", path, e.into()))?;
-    let stat = fstat(&fd).map_err(|e| Error::file("look at", path, e.into()))?;
-    check_file(path, &stat, what, forbidden)?;
-    Ok(fd)
+) -> io::Result<OwnedFd> {
+    // Also a regular file can make us wait, for its owner to give up a lease on it.
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let by_descriptor = format!("/proc/self/fd/{}", looked_at.as_raw_fd());
+    match open(by_descriptor, flags, Mode::empty()) {
+        // Without /proc it is opened by its path. Only where nobody else can put something else there in between.
+        Err(Errno::NOENT | Errno::NOTDIR) if is_ours_alone(path.parent()) => {
+            let fd = open(path, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            let again = fstat(&fd)?;
+            if (again.st_dev, again.st_ino) != (stat.st_dev, stat.st_ino) {
+                return Err(io::Error::other("it was replaced during the look"));
+            }
+            Ok(fd)
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(io::Error::other(
+            "it cannot be opened safely without /proc, in a folder where others may write",
+        )),
+        opened => Ok(opened?),
+    }
 }
 
-/// The identity of a path's lock file without opening it: opening and closing it would drop the locks
-/// of a process that has it open already.
-pub(crate) fn lock_identity(registry: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::symlink_metadata(lock_path(registry)).ok()?;
-    Some((meta.dev(), meta.ino()))
+fn is_ours_alone(folder: Option<&Path>) -> bool {
+    let Some(Ok(meta)) = folder.map(std::fs::metadata) else { return false };
+    let me = rustix::process::geteuid().as_raw();
+    (meta.uid() == me || meta.uid() == 0) && meta.mode() & 0o022 == 0
 }
 
-/// The same of one that is open.
-pub(crate) fn identity_of(fd: &OwnedFd) -> Option<(u64, u64)> {
-    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+/// Opens a regular file of our own, which nobody else may have changed; `None` if there is nothing.
+pub(crate) fn open_own(path: &Path, flags: OFlags, forbidden: u32) -> Result<Option<OwnedFd>> {
+    let failed = |e: io::Error| Error::file("open", path, e);
+    let Some((looked_at, stat)) = look_at(path).map_err(failed)? else { return Ok(None) };
+    check_file(path, &stat, forbidden)?;
+    Ok(Some(open_looked_at(path, &looked_at, &stat, flags).map_err(failed)?))
 }
 
-pub(crate) fn make_fifo(path: &Path) -> Result<()> {
-    match mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+/// Opens the lock file, making it if need be. Read-only: its descriptor is inherited by workers, and by a writable one
+/// they could fill up the file system. `None`: others have made or removed it at this moment.
+pub(crate) fn make_or_open_lock(path: &Path) -> Result<Option<OwnedFd>> {
+    if let Some(fd) = open_own(path, OFlags::RDONLY, 0o077)? {
+        return Ok(Some(fd));
+    }
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::EXIST) => Ok(None),
         Err(e) => Err(Error::file("make", path, e.into())),
     }
 }

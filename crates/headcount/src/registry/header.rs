@@ -48,16 +48,15 @@ pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Res
 }
 
 /// Writes a new one. The magic number comes last: without it, it is none.
-pub(crate) fn initialise(header: &Header, name: &str, geometry: Geometry, lock_id: [u64; 2]) {
+pub(crate) fn initialise(header: &Header, name: &str, geometry: Geometry) {
     let boot = boot_id();
     header.format.store(FORMAT, Relaxed);
     header.slots.store(geometry.slots() as u32, Relaxed);
     header.generations.store(geometry.generations() as u32, Relaxed);
     header.journal_records.store(geometry.journal_records() as u32, Relaxed);
     header.created_ns.store(clock::wall_ns(), Relaxed);
-    for i in 0..2 {
-        header.boot_id[i].store(boot[i], Relaxed);
-        header.lock_file[i].store(lock_id[i], Relaxed);
+    for (word, value) in header.boot_id.iter().zip(boot) {
+        word.store(value, Relaxed);
     }
     let mut bytes = [0u8; 64];
     // Names are checked to be at most 63 bytes.

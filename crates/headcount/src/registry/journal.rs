@@ -5,6 +5,7 @@ use crate::registry::layout::{KINDS, NO_GENERATION, Record};
 use crate::registry::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::reader_futex;
 
 /// Where a reader of the journal stands: the number of the event it wants next.
 ///
@@ -31,6 +32,17 @@ impl Cursor {
     #[must_use]
     pub fn next_seq(self) -> u64 {
         self.next
+    }
+
+    /// Puts it on an event that a journal with this head can have, and gives how many it passed by for that.
+    pub(crate) fn catch_up(&mut self, head: u64, capacity: u64) -> u64 {
+        let oldest = head.saturating_sub(capacity).saturating_add(1);
+        let wanted = self.next;
+        // Beyond the end: a cursor from another registry, or from before this one was made anew.
+        if wanted < oldest || wanted > head.saturating_add(1) {
+            self.next = oldest;
+        }
+        if wanted == 0 { 0 } else { oldest.saturating_sub(wanted) }
     }
 }
 
@@ -72,6 +84,7 @@ impl Journal<'_> {
             r.nth.store(nth, Relaxed);
         });
         self.head.store(seq, Release);
+        reader_futex::wake_readers(self.head);
         if let Some(kind) = kind {
             kind.store(nth, Relaxed);
         }
@@ -90,24 +103,14 @@ impl Journal<'_> {
     /// The event with this number, if it is still there and makes sense.
     pub(crate) fn read(&self, seq: u64) -> Option<Event> {
         let r = self.record(seq)?;
-        published(&r.seq, seq, || read(r, seq))?
+        published(&r.seq, seq, || decode(r, seq))?
     }
 
     /// Reads on from the cursor, at most `limit` events.
     pub(crate) fn batch(&self, cursor: &mut Cursor, limit: usize) -> Batch {
         let head = self.head.load(Acquire);
         let capacity = self.records.len() as u64;
-        let oldest = head.saturating_sub(capacity) + 1;
-        let mut batch = Batch::default();
-        if cursor.next == 0 {
-            cursor.next = oldest;
-        } else if cursor.next < oldest {
-            batch.lost = oldest - cursor.next;
-            cursor.next = oldest;
-        } else if cursor.next > head.saturating_add(1) {
-            // A cursor from another registry, or from before this one was made anew.
-            cursor.next = oldest;
-        }
+        let mut batch = Batch { lost: cursor.catch_up(head, capacity), ..Batch::default() };
         while cursor.next <= head && batch.events.len() < limit {
             match self.read(cursor.next) {
                 Some(event) => batch.events.push(event),
@@ -156,8 +159,8 @@ fn write(r: &Record, event: &Event) {
     r.reporter_pid.store(event.reporter_pid, Relaxed);
 }
 
-/// `None`: it makes no sense.
-fn read(r: &Record, seq: u64) -> Option<Event> {
+/// The event in a record of this number. `None`: it makes no sense.
+pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
     let count = |n: i32| u32::try_from(n).ok();
     let detail = r.detail.load(Relaxed);
     let kind = Kind::from_code(r.kind.load(Relaxed))?;

@@ -9,17 +9,15 @@ use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
 /// The first eight bytes of a registry.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
 /// The layout's version. Any change of a size, an offset or a meaning is a new one.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
-/// The byte of the lock file that is the node lock.
-pub(crate) const NODE_LOCK_BYTE: u64 = 0;
-/// The bytes of the lock file that stand for "somebody is about to join generation n".
-pub(crate) const fn joining_byte(generation: u64) -> u64 {
-    1 + generation % 48
+/// The byte of the lock file that the process with this id shares, to prove that it is a member of the node.
+pub(crate) const fn member_byte(pid: u32) -> u64 {
+    1 + pid as u64
 }
 
-/// The byte of the lock file that stands for slot 0; slot i has the i-th after it.
-pub(crate) const SLOT_LOCK_BASE: u64 = 64;
+/// So many processes that wait to join are known at a time.
+pub(crate) const JOINERS: usize = 16;
 
 /// "There is no such generation" in a count.
 pub(crate) const NO_GENERATION: i32 = -1;
@@ -58,20 +56,21 @@ record! {
         20 journal_records: AtomicU32,
         24 boot_id: [AtomicU64; 2],
         40 created_ns: AtomicU64,
-        48 lock_file: [AtomicU64; 2],
+        48 reserved_words: [AtomicU64; 2],
         64 name: [AtomicU64; 8],
         // The settings of the newest generation: everybody judges alike.
         128 heartbeat_interval_ns: AtomicU64,
         136 stall_after_ns: AtomicU64,
         144 lock_timeout_ns: AtomicU64,
-        // What moves. Written under the node lock, but for `wake_word`.
+        // What moves. Written under the node lock, but for `released`, `lock`, `joiners` and `joining`.
         152 head: AtomicU64,
         160 last_generation: AtomicU64,
         168 runs: AtomicU64,
         176 slots_used: AtomicU32,
         180 generations_used: AtomicU32,
         184 sentinel: AtomicU64,
-        192 wake_word: AtomicU32,
+        // Changes whenever the node lock is released.
+        192 released: AtomicU32,
         196 holder_pid: AtomicU32,
         200 holder_since: AtomicU64,
         208 holder_operation: AtomicU32,
@@ -81,16 +80,22 @@ record! {
         232 redeliver_seq: AtomicU64,
         240 repairs: AtomicU64,
         248 redeliver_tries: AtomicU32,
-        252 reserved_word: AtomicU32,
+        // The pid namespace of the node's masters.
+        252 namespace: AtomicU32,
         // How many events of each kind there have been, by the kind's code.
         256 kinds: [AtomicU64; KINDS],
-        512 reserved: [AtomicU64; 448],
+        // Who holds the node lock: see `Identity::to_word`. Worth something only while that process is alive.
+        512 lock: AtomicU64,
+        // Who waits to join, and which generation.
+        520 joiners: [AtomicU64; JOINERS],
+        648 joining: [AtomicU64; JOINERS],
+        776 reserved: [AtomicU64; 415],
     }
 }
 
 record! {
     /// One process of the node.
-    Slot, 128, {
+    Slot, 192, {
         // Odd while it is being claimed or freed; half of it is the incarnation.
         0 version: AtomicU64,
         8 generation: AtomicU64,
@@ -98,7 +103,7 @@ record! {
         20 worker_id: AtomicI32,
         24 role: AtomicU32,
         28 cause: AtomicU32,
-        32 start_time: AtomicU64,
+        32 birth: AtomicU64,
         40 joined_ns: AtomicU64,
         48 joined_wall_ns: AtomicU64,
         56 intent: AtomicU32,
@@ -113,6 +118,12 @@ record! {
         112 recovered_seq: AtomicU64,
         // Bit 32 set: the lower half is a wait status.
         120 wait_status: AtomicU64,
+        128 namespace: AtomicU32,
+        132 birth_kind: AtomicU32,
+        // The lock file in which it shares the byte of its pid, 0 if in none.
+        136 lock_tag: AtomicU32,
+        140 reserved_word: AtomicU32,
+        144 reserved: [AtomicU64; 6],
     }
 }
 
@@ -225,7 +236,7 @@ impl Geometry {
     }
 
     pub(crate) fn generations_offset(self) -> usize {
-        self.slots_offset() + self.slots() * 128
+        self.slots_offset() + self.slots() * size_of::<Slot>()
     }
 
     pub(crate) fn journal_offset(self) -> usize {

@@ -6,8 +6,8 @@ pub(crate) mod files;
 pub(crate) mod header;
 pub(crate) mod journal;
 pub(crate) mod layout;
+#[cfg(not(loom))]
+pub(crate) mod reading;
 pub(crate) mod seqlock;
 #[cfg(not(loom))]
 pub(crate) mod store;
-#[cfg(not(loom))]
-pub(crate) mod view;

@@ -1,5 +1,7 @@
 //! Two clocks: one to compute with, one to show to people.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 fn nanoseconds(clock: ClockId) -> u64 {
@@ -13,6 +15,16 @@ fn nanoseconds(clock: ClockId) -> u64 {
 #[inline]
 pub(crate) fn boot_ns() -> u64 {
     nanoseconds(ClockId::Boottime)
+}
+
+/// The time since then, on the clock of [`boot_ns`].
+pub(crate) fn elapsed_since(boot_ns: u64) -> Duration {
+    Duration::from_nanos(self::boot_ns().saturating_sub(boot_ns))
+}
+
+/// A duration in nanoseconds, as much of it as a word holds.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds since 1970, for people only: it may jump in both directions.

@@ -4,12 +4,26 @@
 //! no opinion about workers or generations.
 
 pub(crate) mod atomic;
+#[cfg(not(loom))]
+pub(crate) mod bell;
 pub(crate) mod clock;
-pub(crate) mod lock;
+pub(crate) mod futex;
+#[cfg(not(loom))]
+pub(crate) mod grown;
+#[cfg(not(loom))]
+pub(crate) mod identity;
 #[cfg(not(loom))]
 pub(crate) mod map;
 #[cfg(not(loom))]
-pub(crate) mod pipe;
+pub(crate) mod per_process;
 pub(crate) mod process;
 #[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) mod reactor;
+#[cfg(not(loom))]
+pub(crate) mod reader_futex;
+#[cfg(not(loom))]
+pub(crate) mod record_buffer;
+#[cfg(not(loom))]
+pub(crate) mod record_lock;
+#[cfg(not(loom))]
+pub(crate) mod thread;

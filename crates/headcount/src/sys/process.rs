@@ -1,7 +1,7 @@
-//! Who a process is, and how it ended.
+//! Asking the kernel about a process, and how it ended.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +21,12 @@ pub(crate) fn parent_pid() -> u32 {
 /// uniquely until the next boot; `None` when there is no such process or `/proc` does not tell.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     parse_start_time(&read_stat(pid)?)
+}
+
+/// Whether a process has ended, and its parent has not asked for its status yet. `false` where `/proc` does not tell.
+pub(crate) fn is_zombie(pid: u32) -> bool {
+    read_stat(pid)
+        .is_some_and(|stat| fields(&stat).and_then(|mut f| f.next()).is_some_and(|s| s == "Z" || s == "X"))
 }
 
 /// Whether a process is on its way out: it runs nothing of its own any more.
@@ -52,16 +58,17 @@ fn parse_flags(stat: &[u8]) -> Option<u64> {
 
 /// The wait status of a process that has ended and whose parent has not asked for it yet. Told to those who might trace
 /// it, a sibling of the same user among them; to others it reads as 0. So `None` also stands for "exited with 0".
-/// `started`: its start time, since the pid may be somebody else's by now.
-pub(crate) fn zombie_status(pid: u32, started: u64) -> Option<i32> {
-    parse_zombie(&read_stat(pid)?, started)
+/// `pidfd` is what it was known by: as long as that says that it was not reaped, its id is nobody else's.
+pub(crate) fn zombie_status(pidfd: BorrowedFd<'_>, pid: u32) -> Option<i32> {
+    let status = parse_zombie(&read_stat(pid)?)?;
+    (pidfd_state(pidfd, Duration::ZERO) == PidfdState::Zombie).then_some(status)
 }
 
-fn parse_zombie(stat: &[u8], started: u64) -> Option<i32> {
+fn parse_zombie(stat: &[u8]) -> Option<i32> {
     let mut fields = fields(stat)?;
-    // Fields 3, 22 and 52.
-    let is_it = fields.next()? == "Z" && fields.nth(18)?.parse() == Ok(started);
-    fields.nth(29)?.parse().ok().filter(|&status| is_it && status != 0)
+    // Fields 3 and 52.
+    let is_zombie = fields.next()? == "Z";
+    fields.nth(48)?.parse().ok().filter(|&status| is_zombie && status != 0)
 }
 
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
@@ -107,6 +114,11 @@ fn look(pidfd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> rustix::io
     };
     poll(&mut fds, Some(&limit))?;
     Ok(fds[0].revents())
+}
+
+/// Whether the process has ended.
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    look(pidfd, PollFlags::IN, Duration::ZERO).is_ok_and(|events| !events.is_empty())
 }
 
 /// Waits at most `limit` for the process to end.
@@ -156,6 +168,20 @@ struct PidfdInfo {
     exit_code: i32,
 }
 const _: () = assert!(size_of::<PidfdInfo>() == 64 && std::mem::offset_of!(PidfdInfo, exit_code) == 60);
+
+/// The inode number of the process's pid namespace. `None` before Linux 6.11, and for those of others.
+pub(crate) fn namespace_of(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    /// `PIDFD_GET_PID_NAMESPACE`
+    const GET_PID_NAMESPACE: libc::c_ulong = 0xFF05;
+    // SAFETY: the request takes no argument, and gives a new descriptor or -1.
+    let namespace = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_PID_NAMESPACE as _, 0) };
+    if namespace < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just given it to us, so it is nobody else's to close.
+    let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
+    rustix::fs::fstat(&namespace).ok().map(|stat| stat.st_ino)
+}
 
 const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
@@ -221,14 +247,13 @@ mod tests {
     #[test]
     fn how_a_zombie_ended_is_known_before_its_parent_asks() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let started = start_time(child.id()).unwrap();
-        assert_eq!(zombie_status(child.id(), started), None, "it lives");
+        let pidfd = open_pidfd(child.id()).unwrap();
+        assert_eq!(zombie_status(pidfd.as_fd(), child.id()), None, "it lives");
         child.kill().unwrap();
-        wait_for_end(open_pidfd(child.id()).unwrap().as_fd(), Duration::from_secs(10));
-        assert_eq!(zombie_status(child.id(), started), Some(libc::SIGKILL));
-        assert_eq!(zombie_status(child.id(), started + 1), None, "it is another one");
+        wait_for_end(pidfd.as_fd(), Duration::from_secs(10));
+        assert_eq!(zombie_status(pidfd.as_fd(), child.id()), Some(libc::SIGKILL));
         child.wait().unwrap();
-        assert_eq!(zombie_status(child.id(), started), None, "it is nobody");
+        assert_eq!(zombie_status(pidfd.as_fd(), child.id()), None, "it is nobody");
     }
 
     #[test]

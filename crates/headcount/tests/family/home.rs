@@ -1,8 +1,12 @@
 //! A node whose master is the test process itself, with its workers.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use headcount::{Begin, Cursor, Event, Generation, Join, Kind, Node, Options, ProcessStatus, Role, State};
+use headcount::{
+    Begin, Cursor, Event, Generation, Join, Kind, Master, Node, Options, ProcessStatus, Role, State, Wait,
+};
 
 use super::callbacks::Callbacks;
 use super::journal::{Truth, check};
@@ -11,6 +15,7 @@ use super::{Child, Place, news, wait_for};
 
 pub struct Home {
     pub place: Place,
+    pub master: Master,
     pub node: Node,
     pub callbacks: Callbacks,
     pub truth: Truth,
@@ -23,15 +28,16 @@ impl Home {
 
     pub fn with(change: impl FnOnce(Options) -> Options) -> Home {
         let place = Place::new();
-        let node = change(place.options()).open().expect("open a node");
+        let master = change(place.options()).open().expect("open a node");
+        let node = master.node().clone();
         let notices = node.take_notices();
         assert!(notices.is_empty(), "{notices:?}");
-        Home { place, node, callbacks: Callbacks::new(), truth: Truth::default() }
+        Home { place, master, node, callbacks: Callbacks::new(), truth: Truth::default() }
     }
 
     pub fn announce(&self, workers: u32) -> Generation {
         let (generation, transitions) =
-            self.node.begin_generation(Begin::new().workers(workers)).expect("begin");
+            self.master.begin(Begin::new().workers(workers), Wait::Timeout).expect("begin");
         self.callbacks.run(transitions);
         generation
     }
@@ -39,7 +45,7 @@ impl Home {
     pub fn begin(&mut self, workers: u32) -> Generation {
         let generation = self.announce(workers);
         self.truth.committed.push((generation.id(), self.head()));
-        generation.commit();
+        self.master.commit(generation.id());
         generation
     }
 
@@ -65,7 +71,7 @@ impl Home {
     pub fn kill(&mut self, child: &mut Child) {
         self.truth.dead.push((child.pid(), self.head()));
         let status = child.kill();
-        self.node.child_exited(child.pid(), status);
+        self.node.child_exited(child.pid(), ExitStatus::from_raw(status));
     }
 
     pub fn events(&self) -> Vec<Event> {

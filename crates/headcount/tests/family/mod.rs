@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use headcount::{Cursor, Event, Node, Options};
+use headcount::{Cursor, Event, Master, Node, Options};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid};
@@ -72,7 +72,7 @@ impl Place {
             .lock_timeout(Duration::from_secs(10))
     }
 
-    pub fn open(&self) -> Node {
+    pub fn open(&self) -> Master {
         self.options().open().expect("open a node")
     }
 }

@@ -1,13 +1,13 @@
 //! The registry's bytes, for tests that do what no honest process does. The offsets are those of docs/format.md.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 const SLOTS: usize = 4096;
-const SLOT: usize = 128;
+const SLOT: usize = 192;
 
 /// Start and length of the mapping of a file in this process.
 pub fn mapping(path: &Path) -> Option<(usize, usize)> {
@@ -32,9 +32,59 @@ pub fn words(path: &Path) -> &'static [AtomicU64] {
     unsafe { std::slice::from_raw_parts(start as *const AtomicU64, len / 8) }
 }
 
-/// The last heartbeat of a process in the first 16 slots.
+/// The words of a slot.
+pub fn slot(path: &Path, index: usize) -> &'static [AtomicU64] {
+    let at = (SLOTS + index * SLOT) / 8;
+    &words(path)[at..at + SLOT / 8]
+}
+
+/// The slot of a process, one of the first 16.
+pub fn slot_of(path: &Path, pid: u32) -> &'static [AtomicU64] {
+    let mut slots = (0..16).map(|index| slot(path, index));
+    slots.find(|words| words[2].load(SeqCst) as u32 == pid).expect("a slot with this pid")
+}
+
+/// The last heartbeat of a process.
 pub fn heartbeat(path: &Path, pid: u32) -> &'static AtomicU64 {
-    let words = words(path);
-    let slot = (0..16).map(|i| (SLOTS + i * SLOT) / 8).find(|&at| words[at + 2].load(SeqCst) as u32 == pid);
-    &words[slot.expect("a slot with this pid") + 8]
+    &slot_of(path, pid)[8]
+}
+
+/// The word of a slot that has its pid namespace (lower half) and the kind of its birth.
+pub const NAMESPACE: usize = 128 / 8;
+/// The word of a slot that has its birth.
+pub const BIRTH: usize = 32 / 8;
+
+/// The word that names who holds the node lock. 16 others follow, which name who waits to join, and 16 with the
+/// generations that they wait for.
+pub const LOCK: usize = 512 / 8;
+
+/// What the node lock and those who wait to join are called, for a process that is alive and known by its pidfd (Linux 6.9
+/// and newer).
+pub fn name_of(pid: u32) -> u64 {
+    let process = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).expect("a pidfd");
+    let birth = rustix::fs::fstat(&pidfd).expect("its inode").st_ino;
+    2 << 62 | u64::from(pid) << 40 | birth & ((1 << 40) - 1)
+}
+
+/// Whether a process shares the byte of its id in the lock file. Asked by a child: the own locks are invisible to
+/// their holder, and would be lost with the descriptor that the question takes.
+pub fn is_proven(registry: &Path, pid: u32) -> bool {
+    let mut asker = super::fork(|_| {
+        let lock = std::fs::File::open(registry.with_extension("registry.lock")).expect("the lock file");
+        let mut question = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 1 + libc::off_t::from(pid),
+            l_len: 1,
+            l_pid: 0,
+        };
+        // SAFETY: an open descriptor, and a valid structure for the kernel to read and write.
+        let answer = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_GETLK, &raw mut question) };
+        assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+        i32::from(question.l_type == libc::F_UNLCK as libc::c_short || question.l_pid != pid as i32)
+    });
+    let status = asker.wait();
+    assert!(status == 0 || status == 1 << 8, "the asker: {status}");
+    status == 0
 }

@@ -1,16 +1,16 @@
-//! What was looked at, and what is to be thought of it.
+//! What was checked, and the verdict on it.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// What is to be thought of something.
+/// The verdict on one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// As it should be.
     Good,
-    /// Good to know: nothing is wrong, or nobody can say.
+    /// Worth knowing: nothing is wrong, or it cannot be told.
     Note,
-    /// To be mended.
+    /// A problem to fix.
     Finding,
 }
 
@@ -24,34 +24,34 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub level: Level,
     pub text: String,
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
 impl Check {
     pub fn good(text: impl Into<String>) -> Check {
-        Check { level: Level::Good, text: text.into(), mend: None }
+        Check { level: Level::Good, text: text.into(), fix: None }
     }
 
     pub fn note(text: impl Into<String>) -> Check {
-        Check { level: Level::Note, text: text.into(), mend: None }
+        Check { level: Level::Note, text: text.into(), fix: None }
     }
 
-    pub fn finding(text: impl Into<String>, mend: impl Into<String>) -> Check {
-        Check { level: Level::Finding, text: text.into(), mend: Some(mend.into()) }
+    pub fn finding(text: impl Into<String>, fix: impl Into<String>) -> Check {
+        Check { level: Level::Finding, text: text.into(), fix: Some(fix.into()) }
     }
 
-    pub fn with_mend(mut self, mend: impl Into<String>) -> Check {
-        self.mend = Some(mend.into());
+    pub fn with_fix(mut self, fix: impl Into<String>) -> Check {
+        self.fix = Some(fix.into());
         self
     }
 }
 
-/// What was looked at together: the kernel, a folder, a registry.
+/// Checks that belong together: the kernel, a folder, a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     pub subject: String,
@@ -93,7 +93,7 @@ impl FileKind {
 }
 
 impl FileFacts {
-    /// Of the file itself, not of where a link leads.
+    /// Of the file itself, not of what a link points to.
     pub fn of(path: &Path) -> std::io::Result<FileFacts> {
         let meta = std::fs::symlink_metadata(path)?;
         let kind = meta.file_type();

@@ -10,20 +10,20 @@ use crate::plain::plain_path;
 
 pub fn kernel(found: &KernelFeatures) -> Section {
     let pidfd = match found.pidfd {
-        true => Check::good("pidfd_open: the end of a process is seen at once"),
+        true => Check::good("pidfd_open works: the end of a process is seen at once"),
         false => Check::finding(
-            "no pidfd_open: nobody can be told when a process ends",
+            "no pidfd_open: headcount cannot see when a process ends",
             "run Linux 5.3 or newer; in a container, allow the system call pidfd_open",
         ),
     };
     let exit_info = match found.exit_info {
-        Some(true) => Check::good("PIDFD_GET_INFO with exit information: deaths are reported with their cause"),
+        Some(true) => Check::good("PIDFD_GET_INFO gives exit information: deaths are reported with their cause"),
         Some(false) => Check::note(
-            "no exit information by PIDFD_GET_INFO: deaths are reported with the cause unknown, unless the master \
-             passes on what it was told",
+            "PIDFD_GET_INFO gives no exit information: the cause of a death is reported as unknown, unless the \
+             master passes it on",
         )
-        .with_mend("run Linux 6.15 or newer"),
-        None => Check::note("exit information by PIDFD_GET_INFO could not be tried: no process could be made"),
+        .with_fix("run Linux 6.15 or newer"),
+        None => Check::note("PIDFD_GET_INFO could not be tried: cannot start a process"),
     };
     let number = |n: u64| if n == u64::MAX { "any number of".to_owned() } else { n.to_string() };
     let descriptors = Check::good(format!(
@@ -34,21 +34,21 @@ pub fn kernel(found: &KernelFeatures) -> Section {
     Section { subject: format!("kernel {}", found.release), checks: vec![pidfd, exit_info, descriptors] }
 }
 
-/// A folder by what `lstat` said of it. `chosen`: it is where this user's servers make their registries, or was named.
+/// A folder, by what `lstat` said of it. `chosen`: this user's servers make their registries there, or the user named it.
 pub fn folder(path: &Path, found: &io::Result<FileFacts>, chosen: bool) -> Section {
     let check = match found {
         Ok(facts) => of_a_folder(path, facts),
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => {
-            Check::note("is not there yet: the first server makes it")
+            Check::note("does not exist yet: the first server creates it")
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Check::finding(
-            "is not there, nor the folder that it would be made in: no server can have a registry here",
+            "does not exist, and neither does its parent folder: no server can have a registry here",
             format!("mkdir -p {}", plain_path(path)),
         ),
         Err(e) => {
-            let text = format!("cannot be looked at: {e}");
+            let text = format!("cannot be read: {e}");
             if chosen {
-                Check::finding(text, "run it as the folder's owner or root")
+                Check::finding(text, "run headcount doctor as the folder's owner or as root")
             } else {
                 Check::note(text)
             }
@@ -60,7 +60,7 @@ pub fn folder(path: &Path, found: &io::Result<FileFacts>, chosen: bool) -> Secti
 fn of_a_folder(path: &Path, facts: &FileFacts) -> Check {
     let whose = facts.whose();
     if facts.kind != FileKind::Folder {
-        // A link to a folder is followed by servers, and is somebody's choice.
+        // Servers follow a link to a folder: somebody has chosen it.
         return match facts.kind {
             FileKind::Link if path.is_dir() => Check::note("is a symbolic link to a folder"),
             kind => Check::finding(
@@ -72,20 +72,20 @@ fn of_a_folder(path: &Path, facts: &FileFacts) -> Check {
     // As a server judges it when it opens its registry.
     if facts.mode & 0o022 != 0 && facts.mode & 0o1000 == 0 {
         return Check::finding(
-            format!("{whose}: others could swap the registries in it, so servers refuse it"),
+            format!("{whose}: others could replace the registries in it, so servers refuse it"),
             format!("chmod go-w {}", plain_path(path)),
         );
     }
     match owner_by_name(path) {
         Some(uid) if uid != facts.uid && facts.uid != 0 => Check::finding(
-            format!("{whose}: the servers of uid {uid}, whose folder it should be, refuse it"),
+            format!("{whose}: it should belong to uid {uid}, whose servers refuse it"),
             format!("as root: chown {uid} {}, or remove it", plain_path(path)),
         ),
         _ => Check::good(whose),
     }
 }
 
-/// Whose the folder is to be by its name: `/dev/shm/headcount-1000`, `/run/user/1000/headcount`.
+/// Who should own the folder, by its name: `/dev/shm/headcount-1000`, `/run/user/1000/headcount`.
 fn owner_by_name(path: &Path) -> Option<u32> {
     let text = path.to_str()?;
     let uid = text

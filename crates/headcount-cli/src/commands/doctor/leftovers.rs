@@ -1,4 +1,4 @@
-//! Files of a registry that is not there.
+//! Files of a registry that does not exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use super::check::Check;
 use super::registry::beside;
 use crate::plain::plain_path;
 
-const ENDINGS: [&str; 3] = [".lock", ".wake", ".new"];
+const ENDINGS: [&str; 2] = [".lock", ".new"];
 
-/// By registry: what lies about of it.
+/// What is left, by registry.
 pub type Leftovers = BTreeMap<PathBuf, Vec<PathBuf>>;
 
 /// Those of one registry.
@@ -27,7 +27,7 @@ pub fn of(registry: &Path, found: &mut Leftovers) {
 /// Those in a folder, by their names.
 pub fn within(folder: &Path) -> Leftovers {
     let mut found = Leftovers::new();
-    // One that cannot be read is told of as such.
+    // A folder that cannot be read is reported as such.
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
@@ -44,7 +44,7 @@ pub fn judge(registry: &Path, files: &[PathBuf]) -> Check {
     let names: Vec<_> = files.iter().map(|file| plain_path(file)).collect();
     Check::finding(
         format!(
-            "{} without a registry: left over, or it was removed while its server runs",
+            "{} without a registry: left over, or the registry was removed while its server runs",
             names.join(", ")
         ),
         format!(

@@ -1,13 +1,13 @@
-//! One registry, with what lies beside it.
+//! One registry, and the files beside it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot};
+use headcount::{ErrorKind, Liveness, Observer, RegistryInfo, Role, Snapshot, State};
 use headcount_report::{age, plural, timestamp};
 
 use super::check::{Check, FileFacts, FileKind, Section};
-use crate::alive;
+use crate::alive::{doubts, helpers, only_helpers};
 use crate::plain::{plain, plain_path};
 
 /// What was read of a registry.
@@ -15,16 +15,14 @@ pub struct RegistryFacts {
     pub path: PathBuf,
     pub registry: io::Result<FileFacts>,
     pub lock: io::Result<FileFacts>,
-    pub wake: io::Result<FileFacts>,
     pub inside: headcount::Result<Inside>,
 }
 
-/// What it says.
+/// What it contains.
 pub struct Inside {
     pub info: RegistryInfo,
     pub snapshot: Snapshot,
-    pub asks_kernel: bool,
-    /// How many descriptors the sentinel may have open, where that can be asked.
+    /// How many descriptors the sentinel may have open, if that is known.
     pub sentinel_descriptors: Option<u64>,
 }
 
@@ -39,18 +37,17 @@ impl RegistryFacts {
         RegistryFacts {
             registry: FileFacts::of(&path),
             lock: FileFacts::of(&beside(&path, ".lock")),
-            wake: FileFacts::of(&beside(&path, ".wake")),
             inside: Observer::open(&path).and_then(|observer| inside(&observer)),
             path,
         }
     }
 
-    /// Nobody is alive in it, as far as this process can tell. Who removes it asks more closely.
+    /// It has no live process, as far as this process can tell. Removing it takes a closer look.
     pub fn is_stale(&self) -> bool {
         self.inside.as_ref().is_ok_and(Inside::is_stale)
     }
 
-    /// It is there, and this process may not look into it.
+    /// It exists, and this process may not read it.
     pub fn may_not_look(&self) -> bool {
         self.inside
             .as_ref()
@@ -63,7 +60,6 @@ fn inside(observer: &Observer) -> headcount::Result<Inside> {
     Ok(Inside {
         info: observer.registry()?,
         sentinel_descriptors: snapshot.sentinel.and_then(descriptors),
-        asks_kernel: observer.may_ask_the_kernel(),
         snapshot,
     })
 }
@@ -77,19 +73,18 @@ fn descriptors(pid: u32) -> Option<u64> {
 
 impl Inside {
     fn is_stale(&self) -> bool {
-        alive::nobody_is(&self.info, &self.snapshot)
+        self.snapshot.liveness() == Liveness::Gone && helpers(&self.snapshot).next().is_none()
     }
 }
 
-/// What is to be thought of it.
+/// The verdict on it.
 pub fn judge(facts: &RegistryFacts) -> Section {
     let mut checks = Vec::new();
     file(facts, &mut checks);
     match &facts.inside {
         Ok(inside) => {
             contents(inside, &mut checks);
-            companion(facts, inside, "lock", &facts.lock, &mut checks);
-            companion(facts, inside, "wake", &facts.wake, &mut checks);
+            lock_file(facts, &mut checks);
             life(facts, inside, &mut checks);
         }
         Err(e) => checks.push(unreadable(facts, e)),
@@ -111,7 +106,7 @@ fn file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
     } else if found.links > 1 {
         Check::finding(
             format!("has {} links, so servers refuse it", found.links),
-            "remove the others".to_owned(),
+            "remove the other links".to_owned(),
         )
     } else {
         Check::good(format!("{whose}, {} bytes", found.size))
@@ -121,25 +116,27 @@ fn file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
 fn unreadable(facts: &RegistryFacts, error: &headcount::Error) -> Check {
     let path = plain_path(&facts.path);
     let text = plain(&error.to_string()).into_owned();
-    let mend = match error.kind() {
-        ErrorKind::Permission => "run it as the registry's owner or root".to_owned(),
-        ErrorKind::NotFound => "start its server, or name another".to_owned(),
-        ErrorKind::NotARegistry | ErrorKind::SymbolicLink => format!("if nobody needs it: rm {path}"),
-        ErrorKind::Corrupt => format!("stop its server, rm {path}, start it again"),
-        ErrorKind::Version => {
-            "use the program of the same version as the server, or start the server anew".to_owned()
-        }
+    let fix = match error.kind() {
+        ErrorKind::Permission => "run headcount doctor as the registry's owner or as root".to_owned(),
+        ErrorKind::NotFound => "start its server, or name another registry".to_owned(),
+        ErrorKind::NotARegistry | ErrorKind::SymbolicLink => format!("if it is not needed: rm {path}"),
+        ErrorKind::Corrupt => format!("stop its server, rm {path}, start the server again"),
+        ErrorKind::Version => "use the headcount of the server's version, or restart the server".to_owned(),
         _ => "see the system's message".to_owned(),
     };
-    Check::finding(text, mend)
+    Check::finding(text, fix)
 }
 
 fn contents(inside: &Inside, checks: &mut Vec<Check>) {
     let info = &inside.info;
     let boot = u128::from(info.boot_id[0]) << 64 | u128::from(info.boot_id[1]);
-    let which = if info.of_this_boot { "this boot" } else { "another boot" };
+    let which = match info.of_this_boot {
+        Some(true) => "this boot",
+        Some(false) => "an earlier boot",
+        None => "an unknown boot (is /proc mounted?)",
+    };
     checks.push(Check::good(format!(
-        "node {}, format {}, made {}, last used in {which} ({boot:032x})",
+        "node {}, format {}, created {}, last used in {which} ({boot:032x})",
         plain(&inside.snapshot.node),
         info.format,
         timestamp(info.created_ns),
@@ -154,120 +151,98 @@ fn contents(inside: &Inside, checks: &mut Vec<Check>) {
     // A reload needs a slot for each new worker while the old ones drain.
     checks.push(if u64::from(used) * 10 >= u64::from(info.slots) * 9 {
         Check::finding(
-            format!("{text}: workers that find none are not counted"),
-            "set the option `slots` higher, stop the server, `headcount doctor --clean`, start it again",
+            format!("{text}: workers without a slot are not counted"),
+            "raise the option `slots`, stop the server, run `headcount doctor --clean`, start the server again",
         )
     } else {
         Check::good(text)
     });
     if info.repairs > 0 {
         checks.push(Check::note(format!(
-            "{} a process died while it held the node lock; the next one mended what was half-done",
+            "a process died while it held the node lock ({}); the next holder finished its work",
             if info.repairs == 1 { "once".to_owned() } else { format!("{} times", info.repairs) }
         )));
     }
 }
 
-/// The lock file or the wake-up pipe.
-fn companion(
-    facts: &RegistryFacts,
-    inside: &Inside,
-    what: &str,
-    found: &io::Result<FileFacts>,
-    checks: &mut Vec<Check>,
-) {
-    let path = plain_path(&beside(&facts.path, &format!(".{what}")));
+/// The lock file.
+fn lock_file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
+    let path = plain_path(&beside(&facts.path, ".lock"));
     let anew =
-        format!("stop its server, `headcount doctor --clean`, start it again (or remove {path} by hand)");
+        format!("stop its server, run `headcount doctor --clean` (or remove {path}), start the server again");
     let owner = facts.registry.as_ref().ok().map(|f| f.uid);
-    checks.push(match found {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match what {
-            "lock" => Check::finding(
-                "has no lock file: who is alive cannot be known",
-                "stop its server, remove the registry, start it again",
-            ),
-            _ => Check::finding(
-                "has no wake file: the sentinel is not woken by processes of other masters",
-                anew,
-            ),
-        },
-        Err(e) => Check::note(format!("{what} file: cannot be looked at: {e}")),
-        Ok(f) if f.kind != FileKind::Fifo => Check::finding(
-            format!("{what} file: is a {}, not a FIFO: servers refuse it", f.kind.name()),
+    checks.push(match &facts.lock {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Check::finding(
+            "has no lock file: two servers that start at the same time could share the node",
+            "restart its server, which creates a new one",
+        ),
+        Err(e) => Check::note(format!("lock file: cannot be read: {e}")),
+        Ok(f) if f.kind != FileKind::Regular => Check::finding(
+            format!("lock file: is a {}, not a regular file: servers refuse it", f.kind.name()),
             anew,
         ),
         Ok(f) if f.mode & 0o077 != 0 => {
             let text = format!(
-                "{what} file: {}: whoever may open it can hold up the node, so servers refuse it",
+                "lock file: {}: whoever opens it can keep the server from starting, so servers refuse it",
                 f.whose()
             );
             Check::finding(text, format!("chmod 0600 {path}"))
         }
         Ok(f) if owner.is_some_and(|uid| uid != f.uid) => Check::finding(
-            format!("{what} file: {}, and the registry to another: servers refuse it", f.whose()),
+            format!("lock file: {}, but the registry belongs to another user: servers refuse it", f.whose()),
             anew,
         ),
-        Ok(f) if what == "lock" && inside.info.of_this_boot && f.identity != inside.info.lock_file => {
-            Check::finding(
-                "lock file: is not the one that the registry was made with: who is alive cannot be known",
-                "stop its server, remove both files, start it again",
-            )
-        }
-        Ok(f) => Check::good(format!("{what} file: FIFO, {}", f.whose())),
+        Ok(f) => Check::good(format!("lock file: {}", f.whose())),
     });
 }
 
 fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
     let snapshot = &inside.snapshot;
     let count = |liveness| snapshot.processes.iter().filter(|p| p.liveness == liveness).count();
-    let (alive, unknown) = (count(Liveness::Alive), count(Liveness::Unknown));
+    let alive = count(Liveness::Alive);
     let processes = |n: usize| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
-    let by = if inside.asks_kernel { "by the kernel's locks" } else { "by process id and start time" };
-    if inside.is_stale() {
-        let why = match (inside.info.of_this_boot, snapshot.processes.len()) {
-            (false, _) => "it is of another boot".to_owned(),
-            (true, 0) => "its server was stopped".to_owned(),
-            (true, n) => format!("{} died, and nobody was left to report it", processes(n)),
+    if snapshot.liveness() == Liveness::Gone {
+        let died = snapshot.processes.iter().filter(|p| p.state == State::Died).count();
+        let why = match (inside.info.of_this_boot, died) {
+            (Some(false), _) => "it is from an earlier boot".to_owned(),
+            (_, 0) => "its server was stopped".to_owned(),
+            (_, n) => format!("{} died, and no process was left to report it", processes(n)),
         };
-        checks.push(Check::finding(
-            format!("nobody is alive, {by}: {why}"),
-            format!(
-                "start its server again; or, if it will not come back: headcount doctor --clean --registry {}",
-                plain_path(&facts.path)
+        let clean = format!(
+            "start its server again; or, if it is gone for good: headcount doctor --clean --registry {}",
+            plain_path(&facts.path)
+        );
+        checks.push(match only_helpers(snapshot) {
+            None => Check::finding(format!("nobody is alive: {why}"), clean),
+            Some(only) => Check::finding(
+                format!("no master or worker is alive: {why}; {only}"),
+                format!("stop what is left, unless it belongs to a running server; then {clean}"),
             ),
-        ));
+        });
         return;
     }
-    checks.push(match unknown {
-        0 => Check::good(format!("{} alive, {by}", processes(alive))),
-        _ => Check::note(format!("{} alive, {} unknown, {by}", processes(alive), processes(unknown))),
-    });
-    if !inside.asks_kernel {
-        checks.push(
-            Check::note("the lock file is its owner's alone: who is alive may not be asked of the kernel")
-                .with_mend("run it as the registry's owner or root"),
-        );
-    }
+    checks.push(Check::good(format!("{} alive", processes(alive))));
+    checks.extend(doubts(snapshot).into_iter().map(Check::note));
     if let Some(holder) = snapshot.holder.as_ref().filter(|h| h.held_for > snapshot.settings.lock_timeout) {
         let callback = holder
             .callback
             .map_or(String::new(), |(kind, _)| format!(", in a callback about {}", kind.name()));
         checks.push(Check::finding(
             format!(
-                "process {} has held the node lock for {}{callback}: others have given up waiting",
+                "process {} has held the node lock for {}{callback}: others have timed out waiting for it",
                 holder.pid,
                 age(holder.held_for)
             ),
-            format!("see what it is waiting for; if it never ends, kill {}: the lock passes on", holder.pid),
+            format!("see what it is waiting for; if it is stuck, kill {}, which frees the lock", holder.pid),
         ));
     }
     let workers =
         snapshot.processes.iter().filter(|p| p.role == Role::Worker && p.liveness == Liveness::Alive).count();
     let workers = u64::try_from(workers).unwrap_or(u64::MAX);
     match inside.sentinel_descriptors {
-        // A quarter of its descriptors at most go into watching.
+        // At most a quarter of its descriptors are used for watching.
         Some(limit) if workers.saturating_sub(1) > limit / 4 => checks.push(Check::finding(
-            format!("the sentinel may open {limit} descriptors, too few to watch {workers} workers: some deaths are seen later"),
+            format!("the sentinel may open {limit} descriptors, too few to watch {workers} workers: some deaths are seen late"),
             "raise worker_rlimit_nofile or the service's LimitNOFILE",
         )),
         Some(limit) => checks.push(Check::good(format!("the sentinel may open {limit} descriptors"))),

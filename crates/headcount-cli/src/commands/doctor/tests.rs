@@ -4,7 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::{Begin, Join, KernelFeatures, Liveness, Observer, Options, Wait, kernel_features};
+use headcount::{
+    Holder, KernelFeatures, Kind, Liveness, ProcessStatus, RegistryInfo, Role, Snapshot, State,
+    kernel_features,
+};
 
 use super::check::{FileFacts, FileKind, Level, Section};
 use super::registry::{Inside, RegistryFacts};
@@ -22,34 +25,22 @@ fn file(kind: FileKind, mode: u32) -> FileFacts {
     FileFacts { kind, uid: 0, mode, links: 1, size: 790_528, identity: (7, 9) }
 }
 
-/// A registry in which a master and a worker are alive.
+/// A registry in which a master and a worker are alive, and the worker runs a callback.
 fn healthy() -> RegistryFacts {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("nginx.registry");
-    let node = Options::new("nginx").path(&path).open().expect("open");
-    let (generation, transitions) = node.begin_generation(Begin::new().workers(1)).expect("begin");
-    transitions.run(|_| ());
-    let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
-    let mut snapshot = None;
-    // Under the lock, for the samples of its holder.
-    transitions.run(|_| snapshot = Some(node.snapshot()));
-    // None observes a node that it is part of, but a copy it may.
-    let copy = folder.path().join("copy");
-    std::fs::copy(&path, &copy).expect("copy");
-    let mut info = Observer::open(&copy).expect("a registry").registry().expect("read");
-    worker.leave(Wait::Timeout).expect("leave").run(|_| ());
-    (info.created_ns, info.boot_id, info.lock_file) = (1_700_000_000_000_000_000, [1, 2], (7, 9));
+    let mut snapshot = Snapshot::new("nginx");
+    snapshot.processes = vec![process(Role::Master, 10), process(Role::Worker, 11)];
+    let mut holder = Holder::new(11);
+    holder.callback = Some((Kind::WorkerStarted, Duration::ZERO));
+    snapshot.holder = Some(holder);
+    let mut info = RegistryInfo::default();
+    (info.format, info.slots, info.journal_records, info.runs) = (1, 1024, 4096, 1);
+    (info.created_ns, info.boot_id) = (1_700_000_000_000_000_000, [1, 2]);
+    info.of_this_boot = Some(true);
     RegistryFacts {
         path: "/run/headcount/nginx.registry".into(),
         registry: Ok(file(FileKind::Regular, 0o644)),
-        lock: Ok(file(FileKind::Fifo, 0o600)),
-        wake: Ok(file(FileKind::Fifo, 0o600)),
-        inside: Ok(Inside {
-            info,
-            snapshot: snapshot.expect("it started"),
-            asks_kernel: true,
-            sentinel_descriptors: Some(1024),
-        }),
+        lock: Ok(file(FileKind::Regular, 0o600)),
+        inside: Ok(Inside { info, snapshot, sentinel_descriptors: Some(1024) }),
     }
 }
 
@@ -58,27 +49,33 @@ impl RegistryFacts {
         self.inside.as_mut().expect("it can be read")
     }
 
-    fn all(&mut self, liveness: Liveness) {
-        self.inside().snapshot.processes.iter_mut().for_each(|p| p.liveness = liveness);
+    fn kill_all(&mut self) {
+        for p in &mut self.inside().snapshot.processes {
+            (p.liveness, p.state) = (Liveness::Gone, State::Died);
+        }
     }
+}
+
+fn process(role: Role, pid: u32) -> ProcessStatus {
+    ProcessStatus::new(role, pid, State::Serving)
 }
 
 fn said(sections: &[Section], removed: &[PathBuf]) -> String {
     anstream::adapter::strip_str(&text::text(sections, removed)).to_string()
 }
 
-/// The one thing that is wrong, and its mend.
+/// The one thing that is wrong, and how to fix it.
 #[track_caller]
 fn finding(section: &Section) -> (String, String) {
     let found: Vec<_> = section.checks.iter().filter(|check| check.level == Level::Finding).collect();
     let [check] = found.as_slice() else { panic!("{section:#?}") };
-    (check.text.clone(), check.mend.clone().expect("a mend"))
+    (check.text.clone(), check.fix.clone().expect("a fix"))
 }
 
 #[track_caller]
-fn finds(section: &Section, text: &str, mend: &str) {
+fn finds(section: &Section, text: &str, fix: &str) {
     let found = finding(section);
-    assert!(found.0.contains(text) && found.1.contains(mend), "{found:?}");
+    assert!(found.0.contains(text) && found.1.contains(fix), "{found:?}");
 }
 
 #[test]
@@ -92,12 +89,12 @@ fn all_is_well() {
 }
 
 #[test]
-fn much_is_to_be_mended() {
+fn many_problems() {
     let mut kernel = kernel();
     (kernel.pidfd, kernel.exit_info, kernel.most_descriptors) = (false, Some(false), u64::MAX);
     let folder = host::folder(Path::new("/run/headcount"), &Ok(file(FileKind::Folder, 0o777)), true);
     let mut facts = healthy();
-    facts.all(Liveness::Gone);
+    facts.kill_all();
     facts.inside().info.repairs = 2;
     facts.lock.as_mut().expect("there").mode = 0o644;
     let left = PathBuf::from("/run/headcount/old.registry");
@@ -113,7 +110,7 @@ fn folders() {
     let of = |path: &str, kind, mode, uid| {
         host::folder(Path::new(path), &Ok(FileFacts { uid, ..file(kind, mode) }), true)
     };
-    finds(&of("/x", FileKind::Folder, 0o770, 0), "others could swap", "chmod go-w /x");
+    finds(&of("/x", FileKind::Folder, 0o770, 0), "others could replace", "chmod go-w /x");
     finds(&of("/x", FileKind::Regular, 0o644, 0), "is a regular file", "remove /x");
     finds(&of("/dev/shm/headcount-1000", FileKind::Folder, 0o755, 7), "uid 1000", "chown 1000");
     finds(&of("/run/user/1000/headcount", FileKind::Folder, 0o755, 7), "uid 1000", "chown 1000");
@@ -127,7 +124,7 @@ fn folders() {
     assert_eq!(host::folder(Path::new("/tmp/not-there"), &missing(), true).checks[0].level, Level::Note);
     finds(&host::folder(Path::new("/not/there"), &missing(), true), "no server", "mkdir -p /not/there");
     let forbidden = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
-    finds(&host::folder(Path::new("/x"), &forbidden(), true), "cannot be looked at", "owner");
+    finds(&host::folder(Path::new("/x"), &forbidden(), true), "cannot be read", "owner");
     assert_eq!(host::folder(Path::new("/x"), &forbidden(), false).checks[0].level, Level::Note);
 }
 
@@ -140,16 +137,10 @@ fn files() {
     };
     finds(&judge(|f| f.registry = Ok(file(FileKind::Regular, 0o666))), "others may write", "chmod 0644");
     finds(&judge(|f| f.registry.as_mut().expect("there").links = 2), "2 links", "remove");
-    finds(&judge(|f| f.lock = Ok(file(FileKind::Regular, 0o600))), "lock file: is a regular file", "--clean");
-    finds(&judge(|f| f.lock = Ok(file(FileKind::Fifo, 0o644))), "can hold up", "chmod 0600");
-    finds(&judge(|f| f.wake.as_mut().expect("there").uid = 5), "wake file: belongs to uid 5", "--clean");
-    finds(&judge(|f| f.lock.as_mut().expect("there").identity = (7, 8)), "not the one", "remove both");
-    let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
-    let mut facts = healthy();
-    (facts.lock, facts.wake) = (missing(), Ok(file(FileKind::Fifo, 0o600)));
-    finds(&registry::judge(&facts), "no lock file", "stop its server");
-    (facts.lock, facts.wake) = (Ok(file(FileKind::Fifo, 0o600)), missing());
-    finds(&registry::judge(&facts), "no wake file", "stop its server");
+    finds(&judge(|f| f.lock = Ok(file(FileKind::Fifo, 0o600))), "lock file: is a FIFO", "--clean");
+    finds(&judge(|f| f.lock = Ok(file(FileKind::Regular, 0o644))), "keep the server from", "chmod 0600");
+    finds(&judge(|f| f.lock.as_mut().expect("there").uid = 5), "lock file: belongs to uid 5", "--clean");
+    finds(&judge(|f| f.lock = Err(io::ErrorKind::NotFound.into())), "no lock file", "restart its server");
 }
 
 #[test]
@@ -172,16 +163,23 @@ fn what_it_says_of_its_processes() {
     );
 
     let mut facts = healthy();
-    facts.inside().info.of_this_boot = false;
-    finds(&registry::judge(&facts), "another boot", "--clean");
+    facts.inside().info.of_this_boot = Some(false);
+    facts.kill_all();
+    finds(&registry::judge(&facts), "earlier boot", "--clean");
     assert!(facts.is_stale());
 
     let mut facts = healthy();
-    facts.all(Liveness::Gone);
-    finds(&registry::judge(&facts), "nobody is alive", "--clean");
-    // Who cannot tell does not say that somebody is gone.
-    facts.inside().snapshot.processes[0].liveness = Liveness::Unknown;
-    facts.inside().asks_kernel = false;
+    facts.kill_all();
+    finds(&registry::judge(&facts), "nobody is alive: 2 processes died", "--clean");
+    assert!(facts.is_stale());
+    // Its files may not be taken away from a helper.
+    facts.inside().snapshot.processes.push(process(Role::Helper, 12));
+    finds(&registry::judge(&facts), "2 processes died", "stop what is left");
+    finds(&registry::judge(&facts), "; only a helper is left: process 12", "--clean");
+    assert!(!facts.is_stale());
+    facts.inside().snapshot.processes.pop();
+    // Unknown is not gone.
+    facts.inside().snapshot.processes[0] = ProcessStatus::new(Role::Master, 10, State::Unknown);
     let section = registry::judge(&facts);
     assert!(
         !facts.is_stale() && section.checks.iter().all(|check| check.level != Level::Finding),

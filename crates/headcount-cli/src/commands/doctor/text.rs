@@ -26,12 +26,12 @@ pub fn text(sections: &[Section], removed: &[PathBuf]) -> String {
             let (word, style) = match check.level {
                 Level::Good => ("ok", paint::GOOD),
                 Level::Note => ("note", paint::WARNING),
-                Level::Finding => ("MEND", paint::ERROR),
+                Level::Finding => ("FIX", paint::ERROR),
             };
             item(&mut out, &format!("  {style}{word:<4}{style:#}  "), INDENT + 2, Style::new(), &check.text);
-            if let Some(mend) = &check.mend {
-                // In one line, whatever its length: it may hold a command, which people copy.
-                let _ = writeln!(out, "{:INDENT$}mend: {bold}{mend}{bold:#}", "");
+            if let Some(fix) = &check.fix {
+                // On one line, however long: it may be a command that people copy.
+                let _ = writeln!(out, "{:INDENT$}fix: {bold}{fix}{bold:#}", "");
             }
         }
         out.push('\n');
@@ -40,8 +40,8 @@ pub fn text(sections: &[Section], removed: &[PathBuf]) -> String {
         paragraph(&mut out, 0, Style::new(), &format!("removed {}", plain_path(path)));
     }
     match findings(sections) {
-        0 => paragraph(&mut out, 0, paint::GOOD, "nothing to mend"),
-        n => paragraph(&mut out, 0, paint::ERROR, &format!("{} to be mended", plural(n, "thing"))),
+        0 => paragraph(&mut out, 0, paint::GOOD, "no problems found"),
+        n => paragraph(&mut out, 0, paint::ERROR, &format!("{} found", plural(n, "problem"))),
     }
     out
 }
@@ -75,7 +75,7 @@ struct CheckDocument<'a> {
     level: &'static str,
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<&'a str>,
+    fix: Option<&'a str>,
 }
 
 pub fn document<'a>(
@@ -88,7 +88,7 @@ pub fn document<'a>(
             subject: &section.subject,
             level: check.level.name(),
             text: &check.text,
-            mend: check.mend.as_deref(),
+            fix: check.fix.as_deref(),
         })
     });
     let shown = |path: &Path| path.to_string_lossy().into_owned();

@@ -1,114 +1,221 @@
-//! One node's journal, read on and on, also when its registry is made anew.
+//! The journals of one or of all nodes, as they are read on and on.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use headcount::{Cursor, ErrorKind, Event, Observer};
+use headcount::{Cursor, Error, Event, Follow, Followers, Item, Liveness};
 
+use super::since::From;
 use crate::find;
-
-/// At most so many events at a time.
-const AT_ONCE: usize = 4096;
-/// So often at most: all that the largest journal holds. Whoever writes faster than we read must not fill our memory.
-const MOST_TIMES: usize = 256;
 
 /// What a journal has to tell.
 #[derive(Clone, Debug)]
-pub enum Item {
+pub enum Entry {
     Event(Box<Event>),
     /// So many events, before the next one, were overwritten before they could be read.
     Lost(u64),
 }
 
+/// So many events of each node at a time: all that the largest journal holds. Whoever writes faster than we read must not fill our
+/// memory.
+const AT_ONCE: usize = 1 << 20;
+/// Registries of other users that are followed at most, among all nodes of a host: anybody can make as many as he likes.
+const STRANGERS: usize = 256;
+/// Of these, and of our own, so many at most that were removed while their nodes live on.
+const REMOVED: usize = 32;
+
 /// One node's journal.
-pub struct Feed {
-    pub path: PathBuf,
+struct Feed {
+    path: PathBuf,
     /// The node's name, as its registry says; its file's before there is one.
-    pub node: String,
-    pub of_this_boot: bool,
-    /// The path does not lead to what is open any more,
-    is_stale: bool,
-    /// and that was said.
-    is_gone: bool,
-    observer: Option<Observer>,
-    cursor: Cursor,
+    node: String,
+    from: Option<From>,
+    of_this_boot: bool,
+    is_open: bool,
+    is_removed: bool,
 }
 
 /// Something that whoever follows is to be told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum News {
-    None,
     /// The file is gone.
-    Gone,
+    Gone(PathBuf),
     /// There is one, for the first time or again.
-    Come,
+    Come { node: String, path: PathBuf },
+    /// One among several that came later.
+    New { node: String, path: PathBuf },
+    /// It cannot be read.
+    Unreadable(Error),
 }
 
-impl Feed {
-    /// From the event of this number on.
-    pub fn new(path: PathBuf, first: Option<u64>) -> Feed {
-        let node = find::node_name(&path);
+/// What was found: entries with the number of their feed, and news.
+#[derive(Default)]
+pub struct Found {
+    pub entries: Vec<(usize, Entry)>,
+    pub news: Vec<News>,
+    /// There is more than was read at once.
+    pub more: bool,
+}
+
+pub struct Feeds {
+    followers: Followers,
+    /// By their number among the followers.
+    feeds: Vec<Option<Feed>>,
+    /// All nodes of this host are meant.
+    all: bool,
+}
+
+impl Feeds {
+    pub fn new(all: bool) -> anyhow::Result<Feeds> {
+        Ok(Feeds { followers: Followers::new()?, feeds: Vec::new(), all })
+    }
+
+    /// From the event on that `from` names, or from the first.
+    pub fn add(&mut self, path: PathBuf, from: Option<From>) -> anyhow::Result<()> {
         // From number 1 on, and not from the oldest that is kept: then it says how many are no longer.
-        let cursor = Cursor::at(first.unwrap_or(1).max(1));
-        Feed { path, node, of_this_boot: true, is_stale: false, is_gone: false, observer: None, cursor }
+        let first = from.and_then(From::first_seq).unwrap_or(1).max(1);
+        let number = self.followers.add(&path, Cursor::at(first), Follow::Journal)?;
+        let node = find::node_name(&path);
+        let feed = Feed { path, node, from, of_this_boot: true, is_open: false, is_removed: false };
+        if self.feeds.len() <= number {
+            self.feeds.resize_with(number + 1, || None);
+        }
+        self.feeds[number] = Some(feed);
+        Ok(())
     }
 
-    pub fn is_open(&self) -> bool {
-        self.observer.is_some()
-    }
-
-    /// Everything that it tells since it was asked last.
-    pub fn read(&mut self) -> anyhow::Result<Vec<Item>> {
-        let mut items = Vec::new();
-        let Some(observer) = &self.observer else { return Ok(items) };
-        for _ in 0..MOST_TIMES {
-            let batch =
-                observer.events(&mut self.cursor, AT_ONCE).with_context(|| format!("node {}", self.node))?;
-            if batch.lost > 0 {
-                items.push(Item::Lost(batch.lost));
+    /// Follows those of these that are not followed yet.
+    pub fn add_new(&mut self, paths: Vec<PathBuf>) -> anyhow::Result<()> {
+        let known: BTreeSet<_> = self.feeds.iter().flatten().map(|feed| feed.path.clone()).collect();
+        let mut strangers = known.iter().filter(|path| !find::is_ours(path)).count();
+        for path in paths.into_iter().filter(|path| !known.contains(path)) {
+            let is_strange = !find::is_ours(&path);
+            if is_strange && strangers >= STRANGERS {
+                continue;
             }
-            let more = batch.events.len() == AT_ONCE;
-            items.extend(batch.events.into_iter().map(|event| Item::Event(Box::new(event))));
-            if !more {
+            strangers += usize::from(is_strange);
+            self.add(path, None)?;
+        }
+        Ok(())
+    }
+
+    pub fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
+    pub fn len(&self) -> usize {
+        self.feeds.iter().flatten().count()
+    }
+
+    pub fn node(&self, number: usize) -> &str {
+        self.feeds.get(number).and_then(Option::as_ref).map_or("", |feed| &feed.node)
+    }
+
+    /// Those that are there, by name.
+    pub fn names(&self) -> Vec<&str> {
+        self.feeds.iter().flatten().map(|feed| feed.node.as_str()).collect()
+    }
+
+    pub fn missing(&self) -> Option<&Path> {
+        self.feeds.iter().flatten().find(|feed| !feed.is_open).map(|feed| feed.path.as_path())
+    }
+
+    /// All that is there now. `first`: it is the first time, so nothing that is open is news.
+    pub fn read(&mut self, first: bool) -> anyhow::Result<Found> {
+        let mut found = Found::default();
+        // What was lost before an event that is too old is too old as well.
+        let mut skip_lost = BTreeSet::new();
+        let mut count = 0;
+        let most = AT_ONCE.saturating_mul(self.len().max(1));
+        while let Some((number, item)) = self.followers.try_next() {
+            match item {
+                Item::Events(events) => {
+                    count += events.len();
+                    let Some(feed) = self.feeds.get(number).and_then(Option::as_ref) else { continue };
+                    for event in events {
+                        if feed.from.is_none_or(|from| from.covers(&event, feed.of_this_boot)) {
+                            found.entries.push((number, Entry::Event(Box::new(event))));
+                        } else {
+                            skip_lost.insert(number);
+                        }
+                    }
+                }
+                Item::Lost { count, .. } => found.entries.push((number, Entry::Lost(count))),
+                Item::Appeared | Item::Replaced => self.opened(number, first, &mut found)?,
+                Item::Removed => self.removed(number, &mut found),
+                Item::Unreadable(error) => self.unreadable(number, first, error, &mut found),
+                // What is set back goes on with what comes, and what can be read again is read.
+                _ => {}
+            }
+            found.more = count >= most;
+            if found.more {
                 break;
             }
         }
-        Ok(items)
+        found
+            .entries
+            .retain(|(number, entry)| !matches!(entry, Entry::Lost(_)) || !skip_lost.contains(number));
+        Ok(found)
     }
 
-    /// Lets go of what is open: the next refresh opens what is there then.
-    pub fn close(&mut self) {
-        self.observer = None;
-    }
-
-    /// Opens what is there now, if that is another registry. The old one is read once more before it is let go of; one
-    /// whose file is gone is read for as long as there is no other, since its node may live.
-    pub fn refresh(&mut self) -> anyhow::Result<News> {
-        if let Some(observer) = &self.observer {
-            if observer.is_current() {
-                self.is_stale = false;
-                return Ok(News::None);
+    fn opened(&mut self, number: usize, first: bool, found: &mut Found) -> anyhow::Result<()> {
+        let Some(observer) = self.followers.observer(number) else { return Ok(()) };
+        let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
+        match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
+            Ok((registry, snapshot)) => {
+                feed.node = snapshot.node;
+                feed.of_this_boot = registry.of_this_boot != Some(false);
             }
-            if !std::mem::replace(&mut self.is_stale, true) {
-                return Ok(News::None);
-            }
+            // It was cut off in this moment: that is told by the next item.
+            Err(_) if self.all => {}
+            Err(error) => return Err(error).context("cannot read the node"),
         }
-        match Observer::open(&self.path) {
-            Ok(observer) => {
-                self.node = observer.snapshot().context("cannot read the node")?.node;
-                self.of_this_boot = observer.registry().context("cannot read the node")?.of_this_boot;
-                if self.observer.replace(observer).is_some() {
-                    self.cursor = Cursor::at(1);
-                }
-                (self.is_stale, self.is_gone) = (false, false);
-                Ok(News::Come)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let is_open = self.is_open();
-                let was_said = std::mem::replace(&mut self.is_gone, is_open);
-                Ok(if is_open && !was_said { News::Gone } else { News::None })
-            }
-            Err(error) => Err(error).context("cannot read the node"),
+        feed.is_removed = false;
+        let was_open = std::mem::replace(&mut feed.is_open, true);
+        if first {
+            return Ok(());
+        }
+        // All that is in it is new, and numbered anew.
+        feed.from = None;
+        let (node, path) = (feed.node.clone(), feed.path.clone());
+        found.news.push(match self.all && !was_open {
+            true => News::New { node, path },
+            false => News::Come { node, path },
+        });
+        Ok(())
+    }
+
+    fn removed(&mut self, number: usize, found: &mut Found) {
+        let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return };
+        feed.is_removed = true;
+        found.news.push(News::Gone(feed.path.clone()));
+        // Its node may live, and tell more. Among all nodes, which may come and go, that is looked after.
+        let lives = || {
+            let snapshot = self.followers.observer(number)?.snapshot().ok()?;
+            Some(snapshot.liveness() != Liveness::Gone)
+        };
+        let removed = self.feeds.iter().flatten().filter(|feed| feed.is_removed).count();
+        if self.all && (removed > REMOVED || lives() != Some(true)) {
+            self.remove(number);
+        }
+    }
+
+    fn unreadable(&mut self, number: usize, first: bool, error: Error, found: &mut Found) {
+        let is_open = self.feeds.get(number).and_then(Option::as_ref).is_some_and(|feed| feed.is_open);
+        // One among all that could not be read when it came is found again when it can.
+        if self.all && !is_open {
+            self.remove(number);
+        }
+        if first || is_open || !self.all {
+            found.news.push(News::Unreadable(error));
+        }
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.followers.remove(number);
+        if let Some(feed) = self.feeds.get_mut(number) {
+            *feed = None;
         }
     }
 }

@@ -1,24 +1,23 @@
-//! Which generation answers the signal, and how it fares. Pure.
+//! Which generation answers the signal, and what became of it. Pure.
 //!
-//! A master that is busy with an earlier reload takes our signal when it is through with that one, and several
-//! signals that wait meanwhile are taken as one. So the generation that answers is not simply the next one that
-//! begins: that one's configuration may have been read before the signal was sent. It is the first one that began
-//! after the signal was *taken*, which the kernel shows: it is pending no longer. It answers everybody whose
-//! signal was taken with ours, and a later one answers us as well, since its configuration was read later still.
+//! A master that is busy with an earlier reload takes our signal when it has finished that one, and takes all signals
+//! that are pending by then as one. So the generation that answers is not simply the next one that begins: its
+//! configuration may have been read before the signal was sent. It is the first one that began after the signal was
+//! *taken*; the kernel shows that the signal is no longer pending. That generation answers everybody whose signal was
+//! taken with ours. A later one answers us as well, since its configuration was read later still.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use headcount::{GenerationId, Phase, State};
+use headcount::{GenerationId, Phase, Snapshot, State};
 
-use crate::commands::wait::condition::{Lack, Wanted};
-use crate::commands::wait::look::Look;
+use crate::commands::wait::condition::{Lack, Wanted, newest};
 
-/// So long nginx's master sleeps between starting a generation's workers and looking for the next signal.
+/// How long nginx's master sleeps between starting a generation's workers and looking for the next signal.
 const NGINX_PAUSE_NS: u64 = 100_000_000;
 
-/// A master that is at rest for so long, and has begun nothing, has refused the configuration. A look at it would be
-/// enough; the rest is for what we do not know.
+/// A master that has been at rest for this long, and has begun nothing, has refused the configuration. One look would be
+/// enough; the rest is a margin for what we do not know.
 pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// When the signal was taken: between the last look at which it was pending, and the first at which it was not.
@@ -40,7 +39,7 @@ pub struct Facts<'a> {
     pub taken: Taken,
     pub begun: &'a [Begun],
     pub abandoned: &'a BTreeSet<GenerationId>,
-    pub look: &'a Look,
+    pub snapshot: &'a Snapshot,
     pub master: u32,
     pub is_nginx: bool,
     /// How long the master has been at rest; `None` if it is not, or if that cannot be told.
@@ -51,12 +50,12 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Wait,
-    /// As wanted. The number of the generation that answered.
+    /// Done. The number of the generation that answered.
     Serves(GenerationId),
     Abandoned(GenerationId),
     /// The configuration could not be read: no generation was begun.
     Refused,
-    /// A reload it was, and the new configuration has no headcount in it.
+    /// It did reload, but the new configuration has no headcount in it.
     Uncounted,
 }
 
@@ -65,8 +64,8 @@ impl Facts<'_> {
     fn answer(&self) -> Option<GenerationId> {
         let later = || self.begun.iter().filter(|b| b.begun_ns >= self.taken.not_before_ns);
         let first = later().min_by_key(|b| b.id)?;
-        // Begun between our two looks: an earlier reload's, if nginx had the time for its pause as well. We were
-        // not given the processor for all that time; what came is known when the master is at rest.
+        // Begun between our two looks: it may be an earlier reload's if there was also time for nginx's pause. We did
+        // not run in all that time. Once the master is at rest it is clear which one is ours.
         let in_doubt =
             self.is_nginx && first.begun_ns.saturating_add(NGINX_PAUSE_NS) <= self.taken.not_after_ns;
         match (in_doubt, self.rests_for) {
@@ -91,7 +90,7 @@ impl Facts<'_> {
                 true => Verdict::Uncounted,
             };
         };
-        let newest = self.look.newest().map_or(0, |g| g.id);
+        let newest = newest(self.snapshot).map_or(0, |g| g.id);
         let last = self.abandoned.range(answer..).next_back();
         match last {
             // Only once the master rests: what was abandoned may be an earlier reload's, and ours is being read.
@@ -101,23 +100,24 @@ impl Facts<'_> {
         }
     }
 
-    /// What is still waited for.
+    /// What is still missing.
     pub fn lacking(&self) -> Vec<Lack> {
         match self.answer() {
             None => vec![Lack::of(format!(
-                "master {} has the signal, and has begun no generation yet",
+                "master {} took the signal but has begun no generation yet",
                 self.master
             ))],
-            Some(_) => self.wanted().lacking(Some(self.look), ""),
+            Some(_) => self.wanted().lacking(Some(self.snapshot), ""),
         }
     }
 
     fn old_workers_serve(&self) -> bool {
         let own = |id: GenerationId| {
-            let generation = self.look.generations.iter().find(|g| g.id == id && g.phase == Phase::Committed);
+            let generation =
+                self.snapshot.generations.iter().find(|g| g.id == id && g.phase == Phase::Committed);
             generation.is_some_and(|g| g.master == self.master)
         };
-        self.look.processes.iter().any(|p| {
+        self.snapshot.processes.iter().any(|p| {
             own(p.generation)
                 && !matches!(p.state, State::Draining | State::Leaving | State::Exited | State::Died)
         })

@@ -1,4 +1,4 @@
-//! The process that is to be signalled: the right one, or none.
+//! The process to signal: the right one, or none.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +18,16 @@ pub struct Master {
 }
 
 impl Master {
-    /// Takes hold of the process. What it is must be found out afterwards: then what is found out is true of it.
+    /// Opens the process. Check what it is afterwards: only then is what you find true of this process.
     pub fn hold(pid: u32) -> anyhow::Result<Master> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(number) = number else { bail!("{pid} is no process's number") };
+        let Some(number) = number else { bail!("{pid} is not a process id") };
         let fd = match pidfd_open(number, PidfdFlags::empty()) {
             Ok(fd) => fd,
             Err(Errno::SRCH) => {
-                bail!("there is no process {pid}: has the server ended, and left its pid file behind?")
+                bail!("there is no process {pid}. Did the server end and leave its pid file behind?")
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot take hold of process {pid}")),
+            Err(error) => return Err(error).with_context(|| format!("cannot open process {pid}")),
         };
         let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         Ok(Master { pid, is_nginx: title.starts_with(b"nginx: master process"), fd })
@@ -45,27 +45,26 @@ impl Master {
         let found = std::fs::symlink_metadata(&file).with_context(|| file.display().to_string())?;
         if found.file_type().is_symlink() || found.uid() != owner {
             bail!(
-                "{} is a symbolic link, or belongs to another user than the registry: process {} is not signalled \
-                 (headcount doctor says more)",
+                "{} is a symbolic link, or its owner is not the registry's: process {} was not signalled (run \
+                 headcount doctor for more)",
                 file.display(),
                 self.pid
             );
         }
-        let user = self.user().with_context(|| format!("cannot tell whose process {} is", self.pid))?;
+        let user = self.user().with_context(|| format!("cannot tell who owns process {}", self.pid))?;
         if !may_name(owner, user) {
             bail!(
-                "process {} belongs to uid {user}, and the registry {} to uid {owner}: it is not signalled, since only \
-                 root's registries can speak for processes of other users",
+                "process {} belongs to uid {user}, but the registry {} to uid {owner}: it was not signalled, since only \
+                 root's registries may name processes of other users",
                 self.pid,
                 registry.display()
             );
         }
-        let locks =
-            std::fs::read_to_string("/proc/locks").context("cannot tell who locks what: /proc/locks")?;
+        let locks = std::fs::read_to_string("/proc/locks").context("cannot read /proc/locks")?;
         if !holds_lock(&locks, found.ino(), self.pid) {
             bail!(
-                "process {} does not hold the lock of the master that the registry {} calls so, and is not \
-                 signalled: is the server in a container? Then run this inside of it",
+                "process {} does not hold a lock of the registry {} and was not signalled. If the server runs in a \
+                 container, run this inside it",
                 self.pid,
                 registry.display()
             );
@@ -101,11 +100,11 @@ impl Master {
                 )
             }
             Err(Errno::SRCH) => bail!("master {} has just ended", self.pid),
-            Err(error) => Err(error).with_context(|| format!("cannot send HUP to master {}", self.pid)),
+            Err(error) => Err(error).with_context(|| format!("cannot send SIGHUP to master {}", self.pid)),
         }
     }
 
-    /// `None`: `/proc` does not tell.
+    /// `None`: `/proc` does not say.
     pub fn hup(&self) -> Option<Hup> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         Hup::parse(&status)
@@ -175,7 +174,7 @@ pub fn read_pid_file(path: &Path) -> anyhow::Result<u32> {
     let text = match std::fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-            "there is no pid file {}: is the server running, and does its configuration name this one?",
+            "there is no pid file {}. Is the server running, and does its configuration name this file?",
             path.display()
         ),
         Err(error) => {
@@ -185,7 +184,7 @@ pub fn read_pid_file(path: &Path) -> anyhow::Result<u32> {
     let pid = text.parse().ok().filter(|&pid: &u32| pid > 0 && i32::try_from(pid).is_ok());
     pid.with_context(|| {
         let start: String = text.chars().take(20).collect();
-        format!("{} is no pid file: it holds {start:?}, and not the number of a process", path.display())
+        format!("{} is not a pid file: it contains {start:?}, not a process id", path.display())
     })
 }
 
@@ -226,7 +225,7 @@ mod tests {
         std::fs::write(&registry, "").unwrap();
         std::fs::write(lock_path(&registry), "").unwrap();
         let error = Master::hold(std::process::id()).unwrap().must_be_of(&registry).unwrap_err().to_string();
-        assert!(error.contains("is not signalled"), "{error}");
+        assert!(error.contains("was not signalled"), "{error}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

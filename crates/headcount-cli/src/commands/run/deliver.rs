@@ -154,7 +154,7 @@ impl<'a> Deliverer<'a> {
                     let wait = self.args.backoff.wait(failures, fastrand::f64());
                     self.log
                         .warn(format_args!("{name}: failed{again}: {why}; next attempt in {}", age(wait)));
-                    self.stop.wait(wait, tick);
+                    self.stop.wait(wait, tick)?;
                     if self.stop.is_asked() {
                         return Ok(Ended::Stopped);
                     }

@@ -1,68 +1,52 @@
 //! The loop: read, deliver, and look after the node when there is nothing to deliver.
 
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail};
-use headcount::{ErrorKind, Observer};
+use anyhow::bail;
 
 use super::begin::begin;
 use super::deliver::{Deliverer, Ended};
-use super::journal::{Item, Journal};
+use super::journal::{Item, Journal, warn_unreadable};
 use super::life;
 use super::notice::Notice;
-use super::place::{self, Place};
-use super::pulse::{self, Pulse, Verdict};
+use super::place::Place;
+use super::pulse;
 use super::state::{Ask, Registry, State};
 use crate::cli::RunArgs;
 use crate::outcome::Outcome;
 
-/// How often it is looked whether the registry is still the one at its path.
-const BETWEEN_CHECKS: Duration = Duration::from_millis(500);
 /// How often it is written down what was read and concerns nobody.
 const BETWEEN_SAVES: Duration = Duration::from_secs(1);
-
-/// What warnings are about.
-const PULSE: &str = "pulse";
-const REGISTRY: &str = "registry";
+/// How often a node that cannot be looked at is looked at again.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Follows one node.
 pub struct Follower<'a> {
     args: &'a RunArgs,
     place: Place,
     deliverer: Deliverer<'a>,
-    pulse: Pulse,
     /// A registry was there.
     has_followed: bool,
-    checked: Instant,
     saved: Instant,
+    /// As far as the state file knows.
+    saved_seq: u64,
 }
 
 impl<'a> Follower<'a> {
     pub fn new(args: &'a RunArgs, place: Place, deliverer: Deliverer<'a>) -> Follower<'a> {
-        let now = Instant::now();
-        Follower {
-            args,
-            place,
-            deliverer,
-            pulse: Pulse::default(),
-            has_followed: false,
-            checked: now,
-            saved: now,
-        }
+        let saved_seq = deliverer.file.state.next_seq;
+        Follower { args, place, deliverer, has_followed: false, saved: Instant::now(), saved_seq }
     }
 
     /// Follows until it is to end.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let mut ended = self.deliverer.resume()?;
-        let mut journal = None;
-        while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
-            ended = match &mut journal {
-                None => self.attach(&mut journal)?,
-                Some(open) => self.step(open)?,
-            };
-            if ended == Ended::Finished && journal.as_ref().is_some_and(|open| self.is_replaced(open)) {
-                journal = None;
+        if ended == Ended::Finished
+            && let Some(path) = self.place.wait(self.deliverer.stop, self.deliverer.log)?
+        {
+            let mut journal = Journal::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
+            while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
+                ended = self.step(&mut journal)?;
             }
         }
         self.deliverer.file.save()?;
@@ -77,38 +61,22 @@ impl<'a> Follower<'a> {
         self.state().registry.as_ref().map_or(String::new(), |registry| registry.node.clone())
     }
 
-    fn pause(&self, time: Duration) {
-        self.deliverer.stop.wait(time, &mut || {});
-    }
-
-    /// Opens the registry, and finds where to go on in it. It may not be there, yet or any more.
-    fn attach(&mut self, journal: &mut Option<Journal>) -> anyhow::Result<Ended> {
+    /// Finds where to go on in a registry that is there now.
+    fn begin(&mut self, registry: &Registry, journal: &mut Journal) -> anyhow::Result<Ended> {
         let (log, args) = (self.deliverer.log, self.args);
-        let Some(path) = self.place.wait(self.deliverer.stop, log)? else { return Ok(Ended::Finished) };
-        let (observer, registry) = match open(&path) {
-            Ok(open) => open,
-            Err(error) => {
-                let missing = error.kind() == ErrorKind::NotFound;
-                if !missing && !self.has_followed {
-                    return Err(error).context("cannot read the node");
-                }
-                if !missing {
-                    log.warn_once(REGISTRY, error);
-                } else {
-                    self.place.is_missing(log);
-                }
-                self.pause(place::BETWEEN_LOOKS);
-                return Ok(Ended::Finished);
-            }
-        };
         match self.state().registry.clone() {
             // All of it happened since we look.
             None if self.place.was_missing => self.advance(1),
-            None => begin(self.state(), &observer, args.from)?,
+            None => match journal.opened().map(|observer| begin(self.state(), observer, args.from)) {
+                Some(Ok(())) => {}
+                // It was cut off in this moment: it is told when it can be read again, or is made anew.
+                Some(Err(error)) => return self.unreadable(&error.to_string()),
+                None => return Ok(Ended::Finished),
+            },
             Some(known) if known.node != registry.node => bail!(
                 "the state file is about the node {}, and {} is of the node {}: name another file by --state",
                 known.node,
-                path.display(),
+                registry.path.display(),
                 registry.node
             ),
             Some(known) if known.created_ns == registry.created_ns => {}
@@ -120,44 +88,34 @@ impl<'a> Follower<'a> {
                         return Ok(ended);
                     }
                 }
-                log.note(format_args!("the registry {} was made anew", path.display()));
+                log.note(format_args!("the registry {} was made anew", registry.path.display()));
                 self.advance(1);
                 self.state().ask = Ask::Never;
             }
         }
-        let by = if observer.may_ask_the_kernel() { "" } else { ", who is alive by process ids only" };
         let next = self.state().next_seq;
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
-        log.note(format_args!("following the node {} from {position} on{by}", registry.node));
-        self.state().registry = Some(registry);
+        log.note(format_args!("following the node {} from {position} on", registry.node));
+        self.state().registry = Some(registry.clone());
         self.deliverer.file.save()?;
-        log.is_well(REGISTRY);
         self.has_followed = true;
         self.place.was_missing = false;
-        *journal = Some(Journal::new(observer, next, usize::try_from(args.queue).unwrap_or(usize::MAX)));
+        journal.go_on(next);
         Ok(Ended::Finished)
     }
 
-    /// Whether another registry is at the path, and this one is read to its end.
-    fn is_replaced(&mut self, journal: &Journal) -> bool {
-        if journal.front().is_some() || self.checked.elapsed() < BETWEEN_CHECKS {
-            return false;
+    fn unreadable(&mut self, why: &str) -> anyhow::Result<Ended> {
+        if !self.has_followed {
+            bail!("cannot read the node: {why}");
         }
-        self.checked = Instant::now();
-        if journal.observer.is_current() {
-            return false;
-        }
-        // As long as there is none that can be read, the old one is better than none.
-        match self.place.find() {
-            Ok(Some(path)) => open(path).is_ok(),
-            _ => false,
-        }
+        warn_unreadable(self.deliverer.log, why);
+        Ok(Ended::Finished)
     }
 
-    /// Delivers what is next, or looks after the node.
+    /// Delivers what is next, or waits for it.
     fn step(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
         journal.read_ahead(self.deliverer.log);
-        if self.state().ask == Ask::AtOnce {
+        if self.state().ask == Ask::AtOnce && journal.observer().is_some() {
             return self.ask(journal);
         }
         let Some(item) = journal.front().cloned() else { return self.idle(journal) };
@@ -173,6 +131,13 @@ impl<'a> Follower<'a> {
         let log = self.deliverer.log;
         let tick = &mut || journal.read_ahead(log);
         match item {
+            Item::Opened(registry) => return self.begin(registry, journal),
+            Item::Unreadable(why) => return self.unreadable(why),
+            &Item::Gone(generation) => {
+                if self.state().node_is_up {
+                    return self.died(generation, tick);
+                }
+            }
             Item::Event(event) => {
                 let life = life::of(self.state().node_is_up, event);
                 let before = life.before.iter().map(|&what| Notice::node(&node, what, event));
@@ -214,47 +179,29 @@ impl<'a> Follower<'a> {
 
     /// There is nothing to deliver.
     fn idle(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
-        if self.state().next_seq == 0 {
-            // From the oldest on, and there is none.
-            self.state().next_seq = journal.next_seq();
-        }
-        if self.state().ask == Ask::WhenCaughtUp {
-            return self.ask(journal);
-        }
-        if self.state().node_is_up && self.pulse.is_due() {
-            let ended = self.feel_pulse(journal)?;
-            if ended != Ended::Finished || journal.front().is_some() {
-                return Ok(ended);
+        let mut limit = None;
+        if journal.observer().is_some() {
+            if self.state().next_seq == 0 {
+                // From the oldest on, and there is none.
+                self.state().next_seq = journal.next_seq();
             }
+            if self.state().ask == Ask::WhenCaughtUp {
+                return self.ask(journal);
+            }
+        } else if !self.has_followed {
+            self.place.is_missing(self.deliverer.log);
         }
-        if self.saved.elapsed() >= BETWEEN_SAVES {
-            self.deliverer.file.save()?;
-            self.saved = Instant::now();
-        }
-        self.pause(Observer::POLL_INTERVAL);
-        Ok(Ended::Finished)
-    }
-
-    fn feel_pulse(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
-        let log = self.deliverer.log;
-        match self.pulse.look(&journal.observer) {
-            Ok((Verdict::Gone, snapshot)) => {
-                // What they did last may have come after our last look into the journal.
-                journal.read_ahead(log);
-                if journal.front().is_none() {
-                    let newest = snapshot.generations.last().map(|generation| generation.id);
-                    return self.died(newest, &mut || journal.read_ahead(log));
+        if self.saved_seq != self.state().next_seq {
+            match BETWEEN_SAVES.checked_sub(self.saved.elapsed()) {
+                Some(left) => limit = Some(left),
+                None => {
+                    self.deliverer.file.save()?;
+                    self.saved = Instant::now();
+                    self.saved_seq = self.state().next_seq;
                 }
             }
-            Ok((Verdict::Unknown, _)) => log.warn_once(
-                PULSE,
-                "it cannot be known whether the node is alive (run as the node's owner, or where /proc shows its \
-                 processes): its death would not be noticed",
-            ),
-            Ok((Verdict::Alive, _)) => log.is_well(PULSE),
-            Ok((Verdict::Doubtful, _)) => {}
-            Err(error) => log.warn_once(PULSE, error),
         }
+        journal.wait(self.deliverer.stop, limit)?;
         Ok(Ended::Finished)
     }
 
@@ -271,11 +218,12 @@ impl<'a> Follower<'a> {
     /// Asks whether the node is up, where the journal does not say it. That it is not, is the pulse's to find.
     fn ask(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
         let log = self.deliverer.log;
-        let snapshot = match journal.observer.snapshot() {
+        let Some(observer) = journal.observer() else { return Ok(Ended::Finished) };
+        let snapshot = match observer.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                log.warn_once(PULSE, error);
-                self.pause(Observer::POLL_INTERVAL);
+                warn_unreadable(log, &error.to_string());
+                journal.wait(self.deliverer.stop, Some(BETWEEN_LOOKS))?;
                 return Ok(Ended::Finished);
             }
         };
@@ -291,18 +239,6 @@ impl<'a> Follower<'a> {
         self.deliverer.file.save()?;
         Ok(Ended::Finished)
     }
-}
-
-fn open(path: &Path) -> headcount::Result<(Observer, Registry)> {
-    let observer = Observer::open(path)?;
-    let info = observer.registry()?;
-    let registry = Registry {
-        node: observer.snapshot()?.node,
-        path: path.to_owned(),
-        created_ns: info.created_ns,
-        boot_id: info.boot_id.map(|word| format!("{word:016x}")).concat(),
-    };
-    Ok((observer, registry))
 }
 
 fn wall_ns() -> u64 {

@@ -1,19 +1,30 @@
 //! The journal as a queue: read ahead while something is being delivered, in a bounded number, and with its gaps.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use headcount::{Cursor, Event, Observer};
+use headcount::{Cursor, Event, Follower, GenerationId, Item as News, Liveness, Observer};
+use rustix::event::{PollFd, PollFlags};
 
 use super::log::Log;
+use super::state::Registry;
+use super::stop::Stop;
+use crate::ready;
 
 /// What warnings are about.
-const JOURNAL: &str = "journal";
+const PULSE: &str = "pulse";
+const REGISTRY: &str = "registry";
 
 /// What comes next.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Item {
+    /// A registry is there, or another one. Nothing of it is read until [`Journal::go_on`] is called.
+    Opened(Registry),
+    /// The registry cannot be read: why.
+    Unreadable(String),
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
     /// So many were overwritten before they could be read.
     Lost {
         /// The first of them.
@@ -23,20 +34,25 @@ pub enum Item {
     },
     /// The journal ends before events that were read already: what is next is this one.
     SetBack(u64),
+    /// Nobody of the node is alive. Its newest generation.
+    Gone(Option<GenerationId>),
 }
 
 /// A journal, as far as it was read.
 pub struct Journal {
-    pub observer: Observer,
-    cursor: Cursor,
+    path: PathBuf,
+    follower: Follower,
     queue: VecDeque<Item>,
     limit: usize,
+    /// Whether it was said where the open registry is to be read from.
+    is_begun: bool,
 }
 
 impl Journal {
-    /// From the event with this number on; 0: from the oldest that is kept.
-    pub fn new(observer: Observer, next: u64, limit: usize) -> Journal {
-        Journal { observer, cursor: Cursor::at(next), queue: VecDeque::new(), limit }
+    /// At most `limit` items are read ahead.
+    pub fn new(path: &Path, limit: usize) -> anyhow::Result<Journal> {
+        let follower = Follower::new(path, Cursor::oldest())?;
+        Ok(Journal { path: path.to_owned(), follower, queue: VecDeque::new(), limit, is_begun: false })
     }
 
     /// What is to be delivered next.
@@ -51,76 +67,106 @@ impl Journal {
 
     /// The event that will be read next.
     pub fn next_seq(&self) -> u64 {
-        self.cursor.next_seq()
+        self.follower.cursor().next_seq()
+    }
+
+    /// The registry, as soon as it was begun with.
+    pub fn observer(&self) -> Option<&Observer> {
+        self.follower.observer().filter(|_| self.is_begun)
+    }
+
+    /// The registry that was opened last, to find out where to begin.
+    pub fn opened(&self) -> Option<&Observer> {
+        self.follower.observer()
+    }
+
+    /// Reads what was opened from this event on; 0: from the oldest that is kept.
+    pub fn go_on(&mut self, next: u64) {
+        self.follower.read_from(Cursor::at(next));
+        self.is_begun = true;
+    }
+
+    /// Waits for more, or for signals, or for `limit`.
+    pub fn wait(&self, stop: &Stop, limit: Option<Duration>) -> anyhow::Result<()> {
+        ready::wait(
+            &mut [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.follower, PollFlags::IN)],
+            limit,
+        )
     }
 
     /// Reads on, as far as there is room.
     pub fn read_ahead(&mut self, log: &Log) {
-        let room = self.limit.saturating_sub(self.queue.len());
-        if room == 0 {
-            return;
-        }
-        let before = self.cursor.next_seq();
-        let batch = match self.observer.events(&mut self.cursor, room) {
-            Ok(batch) => {
-                log.is_well(JOURNAL);
-                batch
-            }
-            // A server that finds it so makes it anew; and that is looked for.
-            Err(error) => return log.warn_once(JOURNAL, error),
-        };
-        let after = self.cursor.next_seq();
-        if before != 0 && after < before {
-            log.warn(format_args!(
-                "event {} was there, and the journal now ends before: somebody wrote into the registry; going on \
-                 with what comes",
-                before - 1
-            ));
-            self.skip_all(log);
-            self.queue.push_back(Item::SetBack(self.cursor.next_seq()));
-            return;
-        }
-        self.queue.extend(items(before, batch.events, after));
-    }
-
-    fn skip_all(&mut self, log: &Log) {
         loop {
-            match self.observer.events(&mut self.cursor, 4096) {
-                Ok(batch) if batch.events.is_empty() && batch.lost == 0 => return,
-                Ok(_) => {}
-                Err(error) => return log.warn_once(JOURNAL, error),
+            let room = self.limit.saturating_sub(self.queue.len());
+            let is_held_up = matches!(self.queue.back(), Some(Item::Opened(_)));
+            if room == 0 || is_held_up {
+                return;
             }
+            self.follower.tell_at_most(room);
+            let Some(news) = self.follower.try_next() else { return };
+            self.take(news, log);
         }
     }
-}
 
-/// Events with the gaps between them. `next` is the number that was to come first, `end` the one after the last.
-fn items(next: u64, events: Vec<Event>, end: u64) -> Vec<Item> {
-    let mut items = Vec::with_capacity(events.len());
-    let mut next = if next == 0 { events.first().map_or(end, |event| event.seq) } else { next };
-    for event in events {
-        let seq = event.seq;
-        items.extend(gap(next, seq));
-        items.push(Item::Event(event));
-        next = seq.saturating_add(1);
+    fn take(&mut self, news: News, log: &Log) {
+        match news {
+            News::Appeared if self.is_begun => {}
+            News::Appeared | News::Replaced => {
+                self.is_begun = false;
+                self.open();
+            }
+            News::Events(events) => self.queue.extend(events.into_iter().map(|e| Item::Event(Box::new(e)))),
+            News::Lost { first, count } => self.queue.push_back(Item::Lost { from: first, count }),
+            News::SetBack { wanted, next } => {
+                log.warn(format_args!(
+                    "event {} was there, and the journal now ends before: somebody wrote into the registry; going on \
+                     with what comes",
+                    wanted.saturating_sub(1)
+                ));
+                self.queue.push_back(Item::SetBack(next));
+            }
+            News::Unreadable(error) => self.queue.push_back(Item::Unreadable(error.to_string())),
+            News::Readable => {
+                log.is_well(REGISTRY);
+                if !self.is_begun {
+                    self.open();
+                }
+            }
+            News::Node(Liveness::Gone) => {
+                let snapshot = self.follower.observer().and_then(|observer| observer.snapshot().ok());
+                let newest = snapshot.and_then(|snapshot| Some(snapshot.generations.last()?.id));
+                self.queue.push_back(Item::Gone(newest));
+            }
+            News::Node(Liveness::Alive) => log.is_well(PULSE),
+            News::Node(_) => log.warn_once(
+                PULSE,
+                "it cannot be known whether the node is alive (run as the node's owner, or where /proc shows its \
+                 processes): its death would not be noticed",
+            ),
+            // It goes on to be read as long as there is no other; and how processes end is told by events.
+            _ => {}
+        }
     }
-    items.extend(gap(next, end));
-    items
-}
 
-fn gap(from: u64, to: u64) -> Option<Item> {
-    to.checked_sub(from).filter(|&count| count > 0).map(|count| Item::Lost { from, count })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gap_is_told_where_it_is() {
-        assert_eq!(items(3, vec![], 7), [Item::Lost { from: 3, count: 4 }]);
-        assert_eq!(items(3, vec![], 3), []);
-        // From the oldest: what was before is nobody's loss.
-        assert_eq!(items(0, vec![], 7), []);
+    fn open(&mut self) {
+        let Some(observer) = self.follower.observer() else { return };
+        let registry = observer.registry().and_then(|info| {
+            Ok(Registry {
+                node: observer.snapshot()?.node,
+                path: self.path.clone(),
+                created_ns: info.created_ns,
+                boot_id: info.boot_id.map(|word| format!("{word:016x}")).concat(),
+            })
+        });
+        self.queue.push_back(match registry {
+            Ok(registry) => Item::Opened(registry),
+            // It was cut off in this moment. A server that finds it so makes it anew.
+            Err(error) => Item::Unreadable(error.to_string()),
+        });
     }
+}
+
+/// Says that the registry cannot be read, once.
+pub fn warn_unreadable(log: &Log, why: &str) {
+    log.warn_once(REGISTRY, why);
 }

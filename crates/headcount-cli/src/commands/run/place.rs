@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
+use headcount::FolderWatch;
+use rustix::event::{PollFd, PollFlags};
+
 use super::log::Log;
 use super::stop::Stop;
 use crate::cli::Which;
 use crate::find;
-
-/// How often a node that is not there is looked for.
-pub const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(200);
+use crate::ready;
 
 /// The registry's path, as soon as it is known.
 pub struct Place {
@@ -46,12 +47,26 @@ impl Place {
 
     /// Waits until it is known; `None`: it is to end.
     pub fn wait(&mut self, stop: &Stop, log: &Log) -> anyhow::Result<Option<PathBuf>> {
+        let mut folders = None;
         while !stop.is_asked() {
             if let Some(path) = self.find()? {
                 return Ok(Some(path.to_owned()));
             }
             self.is_missing(log);
-            stop.wait(BETWEEN_LOOKS, &mut || {});
+            let there = find::folders_of_folders();
+            match &mut folders {
+                // Before another look: what comes later is told.
+                None => folders = Some(FolderWatch::new(there)?),
+                Some(watch) => {
+                    watch.set(there)?;
+                    if !watch.changed()? {
+                        ready::wait(
+                            &mut [PollFd::new(stop, PollFlags::IN), PollFd::new(watch, PollFlags::IN)],
+                            None,
+                        )?;
+                    }
+                }
+            }
         }
         Ok(None)
     }

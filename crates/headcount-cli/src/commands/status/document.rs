@@ -3,7 +3,7 @@
 use headcount_report::{Death, NodeDocument, SCHEMA};
 use serde::Serialize;
 
-use super::look::Look;
+use super::reading::Reading;
 
 #[derive(Serialize)]
 pub struct Document {
@@ -17,9 +17,8 @@ struct Node {
     #[serde(flatten)]
     node: NodeDocument,
     runs: u64,
-    of_this_boot: bool,
+    of_this_boot: Option<bool>,
     nobody_is_alive: bool,
-    asks_kernel: bool,
     deaths: Vec<DeathDocument>,
 }
 
@@ -46,10 +45,10 @@ struct Unreadable {
 }
 
 impl Document {
-    pub fn new(looks: &[Look], unreadable: &[super::Unreadable]) -> Document {
+    pub fn new(readings: &[Reading], unreadable: &[super::Unreadable]) -> Document {
         Document {
             schema: SCHEMA,
-            nodes: looks.iter().map(node).collect(),
+            nodes: readings.iter().map(node).collect(),
             unreadable: unreadable
                 .iter()
                 .map(|(path, error)| Unreadable {
@@ -62,14 +61,13 @@ impl Document {
     }
 }
 
-fn node(look: &Look) -> Node {
+fn node(reading: &Reading) -> Node {
     Node {
-        node: NodeDocument::new(&look.snapshot, &look.history),
-        runs: look.registry.runs,
-        of_this_boot: look.registry.of_this_boot,
-        nobody_is_alive: look.nobody_is_alive(),
-        asks_kernel: look.asks_kernel,
-        deaths: look.history.deaths.iter().map(death).collect(),
+        node: NodeDocument::new(&reading.snapshot, &reading.history),
+        runs: reading.registry.runs,
+        of_this_boot: reading.registry.of_this_boot,
+        nobody_is_alive: reading.nobody_is_alive(),
+        deaths: reading.history.deaths.iter().map(death).collect(),
     }
 }
 

@@ -8,7 +8,8 @@ use anstyle::Style;
 use headcount::{Cause, GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, State};
 use headcount_report::{Death, History, age, plural, sentence, signal_name};
 
-use super::look::{Drain, Look};
+use super::reading::{Drain, Reading};
+use crate::alive;
 use crate::paint;
 use crate::plain::{plain, plain_path};
 use crate::table::{Cell, Side, Table, paragraph};
@@ -17,16 +18,16 @@ use crate::table::{Cell, Side, Table, paragraph};
 const MOST_DEATHS: usize = 8;
 
 /// Everything about one node.
-pub fn node(look: &Look) -> String {
+pub fn node(reading: &Reading) -> String {
     let mut out = String::new();
-    head(look, &mut out);
-    warnings(look, &mut out);
+    head(reading, &mut out);
+    warnings(reading, &mut out);
     // Of another boot are also the clocks that ages are computed with.
-    if look.registry.of_this_boot {
-        generations(look, &mut out);
-        processes(look, &mut out);
-        watch(look, &mut out);
-        recent(look, &mut out);
+    if reading.registry.of_this_boot != Some(false) {
+        generations(reading, &mut out);
+        processes(reading, &mut out);
+        watch(reading, &mut out);
+        recent(reading, &mut out);
     }
     out
 }
@@ -41,12 +42,12 @@ pub fn unreadable(path: &std::path::Path, error: &headcount::Error) -> String {
     out
 }
 
-fn head(look: &Look, out: &mut String) {
-    let snapshot = &look.snapshot;
+fn head(reading: &Reading, out: &mut String) {
+    let snapshot = &reading.snapshot;
     let bold = paint::HEADING;
-    let _ = writeln!(out, "{bold}node {}{bold:#}  {}", plain(&snapshot.node), plain_path(&look.path));
+    let _ = writeln!(out, "{bold}node {}{bold:#}  {}", plain(&snapshot.node), plain_path(&reading.path));
     let s = &snapshot.settings;
-    paragraph(out, 2, Style::new(), &totals(look));
+    paragraph(out, 2, Style::new(), &totals(reading));
     paragraph(
         out,
         2,
@@ -56,7 +57,7 @@ fn head(look: &Look, out: &mut String) {
             age(s.heartbeat_interval),
             age(s.stall_after),
             age(s.lock_timeout),
-            look.registry.runs,
+            reading.registry.runs,
             snapshot.head,
         ),
     );
@@ -64,11 +65,11 @@ fn head(look: &Look, out: &mut String) {
 
 /// `5 workers: 4 serving, 1 draining; not counted: 1 stalled; 1 helper`. What is counted is what the server's own
 /// counts are made of.
-fn totals(look: &Look) -> String {
-    if !look.registry.of_this_boot {
+fn totals(reading: &Reading) -> String {
+    if reading.registry.of_this_boot == Some(false) {
         return "no workers".to_owned();
     }
-    let of = |role| look.snapshot.processes.iter().filter(move |p| p.role == role);
+    let of = |role| reading.snapshot.processes.iter().filter(move |p| p.role == role);
     let mut states: Vec<(State, usize)> = Vec::new();
     for process in of(Role::Worker) {
         match states.iter_mut().find(|(state, _)| *state == process.state) {
@@ -103,8 +104,8 @@ fn totals(look: &Look) -> String {
     text
 }
 
-fn warnings(look: &Look, out: &mut String) {
-    if let Some(crashes) = &look.history.crash_loop {
+fn warnings(reading: &Reading, out: &mut String) {
+    if let Some(crashes) = &reading.history.crash_loop {
         let text = format!(
             "CRASH LOOP: {} died within {} of their start, the last one {} ago. They are replaced, and die again: \
              the server's error log says why.",
@@ -114,37 +115,32 @@ fn warnings(look: &Look, out: &mut String) {
         );
         paragraph(out, 2, paint::ERROR, &text);
     }
-    if look.nobody_is_alive() {
-        paragraph(out, 2, paint::ERROR, &format!("NOBODY IS ALIVE: {}", how_it_ended(look)));
+    if reading.nobody_is_alive() {
+        let helpers =
+            alive::only_helpers(&reading.snapshot).map_or(String::new(), |only| format!(" ({only})"));
+        paragraph(out, 2, paint::ERROR, &format!("NOBODY IS ALIVE{helpers}: {}", how_it_ended(reading)));
     }
-    let workers = workers(look);
+    let workers = workers(reading);
     let lost = |g: &&GenerationStatus| generation_state(&workers, g).0 == "orphaned";
-    for g in look.snapshot.generations.iter().filter(lost) {
+    for g in reading.snapshot.generations.iter().filter(lost) {
         let text = format!(
             "MASTER LOST: {} is gone. The workers of generation {} serve on, and nobody replaces them.",
             g.master, g.id
         );
         paragraph(out, 2, paint::ERROR, &text);
     }
-    if !look.asks_kernel {
-        let who = look.owner.map_or_else(|| "its owner".to_owned(), |uid| format!("uid {uid}"));
-        let text = format!(
-            "You may not ask the kernel who is alive: {}.lock is its owner's alone. What follows goes by process id \
-             and start time, and says `unknown` where these do not tell. Run it as {who}{} to be certain.",
-            plain_path(&look.path),
-            if look.owner == Some(0) { " (sudo)" } else { " or root" },
-        );
-        paragraph(out, 2, paint::WARNING, &text);
+    for doubt in alive::doubts(&reading.snapshot) {
+        paragraph(out, 2, paint::WARNING, &format!("UNKNOWN: {doubt}"));
     }
 }
 
-fn how_it_ended(look: &Look) -> String {
-    let snapshot = &look.snapshot;
-    if !look.registry.of_this_boot {
+fn how_it_ended(reading: &Reading) -> String {
+    let snapshot = &reading.snapshot;
+    if reading.registry.of_this_boot == Some(false) {
         return "the registry is of another boot of this host, and its server has not been started since."
             .to_owned();
     }
-    let newest = look.newest.as_ref().map(|e| {
+    let newest = reading.newest.as_ref().map(|e| {
         let ago = Duration::from_nanos(snapshot.boot_ns.saturating_sub(e.boot_ns));
         (ago, format!("the last event, {} ago: {}", age(ago), plain(&sentence(e))))
     });
@@ -165,8 +161,8 @@ fn how_it_ended(look: &Look) -> String {
     }
 }
 
-fn generations(look: &Look, out: &mut String) {
-    if look.snapshot.generations.is_empty() {
+fn generations(reading: &Reading, out: &mut String) {
+    if reading.snapshot.generations.is_empty() {
         return;
     }
     let mut table = Table::new(&[
@@ -178,8 +174,8 @@ fn generations(look: &Look, out: &mut String) {
         ("DRAINING", Side::Right),
         ("MASTER", Side::Left),
     ]);
-    let workers = workers(look);
-    for g in &look.snapshot.generations {
+    let workers = workers(reading);
+    for g in &reading.snapshot.generations {
         let (state, style) = generation_state(&workers, g);
         let short = state == "serving" && g.expected.is_some_and(|n| g.counts.mine < n);
         let workers = match g.expected {
@@ -206,7 +202,7 @@ fn generations(look: &Look, out: &mut String) {
     }
     out.push('\n');
     table.write(out);
-    for drain in &look.draining {
+    for drain in &reading.draining {
         paragraph(out, 2, paint::DIM, &why_it_drains(drain));
     }
 }
@@ -223,9 +219,9 @@ fn why_it_drains(drain: &Drain) -> String {
 /// The states of the workers by their generation.
 type Workers = HashMap<GenerationId, Vec<State>>;
 
-fn workers(look: &Look) -> Workers {
+fn workers(reading: &Reading) -> Workers {
     let mut workers = Workers::new();
-    for p in look.snapshot.processes.iter().filter(|p| p.role == Role::Worker) {
+    for p in reading.snapshot.processes.iter().filter(|p| p.role == Role::Worker) {
         workers.entry(p.generation).or_default().push(p.state);
     }
     workers
@@ -253,7 +249,7 @@ fn generation_state(workers: &Workers, g: &GenerationStatus) -> (&'static str, S
     }
 }
 
-fn processes(look: &Look, out: &mut String) {
+fn processes(reading: &Reading, out: &mut String) {
     let mut table = Table::new(&[
         ("WORKER", Side::Right),
         ("PID", Side::Right),
@@ -264,8 +260,8 @@ fn processes(look: &Look, out: &mut String) {
         ("HEARTBEAT", Side::Left),
         ("CAUSE", Side::Left),
     ]);
-    for p in &look.snapshot.processes {
-        let stall = look.snapshot.settings.stall_after;
+    for p in &reading.snapshot.processes {
+        let stall = reading.snapshot.settings.stall_after;
         table.row(vec![
             Cell::new(match (p.role, p.worker_id) {
                 (Role::Worker, Some(id)) => id.to_string(),
@@ -317,20 +313,20 @@ fn heartbeat(p: &ProcessStatus, stall_after: Duration) -> Cell {
     Cell::new(age(p.heartbeat_age)).style(style)
 }
 
-fn watch(look: &Look, out: &mut String) {
-    let snapshot = &look.snapshot;
+fn watch(reading: &Reading, out: &mut String) {
+    let snapshot = &reading.snapshot;
     out.push('\n');
     match snapshot.sentinel {
         Some(pid) => {
             let state = snapshot.processes.iter().find(|p| p.pid == pid).map(|p| p.state);
             let unfit = match state {
-                Some(State::Died) if look.nobody_is_alive() => ", died".to_owned(),
+                Some(State::Died) if reading.nobody_is_alive() => ", died".to_owned(),
                 Some(state @ (State::Died | State::Stalled | State::Exited)) => {
                     format!(", {}: the next one that lives takes over", state.name())
                 }
                 _ => String::new(),
             };
-            paragraph(out, 2, Style::new(), &format!("sentinel: {}{unfit}", who(look, pid)));
+            paragraph(out, 2, Style::new(), &format!("sentinel: {}{unfit}", who(reading, pid)));
         }
         None => paragraph(out, 2, Style::new(), "sentinel: nobody"),
     }
@@ -340,7 +336,8 @@ fn watch(look: &Look, out: &mut String) {
     let callback = holder.callback.map_or(String::new(), |(kind, since)| {
         format!(", in the callback of {} for {}", kind.name(), age(since))
     });
-    let text = format!("node lock: held by {} for {}{callback}", who(look, holder.pid), age(holder.held_for));
+    let text =
+        format!("node lock: held by {} for {}{callback}", who(reading, holder.pid), age(holder.held_for));
     if holder.held_for > snapshot.settings.lock_timeout {
         let text = format!("{text}; that is longer than the lock timeout, so others have given up waiting");
         return paragraph(out, 2, paint::ERROR, &text);
@@ -350,8 +347,8 @@ fn watch(look: &Look, out: &mut String) {
 }
 
 /// `worker 2 (pid 4711)`.
-fn who(look: &Look, pid: u32) -> String {
-    match look.snapshot.processes.iter().find(|p| p.pid == pid) {
+fn who(reading: &Reading, pid: u32) -> String {
+    match reading.snapshot.processes.iter().find(|p| p.pid == pid) {
         Some(ProcessStatus { role: Role::Worker, worker_id: Some(id), .. }) => {
             format!("worker {id} (pid {pid})")
         }
@@ -360,8 +357,8 @@ fn who(look: &Look, pid: u32) -> String {
     }
 }
 
-fn recent(look: &Look, out: &mut String) {
-    let history = &look.history;
+fn recent(reading: &Reading, out: &mut String) {
+    let history = &reading.history;
     let window = age(History::WINDOW);
     if history.deaths.is_empty() && history.respawns == 0 {
         return paragraph(out, 2, paint::DIM, &format!("last {window}: no deaths, no respawns"));

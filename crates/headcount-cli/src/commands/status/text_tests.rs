@@ -1,16 +1,16 @@
-//! What `status` prints. The samples are changed from what a real node gives, since nobody else can make one.
+//! What `status` prints, of samples with one of everything.
 
 use std::path::Path;
 use std::time::Duration;
 
 use headcount::{
-    Begin, Cause, Cursor, Event, GenerationStatus, Holder, Join, Kind, Liveness, Observer, Options, Phase,
-    ProcessStatus, Role, State, Wait,
+    Cause, Doubt, Event, GenerationStatus, Holder, Kind, Liveness, Observer, Phase, ProcessStatus,
+    RegistryInfo, Role, Snapshot, State,
 };
 use headcount_report::History;
 
 use super::document::Document;
-use super::look::{Drain, Look};
+use super::reading::{Drain, Reading};
 use super::text;
 
 const S: Duration = Duration::from_secs(1);
@@ -19,12 +19,10 @@ const MS: Duration = Duration::from_millis(1);
 /// `(seconds ago, pid, signal, exit code, seconds lived)`.
 type SampleDeath = (u64, u32, Option<i32>, Option<i32>, u64);
 
-/// A node with one of everything, as samples.
 struct Sample {
-    look: Look,
+    reading: Reading,
     died: Event,
     started: Event,
-    holder: Holder,
 }
 
 fn changed(event: &Event, change: impl FnOnce(&mut Event)) -> Event {
@@ -34,62 +32,44 @@ fn changed(event: &Event, change: impl FnOnce(&mut Event)) -> Event {
 }
 
 fn sample() -> Sample {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("nginx.registry");
-    let node = Options::new("nginx").path(&path).open().expect("open");
-    let (generation, transitions) = node.begin_generation(Begin::new().workers(4)).expect("begin");
-    transitions.run(|_| ());
-    let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
-    let mut holder = None;
-    transitions.run(|_| holder = node.snapshot().holder);
-    let mut snapshot = node.snapshot();
-    let events = node.events(&mut Cursor::oldest(), 10).events;
-    let mut started = events.into_iter().find(|e| e.kind == Kind::WorkerStarted).expect("it started");
-    let registry = registry(&path);
-    worker.leave(Wait::Timeout).expect("leave").run(|_| ());
-
+    let mut snapshot = Snapshot::new("nginx");
     snapshot.path = Some("/run/headcount/nginx.registry".into());
     snapshot.boot_ns = 10_000 * 1_000_000_000;
     snapshot.time_ns = 1_700_000_000_123_456_789;
     snapshot.head = 42;
-    started.boot_ns = snapshot.boot_ns;
+    let mut registry = RegistryInfo::default();
+    (registry.of_this_boot, registry.runs) = (Some(true), 1);
+    let started = changed(&Event::new(Kind::WorkerStarted, Cause::Start), |e| {
+        (e.generation, e.worker_id, e.role) = (1, Some(0), Some(Role::Worker));
+        (e.boot_ns, e.counts.mine, e.counts.total) = (snapshot.boot_ns, 1, 1);
+    });
     let died = changed(&started, |e| (e.kind, e.cause) = (Kind::WorkerDied, Cause::Signal));
-    let look = Look {
+    let reading = Reading {
         path: "/run/headcount/nginx.registry".into(),
         history: History::default(),
         newest: None,
         draining: Vec::new(),
-        asks_kernel: true,
-        owner: Some(0),
         snapshot,
         registry,
     };
-    Sample { look, died, started, holder: holder.expect("a callback runs under the lock") }
-}
-
-/// What a reader is told of a registry. It must be another process, and so is told from a copy.
-fn registry(path: &Path) -> headcount::RegistryInfo {
-    let copy = path.with_extension("copy");
-    std::fs::copy(path, &copy).expect("copy");
-    Observer::open(&copy).expect("a registry").registry().expect("read")
+    Sample { reading, died, started }
 }
 
 impl Sample {
     /// A master, and generation 1 with its workers, numbered from 0, pids from 4712.
     fn serving(workers: u32) -> Sample {
         let mut sample = sample();
-        let snapshot = &mut sample.look.snapshot;
-        snapshot.processes.sort_by_key(|p| p.role.code());
-        let worker = snapshot.processes.pop().expect("a worker");
-        let master = &mut snapshot.processes[0];
-        (master.pid, master.state) = (4711, State::Serving);
+        let snapshot = &mut sample.reading.snapshot;
+        let mut master = ProcessStatus::new(Role::Master, 4711, State::Serving);
         (master.age, master.in_state_for) = (7_500 * S, 7_500 * S);
-        let g = &mut snapshot.generations[0];
-        (g.phase, g.master, g.master_alive) = (Phase::Committed, 4711, Some(true));
+        snapshot.processes.push(master);
+        let mut g = GenerationStatus::new(1, Phase::Committed);
+        (g.cause, g.master, g.master_alive) = (Cause::Start, 4711, Some(true));
         (g.age, g.expected, g.counts.mine) = (7_500 * S, Some(workers), workers);
+        snapshot.generations.push(g);
         for id in 0..workers {
-            let mut worker = worker.clone();
-            (worker.pid, worker.worker_id, worker.state) = (4712 + id, Some(id), State::Serving);
+            let mut worker = ProcessStatus::new(Role::Worker, 4712 + id, State::Serving);
+            (worker.generation, worker.worker_id, worker.cause) = (1, Some(id), Cause::Start);
             (worker.age, worker.in_state_for) = (7_499 * S, 7_498 * S);
             worker.heartbeat_age = (340 + id) * MS;
             snapshot.processes.push(worker);
@@ -100,22 +80,22 @@ impl Sample {
     }
 
     fn worker(&mut self, id: u32) -> &mut ProcessStatus {
-        let processes = &mut self.look.snapshot.processes;
+        let processes = &mut self.reading.snapshot.processes;
         processes.iter_mut().find(|p| p.worker_id == Some(id) && p.generation == 1).expect("a worker")
     }
 
     fn generation(&mut self) -> &mut GenerationStatus {
-        &mut self.look.snapshot.generations[0]
+        &mut self.reading.snapshot.generations[0]
     }
 
     fn kill(&mut self, fits: fn(&ProcessStatus) -> bool) {
-        for p in self.look.snapshot.processes.iter_mut().filter(|p| fits(p)) {
+        for p in self.reading.snapshot.processes.iter_mut().filter(|p| fits(p)) {
             (p.state, p.liveness) = (State::Died, Liveness::Gone);
         }
     }
 
     fn history(&mut self, deaths: &[SampleDeath]) {
-        let now = self.look.snapshot.boot_ns;
+        let now = self.reading.snapshot.boot_ns;
         let mut events = Vec::new();
         for &(ago, pid, signal, exit_code, lived) in deaths {
             let at = |ago: u64| now - ago * 1_000_000_000;
@@ -126,11 +106,11 @@ impl Sample {
                 (e.pid, e.signal, e.exit_code, e.boot_ns) = (pid, signal, exit_code, at(ago));
             }));
         }
-        self.look.history = History::of(&events, now);
+        self.reading.history = History::of(&events, now);
     }
 
     fn text(&self) -> String {
-        let text = anstream::adapter::strip_str(&text::node(&self.look)).to_string();
+        let text = anstream::adapter::strip_str(&text::node(&self.reading)).to_string();
         assert!(!text.contains('\u{1b}'));
         text
     }
@@ -153,7 +133,7 @@ fn healthy() {
 #[test]
 fn reloaded_with_one_that_drains() {
     let mut sample = Sample::serving(4);
-    let snapshot = &mut sample.look.snapshot;
+    let snapshot = &mut sample.reading.snapshot;
     snapshot.processes.retain(|p| p.role == Role::Master || p.worker_id == Some(1));
     let mut old = snapshot.processes.pop().expect("worker 1");
     (old.state, old.in_state_for, old.heartbeat_age) = (State::Draining, 193 * S, 193 * S);
@@ -171,7 +151,7 @@ fn reloaded_with_one_that_drains() {
     }
     (new.role, new.pid, new.worker_id) = (Role::Helper, 4802, None);
     snapshot.processes.push(new);
-    sample.look.draining = vec![Drain { generation: 1, since: 194 * S, cause: Cause::Superseded }];
+    sample.reading.draining = vec![Drain { generation: 1, since: 194 * S, cause: Cause::Superseded }];
     let text = sample.text();
     fits(&text);
     insta::assert_snapshot!(text);
@@ -205,17 +185,16 @@ fn crash_loop() {
 #[test]
 fn somebody_holds_the_lock() {
     let mut sample = Sample::serving(2);
-    let mut holder = sample.holder.clone();
-    (holder.pid, holder.held_for) = (4713, 12 * S);
-    assert_eq!(holder.callback.map(|(kind, _)| kind), Some(Kind::WorkerStarted));
+    let mut holder = Holder::new(4713);
+    holder.held_for = 12 * S;
     holder.callback = Some((Kind::WorkerDied, 12 * S));
-    sample.look.snapshot.holder = Some(holder.clone());
+    sample.reading.snapshot.holder = Some(holder.clone());
     let text = sample.text();
     fits(&text);
     insta::assert_snapshot!(text);
     // Others wait no longer than that.
     (holder.pid, holder.held_for, holder.callback) = (99, 31 * S, None);
-    sample.look.snapshot.holder = Some(holder);
+    sample.reading.snapshot.holder = Some(holder);
     let text = sample.text();
     fits(&text);
     let lock: Vec<_> = text.lines().skip_while(|line| !line.contains("node lock")).take(2).collect();
@@ -232,9 +211,24 @@ fn killed_as_a_whole() {
     sample.kill(|_| true);
     sample.generation().master_alive = Some(false);
     sample.generation().counts.mine = 0;
-    sample.look.newest = Some(changed(&sample.started, |e| e.boot_ns = 4_000_000_000_000));
+    sample.reading.newest = Some(changed(&sample.started, |e| e.boot_ns = 4_000_000_000_000));
     sample.worker(0).heartbeat_age = 75 * S;
     sample.worker(1).heartbeat_age = 75 * S;
+    let text = sample.text();
+    fits(&text);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn only_a_helper_is_left() {
+    let mut sample = Sample::serving(2);
+    sample.kill(|_| true);
+    sample.generation().master_alive = Some(false);
+    sample.generation().counts.mine = 0;
+    let mut helper = ProcessStatus::new(Role::Helper, 4720, State::Serving);
+    (helper.generation, helper.cause) = (1, Cause::Start);
+    sample.reading.snapshot.processes.push(helper);
+    assert!(sample.reading.nobody_is_alive());
     let text = sample.text();
     fits(&text);
     insta::assert_snapshot!(text);
@@ -253,10 +247,10 @@ fn orphaned() {
 #[test]
 fn stopped() {
     let mut sample = Sample::serving(2);
-    let snapshot = &mut sample.look.snapshot;
+    let snapshot = &mut sample.reading.snapshot;
     (snapshot.processes, snapshot.generations, snapshot.sentinel) = (Vec::new(), Vec::new(), None);
     let boot_ns = snapshot.boot_ns - 3_600_000_000_000;
-    sample.look.newest =
+    sample.reading.newest =
         Some(changed(&sample.started, |e| (e.kind, e.pid, e.boot_ns) = (Kind::MasterExited, 4711, boot_ns)));
     let text = sample.text();
     fits(&text);
@@ -266,17 +260,16 @@ fn stopped() {
 #[test]
 fn of_another_boot() {
     let mut sample = Sample::serving(2);
-    sample.look.registry.of_this_boot = false;
+    sample.reading.registry.of_this_boot = Some(false);
     sample.kill(|_| true);
     insta::assert_snapshot!(sample.text());
 }
 
 #[test]
-fn without_the_right_to_ask() {
+fn what_cannot_be_seen_is_unknown() {
     let mut sample = Sample::serving(2);
-    (sample.look.asks_kernel, sample.look.owner) = (false, Some(0));
     let zombie = sample.worker(1);
-    (zombie.state, zombie.liveness) = (State::Unknown, Liveness::Unknown);
+    (zombie.state, zombie.liveness) = (State::Unknown, Liveness::Unknown(Doubt::OtherNamespace));
     sample.generation().counts.mine = 1;
     let text = sample.text();
     fits(&text);
@@ -286,19 +279,19 @@ fn without_the_right_to_ask() {
 #[test]
 fn what_a_registry_says_is_not_obeyed() {
     let mut sample = Sample::serving(1);
-    sample.look.snapshot.node = "evil\u{1b}[2J".into();
-    sample.look.path = "/tmp/\u{1b}]0;pwned\u{7}.registry".into();
-    for p in &mut sample.look.snapshot.processes {
+    sample.reading.snapshot.node = "evil\u{1b}[2J".into();
+    sample.reading.path = "/tmp/\u{1b}]0;pwned\u{7}.registry".into();
+    for p in &mut sample.reading.snapshot.processes {
         (p.pid, p.worker_id, p.generation) = (u32::MAX, Some(u32::MAX), u64::MAX);
         (p.age, p.in_state_for, p.heartbeat_age) = (Duration::MAX, Duration::MAX, Duration::MAX);
     }
     let g = sample.generation();
     (g.id, g.age, g.expected, g.counts.mine) = (u64::MAX, Duration::MAX, Some(u32::MAX), u32::MAX);
-    sample.look.snapshot.settings.stall_after = Duration::MAX;
+    sample.reading.snapshot.settings.stall_after = Duration::MAX;
     let text = sample.text();
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     assert!(text.contains("evil\\u{1b}[2J"), "{text}");
-    serde_json::to_string(&Document::new(&[sample.look], &[])).expect("a document of it");
+    serde_json::to_string(&Document::new(&[sample.reading], &[])).expect("a document of it");
 }
 
 #[test]
@@ -306,7 +299,7 @@ fn colours_are_those_of_the_states() {
     let mut sample = Sample::serving(2);
     let stalled = sample.worker(1);
     (stalled.state, stalled.heartbeat_age) = (State::Stalled, 72 * S);
-    let text = text::node(&sample.look);
+    let text = text::node(&sample.reading);
     assert!(text.contains("\u{1b}[32mserving\u{1b}[0m"), "{text:?}");
     assert!(text.contains("\u{1b}[1m\u{1b}[35mstalled\u{1b}[0m"), "{text:?}");
 }
@@ -314,11 +307,11 @@ fn colours_are_those_of_the_states() {
 #[test]
 fn as_a_document() {
     let mut sample = Sample::serving(1);
-    sample.look.registry.runs = 3;
+    sample.reading.registry.runs = 3;
     sample.generation().begun_ns = 1_700_000_000_000_000_000;
     sample.history(&[(12, 4601, Some(9), None, 3_800)]);
     let error = Observer::open(Path::new("/nowhere/x.registry")).err().expect("there is none");
     let unreadable = [("/nowhere/x.registry".into(), error)];
-    let document = Document::new(&[sample.look], &unreadable);
+    let document = Document::new(&[sample.reading], &unreadable);
     insta::assert_snapshot!(serde_json::to_string_pretty(&document).expect("a document"));
 }

@@ -1,14 +1,14 @@
 //! The life of one process, as far as it is known.
 
-use headcount::{Cause, Role, State};
+use std::time::Duration;
 
-use super::seen::{Fact, Process};
+use headcount::{Cause, Event, ProcessStatus, Role, State};
 
 /// What names a process for as long as it lives.
 pub type Key = (Role, u64, u32);
 
 /// So many of its events are kept; a worker that stalls and recovers for weeks has no end of them.
-const FACTS: usize = 200;
+const EVENTS: usize = 200;
 
 #[derive(Clone, Debug)]
 pub struct Life {
@@ -26,9 +26,9 @@ pub struct Life {
     pub end: Option<End>,
     pub turns: Vec<(u64, Turn)>,
     /// Its events.
-    pub facts: Vec<Fact>,
+    pub events: Vec<Event>,
     /// As the last look saw it, if it did.
-    pub now: Option<Process>,
+    pub now: Option<ProcessStatus>,
     /// When the last look took place that saw it alive, or its last heartbeat.
     pub seen_alive: u64,
     /// The event that told of its start; 0 if none did.
@@ -78,7 +78,7 @@ impl Life {
             began_known: true,
             end: None,
             turns: Vec::new(),
-            facts: Vec::new(),
+            events: Vec::new(),
             now: None,
             seen_alive: began,
             told_by: 0,
@@ -89,30 +89,30 @@ impl Life {
         (self.role, self.generation, self.pid)
     }
 
-    pub fn note(&mut self, fact: Fact) {
-        if self.facts.len() == FACTS {
-            self.facts.remove(0);
+    pub fn note(&mut self, event: Event) {
+        if self.events.len() == EVENTS {
+            self.events.remove(0);
         }
-        self.facts.push(fact);
+        self.events.push(event);
     }
 
     pub fn turn(&mut self, at: u64, turn: Turn) {
-        if self.turns.len() == FACTS {
+        if self.turns.len() == EVENTS {
             self.turns.remove(0);
         }
         self.turns.push((at, turn));
     }
 
     /// Takes in what a look at `boot_ns` saw.
-    pub fn see(&mut self, process: Process, boot_ns: u64) {
+    pub fn see(&mut self, process: ProcessStatus, boot_ns: u64) {
         if matches!(process.state, State::Died | State::Exited) {
             // Nobody tells when it died; it lived when it beat last.
-            let beat = process.heartbeat_age.map_or(0, |age| before(boot_ns, age));
+            let beat = heartbeat_age(&process).map_or(0, |age| before(boot_ns, age));
             self.seen_alive = self.seen_alive.max(beat);
         } else {
             self.seen_alive = boot_ns;
         }
-        self.number = self.number.or(process.number);
+        self.number = self.number.or(process.worker_id);
         if self.cause == Cause::Unknown {
             self.cause = process.cause;
         }
@@ -152,7 +152,7 @@ impl Life {
     }
 
     /// The stretches of its bar, each from its time to the next one's. `looked` is when `now` was seen.
-    pub fn stretches(&self, looked: u64, stall_after: std::time::Duration) -> Vec<(u64, Stretch)> {
+    pub fn stretches(&self, looked: u64, stall_after: Duration) -> Vec<(u64, Stretch)> {
         let mut all = vec![(self.began, Stretch::Serving)];
         let mut awake = Stretch::Serving;
         for &(at, turn) in &self.turns {
@@ -175,7 +175,7 @@ impl Life {
                     all.push((before(looked, now.in_state_for), Stretch::Draining));
                 }
                 State::Stalled if last != Some(Stretch::Stalled) => {
-                    let overdue = now.heartbeat_age.unwrap_or_default().saturating_sub(stall_after);
+                    let overdue = now.heartbeat_age.saturating_sub(stall_after);
                     all.push((before(looked, overdue), Stretch::Stalled));
                 }
                 _ => {}
@@ -185,7 +185,12 @@ impl Life {
     }
 }
 
+/// How old its last heartbeat is; a master never beats.
+pub fn heartbeat_age(process: &ProcessStatus) -> Option<Duration> {
+    (process.role != Role::Master).then_some(process.heartbeat_age)
+}
+
 /// The instant so long before another.
-pub fn before(instant: u64, by: std::time::Duration) -> u64 {
+pub fn before(instant: u64, by: Duration) -> u64 {
     instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
 }

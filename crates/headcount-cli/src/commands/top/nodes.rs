@@ -1,7 +1,6 @@
 //! The nodes among which the person at the keyboard goes round.
 
 use anyhow::{Context, bail};
-use headcount::Observer;
 
 use super::reader::Reader;
 use crate::cli::Which;
@@ -24,8 +23,8 @@ impl Nodes {
         let of = found.len();
         let readable = found.iter().position(|f| f.observer.is_ok());
         let node = found.swap_remove(readable.unwrap_or(0));
-        let observer = node.observer.context("cannot read the node")?;
-        let reader = Reader::new(&node.path, Ok(observer));
+        node.observer.context("cannot read the node")?;
+        let reader = Reader::new(&node.path)?;
         Ok(Nodes { which: which.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
     }
 
@@ -41,7 +40,7 @@ impl Nodes {
         let at = paths.iter().position(|path| *path == here).unwrap_or(0);
         let next = (at + 1) % paths.len();
         if paths[next] != here {
-            self.reader = Reader::new(&paths[next], Observer::open(&paths[next]));
+            self.reader = Reader::new(&paths[next])?;
         }
         self.place = (next + 1, paths.len());
         Ok(())

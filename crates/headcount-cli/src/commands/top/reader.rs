@@ -1,138 +1,135 @@
 //! Reading one node, again and again, through the end of its processes and of its file.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::{Cursor, Event, Kind, Observer};
+use headcount::{Cursor, Event, Follower, Item, Kind, Observer, Snapshot};
 use headcount_report::History;
 
 use super::life::before;
 use super::model::Model;
-use super::seen::{Fact, Look, Recent, printable};
 use crate::find;
 
-/// So many events are read at once: each time the whole journal is copied.
-const BATCH: usize = 100_000;
-/// So often at most in one look: whoever writes faster than we read must not keep us from the screen.
-const BATCHES: usize = 20;
+/// So many events are read in one look, at most: whoever writes faster than we read must neither keep us from the screen
+/// nor fill our memory.
+const AT_ONCE: usize = 1 << 20;
 /// So many starts and deaths are kept for what the last minutes tell.
 const RECENT: usize = 20_000;
 
 pub struct Reader {
     path: PathBuf,
-    open: Option<Open>,
+    follower: Follower,
     /// Why the node cannot be read now.
     pub trouble: Option<String>,
     pub model: Model,
-}
-
-struct Open {
-    observer: Observer,
-    cursor: Cursor,
     /// Read, and not in the model yet.
     unseen: Vec<Event>,
     lost: u64,
     /// Starts and deaths.
     recent: VecDeque<Event>,
+    /// How many there were at this path.
+    registries: u64,
 }
 
 impl Reader {
-    pub fn new(path: &Path, observer: headcount::Result<Observer>) -> Reader {
-        let look = Look {
-            node: printable(&find::node_name(path)),
-            path: printable(&path.to_string_lossy()),
-            ..Look::default()
+    pub fn new(path: &Path) -> headcount::Result<Reader> {
+        let mut snapshot = Snapshot::new(find::node_name(path));
+        snapshot.path = Some(path.to_owned());
+        let mut reader = Reader {
+            path: path.to_owned(),
+            follower: Follower::new(path, Cursor::oldest())?,
+            trouble: None,
+            model: Model::new(snapshot),
+            unseen: Vec::new(),
+            lost: 0,
+            recent: VecDeque::new(),
+            registries: 0,
         };
-        let mut model = Model::default();
-        model.look = look;
-        let mut reader = Reader { path: path.to_owned(), open: None, trouble: None, model };
-        match observer {
-            Ok(observer) => reader.open = Some(Open::new(observer)),
-            Err(error) => reader.trouble = Some(printable(&error.to_string())),
+        reader.read();
+        if reader.follower.observer().is_none() {
+            reader.is_missing();
         }
         reader.look();
-        reader
+        Ok(reader)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether something happened that is not in the model yet. Costs eight bytes when nothing did.
-    pub fn has_news(&mut self) -> bool {
-        // What fails here fails in the look that follows, and is told there.
-        self.open.as_mut().is_some_and(|open| open.read().is_err() || !open.unseen.is_empty())
+    /// Reads on. Whether something happened that is not in the model yet.
+    pub fn read(&mut self) -> bool {
+        let mut news = false;
+        while self.unseen.len() < AT_ONCE {
+            let Some(item) = self.follower.try_next() else { break };
+            news = true;
+            match item {
+                Item::Events(events) => self.unseen.extend(events),
+                Item::Lost { count, .. } => self.lost = self.lost.saturating_add(count),
+                Item::Appeared | Item::Readable => self.trouble = None,
+                // What was seen in the old one stays on the screen until there is a new one.
+                Item::Replaced => {
+                    self.registries += 1;
+                    self.trouble = None;
+                    self.model = self.model.anew();
+                    (self.unseen, self.lost, self.recent) = (Vec::new(), 0, VecDeque::new());
+                }
+                Item::Removed => self.is_missing(),
+                Item::Unreadable(error) => self.is_in_trouble(&error),
+                // Another look shows it.
+                _ => {}
+            }
+        }
+        news
     }
 
     /// Looks at the node.
     pub fn look(&mut self) {
-        self.reopen();
-        let Some(open) = &mut self.open else { return };
-        match open.look(&mut self.model) {
-            // Of a file that is gone the last memory can still be read, but another sentence stands there already.
-            Ok(()) if self.trouble.is_none() || open.observer.is_current() => self.trouble = None,
-            Ok(()) => {}
-            Err(error) => self.trouble = Some(printable(&error.to_string())),
+        let Some(observer) = self.follower.observer() else { return };
+        let looked = observer.snapshot();
+        let registries = self.registries;
+        // After the snapshot: what led to it is read.
+        self.read();
+        match looked {
+            // It is of the one before.
+            _ if self.registries != registries => {}
+            Ok(snapshot) => self.update(snapshot),
+            Err(error) => self.is_in_trouble(&error),
         }
     }
 
-    /// Takes the file that is there now, if it is another one. What was seen in the old one stays on the screen until
-    /// there is a new one.
-    fn reopen(&mut self) {
-        if self.open.as_ref().is_some_and(|open| open.observer.is_current()) {
-            return;
-        }
-        match Observer::open(&self.path) {
-            Ok(observer) => {
-                self.open = Some(Open::new(observer));
-                self.model = self.model.anew();
-                self.trouble = None;
-            }
-            Err(error) => {
-                let waiting = if self.open.is_some() {
-                    "; what is shown is the old one's, until a new one comes"
-                } else {
-                    ""
-                };
-                self.trouble = Some(printable(&format!("{error}{waiting}")));
-            }
-        }
-    }
-}
-
-impl Open {
-    fn new(observer: Observer) -> Open {
-        Open { observer, cursor: Cursor::oldest(), unseen: Vec::new(), lost: 0, recent: VecDeque::new() }
-    }
-
-    fn read(&mut self) -> headcount::Result<()> {
-        for _ in 0..BATCHES {
-            let batch = self.observer.events(&mut self.cursor, BATCH)?;
-            self.lost = self.lost.saturating_add(batch.lost);
-            if batch.events.is_empty() {
-                break;
-            }
-            self.unseen.extend(batch.events);
-        }
-        Ok(())
-    }
-
-    fn look(&mut self, model: &mut Model) -> headcount::Result<()> {
-        let snapshot = self.observer.snapshot()?;
-        self.read()?;
-        let facts: Vec<_> = self.unseen.iter().map(Fact::from).collect();
+    fn update(&mut self, snapshot: Snapshot) {
+        let events = std::mem::take(&mut self.unseen);
         let telling = |event: &Event| matches!(event.kind, Kind::WorkerStarted | Kind::WorkerDied);
-        self.recent.extend(self.unseen.drain(..).filter(telling));
+        self.recent.extend(events.iter().filter(|event| telling(event)).cloned());
         // The start of one that died within the window, and young, may lie before the window.
         let oldest = before(snapshot.boot_ns, History::WINDOW + History::YOUNG + Duration::from_secs(1));
         while self.recent.len() > RECENT || self.recent.front().is_some_and(|event| event.boot_ns < oldest) {
             self.recent.pop_front();
         }
-        let recent = Recent::from(&History::of(&self.recent, snapshot.boot_ns));
-        let by_pid_only = !self.observer.may_ask_the_kernel();
-        let look = Look { by_pid_only, ..Look::from(&snapshot) };
-        model.update(look, facts, std::mem::take(&mut self.lost), recent);
-        Ok(())
+        let history = History::of(&self.recent, snapshot.boot_ns);
+        self.model.update(snapshot, events, std::mem::take(&mut self.lost), history);
+    }
+
+    fn is_missing(&mut self) {
+        if let Err(error) = Observer::open(&self.path) {
+            self.is_in_trouble(&error);
+        }
+    }
+
+    fn is_in_trouble(&mut self, error: &headcount::Error) {
+        let waiting = match self.follower.observer() {
+            Some(_) => "; what is shown is the old one's, until a new one comes",
+            None => "",
+        };
+        self.trouble = Some(format!("{error}{waiting}"));
+    }
+}
+
+impl AsFd for Reader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.follower.as_fd()
     }
 }

@@ -16,6 +16,9 @@ pub struct Theme {
 /// Neighbouring generations must differ; red and yellow are for what goes wrong.
 const GENERATIONS: [Color; 4] = [Color::Cyan, Color::LightBlue, Color::Green, Color::LightMagenta];
 
+/// What our own texts have besides letters, digits and ASCII.
+const DRAWN: &str = "…░█▒─";
+
 impl Theme {
     /// By the environment, as every program does it: the first of these that is set counts.
     pub fn of_environment() -> Theme {
@@ -121,12 +124,13 @@ impl Theme {
         }
     }
 
+    /// Without what would move the cursor, change colours, or turn the direction of writing: a registry may say anything.
     fn plain(self, text: &str) -> String {
-        if self.unicode {
-            text.to_owned()
-        } else {
-            text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
-        }
+        text.chars().map(|c| if self.shows(c) { c } else { '?' }).collect()
+    }
+
+    fn shows(self, c: char) -> bool {
+        c == ' ' || c.is_ascii_graphic() || self.unicode && (c.is_alphanumeric() || DRAWN.contains(c))
     }
 }
 
@@ -164,6 +168,13 @@ mod tests {
             let digit = |g| plain.stretch(Stretch::Serving, g, 1).0;
             assert_ne!(digit(generation), digit(generation + 1));
         }
+    }
+
+    #[test]
+    fn a_name_cannot_reach_the_terminal() {
+        let unicode = Theme { unicode: true, colour: true };
+        assert_eq!(unicode.cut("a\x1b[2Jb\n\u{202e}c é/x", 80), "a?[2Jb??c é/x");
+        assert_eq!(unicode.cut_front("\u{202e}\x07/x", 80), "??/x");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::desk::{Desk, Mode};
+use super::choices::{Choices, Mode};
 use super::model::Model;
 use super::theme::Theme;
 
@@ -22,7 +22,7 @@ pub const SMALLEST: (u16, u16) = (40, 10);
 pub struct Scene<'a> {
     /// The node as it is, also while the picture stands.
     pub live: &'a Model,
-    pub desk: &'a Desk,
+    pub choices: &'a Choices,
     pub theme: Theme,
     /// Which of how many nodes.
     pub node: (usize, usize),
@@ -35,7 +35,7 @@ pub struct Scene<'a> {
 impl Scene<'_> {
     /// The node as it is shown.
     fn model(&self) -> &Model {
-        self.desk.shown(self.live)
+        self.choices.shown(self.live)
     }
 }
 
@@ -47,7 +47,7 @@ pub fn draw(scene: &Scene<'_>, area: Rect, buf: &mut Buffer) -> Vec<u64> {
     }
     let mut page = Page { area, buf, theme: scene.theme };
     let body = frame::draw(scene, &mut page);
-    match scene.desk.mode {
+    match scene.choices.mode {
         Mode::Help => {
             help::draw(&mut page, body);
             Vec::new()

@@ -1,11 +1,14 @@
 //! What wakes the program: keys, a new size, signals. Each comes from a thread of its own through one channel, so that the
 //! one that draws never hangs in reading: a terminal that is gone reads as an endless nothing.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 use std::{io, process, thread};
 
 use ratatui::crossterm::event::{self, Event};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Signal, getpgrp, getppid, getsid};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
@@ -28,30 +31,69 @@ pub enum Wake {
     Continued,
 }
 
+/// What has come. The descriptor is readable when there is something.
+pub struct Wakes {
+    from: Receiver<Wake>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Wakes {
+    pub fn next(&self) -> Result<Wake, TryRecvError> {
+        // Before the look: what comes after it rings again. It is not there if nobody has rung.
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        self.from.try_recv()
+    }
+}
+
+impl AsFd for Wakes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+/// Where what wakes us goes to.
+#[derive(Clone)]
+struct To {
+    to: Sender<Wake>,
+    bell: Arc<OwnedFd>,
+}
+
+impl To {
+    /// Whether there is still somebody to hear it.
+    fn send(&self, wake: Wake) -> bool {
+        let sent = self.to.send(wake).is_ok();
+        // It is full after 2^64 - 2 rings that nobody has heard.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        sent
+    }
+}
+
 /// Begins to listen.
-pub fn listen() -> io::Result<Receiver<Wake>> {
-    let (to, wakes) = channel();
+pub fn listen() -> io::Result<Wakes> {
+    let (to, from) = channel();
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let to = To { to, bell: Arc::clone(&bell) };
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT])?;
     let of_signals = to.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || hear_signals(signals, &of_signals))?;
     thread::Builder::new().name("keys".to_owned()).spawn(move || hear_keys(&to))?;
-    Ok(wakes)
+    Ok(Wakes { from, bell })
 }
 
-fn hear_keys(to: &Sender<Wake>) {
+fn hear_keys(to: &To) {
     loop {
         let wake = match event::read() {
             Ok(event) => Wake::Input(event),
             Err(error) => Wake::NoInput(error),
         };
         let last = matches!(wake, Wake::NoInput(_));
-        if to.send(wake).is_err() || last {
+        if !to.send(wake) || last {
             return;
         }
     }
 }
 
-fn hear_signals(mut signals: Signals, to: &Sender<Wake>) {
+fn hear_signals(mut signals: Signals, to: &To) {
     for signal in signals.forever() {
         let wake = match signal {
             SIGINT => Wake::Interrupted,
@@ -60,7 +102,7 @@ fn hear_signals(mut signals: Signals, to: &Sender<Wake>) {
             ends => Wake::Ends(ends),
         };
         let ends = matches!(wake, Wake::Interrupted | Wake::Ends(_));
-        if to.send(wake).is_err() {
+        if !to.send(wake) {
             return;
         }
         if ends {

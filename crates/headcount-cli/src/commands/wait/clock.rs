@@ -36,6 +36,10 @@ impl Deadline {
         self.elapsed() >= self.timeout
     }
 
+    pub fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.elapsed())
+    }
+
     pub fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -1,10 +1,12 @@
-//! What is waited for, and what stands in its way. Pure: a [`Look`] goes in, words come out.
+//! What is waited for, and what stands in its way. Pure: a [`Snapshot`] goes in, words come out.
 
-use headcount::{GenerationId, Phase, State};
+use headcount::{
+    Doubt, GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot, State,
+};
 use headcount_report::plural;
 
-use super::look::{Generation, Look, Process};
 use super::words::{pids, states};
+use crate::alive;
 
 /// What is waited for: all of it, at the same look.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +25,7 @@ pub struct Lack {
     /// Why, without ages: it changes only when something has.
     pub why: String,
     /// The processes that stand in the way.
-    pub who: Vec<Process>,
+    pub who: Vec<ProcessStatus>,
 }
 
 impl Lack {
@@ -33,6 +35,29 @@ impl Lack {
     }
 }
 
+/// The newest generation that was not abandoned.
+pub fn newest(snapshot: &Snapshot) -> Option<&GenerationStatus> {
+    snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned).max_by_key(|g| g.id)
+}
+
+/// The workers of a generation, those that are gone and not settled yet with them.
+fn workers(snapshot: &Snapshot, generation: GenerationId) -> impl Iterator<Item = &ProcessStatus> {
+    snapshot.processes.iter().filter(move |p| p.role == Role::Worker && p.generation == generation)
+}
+
+/// Why it is not known whether this master is alive.
+fn doubt(snapshot: &Snapshot, master: u32) -> Option<Doubt> {
+    snapshot.processes.iter().find_map(|p| match p.liveness {
+        Liveness::Unknown(doubt) if p.role == Role::Master && p.pid == master => Some(doubt),
+        _ => None,
+    })
+}
+
+/// Alive, or not to be told: nobody may take such a one for gone.
+pub fn may_live(process: &ProcessStatus) -> bool {
+    process.liveness != Liveness::Gone
+}
+
 impl Wanted {
     /// Whether an abandoned generation means that what is wanted will not come.
     pub fn needs_a_generation(&self) -> bool {
@@ -40,33 +65,33 @@ impl Wanted {
     }
 
     /// What does not hold. `None`: there is no node.
-    pub fn lacking(&self, look: Option<&Look>, place: &str) -> Vec<Lack> {
-        let Some(look) = look else {
+    pub fn lacking(&self, snapshot: Option<&Snapshot>, place: &str) -> Vec<Lack> {
+        let Some(snapshot) = snapshot else {
             let waits = self.reloaded || self.drained || self.workers.is_some();
             return if waits { vec![Lack::of(format!("there is no node {place}"))] } else { Vec::new() };
         };
         let mut lacks = Vec::new();
         if self.reloaded {
-            lacks.extend(self.not_reloaded(look));
+            lacks.extend(self.not_reloaded(snapshot));
         }
         if self.drained {
-            lacks.extend(not_drained(look));
+            lacks.extend(not_drained(snapshot));
         }
         if self.stopped {
-            lacks.extend(not_stopped(look));
+            lacks.extend(not_stopped(snapshot));
         }
         if let Some(wanted) = self.workers {
-            lacks.extend(other_number(look, wanted));
+            lacks.extend(other_number(snapshot, wanted));
         }
         // Somebody may start it again, so it is waited on; but whoever waits must know.
-        if !self.stopped && !lacks.is_empty() && look.nobody_lives() {
-            lacks.insert(0, Lack::of("nobody of the node is alive"));
+        if !self.stopped && !lacks.is_empty() && snapshot.liveness() == Liveness::Gone {
+            lacks.insert(0, Lack::of(alive::not_alive(snapshot)));
         }
         lacks
     }
 
-    fn not_reloaded(&self, look: &Look) -> Option<Lack> {
-        let newest = look.newest();
+    fn not_reloaded(&self, snapshot: &Snapshot) -> Option<Lack> {
+        let newest = newest(snapshot);
         if let Some(old) = self.newer_than
             && newest.is_none_or(|g| g.id <= old)
         {
@@ -76,22 +101,23 @@ impl Wanted {
         if g.phase == Phase::Announced {
             let master = match g.master_alive {
                 Some(false) => format!("its master {} is gone", g.master),
-                _ => format!("its master {} has started no worker", g.master),
+                _ => format!("its master {} has started no worker yet", g.master),
             };
-            return Some(Lack::of(format!("generation {} has begun, {master} yet", g.id)));
+            return Some(Lack::of(format!("generation {} has begun, {master}", g.id)));
         }
-        let serving = look.workers(g.id).filter(|p| p.state == State::Serving).count();
+        let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
         let expected = g.expected.unwrap_or(1) as usize;
         // Where the server does not say how many there will be, all that have come must be through their start.
-        let starting = g.expected.is_none() && look.workers(g.id).any(|p| p.state == State::Starting);
+        let starting = g.expected.is_none() && workers(snapshot, g.id).any(|p| p.state == State::Starting);
         if g.master_alive == Some(false) {
             return Some(Lack {
                 why: format!("master {} of generation {} is gone", g.master, g.id),
-                who: look.workers(g.id).filter(|p| p.may_live()).cloned().collect(),
+                who: workers(snapshot, g.id).filter(|p| may_live(p)).cloned().collect(),
             });
         }
         if serving < expected || starting {
-            let who: Vec<_> = look.workers(g.id).filter(|p| p.state != State::Serving).cloned().collect();
+            let who: Vec<_> =
+                workers(snapshot, g.id).filter(|p| p.state != State::Serving).cloned().collect();
             let others = states(&who);
             let counted = g.expected.map_or(serving, |n| n as usize);
             let of = g.expected.map_or(String::new(), |n| format!(" of {n}"));
@@ -101,20 +127,24 @@ impl Wanted {
             });
         }
         g.master_alive.is_none().then(|| {
+            let why =
+                doubt(snapshot, g.master).map_or(String::new(), |doubt| format!(": {}", doubt.reason()));
             Lack::of(format!(
-                "it cannot be told whether master {} of generation {} is alive: ask as its user, or as root",
+                "it is not known whether master {} of generation {} is alive{why}",
                 g.master, g.id
             ))
         })
     }
 
     /// What holds, in one sentence.
-    pub fn reached(&self, look: Option<&Look>, place: &str) -> String {
-        let Some(look) = look else { return format!("there is no node {place}, so nobody of it is alive") };
+    pub fn reached(&self, snapshot: Option<&Snapshot>, place: &str) -> String {
+        let Some(snapshot) = snapshot else {
+            return format!("there is no node {place}");
+        };
         let mut parts = Vec::new();
-        let newest = look.newest_committed();
+        let newest = snapshot.newest_committed();
         if let Some(g) = newest.filter(|_| self.reloaded) {
-            parts.push(format!("generation {} serves with {}", g.id, serving(look, g)));
+            parts.push(format!("generation {} serves with {}", g.id, serving(snapshot, g)));
         }
         if let Some(wanted) = self.workers {
             let of = newest.map_or(String::new(), |g| format!(" of generation {}", g.id));
@@ -124,7 +154,7 @@ impl Wanted {
             parts.push("no older generation is left".to_owned());
         }
         if self.stopped {
-            parts.push("nobody of the node is alive".to_owned());
+            parts.push(alive::not_alive(snapshot));
         }
         parts.join("; ")
     }
@@ -134,18 +164,18 @@ fn word(workers: usize) -> &'static str {
     if workers == 1 { "worker" } else { "workers" }
 }
 
-fn serving(look: &Look, g: &Generation) -> String {
-    let serving = look.workers(g.id).filter(|p| p.state == State::Serving).count();
+fn serving(snapshot: &Snapshot, g: &GenerationStatus) -> String {
+    let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
     plural(serving as u64, "worker")
 }
 
-fn not_drained(look: &Look) -> Option<Lack> {
-    let newest = look.newest_committed()?.id;
+fn not_drained(snapshot: &Snapshot) -> Option<Lack> {
+    let newest = snapshot.newest_committed()?.id;
     // A master belongs to no generation, and has the number 0.
-    let who: Vec<_> = look
+    let who: Vec<_> = snapshot
         .processes
         .iter()
-        .filter(|p| p.may_live() && p.generation != 0 && p.generation < newest)
+        .filter(|p| may_live(p) && p.generation != 0 && p.generation < newest)
         .cloned()
         .collect();
     if !who.is_empty() {
@@ -161,20 +191,24 @@ fn not_drained(look: &Look) -> Option<Lack> {
         return Some(Lack { why: each.join("; "), who });
     }
     // It has ended when that was reported. Where nobody is alive, nobody will.
-    let unreported = look.generations.iter().find(|g| g.phase == Phase::Committed && g.id < newest)?;
-    let why = format!("generation {} has no process any more, its end is not reported yet", unreported.id);
-    (!look.nobody_lives()).then(|| Lack::of(why))
+    let unreported = snapshot.generations.iter().find(|g| g.phase == Phase::Committed && g.id < newest)?;
+    let why = format!("generation {} has no process left, but its end is not reported yet", unreported.id);
+    (snapshot.liveness() != Liveness::Gone).then(|| Lack::of(why))
 }
 
-fn not_stopped(look: &Look) -> Option<Lack> {
-    let who: Vec<_> = look.processes.iter().filter(|p| p.may_live()).cloned().collect();
-    (!who.is_empty()).then(|| Lack { why: format!("alive: {}", pids(&who)), who })
+fn not_stopped(snapshot: &Snapshot) -> Option<Lack> {
+    if snapshot.liveness() == Liveness::Gone {
+        return None;
+    }
+    let in_the_way = |p: &&ProcessStatus| p.role != Role::Helper && may_live(p);
+    let who: Vec<_> = snapshot.processes.iter().filter(in_the_way).cloned().collect();
+    Some(Lack { why: format!("alive: {}", pids(&who)), who })
 }
 
-fn other_number(look: &Look, wanted: u32) -> Option<Lack> {
-    let newest = look.newest_committed();
-    let at_work = |p: &&Process| matches!(p.state, State::Serving | State::Orphaned);
-    let workers: Vec<_> = newest.map(|g| look.workers(g.id).collect()).unwrap_or_default();
+fn other_number(snapshot: &Snapshot, wanted: u32) -> Option<Lack> {
+    let newest = snapshot.newest_committed();
+    let at_work = |p: &&ProcessStatus| matches!(p.state, State::Serving | State::Orphaned);
+    let workers: Vec<_> = newest.map(|g| workers(snapshot, g.id).collect()).unwrap_or_default();
     let serving = workers.iter().filter(|p| at_work(p)).count();
     if serving == wanted as usize {
         return None;

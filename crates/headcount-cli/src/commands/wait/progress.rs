@@ -28,6 +28,11 @@ impl Progress {
         Progress { deadline, terminal, shown: String::new(), shown_at: Duration::ZERO, dirty: false }
     }
 
+    /// How often it is to be shown though nothing has changed.
+    pub fn tick(&self) -> Option<Duration> {
+        self.terminal.then_some(TICK)
+    }
+
     pub fn show(&mut self, what: &str) -> std::io::Result<()> {
         let elapsed = self.deadline.elapsed();
         let changed = what != self.shown;

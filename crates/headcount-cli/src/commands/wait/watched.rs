@@ -1,16 +1,16 @@
 //! The node that is meant, also before it is there and after its registry was made anew.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
-use headcount::{Cursor, ErrorKind, Event, Observer, Snapshot};
+use headcount::{Cursor, Event, FolderWatch, Follower, Item, Kind, Snapshot};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cli::Which;
 use crate::find;
 use crate::plain::{plain, plain_path};
-
-/// At most so many events at a time.
-const AT_ONCE: usize = 4096;
+use crate::ready;
 
 /// How the node was named.
 enum Place {
@@ -22,13 +22,22 @@ enum Place {
 /// A node that is looked at again and again.
 pub struct Watched {
     place: Place,
-    observer: Option<Observer>,
-    cursor: Cursor,
+    /// `None`: its file is not known yet.
+    follower: Option<Follower>,
+    /// Where its file may come.
+    folders: Option<FolderWatch>,
+    /// Whether what happened before we came is read as well.
+    history: bool,
+    /// Generations that began or were abandoned.
+    events: Vec<Event>,
+    /// Events up to this one are not asked for.
+    skip: u64,
 }
 
 impl Watched {
-    /// The node that was named, be it there or not, or the only one of this host. `None`: there is none.
-    pub fn find(which: &Which) -> anyhow::Result<Option<Watched>> {
+    /// The node that was named, be it there or not, or the only one of this host. `None`: there is none. `history`: its
+    /// events are read from the oldest on, and not only those from now on.
+    pub fn find(which: &Which, history: bool) -> anyhow::Result<Option<Watched>> {
         let place = if let Some(path) = find::given(which)? {
             Place::Path(path)
         } else if let Some(name) = &which.node {
@@ -39,12 +48,16 @@ impl Watched {
             }
             Place::Path(find::one(which)?.0)
         };
-        Ok(Some(Watched { place, observer: None, cursor: Cursor::oldest() }))
+        Ok(Some(Watched::new(place, history)))
     }
 
-    /// The node of this file.
+    /// The node of this file, and what happens from now on.
     pub fn at(path: PathBuf) -> Watched {
-        Watched { place: Place::Path(path), observer: None, cursor: Cursor::oldest() }
+        Watched::new(Place::Path(path), false)
+    }
+
+    fn new(place: Place, history: bool) -> Watched {
+        Watched { place, follower: None, folders: None, history, events: Vec::new(), skip: 0 }
     }
 
     /// What to call it.
@@ -55,42 +68,83 @@ impl Watched {
         }
     }
 
-    /// Reads the journal only from what happens after this snapshot.
+    /// Tells only what happens after this snapshot.
     pub fn skip_to(&mut self, snapshot: &Snapshot) {
-        self.cursor = Cursor::at(snapshot.head.saturating_add(1));
+        self.skip = snapshot.head;
+        self.events.retain(|event| event.seq > snapshot.head);
     }
 
     /// The node at this instant. `None`: it is not there.
     ///
     /// A registry whose file was removed is looked at for as long as there is no other one: its processes may live.
     pub fn snapshot(&mut self) -> anyhow::Result<Option<Snapshot>> {
-        if self.observer.as_ref().is_none_or(|o| !o.is_current())
+        self.read()?;
+        let observer = self.follower.as_ref().and_then(Follower::observer);
+        observer.map(|observer| observer.snapshot().context("cannot read the node")).transpose()
+    }
+
+    /// Generations that have begun or were abandoned since this was asked last.
+    pub fn events(&mut self) -> anyhow::Result<Vec<Event>> {
+        self.read()?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Waits until something has happened, or for `limit`.
+    pub fn wait(&self, limit: Duration) -> anyhow::Result<()> {
+        let follower = self.follower.iter().map(|follower| PollFd::new(follower, PollFlags::IN));
+        let folders = self.folders.iter().map(|folders| PollFd::new(folders, PollFlags::IN));
+        let mut fds: Vec<_> = follower.chain(folders).collect();
+        ready::wait(&mut fds, Some(limit))
+    }
+
+    fn read(&mut self) -> anyhow::Result<()> {
+        if self.follower.is_none()
             && let Some(path) = self.path()?
         {
-            match Observer::open(&path) {
-                Ok(observer) => {
-                    // Another registry: all that is in it is new.
-                    if self.observer.replace(observer).is_some() {
-                        self.cursor = Cursor::oldest();
-                    }
+            self.follower = Some(Follower::new(path, Cursor::oldest())?);
+            self.folders = None;
+        }
+        let Some(follower) = &mut self.follower else { return Ok(()) };
+        while let Some(item) = follower.try_next() {
+            match item {
+                Item::Events(events) => {
+                    let matters = |event: &Event| {
+                        matches!(event.kind, Kind::GenerationStarted | Kind::GenerationAbandoned)
+                    };
+                    let skip = self.skip;
+                    self.events.extend(events.into_iter().filter(|e| e.seq > skip && matters(e)));
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context("cannot read the node"),
+                Item::Appeared if !self.history => {
+                    let observer = follower.observer().map(|observer| observer.newest_seq());
+                    let newest = observer.transpose().context("cannot read the node")?.unwrap_or(0);
+                    follower.read_from(Cursor::at(newest.saturating_add(1)));
+                }
+                // Another registry: all that is in it is new.
+                Item::Replaced => {
+                    self.skip = 0;
+                    self.events.clear();
+                }
+                Item::Unreadable(error) => return Err(error).context("cannot read the node"),
+                _ => {}
             }
         }
-        self.observer.as_ref().map(|o| o.snapshot().context("cannot read the node")).transpose()
+        Ok(())
     }
 
-    /// What has happened since it was asked last.
-    pub fn events(&mut self) -> anyhow::Result<Vec<Event>> {
-        let Some(observer) = &self.observer else { return Ok(Vec::new()) };
-        Ok(observer.events(&mut self.cursor, AT_ONCE).context("cannot read the node")?.events)
-    }
-
-    fn path(&self) -> anyhow::Result<Option<PathBuf>> {
-        match &self.place {
-            Place::Path(path) => Ok(Some(path.clone())),
-            Place::Name(name) => find::the_one_of_name(find::registries(&find::folders()), name),
+    fn path(&mut self) -> anyhow::Result<Option<PathBuf>> {
+        let name = match &self.place {
+            Place::Path(path) => return Ok(Some(path.clone())),
+            Place::Name(name) => name,
+        };
+        // Before the look: what comes after it is told.
+        let folders = find::folders_of_folders();
+        match &mut self.folders {
+            Some(watch) => {
+                watch.changed()?;
+                watch.set(folders)?;
+            }
+            None => self.folders = Some(FolderWatch::new(folders)?),
         }
+        find::the_one_of_name(find::registries(&find::folders()), name)
     }
 }

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use headcount::{Role, State};
+use headcount::{ProcessStatus, Role, State};
 use headcount_report::age;
 
-use super::condition::Lack;
-use super::look::Process;
+use super::condition::{Lack, may_live};
 
 /// More than these are counted only.
 const NAMED: usize = 8;
@@ -16,7 +15,7 @@ const NAMED: usize = 8;
 const GONE: usize = 3;
 
 /// `2 draining (pids 11, 12), 1 stalled (pid 13)`. Whoever is gone is only counted: in a crash loop they are many.
-pub fn pids(processes: &[Process]) -> String {
+pub fn pids(processes: &[ProcessStatus]) -> String {
     let mut by_state: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for p in processes {
         let what = if p.role == Role::Worker { p.state.name() } else { p.role.name() };
@@ -41,7 +40,7 @@ fn list(pids: &[u32]) -> String {
 }
 
 /// The same to be put behind something else.
-pub fn states(processes: &[Process]) -> String {
+pub fn states(processes: &[ProcessStatus]) -> String {
     if processes.is_empty() { String::new() } else { format!(", {}", pids(processes)) }
 }
 
@@ -55,7 +54,7 @@ pub fn not_reached(timeout: Duration, lacks: &[Lack]) -> String {
     let mut text = format!("not reached within {}: {}", age(timeout), line(lacks));
     let mut told = BTreeSet::new();
     let who = lacks.iter().flat_map(|lack| &lack.who).filter(|p| told.insert((p.pid, p.generation)));
-    let (alive, mut gone): (Vec<_>, Vec<_>) = who.partition(|p| p.may_live());
+    let (alive, mut gone): (Vec<_>, Vec<_>) = who.partition(|p| may_live(p));
     gone.sort_by_key(|p| p.age);
     for p in alive.into_iter().chain(gone.iter().copied().take(GONE)) {
         text.push_str("\n  ");
@@ -67,7 +66,7 @@ pub fn not_reached(timeout: Duration, lacks: &[Lack]) -> String {
     text
 }
 
-fn process(p: &Process) -> String {
+fn process(p: &ProcessStatus) -> String {
     let who = match (p.role, p.worker_id) {
         (Role::Worker, Some(id)) => format!("worker {id} of generation {}", p.generation),
         (Role::Master, _) => "master".to_owned(),

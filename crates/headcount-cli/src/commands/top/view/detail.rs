@@ -1,17 +1,17 @@
 //! One process: what it is, and its history as sentences.
 
 use headcount::Role;
-use headcount_report::age;
+use headcount_report::{age, sentence};
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::super::life::{Ending, Life};
+use super::super::life::{Ending, Life, heartbeat_age};
 use super::super::model::Model;
 use super::{Page, Scene, clock, list};
 
 pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let model = scene.model();
-    let Some(life) = scene.desk.selected.and_then(|id| model.life(id)) else {
+    let Some(life) = scene.choices.selected.and_then(|id| model.life(id)) else {
         page.put(body.x + 1, body.y, "it is forgotten: it ended long ago (Esc)", page.theme.dim());
         return Vec::new();
     };
@@ -22,19 +22,19 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     page.put(x + 2, body.y, life.state_name(), page.theme.state(life.state()).bold());
 
     let window = list::window(scene, body.width.saturating_sub(2));
-    let cells = window.bar(life, model.look.boot_ns, model.look.stall_after);
+    let cells = window.bar(life, model.snapshot.boot_ns, model.snapshot.settings.stall_after);
     list::draw_bar(page, (body.y + 1, body.x + 1), life, &cells);
 
-    let mut lines: Vec<(String, String)> = facts(life, model);
+    let mut lines: Vec<(String, String)> = about(life, model);
     lines.push((String::new(), String::new()));
-    lines.extend(life.facts.iter().map(|fact| (clock(fact.time_ns), fact.sentence.clone())));
-    if life.facts.is_empty() {
+    lines.extend(life.events.iter().map(|event| (clock(event.time_ns), sentence(event))));
+    if life.events.is_empty() {
         lines.push((String::new(), "the journal has nothing about it".to_owned()));
     }
     let lines: Vec<_> =
         lines.into_iter().flat_map(|(head, text)| wrapped(head, &text, page.width())).collect();
     let height = usize::from(body.height.saturating_sub(2));
-    let first = scene.desk.scrolled.min(lines.len().saturating_sub(height));
+    let first = scene.choices.scrolled.min(lines.len().saturating_sub(height));
     for (y, (head, text)) in (body.y + 2..body.bottom()).zip(&lines[first..]) {
         page.put(body.x + 1, y, head, page.theme.dim());
         page.put(body.x + INDENT, y, text, Style::new());
@@ -66,8 +66,8 @@ fn wrapped(head: String, text: &str, width: usize) -> Vec<(String, String)> {
     lines
 }
 
-fn facts(life: &Life, model: &Model) -> Vec<(String, String)> {
-    let look = &model.look;
+fn about(life: &Life, model: &Model) -> Vec<(String, String)> {
+    let snapshot = &model.snapshot;
     let mut lines = Vec::new();
     let mut line = |head: &str, text: String| lines.push((head.to_owned(), text));
     match list::age_of(life, model) {
@@ -77,7 +77,7 @@ fn facts(life: &Life, model: &Model) -> Vec<(String, String)> {
     }
     line("cause", life.cause.to_string());
     if let Some(end) = life.end {
-        let ago = age(std::time::Duration::from_nanos(look.boot_ns.saturating_sub(end.at)));
+        let ago = age(std::time::Duration::from_nanos(snapshot.boot_ns.saturating_sub(end.at)));
         match end.how {
             Ending::Exited => line("exited", format!("{ago} ago")),
             Ending::Died => line("died", format!("{ago} ago")),
@@ -86,20 +86,23 @@ fn facts(life: &Life, model: &Model) -> Vec<(String, String)> {
     }
     let Some(now) = life.now.as_ref().filter(|_| life.end.is_none()) else { return lines };
     if life.is_gone() {
-        let ago = age(std::time::Duration::from_nanos(look.boot_ns.saturating_sub(life.seen_alive)));
+        let ago = age(std::time::Duration::from_nanos(snapshot.boot_ns.saturating_sub(life.seen_alive)));
         line("died", format!("not reported yet; it was alive {ago} ago"));
     } else {
         line("state", format!("{} for {}", life.state_name(), age(now.in_state_for)));
     }
-    if let Some(beat) = now.heartbeat_age {
-        line("heartbeat", format!("{} old; stalled when older than {}", age(beat), age(look.stall_after)));
+    if let Some(beat) = heartbeat_age(now) {
+        line(
+            "heartbeat",
+            format!("{} old; stalled when older than {}", age(beat), age(snapshot.settings.stall_after)),
+        );
     }
-    if look.sentinel == Some(life.pid) && life.role != Role::Master {
+    if snapshot.sentinel == Some(life.pid) && life.role != Role::Master {
         line("sentinel", "it watches the others".to_owned());
     }
-    if let Some(holder) = look.holder.as_ref().filter(|holder| holder.pid == life.pid) {
+    if let Some(holder) = snapshot.holder.as_ref().filter(|holder| holder.pid == life.pid) {
         let callback =
-            holder.callback.map_or(String::new(), |kind| format!(", in the callback about {kind}"));
+            holder.callback.map_or(String::new(), |(kind, _)| format!(", in the callback about {kind}"));
         line("node lock", format!("held for {}{callback}", age(holder.held_for)));
     }
     lines

@@ -1,12 +1,11 @@
 //! What stands above and below everything: the node, its generations, warnings, and the keys.
 
-use headcount::Phase;
+use headcount::{GenerationStatus, Phase};
 use headcount_report::plural;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
-use super::super::desk::{Mode, Sort};
-use super::super::seen::Generation;
+use super::super::choices::{Mode, Sort};
 use super::{Page, Scene, short};
 
 /// Draws the frame, and gives what is left inside of it.
@@ -27,20 +26,24 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>) -> Rect {
 
 fn header(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
     let model = scene.model();
-    let look = &model.look;
+    let snapshot = &model.snapshot;
     let bold = Style::new().bold();
-    let mut x =
-        page.put(page.area.x, y, &page.theme.cut(&look.node, 30), bold.add_modifier(Modifier::UNDERLINED));
+    let mut x = page.put(
+        page.area.x,
+        y,
+        &page.theme.cut(&snapshot.node, 30),
+        bold.add_modifier(Modifier::UNDERLINED),
+    );
     let (at, of) = scene.node;
     if of > 1 {
         x = page.put(x, y, &format!(" ({at} of {of})"), Style::new());
     }
-    x = page.put(x, y, &format!("  {}", plural(look.total.into(), "worker")), bold);
-    let generations = look.generations.iter().filter(|g| g.phase != Phase::Abandoned).count();
+    x = page.put(x, y, &format!("  {}", plural(snapshot.total.into(), "worker")), bold);
+    let generations = snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned).count();
     x = page.put(x, y, &format!(" in {}", plural(generations as u64, "generation")), Style::new());
-    x = match &scene.desk.paused {
+    x = match &scene.choices.paused {
         Some(stopped) => {
-            let ns = scene.live.look.boot_ns.saturating_sub(stopped.look.boot_ns);
+            let ns = scene.live.snapshot.boot_ns.saturating_sub(stopped.snapshot.boot_ns);
             let since = short(std::time::Duration::from_nanos(ns));
             x = page.put(x, y, "  ", Style::new());
             page.put(x, y, &format!(" PAUSED {since} ago "), bold.reversed())
@@ -51,26 +54,27 @@ fn header(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
     };
     let room = usize::from(page.area.right().saturating_sub(x + 2));
     if room >= 12 {
-        page.put_right(y, &look.path, room, page.theme.dim());
+        let path = snapshot.path.as_ref().map_or(String::new(), |path| path.to_string_lossy().into_owned());
+        page.put_right(y, &path, room, page.theme.dim());
     }
 }
 
 fn generations(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
-    let look = &scene.model().look;
+    let snapshot = &scene.model().snapshot;
     let mut x = page.area.x;
-    for g in look.generations.iter().rev() {
+    for g in snapshot.generations.iter().rev() {
         if x > page.area.x {
             x = page.put(x, y, "   ", Style::new());
         }
         x = page.put(x, y, &format!("g{}", g.id), page.theme.generation(g.id).bold());
         x = page.put(x, y, &format!(" {}", about(g)), Style::new());
     }
-    let recent = &scene.model().recent;
+    let history = &scene.model().history;
     let minutes = headcount_report::History::WINDOW.as_secs() / 60;
-    let text = match (recent.deaths, recent.respawns) {
+    let text = match (history.deaths.len() as u64, history.respawns) {
         (0, 0) => return,
         (deaths, respawns) => {
-            let (deaths, respawns) = (plural(deaths.into(), "death"), plural(respawns.into(), "respawn"));
+            let (deaths, respawns) = (plural(deaths, "death"), plural(respawns.into(), "respawn"));
             format!("{deaths}, {respawns} in {minutes}m")
         }
     };
@@ -80,17 +84,17 @@ fn generations(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
     }
 }
 
-fn about(g: &Generation) -> String {
+fn about(g: &GenerationStatus) -> String {
     let workers = match g.phase {
         Phase::Announced => "announced".to_owned(),
         Phase::Abandoned => "abandoned".to_owned(),
         Phase::Committed => {
-            let serving = g.workers.saturating_sub(g.draining);
+            let serving = g.counts.mine.saturating_sub(g.counts.draining);
             let of = g.expected.map_or(String::new(), |n| format!("/{n}"));
-            match (serving, g.draining) {
-                (0, 1..) => format!("{} draining", g.draining),
+            match (serving, g.counts.draining) {
+                (0, 1..) => format!("{} draining", g.counts.draining),
                 (_, 0) => format!("{serving}{of}"),
-                _ => format!("{serving}{of}, {} draining", g.draining),
+                _ => format!("{serving}{of}, {} draining", g.counts.draining),
             }
         }
     };
@@ -113,18 +117,18 @@ fn warnings(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) -> u16 {
 }
 
 fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
-    let desk = scene.desk;
-    if let Mode::Filter(_) = desk.mode {
-        let x = page.put(page.area.x, y, &format!("filter: {}", desk.filter), Style::new().bold());
+    let choices = scene.choices;
+    if let Mode::Filter(_) = choices.mode {
+        let x = page.put(page.area.x, y, &format!("filter: {}", choices.filter), Style::new().bold());
         let x = page.put(x, y, "_", Style::new().add_modifier(Modifier::SLOW_BLINK));
         page.put(x, y, "   pid, state, g3, #0; Enter keeps it, Esc not", page.theme.dim());
         return;
     }
-    let pause = if desk.paused.is_some() { "p go on" } else { "p pause" };
-    let keys: &[&str] = match desk.mode {
+    let pause = if choices.paused.is_some() { "p go on" } else { "p pause" };
+    let keys: &[&str] = match choices.mode {
         Mode::Help => &["any key: back", "q quit"],
         Mode::Detail => &["q quit", "Esc back", pause, "j/k scroll", "+/- zoom"],
-        _ if desk.paused.is_some() => {
+        _ if choices.paused.is_some() => {
             &["q quit", "? help", pause, "left/right in time", "+/- zoom", "s sort", "/ filter", "g gone"]
         }
         _ if scene.node.1 > 1 => &[
@@ -155,14 +159,15 @@ fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
 
 /// What the list is ordered by, and how much of it is shown.
 pub fn arrangement(scene: &Scene<'_>) -> String {
-    let desk = scene.desk;
-    let sort = match desk.sort {
+    let choices = scene.choices;
+    let sort = match choices.sort {
         Sort::Start => "start",
         Sort::Pid => "pid",
         Sort::State => "state",
         Sort::Generation => "generation",
     };
-    let filter = if desk.filter.is_empty() { String::new() } else { format!(" filter: {}", desk.filter) };
-    let gone = if desk.show_gone { "" } else { " gone hidden" };
+    let filter =
+        if choices.filter.is_empty() { String::new() } else { format!(" filter: {}", choices.filter) };
+    let gone = if choices.show_gone { "" } else { " gone hidden" };
     format!("by {sort}{gone}{filter}")
 }

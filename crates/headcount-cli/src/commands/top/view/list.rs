@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use headcount::Role;
-use headcount_report::plural;
+use headcount_report::{plural, sentence};
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
-use super::super::life::{Life, Stretch};
+use super::super::life::{Life, Stretch, heartbeat_age};
 use super::super::model::{Model, What};
 use super::super::theme::Theme;
 use super::super::timeline::{Ink, Mark, Window};
@@ -46,7 +46,7 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let model = scene.model();
     let columns = Columns::of(body.width);
     let window = window(scene, body.width - columns.width());
-    let rows = scene.desk.rows(model, window.start(), window.end());
+    let rows = scene.choices.rows(model, window.start(), window.end());
 
     let legend = u16::from(body.height >= 10);
     // Half of what is not needed for the rows, so that a worker that comes finds room.
@@ -59,7 +59,7 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let area = Rect { y: body.y + 2, height, ..body };
     let rules = Rules::of(model, window, page.theme);
     axis(scene, page, (body.y, bars), columns, window);
-    let selected = scene.desk.selected.and_then(|id| rows.iter().position(|row| row.id == id));
+    let selected = scene.choices.selected.and_then(|id| rows.iter().position(|row| row.id == id));
     let first = first_shown(rows.len(), usize::from(height), selected);
     for (y, (index, life)) in (area.y..area.bottom()).zip(rows.iter().enumerate().skip(first)) {
         let left = rows.len() - index;
@@ -68,12 +68,13 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
             rules.draw(page, (y, bars), &[]);
             break;
         }
-        let cells = window.bar(life, model.look.boot_ns, model.look.stall_after);
+        let cells = window.bar(life, model.snapshot.boot_ns, model.snapshot.settings.stall_after);
         rules.draw(page, (y, bars), &cells);
         row(scene, page, (y, bars), columns, life, &cells);
     }
     if rows.is_empty() {
-        let why = if scene.desk.filter.is_empty() { "no process to show" } else { "nothing fits the filter" };
+        let why =
+            if scene.choices.filter.is_empty() { "no process to show" } else { "nothing fits the filter" };
         page.put(body.x + 2, area.y, why, page.theme.dim());
     }
     self::latest(page, model, Rect { y: area.bottom(), height: latest, ..body });
@@ -85,7 +86,7 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
 
 /// The time that is shown, in so many columns.
 pub fn window(scene: &Scene<'_>, width: u16) -> Window {
-    Window::new(scene.desk.window_end(scene.model()), scene.desk.span(), width)
+    Window::new(scene.choices.window_end(scene.model()), scene.choices.span(), width)
 }
 
 /// The first row that is shown: the selected one is in sight, in the middle if it can be.
@@ -123,7 +124,7 @@ fn axis(scene: &Scene<'_>, page: &mut Page<'_>, (y, bars): (u16, u16), columns: 
     }
     let heads = columns.line("pid", "no", "gen", "state", "age", "beat");
     page.put(page.area.x + 1, y + 1, &heads, theme.dim().add_modifier(Modifier::UNDERLINED));
-    for (column, label) in window.ticks(model.look.boot_ns) {
+    for (column, label) in window.ticks(model.snapshot.boot_ns) {
         let at = (bars + column).saturating_sub(u16::try_from(label.len()).unwrap_or(0) - 1);
         if at >= bars {
             page.put(at, y + 1, &label, theme.dim());
@@ -140,7 +141,7 @@ fn row(
     cells: &[Option<Ink>],
 ) {
     let (model, theme) = (scene.model(), page.theme);
-    let look = &model.look;
+    let snapshot = &model.snapshot;
     let number = match life.role {
         Role::Worker => life.number.map_or("-".to_owned(), |n| format!("#{n}")),
         Role::Master => "master".to_owned(),
@@ -148,10 +149,10 @@ fn row(
     };
     let generation = if life.generation == 0 { "-".to_owned() } else { format!("g{}", life.generation) };
     let age = age_of(life, model).map_or("-".to_owned(), short);
-    let beat = life.now.as_ref().filter(|_| !life.is_gone()).and_then(|now| now.heartbeat_age);
+    let beat = life.now.as_ref().filter(|_| !life.is_gone()).and_then(heartbeat_age);
     let beat = beat.map_or("-".to_owned(), short);
     let pid = life.pid.to_string();
-    let watcher = if look.sentinel == Some(life.pid) && !life.is_gone() { "*" } else { " " };
+    let watcher = if snapshot.sentinel == Some(life.pid) && !life.is_gone() { "*" } else { " " };
     let text = columns.line(&pid, &number, &theme.cut(&generation, 4), life.state_name(), &age, &beat);
     let style = if life.is_gone() { theme.dim() } else { Style::new() };
     page.put(page.area.x, y, watcher, theme.dim());
@@ -161,7 +162,7 @@ fn row(
     page.put(page.area.x + generation_at, y, &generation, theme.generation(life.generation));
     page.put(page.area.x + state_at, y, life.state_name(), theme.state(life.state()));
     draw_bar(page, (y, bars), life, cells);
-    if scene.desk.selected == Some(life.id) {
+    if scene.choices.selected == Some(life.id) {
         // Not the bar: its colours say something.
         let names = Rect { x: page.area.x, y, width: columns.width() - 1, height: 1 };
         page.buf.set_style(names, Style::new().reversed());
@@ -171,7 +172,7 @@ fn row(
 
 /// How old it is, or became.
 pub fn age_of(life: &Life, model: &Model) -> Option<Duration> {
-    let until = life.until(model.look.boot_ns);
+    let until = life.until(model.snapshot.boot_ns);
     life.began_known.then(|| Duration::from_nanos(until.saturating_sub(life.began)))
 }
 
@@ -220,10 +221,10 @@ impl Rules {
 }
 
 fn latest(page: &mut Page<'_>, model: &Model, area: Rect) {
-    let facts = model.latest.iter().rev().take(usize::from(area.height)).rev();
-    for (y, fact) in (area.y..area.bottom()).zip(facts) {
-        let x = page.put(area.x + 1, y, &clock(fact.time_ns), page.theme.dim());
-        page.put(x + 1, y, &fact.sentence, page.theme.generation(fact.generation));
+    let events = model.latest.iter().rev().take(usize::from(area.height)).rev();
+    for (y, event) in (area.y..area.bottom()).zip(events) {
+        let x = page.put(area.x + 1, y, &clock(event.time_ns), page.theme.dim());
+        page.put(x + 1, y, &sentence(event), page.theme.generation(event.generation));
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use headcount::{Cause, Kind, Phase, Role, State};
+use headcount::{
+    Cause, Event, GenerationStatus, Kind, Liveness, Phase, ProcessStatus, Role, Snapshot, State,
+};
+use headcount_report::History;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 
-use super::super::desk::{Desk, Step};
+use super::super::choices::{Choices, Step};
 use super::super::model::Model;
-use super::super::seen::{Fact, Generation, Look, Process, Recent};
 use super::super::theme::Theme;
 use super::{Scene, draw};
 
@@ -21,185 +23,100 @@ const COLOURS: Theme = Theme { unicode: true, colour: true };
 const NO_COLOUR: Theme = Theme { unicode: true, colour: false };
 const ASCII: Theme = Theme { unicode: false, colour: false };
 
-fn process(pid: u32, number: u32, generation: u64, state: State, age: u64, beat_ms: u64) -> Process {
-    Process {
-        pid,
-        role: Role::Worker,
-        generation,
-        number: Some(number),
-        state,
-        cause: Cause::Reload,
-        age: Duration::from_secs(age),
-        in_state_for: Duration::from_secs(age.min(30)),
-        heartbeat_age: Some(Duration::from_millis(beat_ms)),
-    }
+fn process(pid: u32, worker_id: u32, generation: u64, state: State, age: u64, beat_ms: u64) -> ProcessStatus {
+    let mut process = ProcessStatus::new(Role::Worker, pid, state);
+    (process.generation, process.worker_id, process.cause) = (generation, Some(worker_id), Cause::Reload);
+    (process.age, process.in_state_for) = (Duration::from_secs(age), Duration::from_secs(age.min(30)));
+    process.heartbeat_age = Duration::from_millis(beat_ms);
+    process
 }
 
-fn fact(seq: u64, ago: u64, kind: Kind, generation: u64, (pid, number): (u32, u32), sentence: &str) -> Fact {
-    Fact {
-        seq,
-        kind,
-        cause: Cause::Reload,
-        generation,
-        pid,
-        role: Some(Role::Worker),
-        number: Some(number),
-        boot_ns: (NOW - ago) * SECOND,
-        time_ns: 1_700_000_000 * SECOND - ago * SECOND,
-        sentence: sentence.to_owned(),
+/// What happened so many seconds ago to a process, and how many workers its generation had then.
+fn event(
+    seq: u64,
+    ago: u64,
+    kind: Kind,
+    generation: u64,
+    (pid, worker_id): (u32, u32),
+    (mine, draining): (u32, u32),
+) -> Event {
+    let mut event = Event::new(kind, Cause::Reload);
+    (event.seq, event.generation, event.pid) = (seq, generation, pid);
+    (event.role, event.worker_id) = (Some(Role::Worker), Some(worker_id));
+    event.boot_ns = (NOW - ago) * SECOND;
+    event.time_ns = 1_700_000_000 * SECOND - ago * SECOND;
+    (event.counts.mine, event.counts.draining) = (mine, draining);
+    match kind {
+        Kind::WorkerDraining | Kind::WorkerExited => event.cause = Cause::Superseded,
+        Kind::WorkerDied => (event.cause, event.signal) = (Cause::Signal, Some(9)),
+        Kind::WorkerStalled => event.heartbeat_ns = event.boot_ns - 5_100_000_000,
+        _ => {}
     }
+    event
 }
 
-fn generation(id: u64, age: u64, workers: u32, draining: u32) -> Generation {
-    Generation {
-        id,
-        phase: Phase::Committed,
-        cause: Cause::Reload,
-        master: 700,
-        master_alive: Some(true),
-        age: Duration::from_secs(age),
-        expected: Some(2),
-        workers,
-        draining,
-    }
+fn generation(id: u64, age: u64, workers: u32, draining: u32) -> GenerationStatus {
+    let mut generation = GenerationStatus::new(id, Phase::Committed);
+    (generation.cause, generation.age) = (Cause::Reload, Duration::from_secs(age));
+    (generation.master, generation.master_alive) = (700, Some(true));
+    (generation.expected, generation.counts.mine, generation.counts.draining) = (Some(2), workers, draining);
+    generation
 }
 
-fn look() -> Look {
-    let master = Process {
-        role: Role::Master,
-        number: None,
-        generation: 0,
-        heartbeat_age: None,
-        ..process(700, 0, 0, State::Serving, 900, 0)
-    };
-    Look {
-        node: "nginx".to_owned(),
-        path: "/run/headcount/nginx.registry".to_owned(),
-        boot_ns: NOW * SECOND,
-        head: 20,
-        total: 3,
-        stall_after: Duration::from_secs(5),
-        sentinel: Some(803),
-        generations: vec![generation(6, 900, 1, 1), generation(7, 70, 2, 0)],
-        processes: vec![
-            master,
-            process(701, 0, 6, State::Draining, 900, 800),
-            process(801, 0, 7, State::Stalled, 69, 25_000),
-            process(803, 1, 7, State::Serving, 40, 300),
-        ],
-        ..Look::default()
-    }
+fn node() -> Snapshot {
+    let mut master = ProcessStatus::new(Role::Master, 700, State::Serving);
+    (master.age, master.in_state_for) = (Duration::from_secs(900), Duration::from_secs(30));
+    let mut snapshot = Snapshot::new("nginx");
+    snapshot.path = Some("/run/headcount/nginx.registry".into());
+    (snapshot.boot_ns, snapshot.head, snapshot.total) = (NOW * SECOND, 20, 3);
+    snapshot.sentinel = Some(803);
+    snapshot.generations = vec![generation(6, 900, 1, 1), generation(7, 70, 2, 0)];
+    snapshot.processes = vec![
+        master,
+        process(701, 0, 6, State::Draining, 900, 800),
+        process(801, 0, 7, State::Stalled, 69, 25_000),
+        process(803, 1, 7, State::Serving, 40, 300),
+    ];
+    snapshot
 }
 
 /// Generation 6, older than the journal, was replaced by 7 by a reload; a worker of 6 drains behind a slow client, one exited;
 /// of 7 one died and was replaced, and one stalled for the second time. Another reload failed.
-fn facts() -> Vec<Fact> {
+fn events() -> Vec<Event> {
+    let mut replacement = event(10, 40, Kind::WorkerStarted, 7, (803, 1), (2, 0));
+    replacement.cause = Cause::Respawn;
+    let mut again = event(20, 20, Kind::WorkerStalled, 7, (801, 0), (1, 0));
+    again.heartbeat_ns = again.boot_ns - 5 * SECOND;
     vec![
-        fact(1, 70, Kind::GenerationStarted, 7, (700, 0), "generation 7 started by a reload, master 700"),
-        fact(
-            2,
-            69,
-            Kind::WorkerStarted,
-            7,
-            (801, 0),
-            "worker 0 (pid 801) of generation 7 started by a reload; 1 worker now",
-        ),
-        fact(
-            3,
-            68,
-            Kind::WorkerStarted,
-            7,
-            (802, 1),
-            "worker 1 (pid 802) of generation 7 started by a reload; 2 workers now",
-        ),
-        fact(
-            4,
-            65,
-            Kind::WorkerDraining,
-            6,
-            (701, 0),
-            "worker 0 (pid 701) of generation 6 drains: another generation has taken over; 2 workers, 1 draining now",
-        ),
-        fact(
-            5,
-            65,
-            Kind::WorkerDraining,
-            6,
-            (702, 1),
-            "worker 1 (pid 702) of generation 6 drains: another generation has taken over; 2 workers, 2 draining now",
-        ),
-        fact(
-            6,
-            60,
-            Kind::WorkerStalled,
-            7,
-            (801, 0),
-            "worker 0 (pid 801) of generation 7 stalled: its last heartbeat is 5.1 s old; 1 worker now",
-        ),
-        fact(
-            7,
-            50,
-            Kind::WorkerRecovered,
-            7,
-            (801, 0),
-            "worker 0 (pid 801) of generation 7 recovered; 2 workers now",
-        ),
-        fact(
-            8,
-            45,
-            Kind::WorkerExited,
-            6,
-            (702, 1),
-            "worker 1 (pid 702) of generation 6 exited: another generation has taken over; 1 worker left",
-        ),
-        fact(
-            9,
-            42,
-            Kind::WorkerDied,
-            7,
-            (802, 1),
-            "worker 1 (pid 802) of generation 7 died by SIGKILL; 1 worker left",
-        ),
-        fact(
-            10,
-            40,
-            Kind::WorkerStarted,
-            7,
-            (803, 1),
-            "worker 1 (pid 803) of generation 7 started in place of one that is gone; 2 workers now",
-        ),
-        fact(
-            11,
-            30,
-            Kind::GenerationAbandoned,
-            8,
-            (700, 0),
-            "generation 8 was abandoned: it never got a worker",
-        ),
-        fact(
-            20,
-            20,
-            Kind::WorkerStalled,
-            7,
-            (801, 0),
-            "worker 0 (pid 801) of generation 7 stalled: its last heartbeat is 5.0 s old; 1 worker now",
-        ),
+        event(1, 70, Kind::GenerationStarted, 7, (700, 0), (0, 0)),
+        event(2, 69, Kind::WorkerStarted, 7, (801, 0), (1, 0)),
+        event(3, 68, Kind::WorkerStarted, 7, (802, 1), (2, 0)),
+        event(4, 65, Kind::WorkerDraining, 6, (701, 0), (2, 1)),
+        event(5, 65, Kind::WorkerDraining, 6, (702, 1), (2, 2)),
+        event(6, 60, Kind::WorkerStalled, 7, (801, 0), (1, 0)),
+        event(7, 50, Kind::WorkerRecovered, 7, (801, 0), (2, 0)),
+        event(8, 45, Kind::WorkerExited, 6, (702, 1), (2, 2)),
+        event(9, 42, Kind::WorkerDied, 7, (802, 1), (1, 0)),
+        replacement,
+        event(11, 30, Kind::GenerationAbandoned, 8, (700, 0), (0, 0)),
+        again,
     ]
 }
 
-fn recent() -> Recent {
-    Recent { deaths: 1, respawns: 1, crash_loop: None }
+/// One worker died, and one took its place.
+fn history() -> History {
+    History::of(&events(), NOW * SECOND)
 }
 
 fn model() -> Model {
-    let mut model = Model::default();
-    model.update(look(), facts(), 0, recent());
+    let mut model = Model::new(node());
+    model.update(node(), events(), 0, history());
     model
 }
 
 struct Picture {
     model: Model,
-    desk: Desk,
+    choices: Choices,
     theme: Theme,
     node: (usize, usize),
     trouble: Option<&'static str>,
@@ -210,8 +127,8 @@ struct Picture {
 impl Picture {
     fn new(model: Model, theme: Theme, (width, height): (u16, u16)) -> Picture {
         let terminal = Terminal::new(TestBackend::new(width, height)).expect("a buffer has no errors");
-        let (desk, node) = (Desk::default(), (1, 1));
-        let mut picture = Picture { model, desk, theme, node, trouble: None, terminal, rows: Vec::new() };
+        let (choices, node) = (Choices::default(), (1, 1));
+        let mut picture = Picture { model, choices, theme, node, trouble: None, terminal, rows: Vec::new() };
         picture.draw();
         picture
     }
@@ -219,7 +136,7 @@ impl Picture {
     fn draw(&mut self) {
         let scene = Scene {
             live: &self.model,
-            desk: &self.desk,
+            choices: &self.choices,
             theme: self.theme,
             node: self.node,
             trouble: self.trouble,
@@ -231,7 +148,7 @@ impl Picture {
     }
 
     fn press(&mut self, code: KeyCode) -> Step {
-        let step = self.desk.key(KeyEvent::new(code, KeyModifiers::NONE), &self.model, &self.rows);
+        let step = self.choices.key(KeyEvent::new(code, KeyModifiers::NONE), &self.model, &self.rows);
         self.draw();
         step
     }
@@ -378,9 +295,9 @@ fn filtering_by_pid_state_generation_number_and_role() {
     let mut picture = Picture::new(model(), COLOURS, (80, 24));
     picture.keys("/q802");
     picture.press(KeyCode::Backspace);
-    assert_eq!(picture.desk.filter, "q80", "q is a letter here");
+    assert_eq!(picture.choices.filter, "q80", "q is a letter here");
     picture.press(KeyCode::Esc);
-    assert_eq!((picture.desk.filter.as_str(), picture.pids().len()), ("", 6));
+    assert_eq!((picture.choices.filter.as_str(), picture.pids().len()), ("", 6));
 }
 
 #[test]
@@ -397,12 +314,12 @@ fn who_is_gone_can_be_hidden_and_leaves_with_its_bar() {
 fn a_stopped_picture_stays_and_can_be_moved_in_time() {
     let mut picture = Picture::new(model(), COLOURS, (80, 24));
     picture.press(KeyCode::Left);
-    assert!(picture.desk.back.is_zero(), "only where the picture stands");
+    assert!(picture.choices.back.is_zero(), "only where the picture stands");
     picture.keys("p");
-    let mut later = look();
+    let mut later = node();
     later.boot_ns += 12 * SECOND;
     later.processes.retain(|p| p.pid != 803);
-    picture.model.update(later, Vec::new(), 0, recent());
+    picture.model.update(later, Vec::new(), 0, history());
     picture.draw();
     assert!(picture.text().contains(" PAUSED 12s ago "), "{}", picture.text());
     assert_eq!(picture.pids(), [803, 802, 801, 701, 700, 702]);
@@ -415,10 +332,10 @@ fn a_stopped_picture_stays_and_can_be_moved_in_time() {
 
 #[test]
 fn more_rows_than_lines() {
-    let mut many = look();
+    let mut many = node();
     many.processes.extend((0..100).map(|n| process(1_000 + n, 10 + n, 7, State::Serving, 60, 100)));
-    let mut all = Model::default();
-    all.update(many, facts(), 0, recent());
+    let mut all = Model::new(node());
+    all.update(many, events(), 0, history());
     let mut picture = Picture::new(all, COLOURS, (80, 24));
     assert!(picture.text().contains("more rows"), "{}", picture.text());
     for _ in 0..200 {
@@ -435,12 +352,17 @@ fn more_rows_than_lines() {
 
 #[test]
 fn what_goes_wrong_is_said() {
-    let mut bad = look();
+    let mut bad = node();
     bad.generations[1].master_alive = Some(false);
     bad.processes[3].state = State::Orphaned;
-    let mut all = Model::default();
-    let looping = Recent { deaths: 9, respawns: 9, crash_loop: Some((9, Duration::from_secs(3))) };
-    all.update(bad, facts(), 12, looping);
+    let mut all = Model::new(node());
+    let lives = (0..9).map(|n| {
+        let mut started = event(n, 20, Kind::WorkerStarted, 7, (900 + n as u32, 0), (1, 0));
+        started.cause = Cause::Respawn;
+        [started, event(n, 11 - n, Kind::WorkerDied, 7, (900 + n as u32, 0), (1, 0))]
+    });
+    let looping = History::of(&lives.flatten().collect::<Vec<_>>(), NOW * SECOND);
+    all.update(bad, events(), 12, looping);
     let mut picture = Picture::new(all, COLOURS, (80, 24));
     picture.trouble = Some("cannot read it");
     picture.node = (2, 3);
@@ -451,23 +373,28 @@ fn what_goes_wrong_is_said() {
 #[test]
 fn a_node_that_is_dead_or_stopped_says_which() {
     let text = |look| {
-        let mut model = Model::default();
-        model.update(look, facts(), 0, recent());
+        let mut model = Model::new(node());
+        model.update(look, events(), 0, history());
         Picture::new(model, COLOURS, (100, 24)).text()
     };
-    let mut dead = look();
-    dead.processes.iter_mut().for_each(|p| p.state = State::Died);
+    let mut dead = node();
+    for p in &mut dead.processes {
+        (p.state, p.liveness) = (State::Died, Liveness::Gone);
+    }
+    let mut alone = dead.clone();
+    alone.processes.push(ProcessStatus::new(Role::Helper, 804, State::Serving));
+    assert!(text(alone).contains("DEAD: only a helper is left: process 804"));
     assert!(text(dead).contains("DEAD: no process of this node is alive"));
-    let mut stopped = look();
+    let mut stopped = node();
     stopped.processes.clear();
-    assert!(text(stopped).contains("STOPPED: no process of this node is there"));
+    assert!(text(stopped).contains("STOPPED: this node has no process"));
 }
 
 #[test]
 fn keys_that_leave() {
     let mut picture = Picture::new(model(), COLOURS, (80, 24));
     let mut press =
-        |code, modifiers| picture.desk.key(KeyEvent::new(code, modifiers), &picture.model, &picture.rows);
+        |code, modifiers| picture.choices.key(KeyEvent::new(code, modifiers), &picture.model, &picture.rows);
     assert_eq!(press(KeyCode::Char('n'), KeyModifiers::NONE), Step::NextNode);
     assert_eq!(press(KeyCode::Tab, KeyModifiers::NONE), Step::NextNode);
     assert_eq!(press(KeyCode::Char('z'), KeyModifiers::CONTROL), Step::Suspend);
@@ -478,28 +405,32 @@ fn keys_that_leave() {
 
 #[test]
 fn a_registry_may_say_anything() {
-    let mut wild = look();
-    wild.node = super::super::seen::printable("\x1b]0;owned\x07\u{202e}");
+    let mut wild = node();
+    wild.node = "\x1b]0;owned\x07\u{202e}".to_owned();
     wild.total = u32::MAX;
-    wild.stall_after = Duration::MAX;
+    wild.settings.stall_after = Duration::MAX;
     for (n, p) in wild.processes.iter_mut().enumerate() {
         p.pid = u32::MAX - u32::try_from(n).expect("few");
         p.generation = u64::MAX;
-        p.number = Some(u32::MAX);
-        (p.age, p.in_state_for, p.heartbeat_age) = (Duration::MAX, Duration::MAX, Some(Duration::MAX));
+        p.worker_id = Some(u32::MAX);
+        (p.age, p.in_state_for, p.heartbeat_age) = (Duration::MAX, Duration::MAX, Duration::MAX);
     }
     for g in &mut wild.generations {
-        (g.id, g.age, g.expected, g.workers, g.draining) =
+        (g.id, g.age, g.expected, g.counts.mine, g.counts.draining) =
             (u64::MAX, Duration::MAX, Some(u32::MAX), 0, u32::MAX);
     }
     let told = Kind::ALL.iter().flat_map(|&kind| {
-        let mut early = fact(u64::MAX, 5, kind, u64::MAX, (u32::MAX, u32::MAX), "a sentence");
+        let mut early = event(u64::MAX, 5, kind, u64::MAX, (u32::MAX, u32::MAX), (u32::MAX, u32::MAX));
         early.boot_ns = 0;
-        let late = Fact { boot_ns: u64::MAX, time_ns: u64::MAX, ..early.clone() };
+        let late = {
+            let mut late = early.clone();
+            (late.boot_ns, late.time_ns) = (u64::MAX, u64::MAX);
+            late
+        };
         [late, early]
     });
-    let mut all = Model::default();
-    all.update(wild, told.collect(), u64::MAX, recent());
+    let mut all = Model::new(node());
+    all.update(wild, told.collect(), u64::MAX, history());
     for size in [(40, 10), (80, 24), (300, 100)] {
         let mut picture = Picture::new(all.clone(), COLOURS, size);
         for key in "ss+++++----------gp".chars() {

@@ -1,0 +1,81 @@
+//! What `status` reads of one node.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headcount::{Cause, Cursor, Event, Kind, Liveness, Observer, RegistryInfo, Snapshot};
+use headcount_report::History;
+
+/// One node at one instant, with what came before.
+pub struct Reading {
+    pub path: PathBuf,
+    pub snapshot: Snapshot,
+    pub registry: RegistryInfo,
+    pub history: History,
+    /// The newest event, if the journal has one.
+    pub newest: Option<Event>,
+    pub draining: Vec<Drain>,
+}
+
+/// A generation whose workers drain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub generation: u64,
+    /// Since its first worker was told to.
+    pub since: Duration,
+    pub cause: Cause,
+}
+
+impl Reading {
+    pub fn at(path: PathBuf, observer: &Observer) -> headcount::Result<Reading> {
+        let registry = observer.registry()?;
+        let snapshot = observer.snapshot()?;
+        let events = observer.events(&mut Cursor::oldest(), usize::MAX)?.events;
+        let events = of_this_boot(&events, &registry, snapshot.boot_ns);
+        Ok(Reading {
+            history: History::of(events, snapshot.boot_ns),
+            newest: events.last().cloned(),
+            draining: draining(events, &snapshot),
+            path,
+            snapshot,
+            registry,
+        })
+    }
+
+    /// Certain: no master and no worker of the node is alive.
+    pub fn nobody_is_alive(&self) -> bool {
+        self.snapshot.liveness() == Liveness::Gone
+    }
+}
+
+/// The events since the host was booted: the clock that ages are computed with began anew with it, so that its reading
+/// goes back in the journal where another boot begins.
+fn of_this_boot<'a>(events: &'a [Event], registry: &RegistryInfo, now: u64) -> &'a [Event] {
+    if registry.of_this_boot == Some(false) {
+        return &[];
+    }
+    let mut after = now;
+    let border = events.iter().rposition(|event| {
+        // Those that were written since the snapshot are of this boot as well; a minute is more than reading takes.
+        let earlier_boot = event.boot_ns > after.saturating_add(60_000_000_000);
+        after = event.boot_ns;
+        earlier_boot
+    });
+    &events[border.map_or(0, |at| at + 1)..]
+}
+
+/// Why the generations that drain do, and since when.
+fn draining(events: &[Event], snapshot: &Snapshot) -> Vec<Drain> {
+    let mut first = HashMap::new();
+    for event in events.iter().filter(|e| e.kind == Kind::WorkerDraining) {
+        first.entry(event.generation).or_insert(event);
+    }
+    let drain = |event: &Event| Drain {
+        generation: event.generation,
+        since: Duration::from_nanos(snapshot.boot_ns.saturating_sub(event.boot_ns)),
+        cause: event.cause,
+    };
+    let drains = snapshot.generations.iter().filter(|g| g.counts.draining > 0);
+    drains.filter_map(|g| first.get(&g.id).copied()).map(drain).collect()
+}

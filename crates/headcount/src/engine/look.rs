@@ -1,0 +1,175 @@
+//! A look at the registry: shared memory, which anybody may have spoiled, becomes facts.
+
+use crate::event::{Cause, PreviousRun, Role};
+use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, SlotFacts};
+use crate::registry::journal::Journal;
+use crate::registry::layout::{Generation, Slot};
+use crate::registry::seqlock::consistent;
+use crate::sys::atomic::AtomicU64;
+use crate::sys::atomic::Ordering::{Acquire, Relaxed};
+use crate::sys::clock;
+use crate::sys::identity::{Birth, Identity, Liveness};
+use crate::sys::map::Region;
+
+/// A registry in memory, shared or copied.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) region: &'a Region,
+}
+
+/// What a sentinel's word says: a slot and its claim, by the index and the lower half of the version.
+pub(crate) fn sentinel_word(index: u32, version: u64) -> u64 {
+    ((version & 0xffff_ffff) << 32) | (u64::from(index) + 1)
+}
+
+/// The index of the slot that a sentinel's word names.
+pub(crate) fn sentinel_index(word: u64) -> Option<u32> {
+    u32::try_from(word & 0xffff_ffff).ok()?.checked_sub(1)
+}
+
+/// Whether a slot is the one that a sentinel's word names, and not only has its index.
+pub(crate) fn is_sentinel(word: u64, slot: &SlotFacts) -> bool {
+    word == sentinel_word(slot.index, slot.version)
+}
+
+/// How the reader learns whether the process in a slot is alive.
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts) -> Liveness;
+
+impl<'a> View<'a> {
+    pub(crate) fn journal(self) -> Journal<'a> {
+        let header = self.region.header();
+        Journal { head: &header.head, kinds: &header.kinds, records: self.region.journal() }
+    }
+
+    /// The setting by which everybody judges, kept within reason whatever the registry says.
+    pub(crate) fn stall_after(self) -> u64 {
+        const DAY: u64 = 86_400_000_000_000;
+        self.region.header().stall_after_ns.load(Relaxed).clamp(1_000_000, 365 * DAY)
+    }
+
+    pub(crate) fn used_slots(self) -> &'a [Slot] {
+        let used = self.region.header().slots_used.load(Acquire) as usize;
+        let slots = self.region.slots();
+        &slots[..used.min(slots.len())]
+    }
+
+    pub(crate) fn used_generations(self) -> &'a [Generation] {
+        let used = self.region.header().generations_used.load(Acquire) as usize;
+        let generations = self.region.generations();
+        &generations[..used.min(generations.len())]
+    }
+
+    /// One slot, if anybody is in it.
+    pub(crate) fn slot(self, index: u32, oracle: Oracle<'_>) -> Option<SlotFacts> {
+        let slot = self.region.slots().get(index as usize)?;
+        slot_facts(index, slot, self.region.header().head.load(Acquire), oracle)
+    }
+
+    pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {
+        self.facts_as_of(self.region.header().head.load(Acquire), oracle)
+    }
+
+    /// The facts with everything taken as reported that has a number up to `head`. The lock's holder asks
+    /// for those that include the report that it is just about to write.
+    pub(crate) fn facts_as_of(self, head: u64, oracle: Oracle<'_>) -> Facts {
+        let slots = (0u32..).zip(self.used_slots());
+        let generations = (0u32..).zip(self.used_generations());
+        let mut facts = Facts {
+            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, oracle)).collect(),
+            generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
+            now: 0,
+            stall_after: self.stall_after(),
+            redeliver_seq: reported(&self.region.header().redeliver_seq, head),
+            redeliver_tries: self.region.header().redeliver_tries.load(Relaxed),
+            as_reported: false,
+            own: Vec::new(),
+        };
+        // After the heartbeats were read, or a beat in between would lie in the future.
+        facts.now = clock::boot_ns();
+        facts
+    }
+}
+
+/// The number of a report. One beyond the journal's head was being made when its writer died: the
+/// report never happened.
+fn reported(seq: &AtomicU64, head: u64) -> u64 {
+    let seq = seq.load(Relaxed);
+    if seq <= head { seq } else { 0 }
+}
+
+fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+    consistent(&slot.version, |version| {
+        let role = Role::from_code(slot.role.load(Relaxed))?;
+        let status = slot.wait_status.load(Relaxed);
+        let mut facts = SlotFacts {
+            index,
+            version,
+            role,
+            generation: slot.generation.load(Relaxed),
+            identity: identity_in(slot),
+            lock_tag: slot.lock_tag.load(Relaxed),
+            worker_id: u32::try_from(slot.worker_id.load(Relaxed)).ok(),
+            cause: Cause::from_code(slot.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+            joined_ns: slot.joined_ns.load(Relaxed),
+            joined_wall_ns: slot.joined_wall_ns.load(Relaxed),
+            intent: Intent::from_code(slot.intent.load(Relaxed)),
+            intent_since_ns: slot.intent_since_ns.load(Relaxed),
+            heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
+            tries: slot.retry.load(Relaxed),
+            started_seq: reported(&slot.started_seq, head),
+            exited_seq: reported(&slot.exited_seq, head),
+            died_seq: reported(&slot.died_seq, head),
+            stalled_seq: reported(&slot.stalled_seq, head),
+            recovered_seq: reported(&slot.recovered_seq, head),
+            wait_status: (status >> 32 == 1).then_some(status as u32 as i32),
+            liveness: Liveness::Gone,
+        };
+        // Asked last: a process that left has changed the version before it ended.
+        facts.liveness = oracle(&facts);
+        Some(facts)
+    })
+}
+
+/// Who is in a slot.
+pub(crate) fn identity_in(slot: &Slot) -> Identity {
+    Identity {
+        pid: slot.pid.load(Relaxed),
+        namespace: slot.namespace.load(Relaxed),
+        birth: Birth::from_words(slot.birth_kind.load(Relaxed), slot.birth.load(Relaxed)),
+    }
+}
+
+fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<GenerationFacts> {
+    consistent(&generation.version, |_| {
+        Some(GenerationFacts {
+            index,
+            id: generation.id.load(Relaxed),
+            phase: Phase::from_code(generation.phase.load(Relaxed))?,
+            cause: Cause::from_code(generation.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+            master_slot: generation.master_slot.load(Relaxed),
+            master_version: generation.master_version.load(Relaxed),
+            master_pid: generation.master_pid.load(Relaxed),
+            begun_ns: generation.begun_ns.load(Relaxed),
+            begun_wall_ns: generation.begun_wall_ns.load(Relaxed),
+            expected: generation.expected.load(Relaxed),
+            joined: generation.joined.load(Relaxed),
+            came: generation.came.load(Relaxed),
+            died_at_work: generation.died_at_work.load(Relaxed),
+            started_seq: reported(&generation.started_seq, head),
+            ended_seq: reported(&generation.ended_seq, head),
+            abandoned_seq: reported(&generation.abandoned_seq, head),
+            start_delivered: generation.start_delivered.load(Relaxed) != 0,
+            tries: generation.retry.load(Relaxed),
+            previous_run: match generation.previous_run.load(Relaxed) {
+                1 => Some(PreviousRun::None),
+                2 => Some(PreviousRun::Clean),
+                3 => Some(PreviousRun::Unclean {
+                    generation: generation.previous_generation.load(Relaxed),
+                    workers: generation.previous_workers.load(Relaxed),
+                }),
+                _ => None,
+            },
+            joining: false,
+        })
+    })
+}

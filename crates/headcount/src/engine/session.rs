@@ -1,0 +1,389 @@
+//! The node lock, and what is known and done while it is held: one look, then one change after the other, in the
+//! registry and in what was seen alike.
+
+use std::sync::Arc;
+
+use crate::engine::inner::{Inner, NoticeLevel};
+use crate::engine::node_lock::{NodeLock, Operation, Wait};
+use crate::engine::tables::NewGeneration;
+use crate::error::Result;
+use crate::event::{Cause, Event, GenerationId, Kind, Role};
+use crate::lifecycle::{Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, Stage, Subject};
+use crate::registry::layout::{Generation as GenerationRecord, Slot};
+use crate::sys::atomic::AtomicU64;
+use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::identity::Identity;
+use crate::sys::{clock, process};
+
+/// What a stage takes next.
+pub(crate) enum Next {
+    Act(Act),
+    /// The stage has nothing more.
+    Over,
+}
+
+pub(crate) struct Session {
+    pub(crate) inner: Arc<Inner>,
+    lock: NodeLock,
+    facts: Facts,
+    /// The facts are from before a callback.
+    is_stale: bool,
+    /// How many more steps it may take: a bound that only a spoiled registry reaches.
+    budget: usize,
+    /// When the steps must have come to an end, callbacks apart.
+    until: u64,
+}
+
+impl Session {
+    pub(crate) fn begin(inner: &Arc<Inner>, wait: Wait, operation: Operation) -> Result<Session> {
+        let lock = NodeLock::acquire(inner, wait)?;
+        if lock.interrupted().is_some() {
+            // Before anything is believed.
+            repair_records(inner);
+        }
+        let budget = 64 + 8 * inner.store.region.geometry().slots();
+        let mut session = Session {
+            inner: inner.clone(),
+            lock,
+            facts: Facts::default(),
+            is_stale: false,
+            budget,
+            until: 0,
+        };
+        session.look();
+        if let Some(dead) = session.lock.interrupted() {
+            session.repair_callback(dead);
+            inner.ring();
+        }
+        session.lock.sign(operation);
+        Ok(session)
+    }
+
+    /// Not so in a child that was forked in a callback.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.lock.is_ours()
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Looks again: a callback may have taken long, or a record was changed directly.
+    pub(crate) fn look(&mut self) {
+        /// A thousand deaths at once take a tenth of it.
+        const LONGEST_NS: u64 = 2_000_000_000;
+        self.until = clock::boot_ns().saturating_add(LONGEST_NS);
+        self.facts = self.inner.facts();
+        self.facts.as_reported = true;
+        self.is_stale = false;
+    }
+
+    /// What a stage takes next. Each step takes something away from the table, unless somebody who means harm puts it
+    /// back all the time: then this stops, and says so.
+    pub(crate) fn next(&mut self, stage: Stage) -> Next {
+        if self.is_stale {
+            self.look();
+        }
+        if let Stage::Revive(id) = stage {
+            if let Err(error) = self.revive(id) {
+                self.inner.notice(NoticeLevel::Warning, error.to_string());
+            }
+            return Next::Over;
+        }
+        match self.facts.act(stage) {
+            Some(act) if self.may_go_on() => Next::Act(act),
+            _ => Next::Over,
+        }
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        if self.budget == 0 || clock::boot_ns() > self.until {
+            let text =
+                format!("{}: there is no end of work, the registry is being spoiled", self.inner.place());
+            self.inner.notice(NoticeLevel::Warning, text);
+            return false;
+        }
+        self.budget -= 1;
+        true
+    }
+
+    /// Carries out an act up to its callback: gives the event that this is about.
+    pub(crate) fn carry_out(&mut self, act: &Act) -> Option<Event> {
+        act.before.iter().for_each(|&change| self.apply(change));
+        let event = match &act.subject {
+            Subject::Nothing => None,
+            Subject::New(report) => {
+                if report.redeliver {
+                    // Should this process die, the callback is run elsewhere: the header remembers, since no record waits.
+                    self.apply(Change::Redeliver(self.next_seq()));
+                }
+                Some(self.report(report.event.clone(), report.mark))
+            }
+            Subject::Known(seq, fallback) => {
+                self.inner.journal().read(*seq).or_else(|| fallback.as_deref().cloned())
+            }
+        };
+        event
+    }
+
+    /// Completes an act after its callback.
+    pub(crate) fn complete(&mut self, act: &Act) {
+        act.after.iter().for_each(|&change| self.apply(change));
+        if act.ring {
+            self.inner.ring();
+        }
+    }
+
+    /// Carries out acts for which no callback runs, until `next` gives none.
+    pub(crate) fn clear(&mut self, mut next: impl FnMut(&Facts) -> Option<Act>) -> usize {
+        let mut done = 0;
+        while let Some(act) = next(&self.facts).filter(|_| self.may_go_on()) {
+            self.carry_out(&act);
+            self.complete(&act);
+            done += 1;
+        }
+        done
+    }
+
+    /// Frees what has nothing to tell.
+    pub(crate) fn tidy(&mut self) {
+        self.clear(|facts| facts.act(Stage::Settle(Scope::Tidy)));
+    }
+
+    /// The number that the next event will have.
+    fn next_seq(&self) -> u64 {
+        self.inner.header().head.load(Relaxed).wrapping_add(1)
+    }
+
+    /// Writes an event into the journal, with the counts and the time; but first its number into the record that it is
+    /// about. A writer that dies in between leaves a number beyond the journal's head, which reads as "not reported".
+    pub(crate) fn report(&mut self, mut event: Event, mark: Option<Mark>) -> Event {
+        let seq = self.next_seq();
+        if let Some(mark) = mark {
+            if let Some(word) = self.marked(mark) {
+                word.store(seq, Release);
+            }
+            self.facts.mark(mark, seq);
+        }
+        event.counts = self.facts.counts(event.generation);
+        event.time_ns = clock::wall_ns();
+        event.boot_ns = clock::boot_ns();
+        event.reporter_pid = process::pid();
+        event.seq = self.inner.journal().append(&event);
+        event
+    }
+
+    fn marked(&self, mark: Mark) -> Option<&AtomicU64> {
+        let slot = |index: u32| self.inner.slot(index).ok();
+        let generation = |index: u32| self.inner.generation_at(index).ok();
+        match mark {
+            Mark::Started(index) => slot(index).map(|s| &s.started_seq),
+            Mark::Exited(index) => slot(index).map(|s| &s.exited_seq),
+            Mark::Died(index) => slot(index).map(|s| &s.died_seq),
+            Mark::Stalled(index) => slot(index).map(|s| &s.stalled_seq),
+            Mark::Recovered(index) => slot(index).map(|s| &s.recovered_seq),
+            Mark::GenerationStarted(index) => generation(index).map(|g| &g.started_seq),
+            Mark::Ended(index) => generation(index).map(|g| &g.ended_seq),
+            Mark::Abandoned(index) => generation(index).map(|g| &g.abandoned_seq),
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        self.facts.now = clock::boot_ns();
+        self.write(change);
+        self.facts.apply(change);
+    }
+
+    fn write(&self, change: Change) {
+        let header = self.inner.header();
+        let now = self.facts.now;
+        let slot = |index: u32, write: &dyn Fn(&Slot)| {
+            if let Ok(slot) = self.inner.slot(index) {
+                write(slot);
+            }
+        };
+        let generation = |index: u32, write: &dyn Fn(&GenerationRecord)| {
+            if let Ok(record) = self.inner.generation_at(index) {
+                write(record);
+            }
+        };
+        match change {
+            Change::FreeSlot(index) => self.inner.free_slot(index),
+            Change::FreeGeneration(index) => self.inner.free_generation(index),
+            Change::Intent(index, intent) => slot(index, &|s| {
+                s.intent_since_ns.store(now, Relaxed);
+                s.intent.store(intent.code(), Release);
+            }),
+            Change::Serving(index) => slot(index, &|s| {
+                s.heartbeat_ns.store(now, Relaxed);
+                s.intent_since_ns.store(now, Relaxed);
+                s.intent.store(Intent::Serving.code(), Release);
+            }),
+            Change::DiedAtWork(index, at) => generation(index, &|g| g.died_at_work.store(at, Relaxed)),
+            Change::Joined { generation: index, number, is_complete } => generation(index, &|g| {
+                g.joined.fetch_add(1, Relaxed);
+                if let Some(number) = number.filter(|&n| n < 64) {
+                    g.came.fetch_or(1 << number, Relaxed);
+                }
+                g.phase.store(Phase::Committed.code(), Release);
+                if is_complete {
+                    g.died_at_work.store(0, Relaxed);
+                }
+            }),
+            Change::StartDelivered(index) => generation(index, &|g| {
+                g.start_delivered.store(1, Relaxed);
+                g.retry.store(0, Relaxed);
+            }),
+            Change::ForgetTries(index) => generation(index, &|g| g.retry.store(0, Relaxed)),
+            Change::SlotTries(index) => slot(index, &|s| more(&s.retry)),
+            Change::GenerationTries(index) => generation(index, &|g| more(&g.retry)),
+            Change::Redeliver(seq) => header.redeliver_seq.store(seq, Release),
+            Change::RedeliverTries => more(&header.redeliver_tries),
+            Change::Redelivered => {
+                header.redeliver_seq.store(0, Relaxed);
+                header.redeliver_tries.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Claims a slot for this process.
+    pub(crate) fn claim_slot(
+        &mut self,
+        role: Role,
+        fill: impl FnOnce(&Slot),
+    ) -> Result<crate::engine::inner::SlotRef> {
+        let slot = self.inner.claim_slot(role, fill)?;
+        let process = self.inner.process();
+        match role {
+            Role::Master => process.set_master(Some(slot)),
+            _ => crate::engine::inner::relock(&process.joined).push(slot),
+        }
+        self.facts.slots.extend(self.inner.own_facts(slot));
+        self.facts.own.push(slot.index);
+        Ok(slot)
+    }
+
+    pub(crate) fn new_generation(&mut self, new: NewGeneration) -> Result<()> {
+        let facts = self.inner.new_generation(new)?;
+        self.facts.generations.push(facts);
+        Ok(())
+    }
+
+    /// A worker joins a generation that the table does not have (any more). In a binary upgrade that is rolled back
+    /// that happens: the old master starts workers again with the configuration that it has.
+    fn revive(&mut self, id: GenerationId) -> Result<()> {
+        let parent = Identity::parent();
+        let inherited = self.inner.process().inherited_master.map(|(slot, _)| slot);
+        let master = inherited.or_else(|| {
+            let is_parent = |identity: &Identity| parent.is_some_and(|p| p.is(identity));
+            let slot = self.facts.slots.iter().find(|s| s.role == Role::Master && is_parent(&s.identity))?;
+            Some(crate::engine::inner::SlotRef { index: slot.index, version: slot.version })
+        });
+        self.new_generation(NewGeneration {
+            id,
+            cause: Cause::Resume,
+            phase: Phase::Committed,
+            expected: 0,
+            master,
+            master_pid: parent.map_or(0, |p| p.pid),
+            previous_run: None,
+        })
+    }
+
+    /// Notes that a callback about this event is about to run. Should this process die in it, the next
+    /// holder of the lock finds the note.
+    pub(crate) fn callback_begins(&self, event: &Event) {
+        let header = self.inner.header();
+        header.callback_kind.store(event.kind.code(), Relaxed);
+        header.callback_since.store(clock::boot_ns(), Relaxed);
+        header.callback_seq.store(event.seq, Release);
+    }
+
+    pub(crate) fn callback_ends(&mut self) {
+        self.inner.header().callback_seq.store(0, Release);
+        self.is_stale = true;
+    }
+
+    /// Notes that the callback about an event failed. It counts as run.
+    pub(crate) fn callback_failed(&mut self, about: &Event) {
+        let mut failed = Event::new(Kind::CallbackFailed, about.cause);
+        failed.generation = about.generation;
+        failed.pid = process::pid();
+        failed.worker_id = about.worker_id;
+        failed.detail = about.seq;
+        self.report(failed, None);
+    }
+
+    /// If a holder died in a callback: reports that, and has it run again where it must be.
+    fn repair_callback(&mut self, dead: u32) {
+        let header = self.inner.header();
+        let seq = header.callback_seq.load(Acquire);
+        if seq == 0 {
+            return;
+        }
+        let about = self.inner.journal().read(seq);
+        // If our predecessor in this repair died after reporting it, it is reported already.
+        let newest = self.inner.journal().read(header.head.load(Relaxed));
+        if !newest.is_some_and(|e| e.kind == Kind::CallbackDied && e.detail == seq && e.pid == dead) {
+            let mut event =
+                Event::new(Kind::CallbackDied, about.as_ref().map_or(Cause::Unknown, |e| e.cause));
+            event.generation = about.as_ref().map_or(0, |e| e.generation);
+            event.worker_id = about.as_ref().and_then(|e| e.worker_id);
+            event.pid = dead;
+            event.detail = seq;
+            self.report(event, None);
+        }
+        if let Some(about) = about {
+            self.facts.died_in_callback(&about).into_iter().for_each(|change| self.apply(change));
+            if self.facts.tries_of(&about) >= MOST_TRIES {
+                let text = format!(
+                    "{}: {MOST_TRIES} processes died in the callback for {} (event {seq}); it is not run again",
+                    self.inner.place(),
+                    about.kind
+                );
+                self.inner.notice(NoticeLevel::Warning, text);
+            }
+        }
+        self.inner.header().callback_seq.store(0, Release);
+    }
+}
+
+fn more(tries: &crate::sys::atomic::AtomicU32) {
+    tries.store(tries.load(Relaxed).saturating_add(1), Relaxed);
+}
+
+/// Undoes what a holder that died left half-done.
+fn repair_records(inner: &Inner) {
+    let header = inner.header();
+    let head = header.head.load(Relaxed);
+    header.repairs.fetch_add(1, Relaxed);
+    inner.journal().count_newest();
+    let never_happened = |seq: &AtomicU64| {
+        if seq.load(Relaxed) > head {
+            seq.store(0, Relaxed);
+        }
+    };
+    never_happened(&header.redeliver_seq);
+    for slot in inner.view().used_slots() {
+        for seq in
+            [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq]
+        {
+            never_happened(seq);
+        }
+        let version = slot.version.load(Relaxed);
+        if version % 2 == 1 {
+            slot.role.store(0, Relaxed);
+            slot.version.store(version.wrapping_add(1), Release);
+        }
+    }
+    for generation in inner.view().used_generations() {
+        for seq in [&generation.started_seq, &generation.ended_seq, &generation.abandoned_seq] {
+            never_happened(seq);
+        }
+        let version = generation.version.load(Relaxed);
+        if version % 2 == 1 {
+            generation.phase.store(0, Relaxed);
+            generation.version.store(version.wrapping_add(1), Release);
+        }
+    }
+}

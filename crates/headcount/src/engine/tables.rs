@@ -1,0 +1,162 @@
+//! Claiming and freeing the records of the tables. Only for the holder of the node lock.
+
+use crate::engine::inner::{Inner, SlotRef, relock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cause, GenerationId, PreviousRun, Role};
+use crate::lifecycle::{GenerationFacts, Phase};
+use crate::registry::layout::Slot;
+use crate::registry::seqlock::rewrite;
+use crate::sys::atomic::Ordering::{Relaxed, Release};
+use crate::sys::clock;
+
+/// A generation that is to be put into the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewGeneration {
+    pub(crate) id: GenerationId,
+    pub(crate) cause: Cause,
+    pub(crate) phase: Phase,
+    pub(crate) expected: u32,
+    pub(crate) master: Option<SlotRef>,
+    pub(crate) master_pid: u32,
+    pub(crate) previous_run: Option<PreviousRun>,
+}
+
+impl Inner {
+    /// Claims a free slot for this process.
+    pub(crate) fn claim_slot(&self, role: Role, fill: impl FnOnce(&Slot)) -> Result<SlotRef> {
+        let slots = self.store.region.slots();
+        let free = (0u32..).zip(slots).find(|(_, slot)| slot.role.load(Relaxed) == 0);
+        let Some((index, slot)) = free else {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "{}: all {} slots are taken; set the option `slots` higher, stop the server, remove the registry \
+                     and start again",
+                    self.place(),
+                    slots.len()
+                ),
+            ));
+        };
+        let now = clock::boot_ns();
+        let identity = self.process().identity;
+        let lock_tag = self.prove_membership();
+        let (birth_kind, birth) = identity.birth.to_words();
+        // First of all: a repair looks no further than this.
+        self.header().slots_used.fetch_max(index + 1, Release);
+        let version = rewrite(&slot.version, || {
+            slot.pid.store(identity.pid, Relaxed);
+            slot.namespace.store(identity.namespace, Relaxed);
+            slot.birth_kind.store(birth_kind, Relaxed);
+            slot.birth.store(birth, Relaxed);
+            slot.lock_tag.store(lock_tag, Relaxed);
+            slot.joined_ns.store(now, Relaxed);
+            slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
+            slot.heartbeat_ns.store(now, Relaxed);
+            slot.intent_since_ns.store(now, Relaxed);
+            slot.generation.store(0, Relaxed);
+            slot.worker_id.store(-1, Relaxed);
+            slot.cause.store(0, Relaxed);
+            slot.retry.store(0, Relaxed);
+            for seq in [
+                &slot.started_seq,
+                &slot.exited_seq,
+                &slot.died_seq,
+                &slot.stalled_seq,
+                &slot.recovered_seq,
+                &slot.wait_status,
+            ] {
+                seq.store(0, Relaxed);
+            }
+            fill(slot);
+            slot.role.store(role.code(), Relaxed);
+        });
+        Ok(SlotRef { index, version })
+    }
+
+    pub(crate) fn free_slot(&self, index: u32) {
+        let Ok(slot) = self.slot(index) else { return };
+        rewrite(&slot.version, || slot.role.store(0, Relaxed));
+        let process = self.process();
+        relock(&process.joined).retain(|s| s.index != index);
+        if process.master().is_some_and(|s| s.index == index) {
+            process.set_master(None);
+        }
+    }
+
+    /// Puts a generation into the table, and gives what it is from now on.
+    pub(crate) fn new_generation(&self, new: NewGeneration) -> Result<GenerationFacts> {
+        let records = self.store.region.generations();
+        let free = (0u32..).zip(records).find(|(_, g)| g.phase.load(Relaxed) == 0);
+        let Some((index, record)) = free else {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "{}: {} generations are there at once, and there is no room for another (do old workers drain for \
+                     ever? limit how long they may, or set the option `slots` higher)",
+                    self.place(),
+                    records.len()
+                ),
+            ));
+        };
+        let (begun_ns, begun_wall_ns) = (clock::boot_ns(), clock::wall_ns());
+        let (master_slot, master_version) = new.master.map_or((u32::MAX, 0), |m| (m.index, m.version));
+        // First of all: a repair looks no further than this.
+        self.header().generations_used.fetch_max(index + 1, Release);
+        rewrite(&record.version, || {
+            record.id.store(new.id, Relaxed);
+            record.cause.store(new.cause.code(), Relaxed);
+            record.master_slot.store(master_slot, Relaxed);
+            record.master_version.store(master_version, Relaxed);
+            record.master_pid.store(new.master_pid, Relaxed);
+            record.begun_ns.store(begun_ns, Relaxed);
+            record.begun_wall_ns.store(begun_wall_ns, Relaxed);
+            record.expected.store(new.expected, Relaxed);
+            record.joined.store(0, Relaxed);
+            record.came.store(0, Relaxed);
+            record.died_at_work.store(0, Relaxed);
+            for seq in [&record.started_seq, &record.ended_seq, &record.abandoned_seq] {
+                seq.store(0, Relaxed);
+            }
+            record.start_delivered.store(0, Relaxed);
+            record.marks.store(0, Relaxed);
+            record.retry.store(0, Relaxed);
+            let (code, generation, workers) = match new.previous_run {
+                None => (0, 0, 0),
+                Some(PreviousRun::None) => (1, 0, 0),
+                Some(PreviousRun::Clean) => (2, 0, 0),
+                Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
+            };
+            record.previous_generation.store(generation, Relaxed);
+            record.previous_workers.store(workers, Relaxed);
+            record.previous_run.store(code, Relaxed);
+            record.phase.store(new.phase.code(), Relaxed);
+        });
+        Ok(GenerationFacts {
+            index,
+            id: new.id,
+            phase: new.phase,
+            cause: new.cause,
+            master_slot,
+            master_version,
+            master_pid: new.master_pid,
+            begun_ns,
+            begun_wall_ns,
+            expected: new.expected,
+            joined: 0,
+            came: 0,
+            died_at_work: 0,
+            started_seq: 0,
+            ended_seq: 0,
+            abandoned_seq: 0,
+            start_delivered: false,
+            tries: 0,
+            previous_run: new.previous_run,
+            joining: false,
+        })
+    }
+
+    pub(crate) fn free_generation(&self, index: u32) {
+        let Ok(record) = self.generation_at(index) else { return };
+        rewrite(&record.version, || record.phase.store(0, Relaxed));
+    }
+}

@@ -1,0 +1,429 @@
+//! One node that is followed: its file, its journal, its life.
+
+use std::collections::VecDeque;
+use std::mem::offset_of;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::life::Life;
+use super::processes::Processes;
+use super::sleeper::Expected;
+use super::{Follow, Item};
+use crate::error::ErrorKind;
+use crate::event::Event;
+use crate::observer::Observer;
+use crate::registry::journal::Cursor;
+use crate::registry::layout::Header;
+use crate::sys::identity::Liveness;
+use crate::sys::reader_futex::RemoteWord;
+
+/// A file that is replaced by way of its removal is away for a moment.
+const AWAY: Duration = Duration::from_millis(50);
+/// A look at a node takes longer the more processes it has. At most one part in so many of our time goes into looks.
+const LOOK_SHARE: u32 = 10;
+/// Between two looks at a node with processes whose end is not told.
+const LOOKS: Duration = Duration::from_secs(1);
+/// As often at most a look is taken again because there were new processes in it.
+const ROUNDS: usize = 4;
+
+/// What a node needs of the set that it is followed in.
+pub(super) struct Surroundings<'a> {
+    pub(super) epoll: &'a Arc<OwnedFd>,
+    /// What the epoll instance says of a process that has ended.
+    pub(super) token: &'a dyn Fn(u32) -> u64,
+    /// So many records are read at once.
+    pub(super) batch: usize,
+    /// For so many processes there is room.
+    pub(super) room: usize,
+    pub(super) now: Instant,
+}
+
+pub(super) struct Followed {
+    path: PathBuf,
+    follow: Follow,
+    cursor: Cursor,
+    open: Option<Open>,
+    /// Another registry that is at the path by now, and the event up to which the old one is read before.
+    next: Option<(Observer, u64)>,
+    items: VecDeque<Item>,
+    file: Work,
+    read: Work,
+    look: Work,
+    /// Since when there is nothing at the path; and whether that was told.
+    away: Option<(Instant, bool)>,
+    /// What was told of the file at the path, and of the one that is open.
+    file_trouble: Option<String>,
+    read_trouble: Option<String>,
+}
+
+struct Open {
+    observer: Observer,
+    /// `None`: it cannot be slept on.
+    word: Option<Arc<RemoteWord>>,
+    /// The number of the newest event, as far as it was read.
+    head: u64,
+    life: Life,
+    processes: Processes,
+    /// Not all of its live processes tell when they end.
+    others: bool,
+    not_before: Option<Instant>,
+}
+
+/// Something to be done: now, at an instant, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    None,
+    Now,
+    At(Instant),
+}
+
+impl Work {
+    fn is_due(self, now: Instant) -> bool {
+        match self {
+            Work::None => false,
+            Work::Now => true,
+            Work::At(at) => at <= now,
+        }
+    }
+
+    fn sooner(&mut self, at: Instant) {
+        *self = match *self {
+            Work::Now => Work::Now,
+            Work::At(other) => Work::At(other.min(at)),
+            Work::None => Work::At(at),
+        };
+    }
+
+    fn at(self) -> Option<Instant> {
+        if let Work::At(at) = self { Some(at) } else { None }
+    }
+}
+
+impl Open {
+    fn new(observer: Observer) -> Open {
+        Open {
+            // A file system without shared mappings: then it is looked at by time.
+            word: RemoteWord::map(observer.file(), offset_of!(Header, head)).ok().map(Arc::new),
+            observer,
+            head: 0,
+            life: Life::default(),
+            processes: Processes::default(),
+            others: false,
+            not_before: None,
+        }
+    }
+}
+
+impl Followed {
+    pub(super) fn new(path: PathBuf, cursor: Cursor, follow: Follow) -> Followed {
+        Followed {
+            path,
+            follow,
+            cursor,
+            open: None,
+            next: None,
+            items: VecDeque::new(),
+            file: Work::Now,
+            read: Work::None,
+            look: Work::None,
+            away: None,
+            file_trouble: None,
+            read_trouble: None,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    pub(super) fn read_from(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+        self.check_journal();
+    }
+
+    pub(super) fn observer(&self) -> Option<&Observer> {
+        self.open.as_ref().map(|open| &open.observer)
+    }
+
+    pub(super) fn take(&mut self) -> Option<Item> {
+        self.items.pop_front()
+    }
+
+    /// How many processes are held.
+    pub(super) fn held(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.processes.len())
+    }
+
+    /// What is to be slept on, if everything is read.
+    pub(super) fn expected(&self) -> Option<Expected> {
+        let open = self.open.as_ref().filter(|_| self.read_trouble.is_none())?;
+        // Its lower half is what the kernel compares.
+        open.word.as_ref().map(|word| (Arc::clone(word), open.head as u32))
+    }
+
+    /// Whether changes of it are not told, so that it must be looked at by time.
+    pub(super) fn is_slow(&self) -> bool {
+        let trouble = self.file_trouble.is_some() || self.read_trouble.is_some();
+        trouble || self.open.as_ref().is_some_and(|open| open.word.is_none())
+    }
+
+    /// When there is something to do that nothing else tells.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.file, self.read, self.look].into_iter().filter_map(Work::at).min()
+    }
+
+    pub(super) fn check_file(&mut self) {
+        self.file = Work::Now;
+    }
+
+    pub(super) fn check_all(&mut self) {
+        self.file = Work::Now;
+        if self.open.is_some() {
+            self.read = Work::Now;
+        }
+    }
+
+    pub(super) fn check_journal(&mut self) {
+        if self.open.is_some() {
+            self.read = Work::Now;
+        }
+    }
+
+    /// One of its processes has ended.
+    pub(super) fn ended(&mut self, pid: u32) {
+        let Some(open) = &mut self.open else { return };
+        if open.processes.let_go(pid) {
+            self.items.push_back(Item::Ended { pid });
+            self.look = Work::Now;
+        }
+    }
+
+    /// Does something of what is due. `false`: nothing is.
+    pub(super) fn work(&mut self, around: &Surroundings<'_>) -> bool {
+        let due = |work: Work| work.is_due(around.now);
+        if due(self.file) && self.next.is_none() {
+            self.file = Work::None;
+            self.look_at_file(around.now);
+        } else if due(self.read) {
+            self.read = Work::None;
+            self.read_on(around.batch);
+        } else if due(self.look) {
+            self.look = Work::None;
+            self.look_at_node(around);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn look_at_file(&mut self, now: Instant) {
+        if let Some(open) = &self.open
+            && open.observer.is_current()
+        {
+            // It was moved away, and back.
+            if self.away.take().is_some_and(|(_, told)| told) {
+                self.items.push_back(Item::Appeared);
+            }
+            return self.file_is_well();
+        }
+        match Observer::open(&self.path) {
+            Ok(observer) => {
+                self.file_is_well();
+                self.away = None;
+                let Some(open) = &self.open else { return self.take_up(observer, Item::Appeared) };
+                // What the old one has to say comes first; what somebody goes on writing into it does not.
+                let last = open.observer.newest_seq().unwrap_or(0);
+                self.next = Some((observer, last));
+                self.read = Work::Now;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.file_is_well();
+                if self.open.is_none() {
+                    return;
+                }
+                let (since, told) = *self.away.get_or_insert((now, false));
+                if !told && now.saturating_duration_since(since) >= AWAY {
+                    self.away = Some((since, true));
+                    self.items.push_back(Item::Removed);
+                } else if !told {
+                    self.file = Work::At(since + AWAY);
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.file_trouble.as_ref() != Some(&text) {
+                    self.file_trouble = Some(text);
+                    self.items.push_back(Item::Unreadable(error));
+                }
+            }
+        }
+    }
+
+    fn file_is_well(&mut self) {
+        let was_told = self.file_trouble.take().is_some();
+        if was_told && self.read_trouble.is_none() && self.open.is_some() {
+            self.items.push_back(Item::Readable);
+        }
+    }
+
+    fn take_up(&mut self, observer: Observer, item: Item) {
+        self.open = Some(Open::new(observer));
+        self.read_trouble = None;
+        self.items.push_back(item);
+        self.read = Work::Now;
+        self.look = if self.follow == Follow::Node { Work::Now } else { Work::None };
+    }
+
+    fn read_on(&mut self, batch: usize) {
+        let Some(open) = &mut self.open else { return };
+        let before = self.cursor;
+        let mut began = before;
+        let read = open.observer.newest_seq().and_then(|head| {
+            open.head = head;
+            if before.next_seq() > head.saturating_add(1) {
+                // Whatever it holds now is not told again.
+                self.cursor = Cursor::at(head.saturating_add(1));
+                let (wanted, next) = (before.next_seq(), self.cursor.next_seq());
+                self.items.push_back(Item::SetBack { wanted, next });
+            }
+            began = self.cursor;
+            open.observer.events(&mut self.cursor, batch)
+        });
+        match read {
+            Ok(batch) => {
+                if self.read_trouble.take().is_some() && self.file_trouble.is_none() {
+                    self.items.push_back(Item::Readable);
+                }
+                let end = self.cursor.next_seq();
+                let first = batch.events.first().map_or(end, |event| event.seq);
+                let wanted = if began.next_seq() == 0 { first } else { began.next_seq() };
+                if !batch.events.is_empty() && self.follow == Follow::Node {
+                    open.life.somebody_wrote();
+                    self.look = Work::Now;
+                }
+                self.items.extend(in_order(wanted, batch.events, end));
+                open.head = open.head.max(end.saturating_sub(1));
+                let is_old_one_read = self.next.as_ref().is_some_and(|(_, last)| end > *last);
+                if end <= open.head && !is_old_one_read {
+                    self.read = Work::Now;
+                    return;
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.read_trouble.as_ref() != Some(&text) {
+                    self.read_trouble = Some(text);
+                    if self.next.is_none() {
+                        self.items.push_back(Item::Unreadable(error));
+                    }
+                }
+            }
+        }
+        // All of it, or all that can be read. Only when all of it is told: until then what is open is what is told of.
+        if self.next.is_some() && !self.items.is_empty() {
+            self.read = Work::Now;
+        } else if let Some((observer, _)) = self.next.take() {
+            self.cursor = Cursor::at(1);
+            self.take_up(observer, Item::Replaced);
+            self.file = Work::Now;
+        }
+    }
+
+    fn look_at_node(&mut self, around: &Surroundings<'_>) {
+        let Some(open) = &mut self.open else { return };
+        if let Some(at) = open.not_before.filter(|at| *at > around.now) {
+            return self.look = Work::At(at);
+        }
+        let begun = Instant::now();
+        let mut rounds = 0;
+        let looked = loop {
+            let snapshot = match open.observer.snapshot() {
+                Ok(snapshot) => snapshot,
+                Err(error) => break Err(error),
+            };
+            let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
+            self.items.extend(held.ended.into_iter().map(|pid| Item::Ended { pid }));
+            rounds += 1;
+            if held.new.is_empty() || rounds == ROUNDS {
+                open.others = held.others || !held.new.is_empty();
+                break Ok(snapshot);
+            }
+        };
+        let now = Instant::now();
+        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
+        let Ok(snapshot) = looked else {
+            // What cannot be looked at cannot be read either, and that is where it is told.
+            (self.read, self.look) = (Work::Now, Work::At(now + LOOKS));
+            return;
+        };
+        if open.others {
+            self.look.sooner(now + LOOKS);
+        }
+        // What the last ones did before they died may have come after our last look into the journal.
+        let is_read = open.observer.newest_seq().map_or(true, |head| self.cursor.next_seq() > head);
+        if snapshot.liveness() == Liveness::Gone && !is_read && self.read_trouble.is_none() {
+            (self.read, self.look) = (Work::Now, Work::Now);
+            return;
+        }
+        let verdict = open.life.judge(&snapshot, now);
+        self.items.extend(verdict.news.map(Item::Node));
+        if let Some(again) = verdict.again {
+            self.look.sooner(now + again);
+        }
+    }
+}
+
+/// What was read, with the gaps where they are. `next` is the number that was to come first, `end` the one after the last.
+fn in_order(next: u64, events: Vec<Event>, end: u64) -> Vec<Item> {
+    let gap = |from: u64, to: u64| {
+        to.checked_sub(from).filter(|&count| count > 0).map(|count| Item::Lost { first: from, count })
+    };
+    let mut items = Vec::new();
+    let mut next = next;
+    let mut run: Vec<Event> = Vec::new();
+    for event in events {
+        if event.seq != next {
+            if !run.is_empty() {
+                items.push(Item::Events(std::mem::take(&mut run)));
+            }
+            items.extend(gap(next, event.seq));
+        }
+        next = event.seq.saturating_add(1);
+        run.push(event);
+    }
+    if !run.is_empty() {
+        items.push(Item::Events(run));
+    }
+    items.extend(gap(next, end));
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Cause, Kind};
+
+    #[test]
+    fn a_gap_is_told_where_it_is() {
+        let shown = |next, seqs: &[u64], end| -> Vec<String> {
+            let event = |&seq: &u64| Event { seq, ..Event::new(Kind::WorkerDied, Cause::Unknown) };
+            let items = in_order(next, seqs.iter().map(event).collect(), end);
+            let show = |item| match item {
+                Item::Events(events) => format!("{:?}", events.iter().map(|e| e.seq).collect::<Vec<_>>()),
+                Item::Lost { first, count } => format!("{count} from {first}"),
+                other => format!("{other:?}"),
+            };
+            items.into_iter().map(show).collect()
+        };
+        assert_eq!(shown(3, &[], 7), ["4 from 3"]);
+        assert!(shown(3, &[], 3).is_empty());
+        assert_eq!(shown(3, &[3, 4], 5), ["[3, 4]"]);
+        assert_eq!(shown(1, &[3, 4, 6], 9), ["2 from 1", "[3, 4]", "1 from 5", "[6]", "2 from 7"]);
+    }
+}

@@ -1,0 +1,436 @@
+//! From a step to what it takes: which records change how, which event is reported, which callback runs.
+//!
+//! Whole decisions: the engine carries them out in the order in which they stand here, and decides nothing itself.
+
+use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Phase, Scope, SlotFacts, Step, coarse};
+use crate::event::{Cause, Event, GenerationId, Kind, Role};
+
+/// What is left to do while the node lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Settle what is open, until nothing is.
+    Settle(Scope),
+    /// Put a generation into the table that is not there (any more).
+    Revive(GenerationId),
+    /// A worker of it is there, with this number.
+    Commit(GenerationId, Option<u32>),
+    StartGeneration(GenerationId),
+    StartProcess(u32),
+    Drain(u32),
+    Exit(u32),
+    /// The master's own slot, last of all.
+    ExitMaster(u32),
+}
+
+/// A change of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    FreeSlot(u32),
+    FreeGeneration(u32),
+    Intent(u32, Intent),
+    /// At work from now on: a long start callback is no stall.
+    Serving(u32),
+    /// A worker died at work, at that time: see [`coarse`].
+    DiedAtWork(u32, u32),
+    /// One more worker has joined, with this number; and whether it has all of them now.
+    Joined {
+        generation: u32,
+        number: Option<u32>,
+        is_complete: bool,
+    },
+    StartDelivered(u32),
+    /// What died in callbacks so far has nothing to do with the next one.
+    ForgetTries(u32),
+    /// One more process has died in the callback about it.
+    SlotTries(u32),
+    GenerationTries(u32),
+    /// The callback about this event is to be run again, whoever does it: its subject lives on, and no record waits.
+    Redeliver(u64),
+    RedeliverTries,
+    Redelivered,
+}
+
+/// The record in which an event's number is noted, so that it is reported once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Started(u32),
+    Exited(u32),
+    Died(u32),
+    Stalled(u32),
+    Recovered(u32),
+    GenerationStarted(u32),
+    Ended(u32),
+    Abandoned(u32),
+}
+
+/// An event that is to be written into the journal; its counts are those after `before` and with the mark.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) event: Event,
+    pub(crate) mark: Option<Mark>,
+    /// Should the process die before the callback has run, another one runs it.
+    pub(crate) redeliver: bool,
+}
+
+/// What an act is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    /// Nothing that anybody needs to hear of.
+    Nothing,
+    /// A new event.
+    New(Box<Report>),
+    /// One that stands in the journal, under this number; and what can be said of it if it was overwritten there.
+    Known(u64, Option<Box<Event>>),
+}
+
+/// One whole decision.
+#[derive(Clone, Debug)]
+pub(crate) struct Act {
+    pub(crate) before: Vec<Change>,
+    pub(crate) subject: Subject,
+    /// Whether its callback is run.
+    pub(crate) deliver: bool,
+    /// How many died in it.
+    pub(crate) tries: u32,
+    /// After the callback.
+    pub(crate) after: Vec<Change>,
+    /// Whether the others had better look.
+    pub(crate) ring: bool,
+    /// Whether its stage has nothing more.
+    pub(crate) is_last: bool,
+}
+
+impl Act {
+    pub(super) fn silent(changes: Vec<Change>) -> Act {
+        Act {
+            before: changes,
+            subject: Subject::Nothing,
+            deliver: false,
+            tries: 0,
+            after: Vec::new(),
+            ring: false,
+            is_last: false,
+        }
+    }
+
+    pub(super) fn report(event: Event, mark: Option<Mark>) -> Act {
+        let subject = Subject::New(Box::new(Report { event, mark, redeliver: false }));
+        Act { subject, ..Act::silent(Vec::new()) }
+    }
+
+    fn known(seq: u64, fallback: Option<Event>) -> Act {
+        Act { subject: Subject::Known(seq, fallback.map(Box::new)), ..Act::silent(Vec::new()) }
+    }
+
+    fn before(mut self, change: Change) -> Act {
+        self.before.push(change);
+        self
+    }
+
+    pub(super) fn after(mut self, change: Change) -> Act {
+        self.after.push(change);
+        self
+    }
+
+    fn delivered(mut self, tries: u32) -> Act {
+        let kind = match &self.subject {
+            Subject::New(report) => Some(report.event.kind),
+            Subject::Known(..) | Subject::Nothing => None,
+        };
+        self.tries = tries;
+        self.deliver = tries < MOST_TRIES && kind.is_none_or(Kind::has_callback);
+        self
+    }
+
+    fn ring(mut self) -> Act {
+        self.ring = true;
+        self
+    }
+
+    fn last(mut self) -> Act {
+        self.is_last = true;
+        self
+    }
+}
+
+impl Facts {
+    /// What a stage takes next; `None`: nothing any more.
+    pub(crate) fn act(&self, stage: Stage) -> Option<Act> {
+        match stage {
+            Stage::Settle(scope) => self.settle(self.next_step(scope)?),
+            // The engine's: it needs a free record.
+            Stage::Revive(_) => None,
+            Stage::Commit(id, number) => {
+                let generation = self.generation(id)?.index;
+                let is_complete = self.is_complete(id);
+                Some(Act::silent(vec![Change::Joined { generation, number, is_complete }]).last())
+            }
+            Stage::StartGeneration(id) => self.start_generation(self.generation(id)?),
+            Stage::StartProcess(index) => {
+                let slot = self.slot(index)?;
+                let kind = if slot.role == Role::Worker { Kind::WorkerStarted } else { Kind::HelperStarted };
+                let act = Act::report(about(slot, kind, slot.cause), Some(Mark::Started(index)));
+                Some(act.delivered(0).after(Change::Serving(index)).ring().last())
+            }
+            Stage::Drain(index) => {
+                let slot = self.slot(index)?;
+                let event = about(slot, Kind::WorkerDraining, self.going(slot.generation));
+                // If it is the sentinel, somebody else had better be: so it rings.
+                let act = Act::report(event, None).before(Change::Intent(index, Intent::Draining));
+                Some(act.delivered(0).ring().last())
+            }
+            Stage::Exit(index) => {
+                let slot = self.slot(index)?;
+                let kind = if slot.role == Role::Worker { Kind::WorkerExited } else { Kind::HelperExited };
+                let event = about(slot, kind, self.going(slot.generation));
+                let act = Act::report(event, Some(Mark::Exited(index)))
+                    .before(Change::Intent(index, Intent::Leaving));
+                Some(act.delivered(0).after(Change::FreeSlot(index)).last())
+            }
+            Stage::ExitMaster(index) => {
+                let slot = self.slot(index)?;
+                let event = about(slot, Kind::MasterExited, self.going(u64::MAX));
+                let act = Act::report(event, Some(Mark::Exited(index)));
+                Some(act.delivered(0).after(Change::FreeSlot(index)).last())
+            }
+        }
+    }
+
+    fn start_generation(&self, g: &GenerationFacts) -> Option<Act> {
+        if g.start_delivered {
+            return None;
+        }
+        let mut event = about_generation(g, Kind::GenerationStarted, g.cause);
+        event.previous_run = g.previous_run;
+        let act = match g.started_seq {
+            0 => Act::report(event, Some(Mark::GenerationStarted(g.index))),
+            // Its first runner died in the callback.
+            seq => Act::known(seq, Some(event)),
+        };
+        Some(act.delivered(g.tries).after(Change::StartDelivered(g.index)).last())
+    }
+
+    fn settle(&self, step: Step) -> Option<Act> {
+        Some(match step {
+            Step::Redeliver(seq) => {
+                Act::known(seq, None).delivered(self.redeliver_tries).after(Change::Redelivered)
+            }
+            Step::Release { slot } => Act::silent(vec![Change::FreeSlot(slot)]),
+            Step::ReportDied { slot } => {
+                let facts = self.slot(slot)?;
+                let act = Act::report(death(facts, Kind::WorkerDied), Some(Mark::Died(slot)));
+                match self.generation(facts.generation) {
+                    Some(g) if matches!(facts.intent, Intent::Starting | Intent::Serving) => {
+                        act.before(Change::DiedAtWork(g.index, coarse(self.now).max(1)))
+                    }
+                    _ => act,
+                }
+            }
+            Step::ReportMasterLost { slot } => {
+                Act::report(self.master_lost(self.slot(slot)?), Some(Mark::Died(slot)))
+            }
+            Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => {
+                let facts = self.slot(slot)?;
+                let event = match facts.role {
+                    Role::Master => self.master_lost(facts),
+                    _ => death(facts, Kind::WorkerDied),
+                };
+                let act = Act::known(facts.died_seq, Some(self.as_of_now(event, facts.died_seq)));
+                act.delivered(facts.tries).after(Change::FreeSlot(slot))
+            }
+            Step::ReportHelperExited { slot } => {
+                Act::report(death(self.slot(slot)?, Kind::HelperExited), Some(Mark::Exited(slot)))
+            }
+            Step::ReleaseGeneration { generation } => Act::silent(vec![Change::FreeGeneration(generation)]),
+            Step::ReportAbandoned { generation } => {
+                let g = self.generation_at(generation)?;
+                let event = about_generation(g, Kind::GenerationAbandoned, Cause::NoWorkers);
+                Act::report(event, Some(Mark::Abandoned(generation))).before(Change::ForgetTries(generation))
+            }
+            Step::ReportEnded { generation } => {
+                let g = self.generation_at(generation)?;
+                let event = about_generation(g, Kind::GenerationEnded, self.going(g.id));
+                Act::report(event, Some(Mark::Ended(generation))).before(Change::ForgetTries(generation))
+            }
+            Step::DeliverAbandoned { generation } => {
+                let g = self.generation_at(generation)?;
+                self.deliver_generation(g, g.abandoned_seq, Kind::GenerationAbandoned)
+            }
+            Step::DeliverEnded { generation } => {
+                let g = self.generation_at(generation)?;
+                self.deliver_generation(g, g.ended_seq, Kind::GenerationEnded)
+            }
+            Step::ReportStalled { slot } => {
+                self.report_live(slot, Kind::WorkerStalled, Cause::Overdue, Mark::Stalled(slot))?
+            }
+            Step::ReportRecovered { slot } => {
+                self.report_live(slot, Kind::WorkerRecovered, Cause::Unknown, Mark::Recovered(slot))?
+            }
+        })
+    }
+
+    fn deliver_generation(&self, g: &GenerationFacts, seq: u64, kind: Kind) -> Act {
+        let event = self.as_of_now(about_generation(g, kind, Cause::Unknown), seq);
+        Act::known(seq, Some(event)).delivered(g.tries).after(Change::FreeGeneration(g.index))
+    }
+
+    /// About one that lives on.
+    fn report_live(&self, slot: u32, kind: Kind, cause: Cause, mark: Mark) -> Option<Act> {
+        let event = about(self.slot(slot)?, kind, cause);
+        let report = Report { event, mark: Some(mark), redeliver: true };
+        Some(Act { subject: Subject::New(Box::new(report)), ..Act::silent(Vec::new()) })
+    }
+
+    /// An event that was overwritten in the journal: what can still be said of it.
+    fn as_of_now(&self, mut event: Event, seq: u64) -> Event {
+        event.seq = seq;
+        event.counts = self.counts(event.generation);
+        event
+    }
+
+    /// The counts are those of the newest generation that it leaves behind.
+    fn master_lost(&self, master: &SlotFacts) -> Event {
+        let mut event = death(master, Kind::MasterLost);
+        event.generation = self.generations_of(master).map(|g| g.id).max().unwrap_or(0);
+        event
+    }
+
+    /// Why a process goes: another generation has taken over, a newer one or, after an upgrade that was rolled back,
+    /// an older one that serves; or else the node stops.
+    fn going(&self, generation: GenerationId) -> Cause {
+        let counts = self.counts(generation);
+        let rolled_back = counts.prev.is_some_and(|workers| workers > counts.prev_draining);
+        if counts.next.is_some() || rolled_back { Cause::Superseded } else { Cause::Stop }
+    }
+
+    /// What follows for the records if a process died inside of the callback about this event.
+    pub(crate) fn died_in_callback(&self, about: &Event) -> Vec<Change> {
+        let seq = about.seq;
+        match about.kind {
+            Kind::WorkerDied | Kind::MasterLost => {
+                let slots = self.slots.iter().filter(|s| s.died_seq == seq);
+                slots.map(|s| Change::SlotTries(s.index)).collect()
+            }
+            Kind::GenerationStarted | Kind::GenerationEnded | Kind::GenerationAbandoned => {
+                let of = |g: &&GenerationFacts| [g.started_seq, g.ended_seq, g.abandoned_seq].contains(&seq);
+                self.generations.iter().filter(of).map(|g| Change::GenerationTries(g.index)).collect()
+            }
+            Kind::WorkerStalled | Kind::WorkerRecovered => {
+                vec![Change::RedeliverTries, Change::Redeliver(seq)]
+            }
+            // About the dead process itself: there is nobody left for whom it could be run again.
+            _ => Vec::new(),
+        }
+    }
+
+    /// How often the callback about this event has killed, as far as the records know.
+    pub(crate) fn tries_of(&self, about: &Event) -> u32 {
+        let seq = about.seq;
+        let slot = self.slots.iter().find(|s| s.died_seq == seq).map(|s| s.tries);
+        let of = |g: &&GenerationFacts| [g.started_seq, g.ended_seq, g.abandoned_seq].contains(&seq);
+        let generation = self.generations.iter().find(of).map(|g| g.tries);
+        match about.kind {
+            Kind::WorkerStalled | Kind::WorkerRecovered => self.redeliver_tries,
+            _ => slot.or(generation).unwrap_or(0),
+        }
+    }
+
+    /// The same change in the facts as the engine makes in the records, so that they need not be read again.
+    pub(crate) fn apply(&mut self, change: Change) {
+        let now = self.now;
+        match change {
+            Change::FreeSlot(index) => self.slots.retain(|s| s.index != index),
+            Change::FreeGeneration(index) => self.generations.retain(|g| g.index != index),
+            Change::Intent(index, intent) => self.change_slot(index, |s| {
+                s.intent = intent;
+                s.intent_since_ns = now;
+            }),
+            Change::Serving(index) => self.change_slot(index, |s| {
+                s.intent = Intent::Serving;
+                s.intent_since_ns = now;
+                s.heartbeat_ns = now;
+            }),
+            Change::DiedAtWork(index, at) => self.change_generation(index, |g| g.died_at_work = at),
+            Change::Joined { generation, number, is_complete } => self.change_generation(generation, |g| {
+                g.joined = g.joined.saturating_add(1);
+                g.came |= number.filter(|&n| n < 64).map_or(0, |n| 1 << n);
+                g.phase = Phase::Committed;
+                if is_complete {
+                    g.died_at_work = 0;
+                }
+            }),
+            Change::StartDelivered(index) => self.change_generation(index, |g| {
+                g.start_delivered = true;
+                g.tries = 0;
+            }),
+            Change::ForgetTries(index) => self.change_generation(index, |g| g.tries = 0),
+            Change::SlotTries(index) => self.change_slot(index, |s| s.tries = s.tries.saturating_add(1)),
+            Change::GenerationTries(index) => {
+                self.change_generation(index, |g| g.tries = g.tries.saturating_add(1));
+            }
+            Change::Redeliver(seq) => self.redeliver_seq = seq,
+            Change::RedeliverTries => self.redeliver_tries = self.redeliver_tries.saturating_add(1),
+            Change::Redelivered => (self.redeliver_seq, self.redeliver_tries) = (0, 0),
+        }
+    }
+
+    /// Notes that the event with this number reports it.
+    pub(crate) fn mark(&mut self, mark: Mark, seq: u64) {
+        match mark {
+            Mark::Started(index) => self.change_slot(index, |s| s.started_seq = seq),
+            Mark::Exited(index) => self.change_slot(index, |s| s.exited_seq = seq),
+            Mark::Died(index) => self.change_slot(index, |s| s.died_seq = seq),
+            Mark::Stalled(index) => self.change_slot(index, |s| s.stalled_seq = seq),
+            Mark::Recovered(index) => self.change_slot(index, |s| s.recovered_seq = seq),
+            Mark::GenerationStarted(index) => self.change_generation(index, |g| g.started_seq = seq),
+            Mark::Ended(index) => self.change_generation(index, |g| g.ended_seq = seq),
+            Mark::Abandoned(index) => self.change_generation(index, |g| g.abandoned_seq = seq),
+        }
+    }
+
+    fn change_slot(&mut self, index: u32, change: impl FnOnce(&mut SlotFacts)) {
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index) {
+            change(slot);
+        }
+    }
+
+    fn change_generation(&mut self, index: u32, change: impl FnOnce(&mut GenerationFacts)) {
+        if let Some(generation) = self.generations.iter_mut().find(|g| g.index == index) {
+            change(generation);
+        }
+    }
+}
+
+pub(super) fn about(slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
+    let mut event = Event::new(kind, cause);
+    event.generation = slot.generation;
+    event.pid = slot.pid();
+    event.role = Some(slot.role);
+    event.worker_id = slot.worker_id;
+    event.heartbeat_ns = slot.heartbeat_ns;
+    event
+}
+
+pub(super) fn about_generation(generation: &GenerationFacts, kind: Kind, cause: Cause) -> Event {
+    let mut event = Event::new(kind, cause);
+    event.generation = generation.id;
+    event.pid = generation.master_pid;
+    event.role = Some(Role::Master);
+    event
+}
+
+/// How a process ended, from its wait status.
+pub(super) fn death(slot: &SlotFacts, kind: Kind) -> Event {
+    let mut event = about(slot, kind, Cause::Unknown);
+    if let Some(status) = slot.wait_status {
+        let signal = status & 0x7f;
+        if signal == 0 {
+            event.cause = Cause::Exit;
+            event.exit_code = Some(status >> 8 & 0xff);
+        } else {
+            event.cause = Cause::Signal;
+            event.signal = Some(signal);
+        }
+    }
+    event
+}

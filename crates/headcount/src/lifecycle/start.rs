@@ -1,0 +1,116 @@
+//! Decisions at a start: why a generation or a worker begins, how the run before ended, and what is cleared away of it.
+
+use super::act::{Act, Change, Mark, about, about_generation};
+use super::{Facts, GenerationFacts, Phase, SlotFacts};
+use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
+use crate::sys::identity::Liveness;
+
+impl Facts {
+    /// Why a master that has said nothing itself begins a generation. `own`: its slot.
+    pub(crate) fn begin_cause(&self, has_begun_before: bool, own: Option<u32>) -> Cause {
+        let is_another = |s: &&SlotFacts| s.role == Role::Master && Some(s.index) != own;
+        if has_begun_before {
+            Cause::Reload
+        } else if self.slots.iter().filter(is_another).any(|s| s.liveness == Liveness::Alive) {
+            Cause::Upgrade
+        } else {
+            Cause::Start
+        }
+    }
+
+    /// The generation that a process can join. One that was reported to have ended, or that the master could not
+    /// announce, is begun (again) by its first worker.
+    pub(crate) fn joinable(&self, id: GenerationId) -> Option<&GenerationFacts> {
+        self.generation(id).filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0)
+    }
+
+    /// Why a process joins.
+    pub(crate) fn join_cause(
+        &self,
+        id: GenerationId,
+        role: Role,
+        worker_id: Option<u32>,
+        respawned: bool,
+    ) -> Cause {
+        let known = self.joinable(id);
+        let replaces = respawned || known.is_some_and(|g| g.is_replacement(worker_id));
+        match known {
+            _ if role == Role::Worker && replaces => Cause::Respawn,
+            Some(g) => g.cause,
+            None => Cause::Resume,
+        }
+    }
+
+    /// What a run has left that nobody ended.
+    fn left(&self) -> impl Iterator<Item = &GenerationFacts> {
+        self.generations.iter().filter(|g| self.master_alive(g) == Some(false))
+    }
+
+    /// How the run before ended, by what it has left in the table. `runs`: how many there were.
+    pub(crate) fn find_previous_run(&self, runs: u64) -> PreviousRun {
+        // A master that died as it started had found out, and has told nobody; and had perhaps begun to
+        // clear away what it found.
+        let untold = self.left().filter(|g| !g.start_delivered).max_by_key(|g| g.id);
+        if let Some(found) = untold.and_then(|g| g.previous_run) {
+            return found;
+        }
+        let is_open = |g: &&GenerationFacts| g.phase == Phase::Committed && g.ended_seq == 0;
+        let newest = self.left().filter(is_open).map(|g| g.id).max();
+        let is_of_it = |s: &&SlotFacts| {
+            s.role == Role::Worker && s.exited_seq == 0 && self.left().any(|g| g.id == s.generation)
+        };
+        match newest {
+            Some(generation) => {
+                let workers = u32::try_from(self.slots.iter().filter(is_of_it).count()).unwrap_or(u32::MAX);
+                PreviousRun::Unclean { generation, workers }
+            }
+            None if runs == 0 => PreviousRun::None,
+            None => PreviousRun::Clean,
+        }
+    }
+
+    /// The next thing to clear away of a run that nobody ended: it is reported, and no callback runs.
+    pub(crate) fn next_leftover(&self) -> Option<Act> {
+        let is_left = |id: GenerationId| self.left().any(|g| g.id == id);
+        let dead = self
+            .slots
+            .iter()
+            .find(|s| s.role == Role::Worker && s.liveness == Liveness::Gone && is_left(s.generation));
+        if let Some(s) = dead {
+            let untold = s.exited_seq == 0 && s.died_seq == 0 && s.started_seq != 0;
+            let event = about(s, Kind::WorkerDied, Cause::Unclean);
+            return Some(Act::cleared(
+                untold.then(|| (event, Mark::Died(s.index))),
+                Change::FreeSlot(s.index),
+            ));
+        }
+        let has_workers =
+            |g: &&GenerationFacts| self.slots.iter().any(|s| s.role == Role::Worker && s.generation == g.id);
+        // Orphans serve on.
+        let g = self.left().find(|g| !has_workers(g))?;
+        let untold = g.started_seq != 0 && g.ended_seq == 0 && g.abandoned_seq == 0;
+        let (kind, mark) = match g.phase {
+            Phase::Committed => (Kind::GenerationEnded, Mark::Ended(g.index)),
+            _ => (Kind::GenerationAbandoned, Mark::Abandoned(g.index)),
+        };
+        let event = about_generation(g, kind, Cause::Unclean);
+        Some(Act::cleared(untold.then_some((event, mark)), Change::FreeGeneration(g.index)))
+    }
+
+    /// The next worker to clear away whose death nobody lived long enough to report: the table is full of them.
+    pub(crate) fn next_unreported(&self) -> Option<Act> {
+        let dead = self.slots.iter().find(|s| s.role == Role::Worker && s.liveness == Liveness::Gone)?;
+        let event = super::act::death(dead, Kind::WorkerDied);
+        let untold = (dead.died_seq == 0).then_some((event, Mark::Died(dead.index)));
+        Some(Act::cleared(untold, Change::FreeSlot(dead.index)))
+    }
+}
+
+impl Act {
+    fn cleared(report: Option<(crate::event::Event, Mark)>, change: Change) -> Act {
+        match report {
+            Some((event, mark)) => Act::report(event, Some(mark)).after(change),
+            None => Act::silent(vec![change]),
+        }
+    }
+}
