@@ -83,7 +83,7 @@ test: ## test every row of the contract against real servers, then the installat
 	$(CARGO) build $(LOCKED) -p headcount-ffi
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
-	$(CARGO) test $(LOCKED) --no-fail-fast
+	$(CARGO) test $(LOCKED) --features headcount/tokio --no-fail-fast
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
 
@@ -105,11 +105,11 @@ loom: ## check lock-free reading of the registry under every order of its loads 
 check: ## run format, lints, docs, licences, shell checks and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --features headcount/tokio --all-targets -- -D warnings
 	@$(MAKE) module SETUP=: NGINX=debian
 	NGINX_SOURCE_DIR=/usr/share/nginx/src NGINX_BUILD_DIR="$$(echo '$(TARGET)'/nginx-debian-*)" \
 	    $(CARGO) clippy $(LOCKED) --release -p headcount-nginx -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --features headcount/tokio --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib

@@ -60,6 +60,9 @@
 // For `headcount_struct_size`: `headcount_process_status`.
 #define HEADCOUNT_STRUCT_PROCESS_STATUS 7
 
+// For `headcount_struct_size`: `headcount_step`.
+#define HEADCOUNT_STRUCT_STEP 8
+
 // Done; nothing to report, and the node lock is not held.
 #define HEADCOUNT_OK 0
 
@@ -301,6 +304,18 @@
 // `level`: something failed that nobody was there to be told.
 #define HEADCOUNT_LEVEL_ERROR 3
 
+// It serves, and could not join yet: it is not counted.
+#define HEADCOUNT_MEMBER_WAITING 1
+
+// It has joined.
+#define HEADCOUNT_MEMBER_SERVING 2
+
+// It takes no new work.
+#define HEADCOUNT_MEMBER_DRAINING 3
+
+// It has left, or will never join.
+#define HEADCOUNT_MEMBER_LEFT 4
+
 // A node, as one process and its forked children hold it. Never freed.
 typedef struct headcount_node headcount_node;
 
@@ -400,6 +415,23 @@ typedef struct headcount_join_options {
     // How many milliseconds to wait for the node lock; HEADCOUNT_WAIT_LOCK_TIMEOUT, HEADCOUNT_WAIT_TRY.
     int64_t wait_ms;
 } headcount_join_options;
+
+// What a member needs next. Set `struct_size` before each call that fills it in.
+typedef struct headcount_step {
+    // sizeof(headcount_step), set by the caller.
+    uint32_t struct_size;
+    // How far it has come: HEADCOUNT_MEMBER_*
+    uint32_t state;
+    // In how many milliseconds to call `headcount_member_on_time` at the latest.
+    uint32_t next_ms;
+    // 1: the descriptor of `headcount_watch_fd` is worth waiting for.
+    uint32_t listen;
+    // 1: it looks after all others, or is the first to take over from who does. Where waiting for a descriptor is
+    // dear, the rest may do without: they hear of it a heartbeat later if both of these die at once.
+    uint32_t on_duty;
+    // 1: it drains, and could not say so yet. The process is not to end before the next step.
+    uint32_t unsaid;
+} headcount_step;
 
 // The workers of three neighbouring generations, and of all. Set `struct_size` before the call.
 typedef struct headcount_counts {
@@ -681,6 +713,39 @@ int32_t headcount_watch_fd(struct headcount_node *node, int32_t *fd);
 // Never waits for longer than a few milliseconds. Calling it without need does no harm.
 int32_t headcount_process(struct headcount_node *node,
                           struct headcount_event *event);
+
+// Joins a generation with this process, as `headcount_join` does, and goes on from there: it beats, looks after the
+// others, says that it drains as soon as the node lock is free, all from `headcount_member_on_time`. `headcount_leave`
+// ends it.
+//
+// If it fails, `step` says whether it may still come to it: HEADCOUNT_MEMBER_WAITING, and `headcount_member_on_time`
+// tries again by itself. It may be called again meanwhile, to wait once more.
+int32_t headcount_member_join(struct headcount_node *node,
+                              const struct headcount_join_options *options,
+                              struct headcount_step *step,
+                              struct headcount_event *event);
+
+// What is to be done now is done: call it when `next_ms` have passed; earlier does no harm. HEADCOUNT_EVENT: as from
+// `headcount_process`, `headcount_join` or `headcount_drain`, whatever came of it. What went wrong on the way is told
+// by `headcount_notice`.
+//
+// While an event of this process is not finished it beats, and leaves the rest for later.
+// HEADCOUNT_ERR_WRONG_STATE if this process is no member.
+int32_t headcount_member_on_time(struct headcount_node *node,
+                                 struct headcount_step *step,
+                                 struct headcount_event *event);
+
+// The same when the descriptor of `headcount_watch_fd` is readable, or the waker has written 'E'; a waker that runs is
+// told that the next one may come.
+int32_t headcount_member_on_readable(struct headcount_node *node,
+                                     struct headcount_step *step,
+                                     struct headcount_event *event);
+
+// It takes no new work from now on. HEADCOUNT_EVENT: worker_draining; it comes from a later step if the node lock is
+// not free. Calling it again does what `headcount_member_on_time` does.
+int32_t headcount_member_drain(struct headcount_node *node,
+                               struct headcount_step *step,
+                               struct headcount_event *event);
 
 // Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
 // cannot wait for that descriptor themselves. `path` gets what to connect to (64 bytes are enough), once, and

@@ -1,6 +1,7 @@
 //! What a `headcount_node *` points to, and the table of all of them.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::atomic::AtomicPtr;
@@ -10,14 +11,14 @@ use std::thread::ThreadId;
 
 use headcount_core::internal::PerProcess;
 use headcount_core::{
-    ErrorKind, GenerationId, Master, Node, NoticeLevel, Transition, Transitions, Watch, Worker,
+    ErrorKind, GenerationId, Master, Member, Node, NoticeLevel, Transition, Transitions, Watch, Worker,
 };
 
 use crate::border::Failure;
 use crate::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
 use crate::event::Place;
 use crate::waker::Waker;
-use crate::words::{HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
+use crate::words::{HEADCOUNT_LEVEL_ERROR, HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
 
 /// A node, as one process and its forked children hold it. Never freed.
 pub struct Handle {
@@ -37,16 +38,17 @@ pub struct Handle {
 #[derive(Default)]
 pub(crate) struct Process {
     notices: VecDeque<(u32, String)>,
-    in_flight: Option<InFlight>,
+    pub(crate) in_flight: Option<InFlight>,
     workers: Vec<Worker>,
-    pub(crate) watch: Option<(GenerationId, Watch)>,
+    pub(crate) member: Option<Member>,
+    watch: Option<(GenerationId, Watch)>,
     pub(crate) waker: Option<Waker>,
     /// It has been a worker, so it never becomes a master, whatever it forks.
     joined_once: bool,
 }
 
 /// Transitions of which one is being acted on.
-struct InFlight {
+pub(crate) struct InFlight {
     transitions: Transitions,
     thread: ThreadId,
 }
@@ -190,9 +192,8 @@ impl Handle {
     pub(crate) fn left(&self, generation: GenerationId) {
         let mut process = self.process();
         process.workers.retain(|w| w.generation() != generation);
-        if process.watch.as_ref().is_some_and(|(of, _)| *of == generation) {
-            process.end_watch();
-        }
+        process.member.take_if(|member| member.generation().id() == generation);
+        process.end_watch_of(generation);
         self.publish_hearts(&process);
     }
 
@@ -234,6 +235,7 @@ impl Handle {
         for notice in self.node.take_notices() {
             let level = match notice.level {
                 NoticeLevel::Notice => HEADCOUNT_LEVEL_NOTICE,
+                NoticeLevel::Error => HEADCOUNT_LEVEL_ERROR,
                 _ => HEADCOUNT_LEVEL_WARNING,
             };
             notices.push_back((level, notice.text));
@@ -254,6 +256,43 @@ impl Process {
             0 => self.workers.iter().max_by_key(|w| w.generation()),
             id => self.workers.iter().find(|w| w.generation() == id),
         }
+    }
+
+    /// The descriptor of the watch, that of a member or one that is made if there is none yet, and whose it is.
+    pub(crate) fn watch_fd(&mut self) -> Result<(GenerationId, BorrowedFd<'_>), Failure> {
+        if self.member.is_none() {
+            self.watch()?;
+        }
+        let of_member = self.member.as_ref().and_then(|m| Some((m.generation().id(), m.watch_fd()?)));
+        let of_watch = || self.watch.as_ref().map(|(generation, watch)| (*generation, watch.as_fd()));
+        of_member
+            .or_else(of_watch)
+            .ok_or_else(|| Failure::new(ErrorKind::WrongState, "this process has no watch"))
+    }
+
+    /// The watch of a process that looks by itself, made if it is not there yet.
+    pub(crate) fn watch(&mut self) -> Result<(GenerationId, &mut Watch), Failure> {
+        let wrong = |message: &str| Failure::new(ErrorKind::WrongState, message);
+        if self.member.is_some() {
+            return Err(wrong("a member looks in headcount_member_on_readable and headcount_member_on_time"));
+        }
+        let Some(worker) = self.worker(0) else {
+            return Err(wrong("only a process that has joined has a watch"));
+        };
+        if self.watch.is_none() {
+            self.watch = Some((worker.generation(), worker.watch()?));
+        }
+        match &mut self.watch {
+            Some((generation, watch)) => Ok((*generation, watch)),
+            None => Err(wrong("this process has no watch")),
+        }
+    }
+
+    fn end_watch_of(&mut self, generation: GenerationId) {
+        if let Some(waker) = self.waker.take_if(|waker| waker.generation == generation) {
+            waker.stop();
+        }
+        self.watch.take_if(|(of, _)| *of == generation);
     }
 
     pub(crate) fn end_watch(&mut self) {

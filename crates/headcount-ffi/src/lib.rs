@@ -23,6 +23,8 @@ mod worker;
 
 mod watch;
 
+mod member;
+
 mod waker;
 
 mod look;
@@ -33,6 +35,7 @@ pub use codes::*;
 pub use event::EventRecord;
 pub use handle::{Handle, listen};
 pub use look::*;
+pub use member::*;
 pub use node::*;
 pub use options::OpenOptions;
 pub use snapshot::*;
@@ -59,6 +62,8 @@ pub const HEADCOUNT_STRUCT_SNAPSHOT: u32 = 5;
 pub const HEADCOUNT_STRUCT_GENERATION_STATUS: u32 = 6;
 /// For `headcount_struct_size`: `headcount_process_status`.
 pub const HEADCOUNT_STRUCT_PROCESS_STATUS: u32 = 7;
+/// For `headcount_struct_size`: `headcount_step`.
+pub const HEADCOUNT_STRUCT_STEP: u32 = 8;
 
 /// The ABI version of the library. Cannot fail.
 #[unsafe(no_mangle)]
@@ -78,6 +83,7 @@ pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
         HEADCOUNT_STRUCT_SNAPSHOT => size_of::<SnapshotRecord>(),
         HEADCOUNT_STRUCT_GENERATION_STATUS => size_of::<GenerationRecord>(),
         HEADCOUNT_STRUCT_PROCESS_STATUS => size_of::<ProcessRecord>(),
+        HEADCOUNT_STRUCT_STEP => size_of::<StepRecord>(),
         _ => 0,
     };
     size as u64

@@ -11,7 +11,6 @@ mod socket;
 mod thread;
 
 use std::ffi::c_char;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +21,6 @@ use self::thread::Control;
 use crate::border::{Failure, check_pointer, copy_string, entry};
 use crate::codes::HEADCOUNT_OK;
 use crate::handle::{self, Handle};
-use crate::watch::watch_of;
 
 /// A running waker, as the rest of the process holds it. Dropping it does not end the thread.
 pub(crate) struct Waker {
@@ -33,6 +31,11 @@ pub(crate) struct Waker {
 impl Waker {
     pub(crate) fn stop(&self) {
         self.control.stop();
+    }
+
+    /// The last byte was acted on: the next one may come.
+    pub(crate) fn rearm(&self) {
+        self.control.rearm();
     }
 }
 
@@ -59,8 +62,8 @@ pub unsafe extern "C" fn headcount_waker_start(node: *mut Handle, path: *mut c_c
         }
         let mut process = handle.process();
         let failed = |e| Failure::io("start the waker", e);
-        let watch = watch_of(&mut process)?.as_fd().try_clone_to_owned().map_err(failed)?;
-        let generation = process.watch.as_ref().map_or(0, |(generation, _)| *generation);
+        let (generation, watch) = process.watch_fd()?;
+        let watch = watch.try_clone_to_owned().map_err(failed)?;
         let mut folders = vec![PathBuf::from("/dev/shm"), PathBuf::from("/tmp")];
         folders.extend(handle.node.path().and_then(Path::parent).map(Path::to_owned));
         let listener = Listener::new(&folders)?;
@@ -84,7 +87,7 @@ pub unsafe extern "C" fn headcount_waker_rearm(node: *mut Handle) -> i32 {
         let Some(waker) = &process.waker else {
             return Err(Failure::new(ErrorKind::WrongState, "no waker runs in this process"));
         };
-        waker.control.rearm();
+        waker.rearm();
         Ok(HEADCOUNT_OK)
     })
 }

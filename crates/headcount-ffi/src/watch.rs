@@ -2,26 +2,10 @@
 
 use std::os::fd::AsRawFd;
 
-use headcount_core::{ErrorKind, Watch};
-
-use crate::border::{Failure, check_pointer, entry, put};
+use crate::border::{check_pointer, entry, put};
 use crate::codes::HEADCOUNT_OK;
 use crate::event::{EventRecord, Place};
-use crate::handle::{self, Handle, Process};
-
-/// The watch of this process, made if it is not there yet.
-pub(crate) fn watch_of(process: &mut Process) -> Result<&mut Watch, Failure> {
-    if process.watch.is_none() {
-        let Some(worker) = process.worker(0) else {
-            return Err(Failure::new(ErrorKind::WrongState, "only a process that has joined has a watch"));
-        };
-        process.watch = Some((worker.generation(), worker.watch()?));
-    }
-    match &mut process.watch {
-        Some((_, watch)) => Ok(watch),
-        None => Err(Failure::new(ErrorKind::WrongState, "this process has no watch")),
-    }
-}
+use crate::handle::{self, Handle};
 
 /// The descriptor that is readable when there may be something to report: wait for it with poll, epoll or any
 /// event loop, then call `headcount_process`. Don't read from it, and don't close it.
@@ -32,7 +16,7 @@ pub unsafe extern "C" fn headcount_watch_fd(node: *mut Handle, fd: *mut i32) -> 
     entry(|| {
         let handle = handle::find(node)?;
         check_pointer(fd, "fd")?;
-        let number = watch_of(&mut handle.process())?.as_raw_fd();
+        let number = handle.process().watch_fd()?.1.as_raw_fd();
         // SAFETY: checked above; writable by the caller's word.
         unsafe { put(fd, "fd", number) }?;
         Ok(HEADCOUNT_OK)
@@ -51,7 +35,7 @@ pub unsafe extern "C" fn headcount_process(node: *mut Handle, event: *mut EventR
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
         let place = unsafe { Place::new(event) }?;
-        let transitions = watch_of(&mut handle.process())?.process()?;
+        let transitions = handle.process().watch()?.1.process()?;
         Ok(handle.deliver(transitions, place))
     })
 }

@@ -1,6 +1,6 @@
 //! What a worker says of itself.
 
-use headcount_core::{ErrorKind, Generation, Join};
+use headcount_core::{ErrorKind, Generation, Join, Wait};
 
 use crate::border::{Failure, Sized32, entry, read_struct, wait};
 use crate::codes::HEADCOUNT_OK;
@@ -32,6 +32,27 @@ unsafe impl Sized32 for JoinOptions {
     const NAME: &'static str = "headcount_join_options";
 }
 
+impl JoinOptions {
+    pub(crate) fn join(&self) -> Result<(Join, Wait), Failure> {
+        let invalid = |message: String| Failure::new(ErrorKind::InvalidOption, message);
+        let join = match self.role {
+            0 | HEADCOUNT_ROLE_WORKER => Join::worker(u32::try_from(self.worker_id).ok()),
+            HEADCOUNT_ROLE_HELPER => Join::helper(),
+            other => {
+                return Err(invalid(format!(
+                    "option `role` is {other}; allowed are 2 (worker) and 3 (helper)"
+                )));
+            }
+        };
+        if self.generation == 0 {
+            return Err(invalid(
+                "option `generation` is 0: give the number that headcount_begin gave".to_owned(),
+            ));
+        }
+        Ok((join.respawned(self.replaces_pid != 0), wait(self.wait_ms)?))
+    }
+}
+
 /// Joins a generation with this process. HEADCOUNT_EVENT: worker_started; before it generation_started if
 /// the master could not announce that. A helper gets no event.
 ///
@@ -49,24 +70,9 @@ pub unsafe extern "C" fn headcount_join(
         let place = unsafe { Place::new(event) }?;
         // SAFETY: the caller's structure, as the header demands.
         let options = unsafe { read_struct(options, "options") }?;
-        let join = match options.role {
-            0 | HEADCOUNT_ROLE_WORKER => Join::worker(u32::try_from(options.worker_id).ok()),
-            HEADCOUNT_ROLE_HELPER => Join::helper(),
-            other => {
-                return Err(Failure::new(
-                    ErrorKind::InvalidOption,
-                    format!("option `role` is {other}; allowed are 2 (worker) and 3 (helper)"),
-                ));
-            }
-        };
-        if options.generation == 0 {
-            return Err(Failure::new(
-                ErrorKind::InvalidOption,
-                "option `generation` is 0: give the number that headcount_begin gave",
-            ));
-        }
-        let join = join.respawned(options.replaces_pid != 0).wait(wait(options.wait_ms)?);
-        let (worker, transitions) = Generation::of(&handle.node, options.generation).join(join)?;
+        let (join, wait) = options.join()?;
+        let generation = Generation::of(&handle.node, options.generation);
+        let (worker, transitions) = generation.join(join.wait(wait))?;
         handle.joined(worker);
         Ok(handle.deliver(transitions, place))
     })

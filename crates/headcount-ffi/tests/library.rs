@@ -119,9 +119,15 @@ fn the_program_in_the_documentation_works() {
 }
 
 #[test]
+fn a_member_lives_by_its_steps() {
+    run("member", &[]);
+}
+
+#[test]
 fn the_look_at_a_node_in_the_documentation_works() {
     let text = std::fs::read_to_string(support::root().join("../../docs/c.md")).unwrap();
-    let lines = text.split("```c\n").nth(2).unwrap().split("```").next().unwrap();
+    let lines = text.split("```c\n").find(|block| block.starts_with("headcount_snapshot")).unwrap();
+    let lines = lines.split("```").next().unwrap();
     let folder = support::Folder::new("c-documented-look");
     let source = folder.path().join("look.c");
     let program = format!(

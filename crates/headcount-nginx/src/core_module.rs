@@ -106,13 +106,13 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         log::release(unsafe { (*cycle).log });
         let mut state = state();
         state.tracked = tracked.clone();
-        let is_single = state.member.is_some() && nginx::process() == Process::Single;
+        let is_single = state.life.is_some() && nginx::process() == Process::Single;
         drop(state);
         if is_single {
             // The one process is its own successor.
             member::leave();
             let tracked = tracked.filter(|tracked| !tracked.is_led_by_lua);
-            tracked.into_iter().for_each(|tracked| member::start(tracked, Some(0)));
+            tracked.iter().for_each(|tracked| member::start(tracked, Some(0)));
         }
         SERVE
     })
@@ -128,11 +128,11 @@ unsafe extern "C" fn init_process(_: *mut ngx_cycle_t) -> ngx_int_t {
         };
         drop(state);
         match process {
-            Process::Worker => member::start(tracked, nginx::worker_number()),
+            Process::Worker => member::start(&tracked, nginx::worker_number()),
             Process::Single => {
                 // Nobody forks, so that no fork has told who went into the background.
                 master::adopt();
-                member::start(tracked, Some(0));
+                member::start(&tracked, Some(0));
             }
             _ => member::start_helper(&tracked),
         }

@@ -31,7 +31,11 @@ pub(crate) fn report(transitions: Transitions) {
 /// Hands on to error.log what the core has to say.
 pub(crate) fn log_notices(node: &Node) {
     for notice in node.take_notices() {
-        let level = if notice.level == NoticeLevel::Notice { Level::Notice } else { Level::Warn };
+        let level = match notice.level {
+            NoticeLevel::Notice => Level::Notice,
+            NoticeLevel::Warning => Level::Warn,
+            NoticeLevel::Error => Level::Error,
+        };
         log::log(level, &notice.text);
     }
 }

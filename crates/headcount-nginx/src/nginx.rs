@@ -55,6 +55,12 @@ pub(crate) fn is_exiting() -> bool {
     unsafe { ffi::ngx_exiting != 0 }
 }
 
+/// Whether this process has a connection left.
+pub(crate) fn has_free_connection() -> bool {
+    // SAFETY: `ngx_cycle` points to a cycle from the beginning of main() to its end.
+    unsafe { ffi::ngx_cycle.as_ref() }.is_some_and(|cycle| cycle.free_connection_n > 0)
+}
+
 /// The worker's number within its generation.
 pub(crate) fn worker_number() -> Option<u32> {
     // SAFETY: a plain number.

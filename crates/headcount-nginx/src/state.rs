@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use headcount_core::{Generation, Master};
 use headcount_nginx_conf::Settings;
 
-use crate::member::{Member, Waiting};
+use crate::member::Life;
 
 /// What is true of this process.
 pub(crate) struct State {
@@ -17,8 +17,7 @@ pub(crate) struct State {
     pub(crate) opened_by: u32,
     /// A worker or helper: it never becomes a master, whatever it forks.
     pub(crate) is_child: bool,
-    pub(crate) member: Option<Member>,
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) life: Option<Life>,
 }
 
 /// A configuration that is in force.
@@ -30,14 +29,8 @@ pub(crate) struct Tracked {
     pub(crate) is_led_by_lua: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State {
-    tracked: None,
-    masters: Vec::new(),
-    opened_by: 0,
-    is_child: false,
-    member: None,
-    waiting: None,
-});
+static STATE: Mutex<State> =
+    Mutex::new(State { tracked: None, masters: Vec::new(), opened_by: 0, is_child: false, life: None });
 
 /// A poisoned mutex only says that there was a panic; what must be consistent lies in the registry.
 pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -40,7 +40,8 @@ impl Timer {
     }
 
     pub(crate) fn set(self, after: Duration) {
-        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).clamp(1, 86_400_000);
+        // Not a moment too early, or it would have to be set again.
+        let ms = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 86_400_000);
         // SAFETY: a leaked event, which nginx's tree may keep; called from nginx's thread, after nginx has made the tree
         // (its event module's init_process comes before that of any dynamic module).
         unsafe { ffi::ngx_add_timer(self.0, ms as ffi::ngx_msec_t) };

@@ -21,9 +21,9 @@ use crate::worker::Worker;
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Join {
-    role: Role,
-    worker_id: Option<u32>,
-    respawn: bool,
+    pub(crate) role: Role,
+    pub(crate) worker_id: Option<u32>,
+    pub(crate) respawn: bool,
     wait: Wait,
 }
 

@@ -32,7 +32,8 @@
 //! # }
 //! ```
 //!
-//! The examples `prefork` and `prefork_tokio` are whole servers.
+//! The examples `prefork` and `prefork_tokio` are whole servers. The feature `tokio` adds `AsyncMember`: a worker's life
+//! as a future, which beats by itself.
 //!
 //! # What it promises
 //!
@@ -59,6 +60,8 @@ mod lifecycle;
 #[cfg(not(loom))]
 mod master;
 #[cfg(not(loom))]
+mod member;
+#[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
 mod observer;
@@ -68,6 +71,8 @@ mod options;
 mod snapshot;
 #[cfg(not(loom))]
 mod stale;
+#[cfg(all(feature = "tokio", not(loom)))]
+mod tokio;
 #[cfg(not(loom))]
 mod worker;
 
@@ -84,6 +89,8 @@ mod event;
 mod registry;
 mod sys;
 
+#[cfg(all(feature = "tokio", not(loom)))]
+pub use self::tokio::AsyncMember;
 #[cfg(not(loom))]
 pub use engine::node_lock::Wait;
 #[cfg(not(loom))]
@@ -104,6 +111,8 @@ pub use kernel::{KernelFeatures, kernel_features};
 pub use lifecycle::{Phase, State};
 #[cfg(not(loom))]
 pub use master::{Begin, Master};
+#[cfg(not(loom))]
+pub use member::{Member, MemberState, Moment, Step};
 #[cfg(not(loom))]
 pub use node::Node;
 #[cfg(not(loom))]

@@ -47,12 +47,18 @@ impl Worker {
     /// One look at the clock and one store; no lock, no system call. Does nothing once it has left.
     #[inline]
     pub fn beat(&self) {
+        self.beat_at(clock::boot_ns());
+    }
+
+    /// The same, with the time as the caller has it.
+    #[inline]
+    pub(crate) fn beat_at(&self, now: u64) {
         let Ok(slot) = self.node.inner.slot(self.slot.index) else { return };
         if slot.version.load(Relaxed) != self.slot.version {
             // It has left, and the slot may be somebody else's by now.
             return;
         }
-        slot.heartbeat_ns.store(clock::boot_ns(), Relaxed);
+        slot.heartbeat_ns.store(now, Relaxed);
         if slot.stalled_seq.load(Relaxed) > slot.recovered_seq.load(Relaxed) {
             // Said to be stalled: have it taken back now.
             self.node.inner.ring();
@@ -102,6 +108,18 @@ impl Worker {
     pub fn watch(&self) -> Result<Watch> {
         self.check()?;
         Watch::new(self.node.inner.clone(), self.slot)
+    }
+
+    /// The same for one that looks by itself when the watch says.
+    pub(crate) fn watch_without_timer(&self, now: u64) -> Result<Watch> {
+        Watch::without_timer(self.node.inner.clone(), self.slot, now)
+    }
+
+    /// Whether its heartbeat is: nobody else had a chance to beat either, if it was this process that slept.
+    pub(crate) fn is_overdue(&self, now: u64) -> bool {
+        let beaten =
+            self.node.inner.slot(self.slot.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed));
+        now.saturating_sub(beaten) > clock::nanos(self.node.inner.settings().stall_after)
     }
 
     fn check(&self) -> Result<()> {

@@ -223,16 +223,19 @@ fn prefork_lives_and_quits() {
     stopped_by("prefork", Signal::SIGQUIT, 4);
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn prefork_tokio_lives_and_is_stopped() {
     stopped_by("prefork_tokio", Signal::SIGTERM, 0);
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn prefork_tokio_lives_and_quits() {
     stopped_by("prefork_tokio", Signal::SIGQUIT, 4);
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn prefork_tokio_finishes_its_requests_before_it_leaves() {
     let _alone = alone();

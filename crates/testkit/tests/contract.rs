@@ -162,5 +162,7 @@ contract! {
     row30_disk_full = scenarios::registry::disk_full;
     row30_too_many_workers = scenarios::registry::too_many_workers;
     row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
+    row33_timers_used_up [lua "timers are Lua's"] = scenarios::limits::timers_used_up;
+    row33_connections_used_up [lua "timers are Lua's"] = scenarios::limits::connections_used_up;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

@@ -65,6 +65,10 @@ local DECLARATIONS = [[
     uint32_t state, liveness, doubt, cause;
   } headcount_process_status;
 
+  typedef struct {
+    uint32_t struct_size, state, next_ms, listen, on_duty, unsaid;
+  } headcount_step;
+
   uint32_t headcount_abi_version(void);
   uint64_t headcount_struct_size(uint32_t which);
   const char *headcount_last_error(void);
@@ -92,12 +96,14 @@ local DECLARATIONS = [[
 
   int32_t headcount_join(headcount_node *node, const headcount_join_options *options, headcount_event *event);
   int32_t headcount_beat(headcount_node *node);
-  int32_t headcount_drain(headcount_node *node, uint64_t generation, int64_t wait_ms, headcount_event *event);
   int32_t headcount_leave(headcount_node *node, uint64_t generation, int64_t wait_ms, headcount_event *event);
 
-  int32_t headcount_process(headcount_node *node, headcount_event *event);
+  int32_t headcount_member_join(headcount_node *node, const headcount_join_options *options,
+                                headcount_step *step, headcount_event *event);
+  int32_t headcount_member_on_time(headcount_node *node, headcount_step *step, headcount_event *event);
+  int32_t headcount_member_on_readable(headcount_node *node, headcount_step *step, headcount_event *event);
+  int32_t headcount_member_drain(headcount_node *node, headcount_step *step, headcount_event *event);
   int32_t headcount_waker_start(headcount_node *node, char *path, uint64_t capacity);
-  int32_t headcount_waker_rearm(headcount_node *node);
   int32_t headcount_waker_stop(headcount_node *node, uint64_t generation);
 
   int32_t headcount_get_counts(headcount_node *node, uint64_t generation, headcount_counts *counts);
@@ -114,7 +120,7 @@ ffi.cdef(DECLARATIONS)
 
 local STRUCTS = {
   "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts", "headcount_snapshot",
-  "headcount_generation_status", "headcount_process_status",
+  "headcount_generation_status", "headcount_process_status", "headcount_step",
 }
 
 local function fail(...)

@@ -1,46 +1,56 @@
--- A worker's life: it joins, beats, looks after the others, drains, leaves.
+-- A worker's life in nginx. What is to be done when, the library knows (`headcount_member_*`); here is what only Lua
+-- can do: wait, listen, and run callbacks.
+--
+-- All of it rests on one light thread, which ngx_lua cannot refuse to run once it runs. Timers it can, for want of
+-- running timers or connections, and also the premature run by which they would tell that the worker is to end: so the
+-- thread looks by itself, at each heartbeat, and the timers only make it come sooner.
 
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
+local semaphore = require "ngx.semaphore"
+
+-- Once a second nothing is won by compiling, and each worker would keep the code for itself.
+jit.off(true, true)
 
 local WORKER, HELPER = 2, 3
-local EVENT, WRONG_STATE = 1, -2
--- Reasons for which a later attempt to join may succeed.
-local PASSING = { [node.BUSY] = true, [node.LOCK_TIMEOUT] = true, [-5] = true, [-15] = true } -- full, io
+local EVENT = 1
+local WAITING, SERVING, DRAINING, LEFT = 1, 2, 3, 4
+-- Seconds between two looks where nothing tells of deaths.
 local POLL_INTERVAL = 0.05
--- Seconds after which a worker begins to watch that is not among those who look after the others from the start:
--- where many start at once, each would delay the rest of them.
-local WATCH_LATER = 0.25
--- A cosocket without a timeout; should it be over one day, the loop just goes on.
+-- Seconds after which a light thread that is no more, or has never begun, is missed at the latest.
+local RESCUE_INTERVAL = 10
+-- A cosocket without a timeout; should it be over one day, the thread just goes on.
 local FOR_EVER = 2147483647
 
 local _M = {}
--- state: nil, "waiting", "joined", "draining", "left"; pid: of the process that it is true of.
+-- started; pid: of the process that has joined.
 
 local join_options = ffi.new("headcount_join_options", { struct_size = ffi.sizeof("headcount_join_options") })
+-- What the library wants next; and a place for those who only look.
+local step = ffi.new("headcount_step", { struct_size = ffi.sizeof("headcount_step") })
+local aside = ffi.new("headcount_step", { struct_size = ffi.sizeof("headcount_step") })
 
-local function is_member()
-  return (_M.state == "joined" or _M.state == "draining") and _M.pid == nginx.pid()
-end
+-- The fate of the light thread (`lost`), and how many others run callbacks.
+local life, under_way
+-- What wakes it. Made by the master: with the first one ngx_lua makes 4,094 more, half a megabyte.
+local bell = semaphore.new()
 
--- Looking after the others ---------------------------------------------------------------------
-
-local complained
-
-local function settle()
-  local code = library.headcount_process(node.handle, node.event)
-  if code == EVENT then
+-- Runs callbacks, and then looks again, until there are none: only that has the waker ring again.
+local function deliver(code)
+  under_way = under_way + 1
+  while code == EVENT do
     node.deliver(code)
-  elseif code < 0 and code ~= node.BUSY and code ~= WRONG_STATE then
-    local err = node.last_error()
-    if err ~= complained then node.log(ngx.ERR, err) end
-    complained = err
+    -- One that drains must not beat unless it can tell when to stop.
+    if step.state == DRAINING then break end
+    code = library.headcount_member_on_readable(node.handle, aside, node.event)
   end
+  under_way = under_way - 1
   node.log_notices()
 end
 
+-- A thread of the library turns "there is something to look at" into a byte.
 local function connect()
   local path = ffi.new("char[64]")
   if library.headcount_waker_start(node.handle, path, ffi.sizeof(path)) < 0 then return nil, node.last_error() end
@@ -53,167 +63,145 @@ local function connect()
   return socket
 end
 
--- A thread of the library turns "there is something to look at" into a byte.
-local function listen(socket)
-  while true do
-    local byte, err = socket:receive(1)
+local complained
+
+local function listen()
+  local socket, err = connect()
+  while socket do
+    local byte
+    byte, err = socket:receive(1)
     if byte == "E" then
-      settle()
-      library.headcount_waker_rearm(node.handle)
+      deliver(library.headcount_member_on_readable(node.handle, aside, node.event))
     elseif byte or err ~= "timeout" then
       -- "Q": no more will come.
-      return byte == "Q" or nil, err
+      socket:close()
+      if byte == "Q" then return end
+      break
     end
   end
-end
-
-local function poll(premature)
-  if not premature and is_member() then settle() end
-end
-
--- Of the last watch: `lost` if a callback, or what it left behind, has ended its request by ngx.exit().
-local watching
-
-local function watch_on()
-  settle()
-  -- A callback may have yielded till draining began; a waker that is started now would never be stopped.
-  if _M.state ~= "joined" then return end
-  local socket, err = connect()
-  local ended
-  if socket then
-    local ok
-    ok, ended, err = pcall(listen, socket)
-    if not ok then ended, err = nil, ended end
-    socket:close()
-  end
-  if ended or ngx.worker.exiting() then return end
   library.headcount_waker_stop(node.handle, 0)
+  if err == complained then return end
+  complained = err
   node.log(ngx.WARN, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
-  ngx.timer.every(POLL_INTERVAL, poll)
 end
 
-local function watch(premature)
-  if premature or watching and not watching.lost then return end
-  watching = {}
-  local sentry = node.guard(watching)
-  watch_on()
-  node.disarm(sentry)
+-- A light thread that runs beside the calling one. Kept by nobody but that one: so that what ends their request, and
+-- with it both of them, is noticed by the collector.
+local function spawn(run, argument)
+  local beside = {}
+  beside.thread = ngx.thread.spawn(function()
+    local ok, err = pcall(run, argument)
+    beside.is_over = true
+    if not ok then node.log(ngx.ERR, err) end
+  end)
+  return beside
 end
 
--- Draining -------------------------------------------------------------------------------------
-
--- A draining worker has no timers of ours left, since nginx waits for timers. It beats, and looks after the
--- others if nobody else does, as long as something else keeps it; then it must not be what keeps it.
-local lingering
-
-local function linger(_, call_under_way)
-  lingering = {}
-  local sentry = node.guard(lingering)
-  local begun = nginx.clock()
-  local longest = math.min(0.5, node.options.heartbeat_interval)
-  library.headcount_beat(node.handle)
-  while call_under_way[1] or nginx.no_timers_left() == false do
-    local age = nginx.clock() - begun
-    ngx.sleep(math.max(0.01, math.min(age / 20, longest)))
-    library.headcount_beat(node.handle)
-    settle()
-  end
-  node.disarm(sentry)
+-- ngx_lua keeps one that has ended until somebody has waited for it.
+local function unless_over(beside)
+  if not beside or not beside.is_over then return beside end
+  ngx.thread.wait(beside.thread)
 end
 
-local function drain()
-  if _M.state ~= "joined" then return end
-  _M.state = "draining"
-  library.headcount_waker_stop(node.handle, 0)
-  local give_up = nginx.clock() + node.options.lock_timeout
-  local pause = 0.001
-  local code
+-- How many seconds one that drains may sleep. nil: nothing else keeps this process any more, so that we must not.
+local function drains_on(drains_since, listener)
+  local others = nginx.no_timers_left()
+  if under_way == 0 and not listener and others ~= false or others == nil then return end
+  local age = nginx.clock() - drains_since
+  return math.max(0.01, math.min(age / 20, 0.5, node.options.heartbeat_interval))
+end
+
+local function live()
+  local mine = {}
+  life, under_way = mine, 0
+  local sentry = node.guard(mine)
+  local listener, runner, listens_after, drains_since = nil, nil, 0, nil
+  local call = library.headcount_member_on_time
   while true do
-    code = library.headcount_drain(node.handle, 0, 0, node.event)
-    if code ~= node.BUSY or nginx.clock() >= give_up then break end
-    -- Perhaps one of our own callbacks holds the lock; it goes on while we sleep.
-    ngx.sleep(pause)
-    library.headcount_beat(node.handle)
-    pause = math.min(2 * pause, 0.02)
+    local is_exiting = ngx.worker.exiting()
+    if is_exiting then call = library.headcount_member_drain end
+    local code = call(node.handle, step, node.event)
+    -- In a thread of its own, since a callback may yield for long, and heartbeats go on.
+    if code == EVENT then runner = spawn(deliver, code) end
+    node.log_notices()
+    node.look_after_callback()
+    listener, runner = unless_over(listener), unless_over(runner)
+    if code < 0 or step.state == LEFT or _M.is_helper and step.state ~= WAITING then break end
+
+    local seconds = step.next_ms / 1000
+    call = library.headcount_member_on_time
+    if is_exiting or step.on_duty == 0 then
+      -- Nothing of ours may keep a worker that is to end.
+      if listener then library.headcount_waker_stop(node.handle, 0) end
+      if step.state == DRAINING then
+        drains_since = drains_since or nginx.clock()
+        seconds = drains_on(drains_since, listener)
+        if not seconds then break end
+      end
+    elseif not listener then
+      local now = nginx.clock()
+      if now >= listens_after then
+        listens_after = now + node.options.heartbeat_interval
+        listener = spawn(listen)
+      else
+        seconds, call = math.min(seconds, POLL_INTERVAL), library.headcount_member_on_readable
+      end
+    end
+    -- Without a bell, a worker that is to end may end up to a heartbeat later.
+    if bell then bell:wait(seconds) else ngx.sleep(seconds) end
   end
-  -- Who has beaten once since it drains is expected to go on: so not where that cannot be ended in time.
-  local call_under_way = { true }
-  if nginx.no_timers_left() ~= nil then ngx.thread.spawn(linger, false, call_under_way) end
-  node.deliver(code)
-  node.log_notices()
-  call_under_way[1] = false
+  node.disarm(sentry)
+  if life == mine then life = nil end
 end
 
--- Every timer is run, as premature, when draining begins. So this one tells us.
-local function beat(premature)
-  if premature then return drain() end
-  library.headcount_beat(node.handle)
-  -- Its own timer was dropped, for want of running timers or connections; or its request was ended.
-  if not watching or watching.lost then ngx.timer.at(0, watch) end
+-- Run as premature when the worker is to end: which brings the thread there at once.
+local function rescue(premature)
+  if step.state == LEFT or _M.is_helper and step.state ~= WAITING then return end
   node.look_after_callback()
-end
-
--- A callback was ended together with its request, and that may have been one of ours.
-function node.revive()
-  if _M.state == "joined" and watching and watching.lost then ngx.timer.at(0, watch) end
-  if _M.state == "draining" and lingering and lingering.lost then
-    lingering = nil
-    ngx.timer.at(0, linger, {})
+  if not life and step.state == DRAINING then return end -- it has ended as it should
+  if not life or life.lost then
+    live()
+  elseif premature and bell then
+    bell:post(1)
+    -- nginx is about to wait for its next event, and would look only then at what was posted.
+    ngx.sleep(0.001)
   end
 end
 
--- Joining --------------------------------------------------------------------------------------
+-- A callback was ended together with its request, and that may have been the thread's.
+function node.revive()
+  if life and life.lost then ngx.thread.spawn(live) end
+end
+
+-- Joining and leaving --------------------------------------------------------------------------
 
 local function join(wait_ms)
   join_options.wait_ms = wait_ms
-  return library.headcount_join(node.handle, join_options, node.event)
-end
-
--- The first two are sentinel and deputy; and who takes a dead one's place may have been its deputy.
-local function watches_at_once()
-  return join_options.worker_id < 2 or join_options.replaces_pid ~= 0
-end
-
-local function joined(code)
-  _M.state = "joined"
-  _M.pid = nginx.pid()
-  if _M.is_helper then return node.deliver(code) end
-  -- First of all: in a timer, a callback may yield for long, or for ever.
-  local ok, err = ngx.timer.every(node.options.heartbeat_interval, beat)
-  if ok then ok, err = ngx.timer.at(watches_at_once() and 0 or WATCH_LATER, watch) end
-  if not ok then
-    err = "no timer for heartbeats and watch: " .. err
-    node.log(ngx.ERR, err)
-  end
-  return node.deliver(code) or err
-end
-
-local function join_later(premature)
-  local pause = 0.01
-  while not premature and not ngx.worker.exiting() do
-    local code = join(0)
-    if code >= 0 then
-      node.log(ngx.NOTICE, "joined late: this worker is counted from now on")
-      joined(code)
-      return
-    end
-    if not PASSING[code] then
-      node.log(ngx.ERR, "this worker is not counted: ", node.last_error())
-      return
-    end
-    ngx.sleep(pause)
-    pause = math.min(1.5 * pause, 0.25)
-  end
+  return library.headcount_member_join(node.handle, join_options, step, node.event)
 end
 
 local function tell_child_exited(pid, status)
   library.headcount_child_exited(node.handle, pid, status)
 end
 
+-- First of all what must not be missing; the rest only helps where timers or connections are used up.
+local function start_life()
+  local ok, err = ngx.timer.at(step.next_ms / 1000, rescue)
+  if ok then ok, err = ngx.timer.every(math.max(RESCUE_INTERVAL, node.options.heartbeat_interval), rescue) end
+  for n = 1, 4 do
+    if ok then ok, err = ngx.timer.at(n * node.options.heartbeat_interval, rescue) end
+  end
+  if ok then return end
+  err = "no timer for heartbeats and watch: " .. err
+  node.log(ngx.ERR, err)
+  return err
+end
+
 -- Joins the generation; waits for the node lock meanwhile. In vain: goes on trying in the background.
 function _M.start(generation, is_helper)
   if _M.state then return nil, "init_worker() was called in this worker before; allowed is once" end
-  _M.state = "waiting"
+  _M.state = "started"
+  _M.pid = nginx.pid()
   _M.is_helper = is_helper
   join_options.generation = generation
   join_options.role = is_helper and HELPER or WORKER
@@ -223,14 +211,15 @@ function _M.start(generation, is_helper)
   node.repeat_log(join_options.worker_id == 0 and join_options.replaces_pid == 0)
 
   local code, err = node.wait_for_lock(join)
-  if code >= 0 then
-    err = joined(code)
-    if err then return nil, err end
-    return true
+  if code < 0 then
+    node.log(ngx.ERR, "this worker is not counted yet: ", err)
+    if step.state == WAITING then start_life() end
+    return nil, err
   end
-  node.log(ngx.ERR, "this worker is not counted yet: ", err)
-  if PASSING[code] then ngx.timer.at(0, join_later) end
-  return nil, err
+  err = not is_helper and start_life() or nil
+  err = node.deliver(code) or err
+  if err then return nil, err end
+  return true
 end
 
 -- nginx closes the VM of its cache processes as soon as it has forked them: the one chance to name them.
@@ -239,12 +228,11 @@ function _M.join_as_helper(generation)
   join_options.role = HELPER
   join_options.worker_id = -1
   join_options.replaces_pid = 0
-  local code = join(1000)
+  join_options.wait_ms = 1000
+  local code = library.headcount_join(node.handle, join_options, node.event)
   if code < 0 then node.log(ngx.NOTICE, "a helper is not shown: ", node.last_error()) end
   node.pass_over(code)
 end
-
--- Leaving --------------------------------------------------------------------------------------
 
 local function leave(wait_ms)
   return library.headcount_leave(node.handle, 0, wait_ms, node.event)
@@ -252,8 +240,8 @@ end
 
 -- The last word of a worker, whichever way it ends. Does nothing in a process that has not joined.
 function _M.leave()
-  if not is_member() then return true end
-  _M.state = "left"
+  if _M.pid ~= nginx.pid() or step.state ~= SERVING and step.state ~= DRAINING then return true end
+  step.state = LEFT
   local code, err = node.wait_for_lock(leave)
   if code < 0 then
     node.log(ngx.ERR, "this worker will be reported as died: ", err)

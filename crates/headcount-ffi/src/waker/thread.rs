@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -22,12 +22,21 @@ const QUIT: u8 = b'Q';
 pub(super) struct Control {
     bell: OwnedFd,
     stop: AtomicBool,
+    /// The next byte may be written. Cleared by the thread with each byte.
+    armed: AtomicBool,
     /// The connection, once it is there.
     peer: OnceLock<OwnedFd>,
 }
 
 impl Control {
     pub(super) fn rearm(&self) {
+        // Most often it is: then there is no reason to wake the thread.
+        if !self.armed.swap(true, AcqRel) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
         // It can only fail after 2^64 rings that nobody has heard.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
@@ -38,7 +47,7 @@ impl Control {
         if let Some(peer) = self.peer.get() {
             say_goodbye(peer);
         }
-        self.rearm();
+        self.ring();
     }
 
     /// Silences the bell. Whether it had rung is for `poll` to say.
@@ -55,7 +64,12 @@ impl Control {
 /// something else at any moment.
 pub(super) fn start(watch: OwnedFd, listener: Listener) -> io::Result<Arc<Control>> {
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let control = Arc::new(Control { bell, stop: AtomicBool::new(false), peer: OnceLock::new() });
+    let control = Arc::new(Control {
+        bell,
+        stop: AtomicBool::new(false),
+        armed: AtomicBool::new(true),
+        peer: OnceLock::new(),
+    });
     let its_own = Arc::clone(&control);
     let thread = std::thread::Builder::new().name("headcount-waker".to_owned()).stack_size(128 * 1024);
     without_signals(|| {
@@ -111,9 +125,9 @@ fn accept(control: &Control, listener: Listener) -> Option<OwnedFd> {
 }
 
 fn run(control: &Control, watch: &OwnedFd, peer: &OwnedFd) {
-    let mut armed = true;
     // The check comes after the connection is where `stop` finds it: one of the two says goodbye, or both.
     while !control.is_stopped() {
+        let armed = control.armed.load(Acquire);
         let wanted = if armed { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [
             PollFd::new(&control.bell, PollFlags::IN),
@@ -135,12 +149,12 @@ fn run(control: &Control, watch: &OwnedFd, peer: &OwnedFd) {
             if control.is_stopped() {
                 break;
             }
-            armed = true;
         } else if armed && readable {
+            // First, or whoever acts on the byte at once would find nothing to arm.
+            control.armed.store(false, Release);
             if !send(peer, LOOK) {
                 return;
             }
-            armed = false;
         }
     }
     say_goodbye(peer);

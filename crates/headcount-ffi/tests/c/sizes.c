@@ -12,12 +12,14 @@ int main(void) {
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_SNAPSHOT) == sizeof(headcount_snapshot));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_GENERATION_STATUS) == sizeof(headcount_generation_status));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_PROCESS_STATUS) == sizeof(headcount_process_status));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_STEP) == sizeof(headcount_step));
     CHECK(headcount_struct_size(0) == 0 && headcount_struct_size(99) == 0);
 
     /* These are what declarations written by hand, such as the Lua library's, go by: a change is a new ABI. */
     CHECK(sizeof(headcount_options) == 56 && sizeof(headcount_join_options) == 32);
     CHECK(sizeof(headcount_event) == 128 && offsetof(headcount_event, cause) == 56);
     CHECK(offsetof(headcount_event, signal) == 96 && offsetof(headcount_event, reporter_pid) == 120);
+    CHECK(sizeof(headcount_step) == 24 && offsetof(headcount_step, unsaid) == 20);
     CHECK(sizeof(headcount_counts) == 48 && offsetof(headcount_counts, generation) == 40);
     CHECK(sizeof(headcount_snapshot) == 80 && offsetof(headcount_snapshot, holder) == 64);
     CHECK(sizeof(headcount_generation_status) == 72 && offsetof(headcount_generation_status, expected) == 44);

@@ -30,6 +30,8 @@ pub enum NoticeLevel {
     Notice,
     /// Something is less than was asked for.
     Warning,
+    /// Something that was asked for is not there at all.
+    Error,
 }
 
 /// What is true of this process only. What a forked child wants to know of it is in atomics: see `PerProcess`.

@@ -46,7 +46,8 @@ pub struct Watch {
     inner: Arc<Inner>,
     me: SlotRef,
     epoll: OwnedFd,
-    timer: OwnedFd,
+    /// Makes the descriptor readable when it is time to look. `None`: whoever drives this keeps the time, by `due`.
+    timer: Option<OwnedFd>,
     watched: HashMap<u32, Watched>,
     most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
@@ -56,8 +57,10 @@ pub struct Watch {
     open_since: Option<u64>,
     /// Since when the node lock has been held by somebody else.
     busy_since: Option<u64>,
-    /// When the timer was to wake us.
+    /// When to look again at the latest.
     due: Cell<u64>,
+    /// The last look found this process to be sentinel or deputy.
+    on_duty: bool,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
     looks: Looks,
@@ -125,30 +128,49 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 impl Watch {
     pub(crate) fn new(inner: Arc<Inner>, me: SlotRef) -> Result<Watch> {
+        let now = clock::boot_ns();
+        let mut watch = Watch::without_timer(inner, me, now)?;
         let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
             .map_err(failed)?;
         let data = epoll::EventData::new_u64(TIMER);
-        epoll::add(&epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
-        let watch = Watch {
+        epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
+        watch.timer = Some(timer);
+        // Look at once: there may be something to take over.
+        watch.arm(now, Duration::ZERO)?;
+        Ok(watch)
+    }
+
+    /// One whose owner looks by itself at [`Watch::due`], so that this needs no wake-up of its own.
+    pub(crate) fn without_timer(inner: Arc<Inner>, me: SlotRef, now: u64) -> Result<Watch> {
+        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        Ok(Watch {
             inner,
             me,
             epoll,
-            timer,
+            timer: None,
             watched: HashMap::new(),
             most_watched: process::descriptor_limit() / 4,
             dead_since: HashMap::new(),
             is_listening: false,
             open_since: None,
             busy_since: None,
-            due: Cell::new(clock::boot_ns()),
+            due: Cell::new(now),
+            on_duty: false,
             judge_not_before: 0,
             looks: Looks::default(),
-        };
-        // Look at once: there may be something to take over.
-        watch.arm(Duration::from_nanos(1))?;
-        Ok(watch)
+        })
+    }
+
+    /// When to look again at the latest, on the clock of `process_at`.
+    pub(crate) fn due(&self) -> u64 {
+        self.due.get()
+    }
+
+    /// Whether this process reports what happens to the others, or is the first to take over from who does.
+    pub(crate) fn is_on_duty(&self) -> bool {
+        self.on_duty
     }
 
     /// Whether this process is the sentinel of its node.
@@ -164,13 +186,17 @@ impl Watch {
     /// [`crate::ErrorKind::Busy`] when another process holds the node lock: the descriptor becomes readable
     /// again by itself, and nothing is lost. [`crate::ErrorKind::Io`] when there are no descriptors left.
     pub fn process(&mut self) -> Result<Transitions> {
-        let now = clock::boot_ns();
+        self.process_at(clock::boot_ns())
+    }
+
+    /// The same, with the time (`CLOCK_BOOTTIME`) as the caller has it.
+    pub(crate) fn process_at(&mut self, now: u64) -> Result<Transitions> {
         self.notice_own_sleep(now);
         let only_woken = self.drain_events()?;
         if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
             // Rung in vain again and again: deaf for as long as the rest takes, and then it looks in any case.
             self.listen(false)?;
-            self.arm(rest)?;
+            self.arm(now, rest)?;
             return Ok(Transitions::none());
         }
         let found = self.look(now);
@@ -191,7 +217,9 @@ impl Watch {
         else {
             // We have left.
             self.watched.clear();
+            self.on_duty = false;
             self.listen(false)?;
+            self.arm(now, self.longest_sleep())?;
             return Ok(Look::Nothing);
         };
         if me.progress(now, facts.stall_after) == Progress::Overdue {
@@ -201,7 +229,8 @@ impl Watch {
         let deputy = self.deputy(&facts, me);
         let is_deputy = deputy == Some(self.me.index);
         let is_sentinel = self.is_sentinel() || self.take_over(&facts, me);
-        if is_sentinel || is_deputy {
+        self.on_duty = is_sentinel || is_deputy;
+        if self.on_duty {
             if !self.is_listening {
                 self.listen(true)?;
                 // What was rung before we could hear it.
@@ -211,26 +240,29 @@ impl Watch {
         } else {
             self.listen(false)?;
             self.watch_office(&facts, deputy);
-            self.arm(self.next_look_at_sentinel(&facts))?;
+            self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
         if now < self.judge_not_before && self.only_stalls(&facts)
             || facts.next_step(Scope::Everything).is_none()
         {
             self.open_since = None;
-            self.arm(if is_sentinel { self.next_look(&facts) } else { self.next_look_at_sentinel(&facts) })?;
+            self.arm(
+                now,
+                if is_sentinel { self.next_look(&facts) } else { self.next_look_at_sentinel(&facts) },
+            )?;
             return Ok(Look::Nothing);
         }
         if !is_sentinel {
             let since = *self.open_since.get_or_insert(now);
             let left = DEPUTY_PATIENCE.saturating_sub(Duration::from_nanos(now.saturating_sub(since)));
             if !left.is_zero() {
-                self.arm(left)?;
+                self.arm(now, left)?;
                 return Ok(Look::Later);
             }
         }
         if self.find_causes(&facts, now) {
-            self.arm(BUSY_RETRY)?;
+            self.arm(now, BUSY_RETRY)?;
             return Ok(Look::Later);
         }
         match Session::begin(&self.inner, Wait::Try, Operation::Settle) {
@@ -238,13 +270,13 @@ impl Watch {
                 self.busy_since = None;
                 self.open_since = None;
                 // What comes meanwhile is looked at afterwards.
-                self.arm(BUSY_RETRY)?;
+                self.arm(now, BUSY_RETRY)?;
                 Ok(Look::Report(session))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.
                 let busy_for = now.saturating_sub(*self.busy_since.get_or_insert(now));
-                self.arm(Duration::from_nanos(busy_for / 8).clamp(BUSY_RETRY, LONGEST_BUSY_RETRY))?;
+                self.arm(now, Duration::from_nanos(busy_for / 8).clamp(BUSY_RETRY, LONGEST_BUSY_RETRY))?;
                 Err(error)
             }
         }
@@ -277,8 +309,10 @@ impl Watch {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
         }
-        // Empty is what it shall be.
-        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        if let Some(timer) = &self.timer {
+            // Empty is what it shall be.
+            let _ = rustix::io::read(timer, &mut [0; 8]);
+        }
         Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == BELL))
     }
 
@@ -422,30 +456,41 @@ impl Watch {
         undecided
     }
 
+    /// Who has no timer of its own is woken by heartbeats, and by nothing else.
+    fn longest_sleep(&self) -> Duration {
+        match self.timer {
+            Some(_) => LONGEST_SLEEP,
+            None => LONGEST_SLEEP.max(self.inner.settings().heartbeat_interval),
+        }
+    }
+
     /// When the earliest heartbeat could be overdue.
     fn next_look(&self, facts: &Facts) -> Duration {
+        let longest = self.longest_sleep();
         let deadlines = facts.slots.iter().filter(|s| s.liveness == Liveness::Alive);
         let earliest = deadlines.filter_map(|s| s.stall_deadline(facts.now, facts.stall_after)).min();
-        let until = earliest.map_or(LONGEST_SLEEP, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
-        let until = until.clamp(Duration::from_millis(1), LONGEST_SLEEP);
+        let until = earliest.map_or(longest, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
+        let until = until.clamp(Duration::from_millis(1), longest);
         let patience = self.judge_not_before.saturating_sub(facts.now);
-        if patience > 0 { until.max(Duration::from_nanos(patience)).min(LONGEST_SLEEP) } else { until }
+        if patience > 0 { until.max(Duration::from_nanos(patience)).min(longest) } else { until }
     }
 
     /// The others look at the sentinel a little after its heartbeat would be overdue, each at a moment of
     /// its own, so that not all want the office at once.
     fn next_look_at_sentinel(&self, facts: &Facts) -> Duration {
-        let index = sentinel_index(&self.inner);
+        let (index, longest) = (sentinel_index(&self.inner), self.longest_sleep());
         let sentinel = facts.slots.iter().find(|s| Some(s.index) == index && s.liveness == Liveness::Alive);
         let Some(sentinel) = sentinel else { return BUSY_RETRY };
         let until = match sentinel.stall_deadline(facts.now, facts.stall_after) {
             Some(deadline) => Duration::from_nanos(deadline.saturating_sub(facts.now)),
-            None => LONGEST_SLEEP,
+            None => longest,
         };
-        until.min(LONGEST_SLEEP) + Duration::from_millis(1 + u64::from(self.me.index % 32))
+        until.min(longest) + Duration::from_millis(1 + u64::from(self.me.index % 32))
     }
 
-    fn arm(&self, after: Duration) -> Result<()> {
+    fn arm(&self, now: u64, after: Duration) -> Result<()> {
+        self.due.set(now.saturating_add(ns(after)));
+        let Some(timer) = &self.timer else { return Ok(()) };
         let after = after.max(Duration::from_nanos(1));
         let spec = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
@@ -454,8 +499,7 @@ impl Watch {
                 tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
-        self.due.set(clock::boot_ns().saturating_add(ns(after)));
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
+        timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)
             .map(|_| ())
             .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))
     }

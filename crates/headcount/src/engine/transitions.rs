@@ -65,6 +65,11 @@ impl Transitions {
         }
     }
 
+    /// Whether there never was anything to report.
+    pub(crate) fn is_none(&self) -> bool {
+        self.session.is_none()
+    }
+
     /// Completes the transition handed out before, and hands out the next one. `None`: that was the last,
     /// and the lock is released.
     ///

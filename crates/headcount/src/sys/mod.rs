@@ -17,6 +17,8 @@ pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod per_process;
 pub(crate) mod process;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub(crate) mod reactor;
 #[cfg(not(loom))]
 pub(crate) mod reader_futex;
 #[cfg(not(loom))]

@@ -16,6 +16,7 @@ struct Entry<T> {
 }
 
 /// One `T` for each process that asks for it.
+#[allow(clippy::new_without_default, reason = "it is made in statics, where a `Default` is of no use")]
 pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Entry<T>>,
 }

@@ -42,7 +42,9 @@ impl Registry {
         }
         let (start, end) = found?;
         // SAFETY: page-aligned, mapped for reading and writing, never unmapped, and only used through atomics.
-        Some(Registry { words: unsafe { std::slice::from_raw_parts(start as *const AtomicU64, (end - start) / 8) } })
+        Some(Registry {
+            words: unsafe { std::slice::from_raw_parts(start as *const AtomicU64, (end - start) / 8) },
+        })
     }
 
     /// Maps a file.

@@ -10,6 +10,7 @@ pub mod drain;
 pub mod failed_reload;
 pub mod hang;
 pub mod identity;
+pub mod limits;
 pub mod master;
 pub mod registry;
 pub mod reload;
