@@ -76,9 +76,17 @@ impl Traced {
         links.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target == path)
     }
 
-    pub fn maps(&self, path: &Path) -> bool {
+    /// How it has a file mapped: the rights, and how many bytes.
+    pub fn mappings(&self, path: &Path) -> Vec<(String, usize)> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).expect("it stands");
-        maps.lines().any(|line| line.ends_with(&*path.to_string_lossy()))
+        let of_file = maps.lines().filter(|line| line.ends_with(&*path.to_string_lossy()));
+        let parse = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let (start, end) = fields.next()?.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            Some((fields.next()?.to_owned(), number(end)? - number(start)?))
+        };
+        of_file.map(|line| parse(line).unwrap_or_else(|| panic!("no mapping: {line}"))).collect()
     }
 
     /// Whether it holds, or waits for, a lock on any file.

@@ -34,6 +34,10 @@ struct Feed {
     of_this_boot: bool,
     is_open: bool,
     is_removed: bool,
+    /// The newest event when it was opened,
+    head: u64,
+    /// and the newest that was told, or is not wanted.
+    told: u64,
 }
 
 /// Something that whoever follows is to be told of.
@@ -77,7 +81,16 @@ impl Feeds {
         let first = from.and_then(From::first_seq).unwrap_or(1).max(1);
         let number = self.followers.add(&path, Cursor::at(first), Follow::Journal)?;
         let node = find::node_name(&path);
-        let feed = Feed { path, node, from, of_this_boot: true, is_open: false, is_removed: false };
+        let feed = Feed {
+            path,
+            node,
+            from,
+            of_this_boot: true,
+            is_open: false,
+            is_removed: false,
+            head: 0,
+            told: first - 1,
+        };
         if self.feeds.len() <= number {
             self.feeds.resize_with(number + 1, || None);
         }
@@ -121,7 +134,8 @@ impl Feeds {
         self.feeds.iter().flatten().find(|feed| !feed.is_open).map(|feed| feed.path.as_path())
     }
 
-    /// All that is there now. `first`: it is the first time, so nothing that is open is news.
+    /// All that is there now. `first`: it is the first time, so nothing that is open is news, and nothing that comes
+    /// meanwhile is waited for: a busy node must not keep us here.
     pub fn read(&mut self, first: bool) -> anyhow::Result<Found> {
         let mut found = Found::default();
         // What was lost before an event that is too old is too old as well.
@@ -132,6 +146,7 @@ impl Feeds {
             match item {
                 Item::Events(events) => {
                     count += events.len();
+                    self.told(number, events.last().map_or(0, |event| event.seq));
                     let Some(feed) = self.feeds.get(number).and_then(Option::as_ref) else { continue };
                     for event in events {
                         if feed.from.is_none_or(|from| from.covers(&event, feed.of_this_boot)) {
@@ -141,14 +156,19 @@ impl Feeds {
                         }
                     }
                 }
-                Item::Lost { count, .. } => found.entries.push((number, Entry::Lost(count))),
+                Item::Lost { first, count } => {
+                    self.told(number, first.saturating_add(count).saturating_sub(1));
+                    found.entries.push((number, Entry::Lost(count)));
+                }
+                // It goes on with what comes.
+                Item::SetBack { next, .. } => self.told(number, next.saturating_sub(1)),
                 Item::Appeared | Item::Replaced => self.opened(number, first, &mut found)?,
                 Item::Removed => self.removed(number, &mut found),
                 Item::Unreadable(error) => self.unreadable(number, first, error, &mut found),
-                // What is set back goes on with what comes, and what can be read again is read.
+                // What can be read again is read.
                 _ => {}
             }
-            found.more = count >= most;
+            found.more = count >= most || first && self.is_read();
             if found.more {
                 break;
             }
@@ -159,12 +179,23 @@ impl Feeds {
         Ok(found)
     }
 
+    /// Whether everything is read that was there when they were opened.
+    fn is_read(&self) -> bool {
+        self.feeds.iter().flatten().all(|feed| feed.is_open && feed.told >= feed.head)
+    }
+
+    fn told(&mut self, number: usize, seq: u64) {
+        if let Some(Some(feed)) = self.feeds.get_mut(number) {
+            feed.told = seq;
+        }
+    }
+
     fn opened(&mut self, number: usize, first: bool, found: &mut Found) -> anyhow::Result<()> {
         let Some(observer) = self.followers.observer(number) else { return Ok(()) };
         let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
         match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
             Ok((registry, snapshot)) => {
-                feed.node = snapshot.node;
+                (feed.node, feed.head) = (snapshot.node, snapshot.head);
                 feed.of_this_boot = registry.of_this_boot != Some(false);
             }
             // It was cut off in this moment: that is told by the next item.
