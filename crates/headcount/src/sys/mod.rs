@@ -17,7 +17,6 @@ pub(crate) mod map;
 #[cfg(not(loom))]
 pub(crate) mod per_process;
 pub(crate) mod process;
-#[cfg(not(loom))]
 pub(crate) mod reader_futex;
 #[cfg(not(loom))]
 pub(crate) mod record_buffer;
