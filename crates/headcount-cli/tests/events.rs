@@ -354,7 +354,8 @@ fn sleeps(pid: i32) -> u64 {
 fn a_follower_of_a_quiet_node_sleeps() {
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2));
-    for arguments in [&["events", "-f"][..], &["run", "--on", "node_died=true", "--state", "state"]] {
+    let state = format!("--state={}", nginx.at("state").display());
+    for arguments in [&["events", "-f"][..], &["run", "--on", "node_died=true", &state]] {
         let follower = start(&nginx, arguments);
         // It is through with what there was when it has slept for a while.
         let mut before = u64::MAX;
@@ -392,7 +393,7 @@ fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
     // What comes from now on is told to have come.
     follower.wait_for("the first node's events", |f| (!f.out().is_empty()).then_some(()));
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", follower.pid())).expect("it runs").count();
-    let mut before = 0;
+    let before = descriptors();
     for round in 0..4 {
         let names: Vec<_> = (0..50).map(|n| format!("r{round}-{n}")).collect();
         for name in &names {
@@ -407,9 +408,10 @@ fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
         for name in &names {
             follower.says(&format!("{name}.registry is gone"));
         }
-        let now = descriptors();
-        assert!(round == 0 || now == before, "{before} after the first 50, {now} after {round} times more");
-        before = now;
+        nginx.wait_until("what it had open of them to be closed", || {
+            // The folders were being watched already, or not yet.
+            (descriptors() <= before + 3).then_some(())
+        });
     }
     process::send(follower.pid(), Signal::TERM);
     follower.end().ended(0);
