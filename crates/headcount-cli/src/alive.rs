@@ -24,10 +24,10 @@ pub fn only_helpers(snapshot: &Snapshot) -> Option<String> {
     }
 }
 
-/// `nobody of the node is alive; only a helper is left: process 17`.
-pub fn nobody(snapshot: &Snapshot) -> String {
+/// `no master or worker of the node is alive; only a helper is left: process 17`.
+pub fn not_alive(snapshot: &Snapshot) -> String {
     let helpers = only_helpers(snapshot).map_or(String::new(), |helpers| format!("; {helpers}"));
-    format!("nobody of the node is alive{helpers}")
+    format!("no master or worker of the node is alive{helpers}")
 }
 
 /// `2 processes may be alive, which is not known: they run in …`, a sentence for each reason.
@@ -57,16 +57,19 @@ mod tests {
     fn helpers_are_named_where_nobody_else_is_left() {
         let process = ProcessStatus::new;
         let mut snapshot = Snapshot::new("x");
-        assert_eq!(nobody(&snapshot), "nobody of the node is alive");
+        assert_eq!(not_alive(&snapshot), "no master or worker of the node is alive");
         snapshot.processes =
             vec![process(Role::Master, 10, State::Died), process(Role::Helper, 17, State::Serving)];
-        assert_eq!(nobody(&snapshot), "nobody of the node is alive; only a helper is left: process 17");
+        assert_eq!(
+            not_alive(&snapshot),
+            "no master or worker of the node is alive; only a helper is left: process 17"
+        );
         // One that may be alive is named, one that is gone is not.
         snapshot.processes.push(process(Role::Helper, 18, State::Unknown));
         snapshot.processes.push(process(Role::Helper, 19, State::Died));
         assert_eq!(
-            nobody(&snapshot),
-            "nobody of the node is alive; only 2 helpers are left: processes 17, 18"
+            not_alive(&snapshot),
+            "no master or worker of the node is alive; only 2 helpers are left: processes 17, 18"
         );
         snapshot.processes.push(process(Role::Worker, 11, State::Serving));
         assert_eq!(only_helpers(&snapshot), None);

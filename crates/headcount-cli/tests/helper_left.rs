@@ -22,9 +22,9 @@ fn a_helper_alone_does_not_make_a_node_alive() {
     };
     let titled = |what: &str| nginx.titled(nginx.master(), |title| title.contains(what)).first().copied();
     nginx.wait_until("both cache processes", || (helpers().len() == 2).then_some(()));
-    // It ends by itself after a minute, and is not replaced.
-    process::send(titled("cache loader").expect("the cache loader"), Signal::KILL);
-    let helper = titled("cache manager").expect("the cache manager");
+    let helper = nginx.wait_until("the cache manager", || titled("cache manager"));
+    // The other one ends by itself after a minute, and is not replaced.
+    process::send(nginx.wait_until("the cache loader", || titled("cache loader")), Signal::KILL);
     nginx.wait_until("only the cache manager", || (helpers() == [i64::from(helper)]).then_some(()));
     let left = format!("only a helper is left: process {helper}");
 
@@ -38,7 +38,7 @@ fn a_helper_alone_does_not_make_a_node_alive() {
 
     scripted::kill_everything(&nginx);
     assert!(process::is_alive(helper));
-    waiting.end().ended(0).says(&format!("nobody of the node is alive; {left}"));
+    waiting.end().ended(0).says(&format!("no master or worker of the node is alive; {left}"));
     following.wait_for("node_died", |_| {
         std::fs::read_to_string(own.at("died")).is_ok_and(|text| text.contains("node_died")).then_some(())
     });

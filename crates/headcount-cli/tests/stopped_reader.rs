@@ -1,5 +1,5 @@
 //! A reader never blocks or slows the node, wherever it stands: proven by one that is stopped at each of its system calls
-//! while the node reloads. Between two of them it touches nothing that is anybody else's: it cannot write to the registry.
+//! while the node reloads. Between two of them it touches nothing that is anybody else's: it has the registry not mapped.
 
 mod program;
 mod traced;
@@ -79,12 +79,10 @@ impl Server {
         assert_eq!((kinds.as_slice(), batch.lost), (expected.as_slice(), 0), "step {step}");
         let snapshot = self.node.snapshot();
         assert_eq!((snapshot.total, snapshot.generations.len()), (1, 1), "step {step}: {snapshot:#?}");
-        // Nor would anybody else be held up: no lock, not even one that is only waited for; and of shared memory at most the
-        // page that has the word on which it sleeps, and that it cannot write to.
+        // Nor would anybody else be held up: no lock, not even one that is only waited for, and no memory that it could
+        // write to. To sleep on, a follower maps a page for reading.
         assert_eq!(reader.locks(), None, "step {step}");
-        let mapped = reader.mappings(&self.registry());
-        let asleep = [("r--s".to_owned(), 4096)];
-        assert!(mapped.is_empty() || mapped == asleep, "step {step}: {mapped:?}");
+        assert!(!reader.may_write(&self.registry()), "step {step}: it has the registry mapped for writing");
     }
 }
 
@@ -131,9 +129,8 @@ fn at_every_step(arguments: &[&str]) -> String {
     };
     eprintln!("{arguments:?}: {steps:?}, the longest reload took {:?}", server.longest);
     assert_eq!(code, 0, "{arguments:?} after {steps:?}");
-    assert!(steps.all > 100 && steps.with_registry > 10, "{steps:?}");
-    // Who is alive the kernel tells; the lock file is asked about processes that cannot be seen alone.
-    assert_eq!(steps.with_locks, 0, "{steps:?}");
+    // Who is alive is asked of the kernel by other means than locks.
+    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks == 0, "{steps:?}");
     std::fs::read_to_string(out).expect("what it said")
 }
 

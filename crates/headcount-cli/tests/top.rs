@@ -476,7 +476,7 @@ fn a_failed_reload_an_upgrade_a_lost_master_and_a_crash_loop_stand_out() {
 }
 
 #[test]
-fn without_the_right_to_the_lock_file_it_knows_as_much() {
+fn an_ordinary_user_sees_the_same() {
     if !process::is_root() {
         eprintln!("skipped: only root can become somebody else");
         return;
@@ -498,6 +498,7 @@ fn without_the_right_to_the_lock_file_it_knows_as_much() {
     }
     process::send(workers[0], Signal::KILL);
     shows(&terminal, workers[0], "died", "X");
+    terminal.shows("nothing unknown", |screen| !screen.contains("UNKNOWN"));
 }
 
 /// Makes docs/pictures/top.svg and status.svg anew, from a real run:

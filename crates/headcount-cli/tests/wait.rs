@@ -72,7 +72,7 @@ fn stopped_is_the_kernels_word() {
     let waiting = start(&nginx, &["wait", "--stopped"]);
     waiting.says("waiting: alive: 1 master");
     scripted::quit(&nginx);
-    waiting.end().ended(0).says("nobody of the node is alive");
+    waiting.end().ended(0).says("no master or worker of the node is alive");
 
     nginx.run();
     nginx.ready(2);
@@ -82,7 +82,7 @@ fn stopped_is_the_kernels_word() {
     scripted::kill_everything(&nginx);
     waiting.end().ended(0);
     // It may be started again, so that is waited on; and said.
-    drained.says("waiting: nobody of the node is alive");
+    drained.says("waiting: no master or worker of the node is alive");
     nginx.run();
     drained.end().ended(0).says("generation 3 serves with 2 workers");
     nginx.end(Signal::QUIT);
@@ -95,7 +95,7 @@ fn a_node_that_died_is_not_reloaded_and_not_undrained() {
     nginx.kill_all();
     run(&nginx, &["wait", "--reloaded", "--timeout", "100ms"])
         .ended(1)
-        .complains("nobody of the node is alive; master ");
+        .complains("no master or worker of the node is alive; master ");
     run(&nginx, &["wait", "--workers", "0", "--drained", "--stopped"]).ended(0);
 }
 

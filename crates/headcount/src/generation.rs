@@ -199,12 +199,13 @@ impl Generation {
         Ok((Worker::new(self.node.clone(), self.id, slot), Transitions::new(session, stages)))
     }
 
-    /// If our parent is the master that the registry knows, the server has gone into the background or is not about to.
+    /// If our parent is the master that the registry knows, or we are ourselves, the server has gone into the background
+    /// or is not about to.
     fn master_is_certain(&self, session: &Session) {
-        let masters = || session.facts().slots.iter().filter(|s| s.role == Role::Master);
-        if let Some(parent) = Identity::parent()
-            && masters().any(|s| s.identity.is(&parent))
-        {
+        let mut masters = session.facts().slots.iter().filter(|s| s.role == Role::Master);
+        let is_ours = self.node.inner.process().master().is_some();
+        let parent = Identity::parent();
+        if is_ours || masters.any(|s| parent.is_some_and(|p| p.is(&s.identity))) {
             self.node.inner.store.opened();
         }
     }

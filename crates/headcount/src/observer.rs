@@ -206,7 +206,8 @@ fn open_to_read(path: &Path) -> Result<OwnedFd> {
         FileType::RegularFile => {}
         FileType::Symlink => return Err(failed(rustix::io::Errno::LOOP.into())),
         other => {
-            let text = format!("{} is not a registry but a {other:?} (give another one)", path.display());
+            let (path, found) = (path.display(), files::in_words(other));
+            let text = format!("{path} is not a registry but {found} (give another one)");
             return Err(Error::new(ErrorKind::NotARegistry, text));
         }
     }

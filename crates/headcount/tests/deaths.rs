@@ -80,17 +80,23 @@ fn workers_that_die_all_at_once_are_reported_by_the_next_one() {
     assert_eq!(home.head(), head, "nobody is left to report anything");
     assert_eq!(home.node.snapshot().total, 0, "but they are not counted");
     let mut next = home.respawned(&generation, 0, Habit::Serving);
-    assert_eq!(triple(&home.wait_for(Kind::WorkerStarted, next.pid())), (None, 1, None));
+    let started = home.wait_for(Kind::WorkerStarted, next.pid());
+    assert_eq!(triple(&started), (None, 1, None));
     for child in &workers {
         home.wait_for_callback(Kind::WorkerDied, child.pid());
         let died = home.wait_for(Kind::WorkerDied, child.pid());
         assert_eq!((died.signal, died.reporter_pid), (Some(9), next.pid()));
         assert_eq!(
             triple(&died),
-            (None, 1, None),
+            (None, 0, None),
             "the dead are not counted, also those that are not reported yet"
         );
+        assert!(died.seq < started.seq, "who finds nobody at work reports the dead before its own start");
     }
+    let runs = home.callbacks.all();
+    let at = |kind, pid| runs.iter().position(|r| (r.kind, r.subject) == (kind, pid)).expect("a callback");
+    let last = workers.iter().map(|w| at(Kind::WorkerDied, w.pid())).max();
+    assert!(last < Some(at(Kind::WorkerStarted, next.pid())), "and so are their callbacks: {runs:?}");
     leave_all([&mut next]);
     home.check();
 }

@@ -12,6 +12,9 @@ use std::time::Instant;
 
 use headcount::{Begin, Cursor, Event, Join, Kind, Master, Observer, PreviousRun, Wait};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::PidfdFlags;
+
 use family::callbacks::Callbacks;
 use family::deadly_store::{self, Tally};
 use family::journal::{Truth, check, print};
@@ -247,8 +250,14 @@ fn a_master_dies_as_it_reloads() {
                 let mut child = fork(|line| {
                     let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
                     callbacks.run(transitions);
+                    let parent = rustix::process::getppid().expect("a master");
+                    let parent = rustix::process::pidfd_open(parent, PidfdFlags::empty()).expect("a pidfd");
                     line.say("joined");
                     line.hear();
+                    // The line is cut a moment before it has ended.
+                    let mut end = [PollFd::new(&parent, PollFlags::IN)];
+                    let limit = Timespec { tv_sec: family::PATIENCE.as_secs() as i64, tv_nsec: 0 };
+                    assert_eq!(poll(&mut end, Some(&limit)), Ok(1), "the master's end");
                     settle(&mut worker.watch().expect("a watch"), master.node(), callbacks);
                     callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
                     0

@@ -13,26 +13,45 @@ use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
 use family::worker::{Habit, worker};
 use family::{Child, Place, Random, alone, fork, registry};
 
+/// In words: the size of a slot and of a generation.
+const SLOT: u64 = 192 / 8;
+const GENERATION: u64 = 128 / 8;
+
 /// Fills all tables with records that pass for real ones: as much as possible to see to.
 fn plausible_nonsense(words: &[AtomicU64], random: &mut Random) {
     let slots = words[1].load(SeqCst) >> 32;
-    let slots = if slots * 256 < words.len() as u64 * 8 { slots } else { 16 };
+    let slots = if slots * (SLOT + GENERATION) * 8 < words.len() as u64 * 8 { slots } else { 16 };
     words[176 / 8].store(slots << 32 | slots, SeqCst);
-    for record in 0..2 * slots as usize {
-        let at = 512 + record * 16;
-        let Some(record) = words.get(at..at + 16) else { return };
-        record.iter().for_each(|word| word.store(random.below(3), SeqCst));
-        // version; generation or id; pid and number, or phase and cause; role, or master's slot
-        record[0].store(random.below(100) * 2, SeqCst);
-        record[1].store(random.below(slots), SeqCst);
-        record[2].store(random.below(4) | random.below(3) << 32, SeqCst);
-        record[3].store(random.below(4) | random.below(3) << 32, SeqCst);
-        record[10].store(1, SeqCst);
+    let namespace = words[248 / 8].load(SeqCst) >> 32;
+    let tables = [(512, SLOT, 10), (512 + slots * SLOT, GENERATION, 8)];
+    for (from, size, started) in tables {
+        for record in 0..slots {
+            let at = (from + record * size) as usize;
+            let Some(record) = words.get(at..at + size as usize) else { return };
+            record.iter().for_each(|word| word.store(random.below(3), SeqCst));
+            // version; generation or id; pid and number, or phase and cause; role, or master's slot
+            record[0].store(random.below(100) * 2, SeqCst);
+            record[1].store(random.below(slots), SeqCst);
+            record[2].store(random.below(4) | random.below(3) << 32, SeqCst);
+            record[3].store(random.below(4) | random.below(3) << 32, SeqCst);
+            record[started].store(1, SeqCst);
+            if let Some(word) = record.get(registry::NAMESPACE) {
+                // Mostly of our own namespace, so that its id is asked for.
+                word.store(namespace.wrapping_add(random.below(4) / 3) | random.below(3) << 32, SeqCst);
+            }
+        }
     }
 }
 
+/// A name for the node lock and for those who wait to join: nobody, a process that is none of the node's, or any.
+fn name(random: &mut Random) -> u64 {
+    let somebody = [1, std::process::id(), std::os::unix::process::parent_id(), random.below(1 << 15) as u32];
+    let pid = u64::from(somebody[random.below(4) as usize]);
+    random.below(4) << 62 | pid << 40 | random.below(3)
+}
+
 /// Writes until it is killed.
-fn vandal(path: &std::path::Path, seed: u64) -> Child {
+fn vandal(path: &std::path::Path, seed: u64, master: u64) -> Child {
     let words = registry::words(path);
     fork(|line| {
         let mut random = Random::new(seed);
@@ -42,9 +61,14 @@ fn vandal(path: &std::path::Path, seed: u64) -> Child {
             if random.below(20_000) == 0 {
                 plausible_nonsense(words, &mut random);
             }
+            if random.below(64) == 0 {
+                // A master that is named without holding the lock.
+                let name = if random.below(4) == 0 { master } else { name(&mut random) };
+                words[registry::LOCK + random.below(17) as usize].store(name, SeqCst);
+            }
             let at = match random.below(4) {
                 // The header and the tables are small, and what is in them matters most.
-                0 => random.below(33) as usize,
+                0 => random.below(97) as usize,
                 1 => 512 + random.below(512) as usize % (words.len() - 512),
                 _ => random.below(words.len() as u64) as usize,
             };
@@ -163,7 +187,7 @@ fn vandalised(options: impl Fn(&Place) -> Options, seed: u64, time: Duration) {
         0
     });
     master.expect("ready");
-    let mut vandal = vandal(&place.registry(), seed);
+    let mut vandal = vandal(&place.registry(), seed, registry::name_of(master.pid()));
     vandal.expect("ready");
     master.say("go");
     eprintln!("seed {seed}: {}", master.hear().expect("the master lives"));

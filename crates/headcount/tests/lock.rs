@@ -13,7 +13,7 @@ use headcount::{ErrorKind, Join, Kind, Wait};
 use family::callbacks::Act;
 use family::home::{Home, leave_all};
 use family::worker::{Habit, start};
-use family::{Child, alone, fork, wait_for};
+use family::{Child, alone, fork, registry, wait_for};
 
 /// A worker that is in the callback of its own start, and stays there.
 fn sleeper(home: &Home, generation: &headcount::Generation, number: u32, time: Duration) -> Child {
@@ -304,5 +304,68 @@ fn a_worker_that_waits_to_join_keeps_its_generation_open() {
     new.expect("joined");
     assert!(home.about(Kind::GenerationEnded).is_empty(), "{:?}", home.events());
     leave_all([&mut new]);
+    home.check();
+}
+
+/// A process that has forked off the node's and is no member of it.
+fn stranger() -> Child {
+    fork(|line| {
+        line.hear();
+        0
+    })
+}
+
+#[test]
+fn a_stranger_that_is_named_in_the_lock_holds_nobody_up() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let stranger = stranger();
+    let lock = &registry::words(&home.place.registry())[registry::LOCK];
+    lock.store(registry::name_of(stranger.pid()), SeqCst);
+    let error = generation.join(Join::worker(Some(0)).wait(Wait::Try)).err().expect("it may be a holder");
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    let begun = Instant::now();
+    let mut child = home.quiet(&generation, 0);
+    // The lock timeout is 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // One that ends is nobody at once.
+    lock.store(registry::name_of(stranger.pid()), SeqCst);
+    drop(stranger);
+    let mut other = home.respawned(&generation, 1, Habit::Quiet);
+    leave_all([&mut child, &mut other]);
+    assert!(home.about(Kind::CallbackDied).is_empty(), "nobody died in the lock");
+}
+
+#[test]
+fn a_member_that_is_named_in_the_lock_and_does_not_hold_it_says_so() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(2);
+    let mut named = home.serving(&generation, 0);
+    let lock = &registry::words(&home.place.registry())[registry::LOCK];
+    lock.store(registry::name_of(named.pid()), SeqCst);
+    wait_for("it to clear its name", || (lock.load(SeqCst) == 0).then_some(()));
+    let mut other = home.serving(&generation, 1);
+    // Who is named takes it as if nobody were.
+    lock.store(registry::name_of(named.pid()), SeqCst);
+    named.tell("leave");
+    named.ended_well();
+    leave_all([&mut other]);
+    home.check();
+}
+
+#[test]
+fn a_stranger_that_is_named_among_those_who_wait_to_join_keeps_no_generation_open() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let mut child = home.quiet(&generation, 0);
+    let stranger = stranger();
+    let words = registry::words(&home.place.registry());
+    words[registry::LOCK + 1].store(registry::name_of(stranger.pid()), SeqCst);
+    words[registry::LOCK + 17].store(generation.id(), SeqCst);
+    leave_all([&mut child]);
+    assert_eq!(home.about(Kind::GenerationEnded).len(), 1);
     home.check();
 }

@@ -143,7 +143,10 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
         line.say(node.name());
         line.say(&notice);
         line.say(&node.path().map_or_else(String::new, |p| p.display().to_string()));
-        begin(&master, Callbacks::new());
+        let generation = begin(&master, Callbacks::new());
+        // Its only process, so that it is certain which one is the master.
+        generation.join(Join::worker(None)).expect("join").1.run(|_| ());
+        line.say("serving");
         line.hear();
         0
     });
@@ -151,6 +154,7 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
     let notice = child.hear().expect("a notice");
     let path = child.hear().expect("a path");
     assert!(path.ends_with(&format!("{name}.registry")), "{path}");
+    child.expect("serving");
     (child, name, notice)
 }
 
@@ -163,16 +167,58 @@ fn two_servers_do_not_share_a_node_by_accident() {
     let (_second, name, notice) = stranger(&place, None);
     assert_eq!(name, "node-2");
     assert!(
-        notice.contains(&format!("master process {}", first.pid())) && notice.contains("option `node`"),
+        notice.contains(&format!("master is process {}", first.pid())) && notice.contains("option `node`"),
         "{notice}"
     );
     let (_third, name, _) = stranger(&place, None);
     assert_eq!(name, "node-3");
-    assert_eq!(observe(&place).1.len(), 1, "the others have left no trace in the first one's journal");
+    assert_eq!(observe(&place).1.len(), 2, "the others have left no trace in the first one's journal");
     first.kill();
     // Its name is free again; nobody else's is.
     let (_fourth, name, notice) = stranger(&place, None);
     assert_eq!((&*name, &*notice), ("node", ""));
+}
+
+/// Until it is certain which of its processes is the master: while it goes into the background, there is a moment in
+/// which none of them has the master's slot.
+#[test]
+fn a_server_that_is_just_starting_has_its_name() {
+    let _alone = alone();
+    let place = Place::new();
+    let mut first = fork(|line| {
+        let master = place.open();
+        let generation = begin(&master, Callbacks::new());
+        line.say("begun");
+        line.expect("go on");
+        let mut child = worker(&generation, Callbacks::new(), Habit::Quiet, Join::worker(Some(0)));
+        line.say("serving");
+        line.hear();
+        leave_all([&mut child]);
+        0
+    });
+    first.expect("begun");
+    let second = || {
+        let mut second = fork(|line| {
+            let master = place.options().lock_timeout(Duration::from_millis(100)).open().expect("open");
+            let notices: Vec<_> = master.node().take_notices().into_iter().map(|n| n.text).collect();
+            line.say(&format!("{}: {}", master.node().name(), notices.join("; ")));
+            0
+        });
+        let said = second.hear().expect("a name and notices");
+        second.ended_well();
+        said
+    };
+    let said = second();
+    assert!(said.starts_with("node-2: ") && said.contains("just starting"), "{said}");
+    // From its first worker on it is known for what it is.
+    first.say("go on");
+    first.expect("serving");
+    let said = second();
+    let by_whom = format!("master is process {}", first.pid());
+    assert!(said.starts_with("node-2: ") && said.contains(&by_whom), "{said}");
+    first.say("end");
+    first.ended_well();
+    assert_eq!(second(), "node:");
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn a_umask_opens_and_closes_nothing() {
             std::fs::metadata(place.folder().join(format!("node.registry{suffix}"))).expect("look").mode()
                 & 0o7777
         };
-        assert_eq!((mode(""), mode(".lock") & 0o077, mode(".wake") & 0o077), (0o644, 0, 0), "umask {mask:o}");
+        assert_eq!((mode(""), mode(".lock") & 0o077), (0o644, 0), "umask {mask:o}");
         // And it can be used again.
         open(place.options(), || ()).ends().with_file(&[]);
     }
@@ -233,7 +233,7 @@ fn a_registry_that_nobody_uses_is_made_anew_where_it_cannot_be_gone_on_with() {
         open(place.options(), || ()).ends().with_file(&[
             "node.registry",
             what,
-            "made anew",
+            "a new one was made",
             "history is lost",
         ]);
         open(place.options(), || ()).ends().with_file(&[]);
@@ -243,7 +243,7 @@ fn a_registry_that_nobody_uses_is_made_anew_where_it_cannot_be_gone_on_with() {
     open(place.options(), || ()).ends();
     let file = std::fs::OpenOptions::new().write(true).open(place.registry()).expect("open");
     file.set_len(8192).expect("truncate");
-    open(place.options(), || ()).ends().with_file(&["8192 bytes", "made anew"]);
+    open(place.options(), || ()).ends().with_file(&["8192 bytes", "a new one was made"]);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_registry_of_another_version_that_somebody_uses_is_left_to_them() {
     let _alone = alone();
     let place = Place::new();
     let mut first = open(place.options(), || ());
-    registry::words(&place.registry())[1].fetch_xor(99, SeqCst);
+    registry::words(&place.registry())[1].fetch_add(96, SeqCst);
     let before = Untouched::now(&place.registry());
     open(place.options(), || ()).ends().without_file(&[
         "node.registry",
@@ -281,7 +281,7 @@ fn a_registry_that_is_somebody_elses_is_left_alone() {
     let place = Place::new();
     open(place.options(), || ()).ends();
     let path = place.registry();
-    for name in [&path, &path.with_extension("registry.lock"), &path.with_extension("registry.wake")] {
+    for name in [&path, &path.with_extension("registry.lock")] {
         std::os::unix::fs::chown(name, Some(65534), None).expect("give away");
         let meta = Untouched::meta(name);
         open(place.options(), || ()).ends().without_file(&[
@@ -307,7 +307,7 @@ fn a_registry_that_is_somebody_elses_is_left_alone() {
 #[test]
 fn no_link_is_followed() {
     let _alone = alone();
-    for suffix in ["registry", "registry.lock", "registry.wake", "registry.new"] {
+    for suffix in ["registry", "registry.lock", "registry.new"] {
         let place = Place::new();
         let precious = Untouched::new(&place.folder().join("precious"), &[1; 20_000]);
         let name = place.registry().with_extension(suffix);
@@ -338,19 +338,23 @@ fn what_is_no_file_is_left_alone() {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("make a pipe");
     };
-    let place = Place::new();
-    fifo(&place.registry());
-    open(place.options(), || ()).ends().without_file(&["node.registry is a Fifo", "remove it"]);
-    let place = Place::new();
-    std::fs::write(place.registry().with_extension("registry.lock"), "x").expect("write");
-    open(place.options(), || ()).ends().without_file(&["node.registry.lock is a RegularFile", "remove it"]);
-    let place = Place::new();
-    std::fs::create_dir(place.registry()).expect("make");
-    open(place.options(), || ()).ends().without_file(&["node.registry", "irectory"]);
-    assert!(place.registry().is_dir());
-    let place = Place::new();
-    std::fs::write(place.registry().with_extension("registry.wake"), "x").expect("write");
-    open(place.options(), || ()).ends().without_file(&["node.registry.wake is a RegularFile", "remove it"]);
+    let socket = |path: &Path| drop(std::os::unix::net::UnixListener::bind(path).expect("make a socket"));
+    let folder = |path: &Path| std::fs::create_dir(path).expect("make");
+    let kinds: [(&dyn Fn(&Path), &str); 3] =
+        [(&fifo, "a FIFO"), (&socket, "a socket"), (&folder, "a directory")];
+    for name in ["node.registry", "node.registry.lock"] {
+        for (make, kind) in kinds {
+            let place = Place::new();
+            let path = place.folder().join(name);
+            make(&path);
+            let before = Untouched::meta(&path);
+            // Nor is it opened, where a FIFO would have it wait for a writer.
+            let why = format!("{name} is not a regular file but {kind}");
+            open(place.options(), || ()).ends().without_file(&[&why, "remove it"]);
+            assert_eq!(Untouched::meta(&path), before, "{why}");
+            assert_eq!(names(&place), [name], "{why}: nothing was made beside it");
+        }
+    }
 }
 
 /// In a child: a file system of its own at this folder.
@@ -411,17 +415,22 @@ fn a_full_and_a_read_only_file_system_are_called_so() {
 }
 
 #[test]
-fn a_registry_whose_lock_file_was_replaced_is_not_taken_from_those_who_use_it() {
+fn a_registry_whose_lock_file_vanished_is_not_taken_from_those_who_use_it() {
     let _alone = alone();
     let place = Place::new();
     let mut first = open(place.options(), || ());
     let inode = Untouched::meta(&place.registry()).0;
     std::fs::remove_file(place.registry().with_extension("registry.lock")).expect("remove");
-    open(place.options(), || ()).ends().without_file(&["node.registry", "lock file", "stop the server"]);
+    // Who is alive is no matter of that file.
+    let mut second = open(place.options(), || ());
+    second.ends().with_file(&[&format!("its master is process {}", first.process.pid()), "node-2"]);
+    assert_ne!(second.path, Some(place.registry()));
     assert_eq!(Untouched::meta(&place.registry()).0, inode, "the registry of the running node was replaced");
     first.ends();
-    open(place.options(), || ()).ends().with_file(&["made anew", "lock file"]);
-    open(place.options(), || ()).ends().with_file(&[]);
+    let mut third = open(place.options(), || ());
+    third.ends().with_file(&[]);
+    assert_eq!(third.path, Some(place.registry()));
+    assert_eq!(Untouched::meta(&place.registry()).0, inode, "it went on with what was there");
 }
 
 #[test]

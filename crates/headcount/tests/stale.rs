@@ -2,15 +2,17 @@
 
 mod family;
 
-use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, ErrorKind, Join, Liveness, Observer, Wait, remove_stale};
+use headcount::{Begin, ErrorKind, Generation, Join, Liveness, Observer, Wait, remove_stale};
 use nix::sys::signal::Signal;
+use rustix::fs::{FlockOperation, flock};
 
 use family::callbacks::Callbacks;
+use family::home::Home;
 use family::worker::{Habit, worker};
 use family::{Child, Place, alone, fork, registry, wait_for};
 
@@ -70,8 +72,7 @@ fn what_lives_is_kept_and_what_is_gone_is_removed() {
     });
     other.expect("reading");
     let removed = remove_stale(&path).expect("nobody is alive");
-    let expected: Vec<_> =
-        ["node.registry", "node.registry.wake", "node.registry.lock"].map(|n| place.folder().join(n)).into();
+    let expected: Vec<_> = ["node.registry", "node.registry.lock"].map(|n| place.folder().join(n)).into();
     assert_eq!(removed, expected);
     assert_eq!(files(&place), ["node.registry.mine"]);
     assert!(!reader.is_current());
@@ -100,7 +101,7 @@ fn one_that_was_killed_is_removed_when_its_last_process_is_gone() {
     // Its line to the master is cut, so that it ends by itself, soon; until then nothing is removed.
     wait_for("the last one's end, or that it is found alive", || match remove_stale(&place.registry()) {
         Ok(removed) => {
-            assert_eq!(removed.len(), 3);
+            assert_eq!(removed.len(), 2);
             Some(())
         }
         Err(e) => {
@@ -114,32 +115,41 @@ fn one_that_was_killed_is_removed_when_its_last_process_is_gone() {
     master.ended_well();
 }
 
+/// A file as a server makes it.
+fn make_lock(path: &Path) {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("make");
+}
+
 #[test]
 fn in_doubt_nothing_is_removed() {
     let _alone = alone();
     let place = Place::new();
     let path = place.registry();
+    let lock = path.with_extension("registry.lock");
     let mut master = server(&place);
-    master.say("end");
-    master.ended_well();
-    let lock = PathBuf::from(format!("{}.lock", path.display()));
-    // Whoever lives holds locks in a file that cannot be found any more.
+    // Whoever lives is found also when the file vanishes in which he has proved it.
     std::fs::remove_file(&lock).expect("remove");
-    let error = remove_stale(&path).expect_err("the lock file is missing");
-    assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("missing"), "{error}");
-    assert_eq!(files(&place), ["node.registry", "node.registry.wake"]);
-    // Another one tells nothing.
-    nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
-    let error = remove_stale(&path).expect_err("it is another one");
-    assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("made with"), "{error}");
-    assert_eq!(files(&place).len(), 3);
+    assert_eq!(remove_stale(&path).err().map(|e| e.kind()), Some(ErrorKind::InUse));
+    assert!(path.exists());
+    master.kill();
+    wait_for("its worker's end", || {
+        let processes = Observer::open(&path).ok()?.snapshot().ok()?.processes;
+        processes.iter().all(|p| p.liveness == Liveness::Gone).then_some(())
+    });
+    // One of a container, of which nothing can be told from here: its proof was in another file.
+    let foreign = registry::slot_of(&path, master.pid());
+    foreign[registry::NAMESPACE].fetch_add(1, SeqCst);
+    let error = remove_stale(&path).expect_err("it may live");
+    let why = "another pid namespace";
+    assert!(error.kind() == ErrorKind::InUse && error.to_string().contains(why), "{error}");
+    assert_eq!(files(&place), ["node.registry", "node.registry.lock"]);
     // Of another boot nobody lives.
     registry::words(&path)[24 / 8].fetch_xor(0xdead, SeqCst);
-    assert_eq!(remove_stale(&path).expect("another boot").len(), 3);
+    assert_eq!(remove_stale(&path).expect("another boot").len(), 2);
 
     for content in ["", "something else"] {
         std::fs::write(&path, content).expect("write");
-        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+        make_lock(&lock);
         assert_eq!(remove_stale(&path).err().map(|e| e.kind()), Some(ErrorKind::NotARegistry));
         assert_eq!(files(&place), ["node.registry", "node.registry.lock"]);
         std::fs::remove_file(&lock).expect("remove");
@@ -148,9 +158,51 @@ fn in_doubt_nothing_is_removed() {
     std::os::unix::fs::symlink("/etc/hostname", &path).expect("link");
     assert_eq!(remove_stale(&path).err().map(|e| e.kind()), Some(ErrorKind::SymbolicLink));
     std::fs::remove_file(&path).expect("remove");
-    // What is left of a node without its registry.
+    // A FIFO is none that a server has made, and nobody waits in it.
     nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+    assert_eq!(remove_stale(&path).err().map(|e| e.kind()), Some(ErrorKind::SymbolicLink));
+    std::fs::remove_file(&lock).expect("remove");
+    // What is left of a node without its registry.
+    make_lock(&lock);
     assert_eq!(remove_stale(&path).expect("nobody has it"), [lock]);
+}
+
+/// A process of a container that is gone: nothing else tells, but the lock that it would still hold.
+#[test]
+fn one_of_another_namespace_that_held_its_lock_here_is_known_to_be_gone() {
+    let _alone = alone();
+    let place = Place::new();
+    let path = place.registry();
+    let mut master = fork(|line| {
+        let master = place.open();
+        let generation = Generation::of(master.node(), master.reserve());
+        generation.join(Join::worker(None)).expect("join").1.run(|_| ());
+        line.say("joined");
+        line.hear();
+        0
+    });
+    master.expect("joined");
+    let slots = [0, 1].map(|index| registry::slot(&path, index));
+    for slot in slots {
+        assert_eq!(slot[2].load(SeqCst) as u32, master.pid());
+        slot[registry::NAMESPACE].fetch_add(1, SeqCst);
+        slot[registry::BIRTH].fetch_add(1, SeqCst);
+    }
+    let error = remove_stale(&path).expect_err("it lives");
+    assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("is alive"), "{error}");
+    master.kill();
+    assert_eq!(remove_stale(&path).expect("its lock is gone").len(), 2);
+}
+
+#[test]
+fn a_server_does_not_remove_its_own_files() {
+    let _alone = alone();
+    let home = Home::new();
+    let path = home.place.registry();
+    let me = std::process::id();
+    assert!(registry::is_proven(&path, me));
+    assert_eq!(remove_stale(&path).err().map(|e| e.kind()), Some(ErrorKind::InUse));
+    assert!(registry::is_proven(&path, me), "having looked, it is still a member");
 }
 
 /// The one moment that a lock on the file alone does not cover: the server has opened the lock file, and waits for the lock
@@ -163,10 +215,8 @@ fn a_server_that_waits_for_a_lock_file_that_is_removed_makes_another() {
     first.say("end");
     first.ended_well();
     let lock = PathBuf::from(format!("{}.lock", place.registry().display()));
-    let file = std::fs::File::options().read(true).write(true).open(&lock).expect("open");
-    let held =
-        nix::libc::flock { l_type: nix::libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 1, l_pid: 0 };
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&held)).expect("nobody else has it");
+    let file = std::fs::File::open(&lock).expect("open");
+    flock(&file, FlockOperation::NonBlockingLockExclusive).expect("nobody else has it");
     let mut second = fork(|line| {
         line.say("opening");
         let master = place.open();
@@ -185,12 +235,13 @@ fn a_server_that_waits_for_a_lock_file_that_is_removed_makes_another() {
         // Ours is inherited, and a second one is its own.
         (links.filter(|to| *to == lock).count() == 2).then_some(())
     });
-    for name in ["node.registry", "node.registry.wake", "node.registry.lock"] {
+    for name in ["node.registry", "node.registry.lock"] {
         std::fs::remove_file(place.folder().join(name)).expect("remove");
     }
-    drop(file);
+    // The child has its copy of the descriptor, so that to close ours is not enough.
+    flock(&file, FlockOperation::Unlock).expect("unlock");
     second.expect("open");
-    assert!(std::fs::symlink_metadata(&lock).expect("a new one").file_type().is_fifo());
+    assert!(std::fs::symlink_metadata(&lock).expect("a new one").file_type().is_file());
     let snapshot = Observer::open(&place.registry()).expect("it is found").snapshot().expect("read");
     assert_eq!(
         snapshot.processes.iter().map(|p| (p.pid, p.liveness)).collect::<Vec<_>>(),

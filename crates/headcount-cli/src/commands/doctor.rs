@@ -23,16 +23,16 @@ use registry::RegistryFacts;
 
 pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let kernel = kernel_features();
-    let places = Places::of(which)?;
+    let subjects = Subjects::of(which)?;
     let mut examination =
         Examination { sections: vec![host::kernel(&kernel)], removed: Vec::new(), cannot_look: false };
-    for (folder, chosen) in &places.folders {
+    for (folder, chosen) in &subjects.folders {
         examination.folder(folder, *chosen);
     }
-    for path in &places.registries {
+    for path in &subjects.registries {
         examination.registry(path, args.clean);
     }
-    for (path, files) in &places.leftovers {
+    for (path, files) in &subjects.leftovers {
         examination.leftover(path, files, args.clean);
     }
     let Examination { sections, removed, cannot_look } = examination;
@@ -51,19 +51,19 @@ pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
 }
 
 /// What there is to look at.
-struct Places {
+struct Subjects {
     /// With whether this user's servers make their registries there, or the user named it.
     folders: Vec<(PathBuf, bool)>,
     registries: Vec<PathBuf>,
     leftovers: Leftovers,
 }
 
-impl Places {
-    fn of(which: &Which) -> anyhow::Result<Places> {
+impl Subjects {
+    fn of(which: &Which) -> anyhow::Result<Subjects> {
         if which.node.is_none() && which.registry.is_none() {
             let own = headcount::default_folder();
             let folders = find::folders();
-            return Ok(Places {
+            return Ok(Subjects {
                 registries: find::registries(&folders),
                 leftovers: folders.iter().flat_map(|folder| leftovers::within(folder)).collect(),
                 // Other users' folders only if they exist.
@@ -81,7 +81,7 @@ impl Places {
         }
         let folders =
             registries.iter().filter_map(|path| path.parent()).map(|folder| (folder.to_owned(), true));
-        Ok(Places {
+        Ok(Subjects {
             folders: folders.collect(),
             registries: registries.into_iter().filter(|path| !leftovers.contains_key(path)).collect(),
             leftovers,

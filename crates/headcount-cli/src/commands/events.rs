@@ -23,7 +23,7 @@ use crate::ready::{Signals, wait};
 use feed::{Entry, Feeds, News};
 use since::From;
 pub use since::Since;
-use text::Look;
+use text::LineFormat;
 
 /// Looking for new nodes takes longer the more files there are: at most one part in so many of our time goes into that.
 const LOOK_SHARE: u32 = 10;
@@ -125,10 +125,11 @@ impl<'a> Journal<'a> {
         if found.is_empty() {
             return Ok(());
         }
-        let look = Look { json: self.args.json, names: self.feeds.len() > 1, zone: self.zone.clone() };
+        let format =
+            LineFormat { json: self.args.json, names: self.feeds.len() > 1, zone: self.zone.clone() };
         let mut out = anstream::stdout().lock();
         for (feed, entry) in found {
-            writeln!(out, "{}", look.line(self.feeds.node(*feed), entry)?)?;
+            writeln!(out, "{}", format.line(self.feeds.node(*feed), entry)?)?;
         }
         out.flush()?;
         Ok(())

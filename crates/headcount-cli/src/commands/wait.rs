@@ -86,7 +86,7 @@ fn on_its_way(snapshot: &Snapshot) -> bool {
 struct Abandoned {
     /// Those up to this one are history.
     baseline: Option<GenerationId>,
-    seen: BTreeSet<GenerationId>,
+    found: BTreeSet<GenerationId>,
 }
 
 impl Abandoned {
@@ -98,13 +98,13 @@ impl Abandoned {
     fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
         let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
-        self.seen.extend(reported.chain(not_yet));
+        self.found.extend(reported.chain(not_yet));
     }
 
     /// The one that failed, unless a newer one is on its way or there.
     fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
         let newest = condition::newest(snapshot).map_or(0, |g| g.id);
-        let last = *self.seen.last()?;
+        let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }
 }

@@ -76,17 +76,11 @@ impl Traced {
         links.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target == path)
     }
 
-    /// How it has a file mapped: the rights, and how many bytes.
-    pub fn mappings(&self, path: &Path) -> Vec<(String, usize)> {
+    /// Whether it has the file mapped for writing.
+    pub fn may_write(&self, path: &Path) -> bool {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).expect("it stands");
-        let of_file = maps.lines().filter(|line| line.ends_with(&*path.to_string_lossy()));
-        let parse = |line: &str| {
-            let mut fields = line.split_whitespace();
-            let (start, end) = fields.next()?.split_once('-')?;
-            let number = |text| usize::from_str_radix(text, 16).ok();
-            Some((fields.next()?.to_owned(), number(end)? - number(start)?))
-        };
-        of_file.map(|line| parse(line).unwrap_or_else(|| panic!("no mapping: {line}"))).collect()
+        let mut of_file = maps.lines().filter(|line| line.ends_with(&*path.to_string_lossy()));
+        of_file.any(|line| line.split_whitespace().nth(1).is_none_or(|rights| rights.contains('w')))
     }
 
     /// Whether it holds, or waits for, a lock on any file.

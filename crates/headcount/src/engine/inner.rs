@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use crate::engine::liveness::Asking;
+use crate::engine::liveness::{Asking, LockPace};
 use crate::engine::look::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
@@ -80,8 +80,7 @@ pub(crate) struct Process {
     pub(crate) is_no_master: AtomicBool,
     /// The lock file in which it has proved that it is a member; 0: in none.
     lock_tag: AtomicU32,
-    /// Until when the locks in the lock file are not asked for: there are too many.
-    locks_rest_until: AtomicU64,
+    pub(crate) locks: LockPace,
     pub(crate) joined: Mutex<Vec<SlotRef>>,
     /// Which of our threads holds the node lock.
     pub(crate) holder: Mutex<Option<ThreadId>>,
@@ -110,7 +109,7 @@ impl Process {
                 parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),
             ),
             lock_tag: AtomicU32::new(0),
-            locks_rest_until: AtomicU64::new(0),
+            locks: LockPace::default(),
             joined: Mutex::default(),
             holder: Mutex::default(),
             released: Condvar::new(),
@@ -130,14 +129,6 @@ impl Process {
             self.master.1.store(slot.version, Relaxed);
             self.master.0.store(slot.index + 1, Release);
         }
-    }
-
-    pub(crate) fn locks_rest_until(&self) -> u64 {
-        self.locks_rest_until.load(Relaxed)
-    }
-
-    pub(crate) fn let_locks_rest(&self, until: u64) {
-        self.locks_rest_until.store(until, Relaxed);
     }
 
     pub(crate) fn begun(&self) -> Option<GenerationId> {
@@ -258,8 +249,9 @@ impl Inner {
 
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
-        let own = self.process().slots();
-        let mut asking = Asking::new(self, &own);
+        let process = self.process();
+        let own = process.slots();
+        let mut asking = Asking::new(self, process, &own);
         let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
@@ -285,6 +277,11 @@ impl Inner {
         {
             slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
         }
+    }
+
+    /// What a slot of this very process says.
+    pub(crate) fn own_facts(&self, slot: SlotRef) -> Option<SlotFacts> {
+        self.view().slot(slot.index, &mut |_| Liveness::Alive)
     }
 
     /// Asks of each generation without workers whether somebody is about to join it.

@@ -1,8 +1,10 @@
 //! Who of the node is alive, by the cheapest question that proves it.
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, SlotRef};
+use crate::engine::inner::{Inner, Process, SlotRef};
 use crate::lifecycle::SlotFacts;
 use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
@@ -17,6 +19,7 @@ use crate::sys::identity::{Doubt, Identity, Liveness};
 /// it is not asked again for some time.
 pub(crate) struct Asking<'a> {
     inner: &'a Inner,
+    process: &'a Process,
     own: &'a [SlotRef],
     /// The word of the lock file; 0 where that is not to be asked.
     lock_tag: u32,
@@ -28,16 +31,17 @@ pub(crate) struct Asking<'a> {
 /// What asking the lock file may take, for the first process and for each more.
 const FIRST: Duration = Duration::from_micros(300);
 const EACH: Duration = Duration::from_micros(5);
-/// For how long it is not asked after it took longer.
+/// After so many slow looks in a row, and for how long, it is not asked at all.
+const MOST_SLOW: u32 = 3;
 const REST: Duration = Duration::from_secs(10);
 
 impl<'a> Asking<'a> {
-    pub(crate) fn new(inner: &'a Inner, own: &'a [SlotRef]) -> Asking<'a> {
+    pub(crate) fn new(inner: &'a Inner, process: &'a Process, own: &'a [SlotRef]) -> Asking<'a> {
         let begun = clock::boot_ns();
-        let rests = inner.process().locks_rest_until() > begun;
+        let rests = process.locks.rest_until.load(Relaxed) > begun;
         let lock_tag = if rests { 0 } else { inner.store.lock_tag() };
-        let namespace = inner.process().identity.namespace;
-        Asking { inner, own, lock_tag, namespace, begun, asked: 0 }
+        let namespace = process.identity.namespace;
+        Asking { inner, process, own, lock_tag, namespace, begun, asked: 0 }
     }
 
     pub(crate) fn liveness(&mut self, slot: &SlotFacts) -> Liveness {
@@ -58,12 +62,39 @@ impl<'a> Asking<'a> {
         let is_proven = self.inner.store.is_proven(slot.identity.pid);
         self.asked += 1;
         // Looked at now and then: the clock is a question, too.
-        if self.asked % 8 == 1 && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
+        if self.asked % 8 == 0 && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
             self.lock_tag = 0;
-            let until = clock::boot_ns().saturating_add(clock::nanos(REST));
-            self.inner.process().let_locks_rest(until);
         }
         is_proven
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let was_slow = self.asked > 0 && self.lock_tag == 0;
+        self.process.locks.note(self.begun, was_slow);
+    }
+}
+
+/// How it went the last times.
+#[derive(Default)]
+pub(crate) struct LockPace {
+    /// Until when they are not asked for.
+    rest_until: AtomicU64,
+    /// Slow looks in a row. One may be slow because something else ran meanwhile.
+    slow: AtomicU32,
+}
+
+impl LockPace {
+    fn note(&self, now: u64, was_slow: bool) {
+        if !was_slow {
+            // Only stored when it changes: many looks, nothing to say.
+            if self.slow.load(Relaxed) != 0 {
+                self.slow.store(0, Relaxed);
+            }
+        } else if self.slow.fetch_add(1, Relaxed) + 1 >= MOST_SLOW {
+            self.rest_until.store(now.saturating_add(clock::nanos(REST)), Relaxed);
+        }
     }
 }
 

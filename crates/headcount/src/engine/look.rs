@@ -59,6 +59,12 @@ impl<'a> View<'a> {
         &generations[..used.min(generations.len())]
     }
 
+    /// One slot, if anybody is in it.
+    pub(crate) fn slot(self, index: u32, oracle: Oracle<'_>) -> Option<SlotFacts> {
+        let slot = self.region.slots().get(index as usize)?;
+        slot_facts(index, slot, self.region.header().head.load(Acquire), oracle)
+    }
+
     pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {
         self.facts_as_of(self.region.header().head.load(Acquire), oracle)
     }

@@ -183,7 +183,9 @@ impl Watch {
 
     fn look(&mut self, now: u64) -> Result<Look> {
         self.inner.disclaim_lock();
-        // Before the look that counts: whoever rings after this is heard.
+        if self.is_listening {
+            self.inner.store.bell.await_ring();
+        }
         let facts = self.inner.facts();
         let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
         else {

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) inner: Arc<Inner>,
     lock: NodeLock,
     facts: Facts,
+    /// The facts are from before a callback.
+    is_stale: bool,
     /// How many more steps it may take: a bound that only a spoiled registry reaches.
     budget: usize,
     /// When the steps must have come to an end, callbacks apart.
@@ -40,7 +42,14 @@ impl Session {
             repair_records(inner);
         }
         let budget = 64 + 8 * inner.store.region.geometry().slots();
-        let mut session = Session { inner: inner.clone(), lock, facts: Facts::default(), budget, until: 0 };
+        let mut session = Session {
+            inner: inner.clone(),
+            lock,
+            facts: Facts::default(),
+            is_stale: false,
+            budget,
+            until: 0,
+        };
         session.look();
         if let Some(dead) = session.lock.interrupted() {
             session.repair_callback(dead);
@@ -66,11 +75,15 @@ impl Session {
         self.until = clock::boot_ns().saturating_add(LONGEST_NS);
         self.facts = self.inner.facts();
         self.facts.as_reported = true;
+        self.is_stale = false;
     }
 
     /// What a stage takes next. Each step takes something away from the table, unless somebody who means harm puts it
     /// back all the time: then this stops, and says so.
     pub(crate) fn next(&mut self, stage: Stage) -> Next {
+        if self.is_stale {
+            self.look();
+        }
         if let Stage::Revive(id) = stage {
             if let Err(error) = self.revive(id) {
                 self.inner.notice(NoticeLevel::Warning, error.to_string());
@@ -110,9 +123,6 @@ impl Session {
                 self.inner.journal().read(*seq).or_else(|| fallback.as_deref().cloned())
             }
         };
-        if act.ring {
-            self.inner.ring();
-        }
         event
     }
 
@@ -248,7 +258,8 @@ impl Session {
             Role::Master => process.set_master(Some(slot)),
             _ => crate::engine::inner::relock(&process.joined).push(slot),
         }
-        self.look();
+        self.facts.slots.extend(self.inner.own_facts(slot));
+        self.facts.own.push(slot.index);
         Ok(slot)
     }
 
@@ -290,7 +301,7 @@ impl Session {
 
     pub(crate) fn callback_ends(&mut self) {
         self.inner.header().callback_seq.store(0, Release);
-        self.look();
+        self.is_stale = true;
     }
 
     /// Notes that the callback about an event failed. It counts as run.

@@ -1,6 +1,6 @@
 //! What is known at one moment, and what can be read off it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
@@ -268,34 +268,31 @@ impl Facts {
 /// a registry that somebody has filled up to its largest size, that takes minutes.
 pub(crate) struct Overview<'a> {
     facts: &'a Facts,
-    tallies: HashMap<GenerationId, (u32, u32)>,
+    tallies: BTreeMap<GenerationId, (u32, u32)>,
     /// The neighbours, oldest first.
     there: Vec<GenerationId>,
     total: u32,
-    slots: HashMap<(u32, u64), Liveness>,
-    masters: HashMap<GenerationId, Option<bool>>,
+    /// By slot and claim.
+    masters: BTreeMap<(u32, u64), Liveness>,
+    orphaned: BTreeSet<GenerationId>,
 }
 
 impl<'a> Overview<'a> {
     pub(crate) fn of(facts: &'a Facts) -> Overview<'a> {
-        let mut tallies: HashMap<_, (u32, u32)> = HashMap::new();
+        let (mut tallies, mut total) = (BTreeMap::new(), 0u32);
         for slot in facts.slots.iter().filter(|s| facts.is_counted(s)) {
-            let (all, draining) = tallies.entry(slot.generation).or_default();
+            let (all, draining) = tallies.entry(slot.generation).or_insert((0, 0));
             *all += 1;
             *draining += u32::from(slot.intent == Intent::Draining);
+            total += 1;
         }
         let mut there: Vec<_> = facts.generations.iter().filter(|g| g.is_there()).map(|g| g.id).collect();
         there.sort_unstable();
-        let mut slots = HashMap::new();
-        for slot in &facts.slots {
-            slots.entry((slot.index, slot.version)).or_insert(slot.liveness);
-        }
-        let masters = HashMap::new();
-        let mut overview = Overview { facts, tallies, there, total: facts.total(), slots, masters };
-        for g in &facts.generations {
-            let alive = overview.master_alive(g);
-            overview.masters.entry(g.id).or_insert(alive);
-        }
+        let masters = facts.slots.iter().filter(|s| s.role == Role::Master);
+        let masters = masters.map(|s| ((s.index, s.version), s.liveness)).collect();
+        let mut overview = Overview { facts, tallies, there, total, masters, orphaned: BTreeSet::new() };
+        let orphaned = facts.generations.iter().filter(|g| overview.master_alive(g) == Some(false));
+        overview.orphaned = orphaned.map(|g| g.id).collect();
         overview
     }
 
@@ -314,12 +311,12 @@ impl<'a> Overview<'a> {
 
     /// As [`Facts::master_alive`].
     pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
-        is_alive(self.slots.get(&(generation.master_slot, generation.master_version)).copied())
+        is_alive(self.masters.get(&(generation.master_slot, generation.master_version)).copied())
     }
 
     /// As [`Facts::state`].
     pub(crate) fn state(&self, slot: &SlotFacts) -> State {
-        self.facts.state_with(slot, || self.masters.get(&slot.generation) == Some(&Some(false)))
+        self.facts.state_with(slot, || self.orphaned.contains(&slot.generation))
     }
 }
 

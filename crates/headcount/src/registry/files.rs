@@ -86,8 +86,9 @@ pub(crate) fn check_file(path: &Path, stat: &Stat, forbidden: u32) -> Result<()>
         return Err(Error::new(
             ErrorKind::SymbolicLink,
             format!(
-                "{} is not a regular file but a {found:?} (remove it, or set another `path`)",
-                path.display()
+                "{} is not a regular file but {} (remove it, or set another `path`)",
+                path.display(),
+                in_words(found)
             ),
         ));
     }
@@ -106,6 +107,19 @@ pub(crate) fn check_file(path: &Path, stat: &Stat, forbidden: u32) -> Result<()>
         ));
     }
     Ok(())
+}
+
+/// A kind of file, as people call it.
+pub(crate) fn in_words(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "something unknown",
+    }
 }
 
 /// Which file it is, whatever its path.

@@ -5,38 +5,61 @@
 //! waits, whatever other owners of the descriptor do. A pipe or an eventfd would not do: a worker can fill
 //! either, clear their O_NONBLOCK, and have a root master wait in `write`.
 //!
-//! A hostile worker can ring all the time, or stop the timer at the right moment. That costs early or late
+//! To set a timer takes tens of microseconds, so only the first ring after a listener's look does it: a word beside
+//! the timer, in memory that the same processes share, says whether there has been a look since the last ring.
+//!
+//! A hostile worker can ring all the time, or silence the bell at the right moment. That costs early or late
 //! looks; every listener also looks by itself once a second.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::atomic::Ordering::SeqCst;
+use super::atomic::fence;
+use super::map::SharedWord;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
 /// Shared by a master and all that it forks.
-pub(crate) struct Bell(OwnedFd);
+pub(crate) struct Bell {
+    timer: OwnedFd,
+    /// 1: a listener has begun a look since the last ring.
+    is_awaited: SharedWord,
+}
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Bell> {
-        Ok(Bell(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?))
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Bell { timer, is_awaited: SharedWord::new()? })
     }
 
-    /// Never waits.
+    /// To be called by a listener before each look: what changes after that is rung for.
+    pub(crate) fn await_ring(&self) {
+        // In one order with all stores and loads of the look, and with those of who rings.
+        self.is_awaited.get().store(1, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// To be called after what there is to look at has been written. Never waits.
     pub(crate) fn ring(&self) {
+        fence(SeqCst);
+        if self.is_awaited.get().swap(0, SeqCst) == 0 {
+            return;
+        }
         let now = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: Timespec { tv_sec: 0, tv_nsec: 1 },
         };
         // It cannot fail for a timer of our own making; if it did, the listeners look by themselves.
-        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &now);
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &now);
     }
 }
 
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.timer.as_fd()
     }
 }
 
@@ -63,6 +86,9 @@ mod tests {
             epoll::wait(listener, rustix::buffer::spare_capacity(&mut events), Some(&limit)).unwrap()
         };
         for _ in 0..100 {
+            bell.await_ring();
+            bell.ring();
+            // Nobody has looked since: it needs no second one.
             bell.ring();
             assert_eq!(listeners.iter().map(|l| heard(l, 900)).collect::<Vec<_>>(), [1, 1]);
             assert_eq!(heard(&listeners[0], 0), 0, "once for each ring");

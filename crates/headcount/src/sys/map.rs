@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
+use super::atomic::AtomicU32;
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 
 /// Memory of at least `Geometry::file_size()` bytes, 64-byte aligned, laid out as a registry.
@@ -116,6 +117,28 @@ impl Region {
         // never read again from the shared header), its offsets are multiples of 128 and its tables
         // do not overlap; a `SharedRecord` consists of atomics only.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast(), count) }
+    }
+}
+
+/// A word that a process shares with all that it forks. Never unmapped.
+pub(crate) struct SharedWord(NonNull<AtomicU32>);
+
+// SAFETY: all access is atomic, and the memory is never unmapped.
+unsafe impl Send for SharedWord {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWord {}
+
+impl SharedWord {
+    pub(crate) fn new() -> io::Result<SharedWord> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+        let page = unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, protection, flags) }?;
+        Ok(SharedWord(NonNull::new(page.cast()).ok_or(io::ErrorKind::InvalidData)?))
+    }
+
+    pub(crate) fn get(&self) -> &AtomicU32 {
+        // SAFETY: page-aligned, mapped for good, and every bit pattern is a valid atomic.
+        unsafe { self.0.as_ref() }
     }
 }
 

@@ -54,6 +54,19 @@ pub const NAMESPACE: usize = 128 / 8;
 /// The word of a slot that has its birth.
 pub const BIRTH: usize = 32 / 8;
 
+/// The word that names who holds the node lock. 16 others follow, which name who waits to join, and 16 with the
+/// generations that they wait for.
+pub const LOCK: usize = 512 / 8;
+
+/// What the node lock and those who wait to join are called, for a process that is alive and known by its pidfd (Linux 6.9
+/// and newer).
+pub fn name_of(pid: u32) -> u64 {
+    let process = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).expect("a pidfd");
+    let birth = rustix::fs::fstat(&pidfd).expect("its inode").st_ino;
+    2 << 62 | u64::from(pid) << 40 | birth & ((1 << 40) - 1)
+}
+
 /// Whether a process shares the byte of its id in the lock file. Asked by a child: the own locks are invisible to
 /// their holder, and would be lost with the descriptor that the question takes.
 pub fn is_proven(registry: &Path, pid: u32) -> bool {

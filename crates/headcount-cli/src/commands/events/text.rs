@@ -10,7 +10,7 @@ use super::feed::Entry;
 use crate::paint;
 
 /// How a line looks.
-pub struct Look {
+pub struct LineFormat {
     pub json: bool,
     /// More than one node: whose event it is.
     pub names: bool,
@@ -24,7 +24,7 @@ struct Lost<'a> {
     lost: u64,
 }
 
-impl Look {
+impl LineFormat {
     pub fn line(&self, node: &str, entry: &Entry) -> serde_json::Result<String> {
         match (entry, self.json) {
             (Entry::Event(event), true) => serde_json::to_string(&EventDocument::new(node, event)),
@@ -73,8 +73,8 @@ pub fn wants(kinds: &[Kind], event: &Event) -> bool {
 mod tests {
     use super::*;
 
-    fn look(json: bool, names: bool) -> Look {
-        Look { json, names, zone: TimeZone::UTC }
+    fn format(json: bool, names: bool) -> LineFormat {
+        LineFormat { json, names, zone: TimeZone::UTC }
     }
 
     fn plain(text: &str) -> String {
@@ -85,10 +85,10 @@ mod tests {
     fn lines_for_people() {
         let time = time(1_738_324_800_123_456_789, &TimeZone::UTC);
         let line =
-            look(false, false).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
+            format(false, false).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
         insta::assert_snapshot!(plain(&line), @"2025-01-31 12:00:00.123  worker 2 (pid 11) of generation 3 died");
         let line =
-            look(false, true).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
+            format(false, true).text(&time, "shop", paint::ERROR, "worker 2 (pid 11) of generation 3 died");
         insta::assert_snapshot!(plain(&line), @"2025-01-31 12:00:00.123  shop  worker 2 (pid 11) of generation 3 died");
         assert!(
             line.contains("\x1b["),
@@ -107,9 +107,9 @@ mod tests {
     #[test]
     fn lost_events() {
         let entry = Entry::Lost(136);
-        insta::assert_snapshot!(look(true, true).line("shop", &entry).unwrap(), @r#"{"node":"shop","lost":136}"#);
+        insta::assert_snapshot!(format(true, true).line("shop", &entry).unwrap(), @r#"{"node":"shop","lost":136}"#);
         insta::assert_snapshot!(
-            plain(&look(false, false).line("shop", &entry).unwrap()).trim_start(),
+            plain(&format(false, false).line("shop", &entry).unwrap()).trim_start(),
             @"(136 events before the next one: overwritten, and lost)"
         );
     }

@@ -279,8 +279,8 @@ impl Model {
         match snapshot.liveness() {
             Liveness::Gone => {
                 let (what, who) = match in_state(State::Died).next() {
-                    None => ("STOPPED", "no process of this node is there"),
-                    Some(_) => ("DEAD", "no process of this node is alive, and nobody is left to report it"),
+                    None => ("STOPPED", "this node has no process"),
+                    Some(_) => ("DEAD", "no process of this node is alive, and none is left to report it"),
                 };
                 let who = alive::only_helpers(snapshot).unwrap_or_else(|| who.to_owned());
                 all.push(format!("{what}: {who}"));

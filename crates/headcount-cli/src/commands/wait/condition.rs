@@ -1,6 +1,8 @@
 //! What is waited for, and what stands in its way. Pure: a [`Snapshot`] goes in, words come out.
 
-use headcount::{GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot, State};
+use headcount::{
+    Doubt, GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot, State,
+};
 use headcount_report::plural;
 
 use super::words::{pids, states};
@@ -43,6 +45,14 @@ fn workers(snapshot: &Snapshot, generation: GenerationId) -> impl Iterator<Item 
     snapshot.processes.iter().filter(move |p| p.role == Role::Worker && p.generation == generation)
 }
 
+/// Why it is not known whether this master is alive.
+fn doubt(snapshot: &Snapshot, master: u32) -> Option<Doubt> {
+    snapshot.processes.iter().find_map(|p| match p.liveness {
+        Liveness::Unknown(doubt) if p.role == Role::Master && p.pid == master => Some(doubt),
+        _ => None,
+    })
+}
+
 /// Alive, or not to be told: nobody may take such a one for gone.
 pub fn may_live(process: &ProcessStatus) -> bool {
     process.liveness != Liveness::Gone
@@ -75,7 +85,7 @@ impl Wanted {
         }
         // Somebody may start it again, so it is waited on; but whoever waits must know.
         if !self.stopped && !lacks.is_empty() && snapshot.liveness() == Liveness::Gone {
-            lacks.insert(0, Lack::of(alive::nobody(snapshot)));
+            lacks.insert(0, Lack::of(alive::not_alive(snapshot)));
         }
         lacks
     }
@@ -91,9 +101,9 @@ impl Wanted {
         if g.phase == Phase::Announced {
             let master = match g.master_alive {
                 Some(false) => format!("its master {} is gone", g.master),
-                _ => format!("its master {} has started no worker", g.master),
+                _ => format!("its master {} has started no worker yet", g.master),
             };
-            return Some(Lack::of(format!("generation {} has begun, {master} yet", g.id)));
+            return Some(Lack::of(format!("generation {} has begun, {master}", g.id)));
         }
         let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
         let expected = g.expected.unwrap_or(1) as usize;
@@ -117,8 +127,10 @@ impl Wanted {
             });
         }
         g.master_alive.is_none().then(|| {
+            let why =
+                doubt(snapshot, g.master).map_or(String::new(), |doubt| format!(": {}", doubt.reason()));
             Lack::of(format!(
-                "it cannot be told whether master {} of generation {} is alive: ask as its user, or as root",
+                "it is not known whether master {} of generation {} is alive{why}",
                 g.master, g.id
             ))
         })
@@ -127,7 +139,7 @@ impl Wanted {
     /// What holds, in one sentence.
     pub fn reached(&self, snapshot: Option<&Snapshot>, place: &str) -> String {
         let Some(snapshot) = snapshot else {
-            return format!("there is no node {place}, so nobody of it is alive");
+            return format!("there is no node {place}");
         };
         let mut parts = Vec::new();
         let newest = snapshot.newest_committed();
@@ -142,7 +154,7 @@ impl Wanted {
             parts.push("no older generation is left".to_owned());
         }
         if self.stopped {
-            parts.push(alive::nobody(snapshot));
+            parts.push(alive::not_alive(snapshot));
         }
         parts.join("; ")
     }
@@ -180,7 +192,7 @@ fn not_drained(snapshot: &Snapshot) -> Option<Lack> {
     }
     // It has ended when that was reported. Where nobody is alive, nobody will.
     let unreported = snapshot.generations.iter().find(|g| g.phase == Phase::Committed && g.id < newest)?;
-    let why = format!("generation {} has no process any more, its end is not reported yet", unreported.id);
+    let why = format!("generation {} has no process left, but its end is not reported yet", unreported.id);
     (snapshot.liveness() != Liveness::Gone).then(|| Lack::of(why))
 }
 

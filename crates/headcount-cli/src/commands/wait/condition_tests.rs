@@ -139,6 +139,23 @@ fn a_master_must_live_for_a_reload_and_not_for_workers() {
 }
 
 #[test]
+fn a_generation_whose_master_is_gone_or_unknown_says_so() {
+    let reloaded = Wanted { reloaded: true, ..Wanted::default() };
+    let mut snapshot = after();
+    snapshot.generations.push(generation(3, Phase::Announced, Some(3)));
+    snapshot.generations[1].master_alive = Some(false);
+    assert_eq!(why(&reloaded, &snapshot), "generation 3 has begun, its master 10 is gone");
+    let mut snapshot = after();
+    snapshot.generations[0].master_alive = None;
+    snapshot.processes[0].liveness = Liveness::Unknown(Doubt::OtherNamespace);
+    assert_eq!(
+        why(&reloaded, &snapshot),
+        "it is not known whether master 10 of generation 2 is alive: it runs in another pid namespace; ask from inside its \
+         container"
+    );
+}
+
+#[test]
 fn the_kernel_says_who_is_alive() {
     let stopped = Wanted { stopped: true, ..Wanted::default() };
     let mut snapshot = in_between();
@@ -152,10 +169,9 @@ fn the_kernel_says_who_is_alive() {
     assert_eq!(why(&stopped, &snapshot), "");
     // Nobody is left to report that generation 1 has ended.
     assert_eq!(why(&Wanted { drained: true, ..Wanted::default() }, &snapshot), "");
-    assert!(
-        why(&all(), &snapshot)
-            .starts_with("nobody of the node is alive; generation 2: 0 of 3 workers serving, 3 died")
-    );
+    assert!(why(&all(), &snapshot).starts_with(
+        "no master or worker of the node is alive; generation 2: 0 of 3 workers serving, 3 died"
+    ));
     // One that cannot be told is not taken for gone.
     snapshot.processes[1].liveness = Liveness::Unknown(Doubt::OtherNamespace);
     assert!(!why(&stopped, &snapshot).is_empty());
@@ -171,7 +187,7 @@ fn a_helper_that_is_left_alone_is_told_of_and_not_waited_for() {
         (p.liveness, p.state) = (Liveness::Gone, State::Died);
     }
     assert_eq!(why(&stopped, &snapshot), "");
-    let left = "nobody of the node is alive; only a helper is left: process 30";
+    let left = "no master or worker of the node is alive; only a helper is left: process 30";
     assert_eq!(stopped.reached(Some(&snapshot), "x"), left);
     assert!(why(&all(), &snapshot).starts_with(left), "{}", why(&all(), &snapshot));
 }
@@ -181,7 +197,7 @@ fn an_end_that_is_not_reported_is_waited_for() {
     let mut snapshot = after();
     snapshot.generations.insert(0, generation(1, Phase::Committed, Some(3)));
     let drained = Wanted { drained: true, ..Wanted::default() };
-    assert_eq!(why(&drained, &snapshot), "generation 1 has no process any more, its end is not reported yet");
+    assert_eq!(why(&drained, &snapshot), "generation 1 has no process left, but its end is not reported yet");
 }
 
 #[test]

@@ -387,7 +387,7 @@ fn a_node_that_is_dead_or_stopped_says_which() {
     assert!(text(dead).contains("DEAD: no process of this node is alive"));
     let mut stopped = node();
     stopped.processes.clear();
-    assert!(text(stopped).contains("STOPPED: no process of this node is there"));
+    assert!(text(stopped).contains("STOPPED: this node has no process"));
 }
 
 #[test]
