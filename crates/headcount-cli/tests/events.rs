@@ -5,6 +5,7 @@ mod scripted;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use headcount::{Cursor, Event, Observer};
 use headcount_report::{EventDocument, sentence};
@@ -336,4 +337,83 @@ fn a_registry_that_is_cut_off_does_not_end_a_follower_of_all_nodes() {
     follower.end().ended(0).complains("cut.registry");
     one.end(Signal::QUIT);
     two.end(Signal::QUIT);
+}
+
+/// How often the threads of a process have gone to sleep of their own will.
+fn sleeps(pid: i32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let of = |path: std::path::PathBuf| {
+        let status = std::fs::read_to_string(path.join("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.expect("a count").trim().parse::<u64>().expect("a number")
+    };
+    tasks.map(|task| of(task.expect("a thread").path())).sum()
+}
+
+#[test]
+fn a_follower_of_a_quiet_node_sleeps() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(setup().workers(2));
+    let state = format!("--state={}", nginx.at("state").display());
+    for arguments in [&["events", "-f"][..], &["run", "--on", "node_died=true", &state]] {
+        let follower = start(&nginx, arguments);
+        // It is through with what there was when it has slept for a while.
+        let mut before = u64::MAX;
+        nginx.wait_until("it to have nothing to do", || {
+            let now = sleeps(follower.pid());
+            wait::poll(Duration::from_millis(500), || None::<()>);
+            (std::mem::replace(&mut before, now) == now && now > 2).then_some(())
+        });
+        let before = sleeps(follower.pid());
+        // There is no event of "nothing happened": this one is a measurement over time.
+        wait::poll(Duration::from_secs(3), || None::<()>);
+        // The look that it takes every ten seconds may fall into them.
+        let woken = sleeps(follower.pid()) - before;
+        assert!(woken <= 1, "{arguments:?}: {woken} times in three seconds");
+        follower.signal(Signal::TERM);
+        follower.end().ended(0);
+    }
+    nginx.end(Signal::QUIT);
+}
+
+#[test]
+fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
+    let _permit = permit();
+    let nginx = stopped();
+    let template = std::fs::read(nginx.registry()).expect("a registry");
+    let shared = Folder::new();
+    let put = |name: &str| {
+        std::fs::write(shared.at("new"), &template).expect("our own folder");
+        std::fs::rename(shared.at("new"), shared.at(&format!("{name}.registry"))).expect("our own folder");
+    };
+    put("stays");
+    let mut command = program::headcount(["events", "--follow"]);
+    command.env("HEADCOUNT_RUNTIME_DIR", shared.path());
+    let follower = Running::start(shared.path(), command);
+    // What comes from now on is told to have come.
+    follower.wait_for("the first node's events", |f| (!f.out().is_empty()).then_some(()));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", follower.pid())).expect("it runs").count();
+    // It may be about to open what it hears signals and watches folders by; that is less than these.
+    let mut most = descriptors() + 10;
+    for round in 0..4 {
+        let names: Vec<_> = (0..50).map(|n| format!("r{round}-{n}")).collect();
+        for name in &names {
+            put(name);
+        }
+        for name in &names {
+            follower.says(&format!(": new, {}", shared.at(&format!("{name}.registry")).display()));
+        }
+        for name in &names {
+            std::fs::remove_file(shared.at(&format!("{name}.registry"))).expect("our own file");
+        }
+        for name in &names {
+            follower.says(&format!("{name}.registry is gone"));
+        }
+        most = nginx.wait_until("what it had open of them to be closed", || {
+            let now = descriptors();
+            (now <= most).then_some(now)
+        });
+    }
+    process::send(follower.pid(), Signal::TERM);
+    follower.end().ended(0);
 }

@@ -66,9 +66,7 @@ impl<'a> Journal<'a> {
         let all = which.node.is_none() && which.registry.is_none();
         let from = args.since.map(From::now);
         let mut feeds = Feeds::new(all)?;
-        for path in paths(which)? {
-            feeds.add(path, from)?;
-        }
+        feeds.add(paths(which)?, from)?;
         let mut journal =
             Journal { args, zone: TimeZone::system(), feeds, first: Vec::new(), all, more: false };
         let (found, mut errors) = journal.read(true)?;
@@ -147,15 +145,17 @@ impl<'a> Journal<'a> {
             if let Some(folders) = &mut folders
                 && let Some(paths) = folders.look(which)?
             {
-                self.feeds.add_new(paths)?;
+                self.feeds.add(paths, None)?;
             }
-            let (found, mut errors) = self.read(false)?;
+            let (found, errors) = self.read(false)?;
             self.print(&found)?;
-            match errors.pop() {
+            self.feeds.let_go();
+            for error in errors {
                 // Of several, the others go on.
-                Some(error) if self.all => say(&format!("{error:#}")),
-                Some(error) => return Err(error),
-                None => {}
+                if !self.all {
+                    return Err(error);
+                }
+                say(&format!("{error:#}"));
             }
             // Without the last one, a follower of a quiet node would be left behind by `headcount events --follow | head`.
             let stdout = std::io::stdout();

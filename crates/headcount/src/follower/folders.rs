@@ -80,9 +80,14 @@ impl FolderWatch {
     pub(super) fn replace(&mut self, mut folders: Vec<PathBuf>) -> io::Result<()> {
         folders.sort();
         folders.dedup();
+        // Those that are watched are looked at again whenever something has changed.
+        if folders == self.folders {
+            return Ok(());
+        }
         self.folders = folders;
         self.watch()?;
-        self.rest()
+        // Otherwise the timer ends the pause.
+        if self.paused { Ok(()) } else { self.rest() }
     }
 
     /// Whether something has changed since this was asked last.
@@ -272,12 +277,29 @@ mod tests {
     }
 
     #[test]
+    fn other_folders_do_not_end_a_pause_for_good() {
+        let own = tempfile::tempdir().unwrap();
+        let mut watch = FolderWatch::new([own.path().to_owned()]).unwrap();
+        // Until one comes so soon after the one before that it has to wait.
+        for n in 0..1000 {
+            std::fs::write(own.path().join(n.to_string()), "").unwrap();
+            assert!(is_readable(&watch, Duration::from_secs(20)));
+            if !watch.changed().unwrap() {
+                break;
+            }
+        }
+        assert!(watch.paused);
+        watch.set([own.path().to_owned(), own.path().join("c")]).unwrap();
+        assert!(told(&mut watch) && !watch.paused);
+    }
+
+    #[test]
     fn without_inotify_it_is_looked_by_time() {
         let own = tempfile::tempdir().unwrap();
         let mut watch = FolderWatch::new([own.path().to_owned()]).unwrap();
         epoll::delete(&watch.epoll, watch.inotify.as_ref().unwrap()).unwrap();
         watch.inotify = None;
-        watch.set(vec![own.path().to_owned()]).unwrap();
+        watch.set([own.path().to_owned(), own.path().join("a")]).unwrap();
         assert!(watch.blind && told(&mut watch) && told(&mut watch));
     }
 }

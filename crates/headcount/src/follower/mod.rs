@@ -325,9 +325,10 @@ impl Followers {
                     }
                 }
                 FOLDERS => {
-                    // If the kernel does not answer: as if it had.
+                    // If the kernel does not answer: as if it had. Nothing tells that a file was cut off: so that is looked
+                    // at as well.
                     if self.folders.changed().unwrap_or(true) {
-                        nodes.iter_mut().flatten().for_each(Followed::check_file);
+                        nodes.iter_mut().flatten().for_each(Followed::check_all);
                     }
                 }
                 process => {

@@ -178,15 +178,9 @@ impl Followed {
         [self.file, self.read, self.look].into_iter().filter_map(Work::at).min()
     }
 
-    pub(super) fn check_file(&mut self) {
-        self.file = Work::Now;
-    }
-
     pub(super) fn check_all(&mut self) {
         self.file = Work::Now;
-        if self.open.is_some() {
-            self.read = Work::Now;
-        }
+        self.check_journal();
     }
 
     pub(super) fn check_journal(&mut self) {

@@ -19,7 +19,6 @@ pub(crate) mod per_process;
 pub(crate) mod process;
 #[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) mod reactor;
-#[cfg(not(loom))]
 pub(crate) mod reader_futex;
 #[cfg(not(loom))]
 pub(crate) mod record_lock;

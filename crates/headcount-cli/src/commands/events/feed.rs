@@ -34,6 +34,10 @@ struct Feed {
     of_this_boot: bool,
     is_open: bool,
     is_removed: bool,
+    /// The newest event when it was opened,
+    head: u64,
+    /// and the newest that was told, or is not wanted.
+    told: u64,
 }
 
 /// Something that whoever follows is to be told of.
@@ -62,22 +66,47 @@ pub struct Feeds {
     followers: Followers,
     /// By their number among the followers.
     feeds: Vec<Option<Feed>>,
+    /// To be let go of when what was found in them is printed: it has their names.
+    leaving: BTreeSet<usize>,
     /// All nodes of this host are meant.
     all: bool,
 }
 
 impl Feeds {
     pub fn new(all: bool) -> anyhow::Result<Feeds> {
-        Ok(Feeds { followers: Followers::new()?, feeds: Vec::new(), all })
+        Ok(Feeds { followers: Followers::new()?, feeds: Vec::new(), leaving: BTreeSet::new(), all })
     }
 
-    /// From the event on that `from` names, or from the first.
-    pub fn add(&mut self, path: PathBuf, from: Option<From>) -> anyhow::Result<()> {
+    /// Follows those of these that are not followed yet, from the event on that `from` names, or from the first.
+    pub fn add(&mut self, paths: Vec<PathBuf>, from: Option<From>) -> anyhow::Result<()> {
+        self.let_go();
+        let known: BTreeSet<_> = self.feeds.iter().flatten().map(|feed| feed.path.clone()).collect();
+        let mut strangers = known.iter().filter(|path| !find::is_ours(path)).count();
+        for path in paths.into_iter().filter(|path| !known.contains(path)) {
+            let is_strange = !find::is_ours(&path);
+            if self.all && is_strange && strangers >= STRANGERS {
+                continue;
+            }
+            strangers += usize::from(is_strange);
+            self.add_one(path, from)?;
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, path: PathBuf, from: Option<From>) -> anyhow::Result<()> {
         // From number 1 on, and not from the oldest that is kept: then it says how many are no longer.
         let first = from.and_then(From::first_seq).unwrap_or(1).max(1);
         let number = self.followers.add(&path, Cursor::at(first), Follow::Journal)?;
-        let node = find::node_name(&path);
-        let feed = Feed { path, node, from, of_this_boot: true, is_open: false, is_removed: false };
+        let feed = Feed {
+            node: find::node_name(&path),
+            path,
+            from,
+            of_this_boot: true,
+            is_open: false,
+            is_removed: false,
+            head: 0,
+            told: first - 1,
+        };
         if self.feeds.len() <= number {
             self.feeds.resize_with(number + 1, || None);
         }
@@ -85,44 +114,46 @@ impl Feeds {
         Ok(())
     }
 
-    /// Follows those of these that are not followed yet.
-    pub fn add_new(&mut self, paths: Vec<PathBuf>) -> anyhow::Result<()> {
-        let known: BTreeSet<_> = self.feeds.iter().flatten().map(|feed| feed.path.clone()).collect();
-        let mut strangers = known.iter().filter(|path| !find::is_ours(path)).count();
-        for path in paths.into_iter().filter(|path| !known.contains(path)) {
-            let is_strange = !find::is_ours(&path);
-            if is_strange && strangers >= STRANGERS {
-                continue;
+    /// Closes what is not followed any longer. Its name is gone then: so not before what was found in it is printed.
+    pub fn let_go(&mut self) {
+        for number in std::mem::take(&mut self.leaving) {
+            self.followers.remove(number);
+            if let Some(feed) = self.feeds.get_mut(number) {
+                *feed = None;
             }
-            strangers += usize::from(is_strange);
-            self.add(path, None)?;
         }
-        Ok(())
     }
 
     pub fn followers(&self) -> &Followers {
         &self.followers
     }
 
+    /// Those that stay.
+    fn staying(&self) -> impl Iterator<Item = &Feed> {
+        let feeds = self.feeds.iter().enumerate().filter(|(number, _)| !self.leaving.contains(number));
+        feeds.filter_map(|(_, feed)| feed.as_ref())
+    }
+
     pub fn len(&self) -> usize {
-        self.feeds.iter().flatten().count()
+        self.staying().count()
     }
 
     pub fn node(&self, number: usize) -> &str {
         self.feeds.get(number).and_then(Option::as_ref).map_or("", |feed| &feed.node)
     }
 
-    /// Those that are there, by name.
     pub fn names(&self) -> Vec<&str> {
-        self.feeds.iter().flatten().map(|feed| feed.node.as_str()).collect()
+        self.staying().map(|feed| feed.node.as_str()).collect()
     }
 
     pub fn missing(&self) -> Option<&Path> {
-        self.feeds.iter().flatten().find(|feed| !feed.is_open).map(|feed| feed.path.as_path())
+        self.staying().find(|feed| !feed.is_open).map(|feed| feed.path.as_path())
     }
 
-    /// All that is there now. `first`: it is the first time, so nothing that is open is news.
+    /// All that is there now. `first`: it is the first time, so nothing that is open is news, and nothing that comes
+    /// meanwhile is waited for: a busy node must not keep us here.
     pub fn read(&mut self, first: bool) -> anyhow::Result<Found> {
+        self.let_go();
         let mut found = Found::default();
         // What was lost before an event that is too old is too old as well.
         let mut skip_lost = BTreeSet::new();
@@ -132,6 +163,7 @@ impl Feeds {
             match item {
                 Item::Events(events) => {
                     count += events.len();
+                    self.told(number, events.last().map_or(0, |event| event.seq));
                     let Some(feed) = self.feeds.get(number).and_then(Option::as_ref) else { continue };
                     for event in events {
                         if feed.from.is_none_or(|from| from.covers(&event, feed.of_this_boot)) {
@@ -141,14 +173,19 @@ impl Feeds {
                         }
                     }
                 }
-                Item::Lost { count, .. } => found.entries.push((number, Entry::Lost(count))),
+                Item::Lost { first, count } => {
+                    self.told(number, first.saturating_add(count).saturating_sub(1));
+                    found.entries.push((number, Entry::Lost(count)));
+                }
+                // It goes on with what comes.
+                Item::SetBack { next, .. } => self.told(number, next.saturating_sub(1)),
                 Item::Appeared | Item::Replaced => self.opened(number, first, &mut found)?,
                 Item::Removed => self.removed(number, &mut found),
                 Item::Unreadable(error) => self.unreadable(number, first, error, &mut found),
-                // What is set back goes on with what comes, and what can be read again is read.
+                // What can be read again is read.
                 _ => {}
             }
-            found.more = count >= most;
+            found.more = count >= most || first && self.is_read();
             if found.more {
                 break;
             }
@@ -159,12 +196,23 @@ impl Feeds {
         Ok(found)
     }
 
+    /// Whether everything is read that was there when they were opened.
+    fn is_read(&self) -> bool {
+        self.staying().all(|feed| feed.is_open && feed.told >= feed.head)
+    }
+
+    fn told(&mut self, number: usize, seq: u64) {
+        if let Some(Some(feed)) = self.feeds.get_mut(number) {
+            feed.told = seq;
+        }
+    }
+
     fn opened(&mut self, number: usize, first: bool, found: &mut Found) -> anyhow::Result<()> {
         let Some(observer) = self.followers.observer(number) else { return Ok(()) };
         let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
         match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
             Ok((registry, snapshot)) => {
-                feed.node = snapshot.node;
+                (feed.node, feed.head) = (snapshot.node, snapshot.head);
                 feed.of_this_boot = registry.of_this_boot != Some(false);
             }
             // It was cut off in this moment: that is told by the next item.
@@ -195,9 +243,9 @@ impl Feeds {
             let snapshot = self.followers.observer(number)?.snapshot().ok()?;
             Some(snapshot.liveness() != Liveness::Gone)
         };
-        let removed = self.feeds.iter().flatten().filter(|feed| feed.is_removed).count();
+        let removed = self.staying().filter(|feed| feed.is_removed).count();
         if self.all && (removed > REMOVED || lives() != Some(true)) {
-            self.remove(number);
+            self.leaving.insert(number);
         }
     }
 
@@ -205,17 +253,10 @@ impl Feeds {
         let is_open = self.feeds.get(number).and_then(Option::as_ref).is_some_and(|feed| feed.is_open);
         // One among all that could not be read when it came is found again when it can.
         if self.all && !is_open {
-            self.remove(number);
+            self.leaving.insert(number);
         }
         if first || is_open || !self.all {
             found.news.push(News::Unreadable(error));
-        }
-    }
-
-    fn remove(&mut self, number: usize) {
-        self.followers.remove(number);
-        if let Some(feed) = self.feeds.get_mut(number) {
-            *feed = None;
         }
     }
 }
