@@ -4,8 +4,10 @@
 //! for time to pass, and takes from a [`Ledger`] exactly what the contract promises.
 //! [`scenarios`] are the contract's rows, written once for every [`Integration`].
 
+pub mod guard;
 pub mod http;
 pub mod process;
+pub mod program;
 pub mod promtool;
 pub mod report;
 pub mod scenarios;
@@ -18,9 +20,11 @@ mod leftovers;
 mod model;
 mod native;
 mod permit;
-mod place;
+pub mod place;
+mod room;
 mod server;
 mod setup;
+mod stranger;
 
 pub use folder::{Folder, chmod};
 pub use http::SlowClient;
@@ -28,5 +32,7 @@ pub use ledger::Ledger;
 pub use permit::{Permit, permit, permit_alone};
 pub use report::{Counts, Kind, Report, Reports};
 pub use rustix::process::Signal;
+pub use room::Room;
 pub use server::Nginx;
 pub use setup::{Integration, Server, Setup, Who};
+pub use stranger::{Stranger, User};

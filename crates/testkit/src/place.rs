@@ -85,3 +85,33 @@ pub fn lua_folder() -> PathBuf {
     assert!(folder.join("resty/headcount.lua").exists(), "{} has no resty/headcount.lua", folder.display());
     folder.canonicalize().expect("the folder was there a moment ago")
 }
+
+/// A file of this name in the target folder of the test, beside its program, or one of another profile.
+fn beside(name: &str, how: &str) -> PathBuf {
+    let program = env::current_exe().expect("the kernel names the running program");
+    // target/PROFILE/deps/TEST
+    let found = program
+        .ancestors()
+        .nth(3)
+        .into_iter()
+        .flat_map(|target| ["release", "debug"].map(|profile| target.join(profile).join(name)))
+        .filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)))
+        .max();
+    let missing = || panic!("there is no {name} in the target folder of {}: {how}", program.display());
+    found.map_or_else(missing, |(_, file)| file)
+}
+
+/// The program `headcount`, the newest of all profiles.
+pub fn program() -> PathBuf {
+    beside("headcount", "run `cargo build -p headcount-cli`")
+}
+
+/// The program of a local user who means harm.
+pub fn attacker() -> PathBuf {
+    beside("attacker", "run `cargo build -p testkit`")
+}
+
+/// The library of a worker that means harm.
+pub fn attackers_library() -> PathBuf {
+    beside("deps/libattacker.so", "run `cargo build -p testkit`")
+}

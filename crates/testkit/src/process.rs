@@ -114,3 +114,43 @@ pub fn send(pid: i32, signal: Signal) {
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+fn status_line(pid: i32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(name).map(|rest| rest.trim().to_owned()))
+}
+
+/// The greatest resident memory so far, in KiB.
+pub fn peak_kib(pid: i32) -> u64 {
+    let line = status_line(pid, "VmHWM:").unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// The states of all its threads.
+pub fn threads(pid: i32) -> Vec<char> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|text| text[text.rfind(')')? + 1..].trim_start().chars().next()).collect()
+}
+
+/// The signals that wait for it, as a mask: those that were sent to one that blocks all.
+pub fn pending_signals(pid: i32) -> u64 {
+    let mask = |name| status_line(pid, name).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
+    mask("ShdPnd:") | mask("SigPnd:")
+}
+
+/// Its number in its own pid namespace.
+pub fn inner_pid(pid: i32) -> Option<i32> {
+    status_line(pid, "NSpid:")?.split_whitespace().next_back()?.parse().ok()
+}
+
+/// Its children, their children and so on, that are alive.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = children(pid);
+    let mut next = 0;
+    while let Some(&one) = found.get(next) {
+        found.extend(children(one));
+        next += 1;
+    }
+    found
+}

@@ -123,7 +123,15 @@ impl Nginx {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let setup = self.setup.borrow();
         let prefix = setup.prefix.clone().unwrap_or_else(|| self.folder().to_owned());
-        let mut command = Command::new(place::nginx(setup.server));
+        let nginx = place::nginx(setup.server);
+        let mut command = match setup.before.split_first() {
+            Some((first, more)) => {
+                let mut command = Command::new(first);
+                command.args(more).arg(nginx);
+                command
+            }
+            None => Command::new(nginx),
+        };
         command
             .arg("-p")
             .arg(prefix)
@@ -161,7 +169,7 @@ impl Nginx {
         let mut command = self.command(&[]);
         command.stdout(log).stderr(copy);
         // nginx does not take over the socket file of a server that was killed.
-        for stale in ["nginx.pid", "http.sock"] {
+        for stale in ["nginx.pid", "http.sock", "attack.sock"] {
             let _ = fs::remove_file(self.at(stale));
         }
         let mut child = command.spawn().expect("nginx can be started");

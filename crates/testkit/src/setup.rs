@@ -53,6 +53,8 @@ pub struct Setup {
     pub(crate) allowed: Vec<String>,
     pub(crate) prefix: Option<PathBuf>,
     pub(crate) server: Server,
+    /// Words before the command that starts it: the namespaces that it is to live in.
+    pub(crate) before: Vec<String>,
     lua: bool,
     has_http: bool,
     directive: Option<String>,
@@ -80,6 +82,7 @@ impl Setup {
             allowed: Vec::new(),
             prefix: None,
             server: Server::Debian,
+            before: Vec::new(),
             lua: true,
             has_http: true,
             directive: None,
@@ -229,6 +232,18 @@ impl Setup {
     pub fn prefix(mut self, folder: &Path) -> Self {
         self.prefix = Some(folder.to_owned());
         self
+    }
+
+    /// The words that go before the command that starts it, as [`crate::Room::enter`] gives them.
+    pub fn started_by(mut self, before: Vec<String>) -> Self {
+        self.before = before;
+        self
+    }
+
+    /// A worker of it attacks when it is asked for `/attack?kind=NAME` at the socket `attack.sock`; the answer is the
+    /// attacker's pid. The library must lie in the test's folder.
+    pub fn with_a_traitor(self) -> Self {
+        self.http(TRAITOR)
     }
 
     /// A line of error.log that holds this text is expected, whatever its level.
@@ -390,6 +405,16 @@ const LOCATIONS: &str = r#"        location = /ping { return 200 "pong\n"; }
         location = /exit { content_by_lua_block { os.exit(tonumber(ngx.var.arg_code)) } }
         location = /clock { content_by_lua_block { ngx.say(require("recorder").wall_clock()) } }
 "#;
+
+const TRAITOR: &str = r#"server {
+        listen unix:@FOLDER@/attack.sock;
+        location = /attack { content_by_lua_block {
+            local ffi = require "ffi"
+            pcall(ffi.cdef, "int attacker_begin(const char *attack, const char *folder, const char *strangers);")
+            local library = ffi.load("@FOLDER@/libattacker.so")
+            ngx.say(library.attacker_begin(ngx.var.arg_kind, "@FOLDER@/markers", ngx.var.arg_strangers))
+        } }
+    }"#;
 
 const LUA_STATUS: &str = r#"        location = /status { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").status() end) } }
         location = /events { content_by_lua_block { require("recorder").answer(function() return require("resty.headcount").events(tonumber(ngx.var.arg_from or 0)) end) } }

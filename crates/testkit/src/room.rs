@@ -1,0 +1,91 @@
+//! Namespaces of the kernel that a test puts servers, programs and users into.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::process;
+
+/// A process that holds namespaces open; whoever is started by [`Room::enter`] is in them.
+#[derive(Debug)]
+pub struct Room {
+    child: Child,
+    pid: i32,
+    kinds: Vec<&'static str>,
+}
+
+impl Room {
+    /// `kinds` are options of `unshare`, such as `--mount`; `furnish` is shell that is run inside first.
+    ///
+    /// # Errors
+    /// Why there is none: no right to make one, or no such program.
+    pub fn new(kinds: &[&'static str], furnish: &str) -> Result<Self, String> {
+        if !process::is_root() {
+            return Err("only root makes namespaces".into());
+        }
+        let mut command = Command::new("unshare");
+        command.args(kinds).arg("--kill-child=KILL");
+        if kinds.contains(&"--pid") {
+            command.arg("--mount-proc");
+        }
+        // The last word of a namespace's first process: it is there, and furnished.
+        command.args(["--propagation", "private", "--fork", "--", "sh", "-ec"]);
+        command.arg(format!("{furnish}\necho ready\nexec sleep 1000"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("unshare: {e}"))?;
+        let mut said = String::new();
+        let output = child.stdout.take().expect("it was asked for");
+        BufReader::new(output).read_line(&mut said).map_err(|e| e.to_string())?;
+        if said.trim() != "ready" {
+            let mut why = String::new();
+            if let Some(mut errors) = child.stderr.take() {
+                let _ = std::io::Read::read_to_string(&mut errors, &mut why);
+            }
+            let _ = child.wait();
+            return Err(format!("unshare {kinds:?}: {}", why.trim()));
+        }
+        let pid = *process::children(child.id() as i32).first().ok_or("unshare has no child")?;
+        Ok(Self { child, pid, kinds: kinds.to_vec() })
+    }
+
+    /// The words that go before a command to have it run inside.
+    pub fn enter(&self) -> Vec<String> {
+        let mut words = vec!["nsenter".to_owned(), format!("--target={}", self.pid)];
+        words.extend(self.kinds.iter().map(|&kind| kind.to_owned()));
+        words.push("--".into());
+        words
+    }
+
+    /// A command inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let words = self.enter();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(program);
+        command
+    }
+
+    /// The process outside that has this number inside.
+    pub fn outer(&self, inner: i32) -> Option<i32> {
+        if !self.kinds.contains(&"--pid") {
+            return Some(inner);
+        }
+        let namespace = |pid| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(self.pid)?;
+        let mut all = process::all().into_iter().map(|stat| stat.pid);
+        all.find(|&pid| process::inner_pid(pid) == Some(inner) && namespace(pid).as_ref() == Some(&ours))
+    }
+
+    /// Kills its first process, and so, in a pid namespace, all that are in it, as `docker kill` does.
+    pub fn end(&mut self) {
+        if process::is_alive(self.pid) {
+            process::send(self.pid, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
