@@ -87,13 +87,14 @@ impl Begun {
         let ended = wait::poll(left, || self.child.try_wait().expect("our own child"));
         let took = self.begun.elapsed();
         let overdue = ended.is_none();
-        let status = ended.or_else(|| {
-            let _ = self.child.kill();
+        if overdue {
             // Whoever is held in state D does not even die: he is left behind until his captor is gone.
-            wait::poll(Duration::from_millis(500), || self.child.try_wait().expect("our own child"))
-        });
+            let _ = self.child.kill();
+        }
+        let patience = if overdue { Duration::from_millis(20) } else { wait::PATIENCE };
+        let status = ended.or_else(|| wait::poll(patience, || self.child.try_wait().expect("our own child")));
         let text = |reader: std::thread::JoinHandle<String>| {
-            let done = wait::poll(Duration::from_secs(1), || reader.is_finished().then_some(()));
+            let done = wait::poll(patience, || reader.is_finished().then_some(()));
             done.and_then(|()| reader.join().ok()).unwrap_or_default()
         };
         let [out, err] = self.readers;
@@ -127,7 +128,8 @@ pub fn run_every(before: &[String], which: &[&str], state: &Path, limit: Duratio
         .into_iter()
         .map(|(words, own)| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            (begin(&mut headcount(before, &words), &format!("headcount {}", words.join(" ")), guard), own)
+            let name = words[..words.len() - which.len()].join(" ");
+            (begin(&mut headcount(before, &words), &format!("headcount {name}"), guard), own)
         })
         .chain(std::iter::once((begin_top(before, which, guard), Duration::from_secs(1))))
         .collect();
@@ -156,7 +158,7 @@ fn begin_top(before: &[String], which: &[&str], guard: &Guard) -> Begun {
     all.extend([words.join(" "), "/dev/null".to_owned()]);
     let mut command = Command::new(&all[0]);
     command.args(&all[1..]).env_clear().env("TERM", "xterm").env("PATH", "/usr/bin:/bin");
-    let begun = begin(&mut command, &format!("headcount top {}", which.join(" ")), guard);
+    let begun = begin(&mut command, "headcount top", guard);
     // The program itself is its grandchild, once it is there.
     let found = wait::poll(Duration::from_secs(2), || {
         let all = process::descendants(begun.pid());

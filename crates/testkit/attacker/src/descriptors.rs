@@ -50,6 +50,18 @@ pub fn inherited() -> Vec<Descriptor> {
         .collect()
 }
 
+/// Closes all sockets: the request that began the attack must come to its end, and who stops listening has stopped.
+pub fn close_sockets() {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let socket = |path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+    let all = entries.filter(|entry| socket(entry.path()));
+    let all: Vec<RawFd> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in all {
+        // SAFETY: nobody uses it in this forked child.
+        unsafe { libc::close(fd) };
+    }
+}
+
 /// A C structure of zeroes.
 pub fn zeroed<T: Copy>() -> T {
     // SAFETY: only used for C structures of numbers, for which zeroes are valid.

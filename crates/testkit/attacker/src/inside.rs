@@ -76,6 +76,7 @@ pub unsafe extern "C" fn attacker_begin(attack: *const c_char, directory: *const
     if pid == 0 {
         // SAFETY: a process may say of itself that it can be looked at; without it, it could not look into its own /proc.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+        descriptors::close_sockets();
         let strangers: Vec<u32> = strangers.split(',').filter_map(|pid| pid.parse().ok()).collect();
         let found = run(&attack, &strangers);
         announce(Path::new(&directory), &found);
