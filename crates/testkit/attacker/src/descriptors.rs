@@ -17,7 +17,6 @@ pub enum What {
     Pipe,
     File,
     Timer,
-    Event,
     Other,
 }
 
@@ -42,7 +41,6 @@ pub fn inherited() -> Vec<Descriptor> {
                 libc::S_IFIFO => What::Pipe,
                 libc::S_IFREG => What::File,
                 _ if target.contains("timerfd") => What::Timer,
-                _ if target.contains("eventfd") => What::Event,
                 _ => What::Other,
             };
             Some(Descriptor { fd, what, target, inode: stat.st_ino })

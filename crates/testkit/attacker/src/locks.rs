@@ -2,11 +2,16 @@
 
 use std::os::fd::RawFd;
 
-use crate::descriptors::{What, inherited, zeroed};
+use crate::descriptors::{Descriptor, What, inherited, zeroed};
+
+fn lockable_files() -> Vec<Descriptor> {
+    let mut all = inherited();
+    all.retain(|d| matches!(d.what, What::File | What::Pipe));
+    all
+}
 
 fn lockable() -> Vec<RawFd> {
-    let all = inherited().into_iter();
-    all.filter(|d| matches!(d.what, What::File | What::Pipe)).map(|d| d.fd).collect()
+    lockable_files().iter().map(|d| d.fd).collect()
 }
 
 fn lock(fd: RawFd, command: i32, kind: i32, start: i64, len: i64) -> bool {
@@ -38,16 +43,24 @@ pub fn open_description() -> String {
     format!("{taken} locks taken on {} descriptors", all.len())
 }
 
-/// So many record locks of one byte each that whoever asks for one has to read a long list.
+/// So many record locks of one byte each that whoever asks for one has to read a long list. The kernel takes ever longer
+/// for each, so the rest is taken while the attack is under way.
 pub fn flood() -> String {
     const LOCKS: i64 = 60_000;
-    let mut taken = 0;
-    let all = lockable();
-    for &fd in &all {
-        // From the end, so that each finds its place at once; every second byte, so that they do not merge.
-        taken += (0..LOCKS).rev().filter(|&i| lock(fd, libc::F_SETLK, libc::F_RDLCK, 2 * i, 1)).count();
+    const AT_ONCE: i64 = 15_000;
+    let mut files: Vec<Descriptor> = lockable_files();
+    files.sort_by_key(|file| file.inode);
+    files.dedup_by_key(|file| file.inode);
+    // From the end, so that each finds its place at once; every second byte, so that they do not merge.
+    let take = |fd: RawFd, from: i64, to: i64| {
+        (from..to).rev().filter(|&i| lock(fd, libc::F_SETLK, libc::F_RDLCK, 2 * i, 1)).count()
+    };
+    let taken: usize = files.iter().map(|file| take(file.fd, LOCKS - AT_ONCE, LOCKS)).sum();
+    let text = format!("{taken} locks taken on {} files", files.len());
+    for file in files {
+        std::thread::spawn(move || take(file.fd, 0, LOCKS - AT_ONCE));
     }
-    format!("{taken} locks taken on {} descriptors", all.len())
+    text
 }
 
 /// `flock`, which is everybody's who shares the description.

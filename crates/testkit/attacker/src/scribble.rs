@@ -84,6 +84,7 @@ pub fn strangers(registry: Registry, pids: &[u32]) -> String {
     let real = real_slot(registry, &slots, slot);
     let pids = pids.to_vec();
     let (own, used) = (real, format().table("Header").field("slots_used"));
+    let text = format!("{} strangers, a real slot: {}", pids.len(), own.is_some());
     let few: Vec<usize> = slots.into_iter().take(32).collect();
     let count = few.len() as u64;
     forever(move |random| {
@@ -99,7 +100,7 @@ pub fn strangers(registry: Registry, pids: &[u32]) -> String {
         registry.set(base, slot.field("version"), random.below(50) * 2);
         registry.set(0, used, count);
     });
-    format!("{count} slots, {} pids, a real one: {}", 0, own.is_some())
+    text
 }
 
 /// A slot of a process that is there.
