@@ -154,3 +154,11 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     }
     found
 }
+
+/// The process that has the number `inner` in the pid namespace of `namesake`.
+pub fn outer_pid(namesake: i32, inner: i32) -> Option<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let ours = namespace(namesake)?;
+    let mut all = all().into_iter().map(|stat| stat.pid);
+    all.find(|&pid| inner_pid(pid) == Some(inner) && namespace(pid).as_ref() == Some(&ours))
+}

@@ -206,6 +206,10 @@ impl Nginx {
     /// The same, when there is a pid file.
     pub fn master_if_any(&self) -> Option<i32> {
         let pid = self.folder.read("nginx.pid").trim().parse().ok()?;
+        let pid = match self.setup.borrow().namesake {
+            Some(namesake) => process::outer_pid(namesake, pid)?,
+            None => pid,
+        };
         self.note_seen(pid);
         Some(pid)
     }

@@ -55,6 +55,8 @@ pub struct Setup {
     pub(crate) server: Server,
     /// Words before the command that starts it: the namespaces that it is to live in.
     pub(crate) before: Vec<String>,
+    /// A process of its pid namespace, where that is not the test's.
+    pub(crate) namesake: Option<i32>,
     lua: bool,
     has_http: bool,
     directive: Option<String>,
@@ -83,6 +85,7 @@ impl Setup {
             prefix: None,
             server: Server::Debian,
             before: Vec::new(),
+            namesake: None,
             lua: true,
             has_http: true,
             directive: None,
@@ -234,9 +237,16 @@ impl Setup {
         self
     }
 
-    /// The words that go before the command that starts it, as [`crate::Room::enter`] gives them.
-    pub fn started_by(mut self, before: Vec<String>) -> Self {
-        self.before = before;
+    /// In these namespaces.
+    pub fn inside(mut self, room: &crate::Room) -> Self {
+        self.before = room.enter();
+        self.namesake = Some(room.pid());
+        self
+    }
+
+    /// With more words before the command that starts it.
+    pub fn started_by(mut self, words: &[&str]) -> Self {
+        self.before.extend(words.iter().map(|&word| word.to_owned()));
         self
     }
 

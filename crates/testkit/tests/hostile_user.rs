@@ -53,7 +53,7 @@ impl Ground {
     fn server(&self) -> Nginx {
         let setup = Setup::new(Integration::Lua).workers(2).option("node", "\"edge\"").option("lock_timeout", "2");
         let setup = setup.default_place().env("HEADCOUNT_RUNTIME_DIR", "").allow_kills();
-        Nginx::start_ready(setup.started_by(self.room.enter()))
+        Nginx::start_ready(setup.inside(&self.room))
     }
 
     fn user(&self, attack: &str, folder: &Path, name: &str, model: Option<&Path>) -> User {
@@ -179,7 +179,7 @@ fn in_a_folder_of_everybody(attack: &str) {
     let user = ground.user(attack, &sticky, "shop.registry", Some(&model));
 
     let setup = Setup::new(Integration::Lua).workers(2).allow_kills().option("lock_timeout", "2");
-    let setup = setup.option("path", &format!("\"{}\"", registry.display())).started_by(ground.room.enter());
+    let setup = setup.option("path", &format!("\"{}\"", registry.display())).inside(&ground.room);
     let nginx = Nginx::prepare(setup);
     let run = program::begin(&mut nginx.command(&[]), "nginx", &ground.guard).end(LIMIT);
     if run.overdue {
@@ -257,7 +257,7 @@ fn whose_node_is_meant() {
     drop(model(&ground));
     let living = "/dev/shm/headcount-0";
     let setup = Setup::new(Integration::Lua).workers(1).option("node", "\"edge\"").default_place();
-    let setup = setup.env("HEADCOUNT_RUNTIME_DIR", living).started_by(ground.room.enter());
+    let setup = setup.env("HEADCOUNT_RUNTIME_DIR", living).inside(&ground.room);
     let nginx = Nginx::start_ready(setup);
     let _user = ground.user("impostor", Path::new(HIS), "edge.registry", Some(Path::new(OURS)));
 
