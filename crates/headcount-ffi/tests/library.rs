@@ -145,3 +145,8 @@ fn the_look_at_a_node_in_the_documentation_works() {
 fn threads_share_a_node() {
     run("threads", &[]);
 }
+
+#[test]
+fn a_child_that_is_forked_while_threads_are_inside_never_hangs() {
+    run("forks_in_threads", &[]);
+}
