@@ -332,6 +332,6 @@ macro_rules! attacks {
 }
 
 attacks! {
-    hostage ofd_locks record_locks flock noise extremes strangers lock_words one_lock_word full holes bell_storm
+    hostage ofd_locks record_locks flock noise extremes strangers lock_words masters_lock siblings_lock strangers_lock full holes bell_storm
     bell_silence futexes files
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::registry::Registry;
+use crate::scribble::Whose;
 use crate::{bells, descriptors, futexes, hostage, locks, scribble};
 
 /// What all attacks are called.
 pub const ATTACKS: &[&str] = &[
-    "hostage", "ofd_locks", "record_locks", "flock", "noise", "extremes", "strangers", "lock_words", "one_lock_word",
-    "full", "holes", "bell_storm", "bell_silence", "futexes", "files",
+    "hostage", "ofd_locks", "record_locks", "flock", "noise", "extremes", "strangers", "lock_words",
+    "masters_lock", "siblings_lock", "strangers_lock", "full", "holes", "bell_storm", "bell_silence", "futexes", "files",
 ];
 
 /// Nobody attacks for longer, should a test end without it.
@@ -29,7 +30,9 @@ pub fn run(attack: &str, strangers: &[u32]) -> String {
         "extremes" => on(&scribble::extremes),
         "strangers" => on(&|registry| scribble::strangers(registry, strangers)),
         "lock_words" => on(&|registry| scribble::lock_words(registry, strangers)),
-        "one_lock_word" => on(&scribble::one_lock_word),
+        "masters_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Masters, strangers)),
+        "siblings_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Siblings, strangers)),
+        "strangers_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Strangers, strangers)),
         "full" => on(&|registry| scribble::full(registry, strangers)),
         "holes" => on(&scribble::holes),
         "bell_storm" => bells::storm(),

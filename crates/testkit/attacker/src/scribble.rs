@@ -11,7 +11,7 @@ use crate::registry::Registry;
 /// What the attacks call by its name; a test looks whether docs/format.md still has it.
 pub const FIELDS: &[(&str, &[&str])] = &[
     ("Header", &["slots", "slots_used", "generations_used", "head", "last_generation"]),
-    ("Slot", &["version", "generation", "pid", "role", "intent", "heartbeat_ns", "worker_id"]),
+    ("Slot", &["version", "generation", "pid", "role", "intent", "birth", "birth_kind"]),
     ("Generation", &["version", "id", "phase", "master_pid"]),
 ];
 
@@ -94,7 +94,7 @@ pub fn strangers(registry: Registry, pids: &[u32]) -> String {
             copy(registry, own, base, slot.size);
         }
         let pid = pids[random.below(pids.len() as u64) as usize];
-        registry.set(base, slot.field("pid"), u64::from(pid));
+        name(registry, base, slot, pid);
         registry.set(base, slot.field("role"), if random.below(3) == 0 { MASTER } else { WORKER });
         registry.set(base, slot.field("intent"), random.below(5));
         registry.set(base, slot.field("version"), random.below(50) * 2);
@@ -115,6 +115,17 @@ fn copy(registry: Registry, from: usize, to: usize, size: usize) {
     }
 }
 
+/// A process in one word, as docs/format.md says: what a forger makes of a slot.
+fn word_of(registry: Registry, base: usize, slot: &Table) -> u64 {
+    let get = |name| registry.get(base, slot.field(name));
+    let kind = match get("birth_kind") {
+        1 => 2,
+        2 => 1,
+        _ => 0,
+    };
+    kind << 62 | (get("pid") & ((1 << 22) - 1)) << 40 | get("birth") & ((1 << 40) - 1)
+}
+
 /// The words that say who has the lock name everybody in turn: each slot of a living process, the dead, forged ones, and
 /// none at all.
 pub fn lock_words(registry: Registry, strangers: &[u32]) -> String {
@@ -127,7 +138,7 @@ pub fn lock_words(registry: Registry, strangers: &[u32]) -> String {
         if let Some(real) = real {
             copy(registry, real, base, slot.size);
         }
-        registry.set(base, slot.field("pid"), u64::from(pid));
+        name(registry, base, slot, pid);
     }
     forever(move |random| {
         let index = match random.below(4) {
@@ -136,15 +147,13 @@ pub fn lock_words(registry: Registry, strangers: &[u32]) -> String {
         };
         let base = slots[index as usize];
         let version = registry.get(base, slot.field("version"));
-        let pid = registry.get(base, slot.field("pid"));
         let value = match random.below(8) {
             0 => 0,
             1 => u64::MAX,
             2 => random.next(),
-            3 => pid,
-            4 => index | version << 32,
-            5 => version | (index + 1) << 32,
-            _ => (index + 1) | version << 32,
+            3 => registry.get(base, slot.field("pid")),
+            4 => (index + 1) | version << 32,
+            _ => word_of(registry, base, slot),
         };
         let field = &lock[random.below(lock.len() as u64) as usize];
         registry.set(0, field, value);
@@ -152,20 +161,56 @@ pub fn lock_words(registry: Registry, strangers: &[u32]) -> String {
     text
 }
 
-/// The same, written once for each pair of a word and a slot, and left standing: the master's slot where there is one.
-pub fn one_lock_word(registry: Registry) -> String {
-    let (slots, slot) = registry.records("Slot");
-    let role = |want| slots.iter().position(|&at| registry.get(at, slot.field("role")) == want);
-    let Some(index) = role(MASTER).or(role(WORKER)) else { return "no slot".to_owned() };
-    let version = registry.get(slots[index], slot.field("version"));
-    forever(move |_| {
-        // Again whenever somebody has cleared it.
-        for field in format().lock_words().into_iter().filter(|f| f.bytes == 8 && f.name != "sentinel") {
-            registry.set(0, field, (index as u64 + 1) | version << 32);
+/// Puts a process into a slot, so that the kernel bears out what the slot says.
+pub fn name(registry: Registry, base: usize, slot: &Table, pid: u32) {
+    registry.set(base, slot.field("pid"), u64::from(pid));
+    registry.set(base, slot.field("birth"), birth_of(pid));
+    registry.set(base, slot.field("birth_kind"), 1);
+}
+
+/// The inode of its pidfds.
+fn birth_of(pid: u32) -> u64 {
+    // SAFETY: plain calls; a descriptor that was got is looked at and closed.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32;
+        let mut stat: libc::stat = crate::descriptors::zeroed();
+        let found = fd >= 0 && libc::fstat(fd, &raw mut stat) == 0;
+        if fd >= 0 {
+            libc::close(fd);
         }
-        std::thread::sleep(Duration::from_micros(20));
-    });
-    format!("slot {index}")
+        if found { stat.st_ino } else { 0 }
+    }
+}
+
+/// The lock names one process and no other, again as soon as it is cleared.
+pub fn one_lock_word(registry: Registry, whose: Whose, strangers: &[u32]) -> String {
+    let (slots, slot) = registry.records("Slot");
+    let of_role = |want| slots.iter().copied().find(|&at| registry.get(at, slot.field("role")) == want);
+    let last = slots[slots.len() - 1];
+    let base = match whose {
+        Whose::Masters => of_role(MASTER),
+        Whose::Siblings => of_role(WORKER),
+        Whose::Strangers => strangers.first().map(|&pid| {
+            name(registry, last, slot, pid);
+            last
+        }),
+    };
+    let Some(base) = base else { return "no slot".to_owned() };
+    let (word, lock) = (word_of(registry, base, slot), format().table("Header").field("lock"));
+    if whose == Whose::Strangers {
+        // Nobody is to find it in the table.
+        registry.words()[last / 8..(last + slot.size) / 8].iter().for_each(|word| word.store(0, SeqCst));
+    }
+    forever(move |_| registry.set(0, lock, word));
+    format!("{word:#x}")
+}
+
+/// Whose name is put into the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Masters,
+    Siblings,
+    Strangers,
 }
 
 /// All tables full, with records that are whole.
@@ -185,7 +230,7 @@ pub fn full(registry: Registry, strangers: &[u32]) -> String {
             if let Some(real) = real {
                 copy(registry, real, base, slot.size);
             }
-            registry.set(base, slot.field("pid"), u64::from(strangers[random.below(strangers.len() as u64) as usize]));
+            name(registry, base, slot, strangers[random.below(strangers.len() as u64) as usize]);
             registry.set(base, slot.field("role"), WORKER);
         }
         let base = generations[random.below(last as u64) as usize];

@@ -221,12 +221,7 @@ fn impostor(ground: &Ground) -> io::Result<String> {
     let taken: Vec<usize> = slots.into_iter().filter(|&at| registry.get(at, slot.field("role")) != 0).collect();
     for (i, &at) in taken.iter().enumerate() {
         let pid = ground.strangers.get(i % ground.strangers.len().max(1)).copied().unwrap_or(1);
-        registry.set(at, slot.field("pid"), u64::from(pid));
-        for birth in ["birth", "start_time"] {
-            if let Some(field) = slot.find(birth) {
-                registry.set(at, field, birth_of(pid, birth));
-            }
-        }
+        scribble::name(registry, at, slot, pid);
     }
     let (generations, generation) = registry.records("Generation");
     let first = ground.strangers.first().copied().unwrap_or(1);
@@ -236,22 +231,4 @@ fn impostor(ground: &Ground) -> io::Result<String> {
         }
     }
     Ok(format!("{} processes", taken.len()))
-}
-
-/// What the kernel says, so that nothing gives the stranger away.
-fn birth_of(pid: u32, which: &str) -> u64 {
-    if which == "birth" {
-        // SAFETY: plain calls; a descriptor that was got is looked at and closed.
-        unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32;
-            let mut stat: libc::stat = crate::descriptors::zeroed();
-            if fd >= 0 && libc::fstat(fd, &raw mut stat) == 0 {
-                libc::close(fd);
-                return stat.st_ino;
-            }
-        }
-    }
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = text.rfind(')').map_or("", |end| &text[end + 1..]);
-    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
