@@ -30,9 +30,10 @@ const MOST_CPU_SHARE: f64 = 0.25;
 
 struct Siege<'a> {
     nginx: &'a Nginx,
+    attack: &'static str,
     guard: Guard,
     stranger: Stranger,
-    attacker: i32,
+    attackers: Vec<i32>,
     wrongs: Vec<String>,
     begun: Instant,
 }
@@ -43,22 +44,28 @@ fn setup(integration: Integration) -> Setup {
 }
 
 impl<'a> Siege<'a> {
-    fn lay(nginx: &'a Nginx, attack: &str) -> Siege<'a> {
+    fn new(nginx: &'a Nginx, attack: &'static str) -> Siege<'a> {
         let stranger = Stranger::new();
         let guard = Guard::new();
         guard.watch(nginx.master(), "the master");
-        let page = format!("/attack?kind={attack}&strangers={},1", stranger.pid());
+        Siege { nginx, attack, guard, stranger, attackers: Vec::new(), wrongs: Vec::new(), begun: Instant::now() }
+    }
+
+    /// Has a worker attack from now on.
+    fn begin(&mut self) {
+        let (nginx, attack) = (self.nginx, self.attack);
+        let page = format!("/attack?kind={attack}&strangers={},1", self.stranger.pid());
         let answer = http::get(&nginx.at("attack.sock"), &page).map(|answer| answer.body);
         let attacker: i32 = match answer.as_ref().map(|body| body.trim().parse()) {
             Ok(Ok(pid)) if pid > 1 => pid,
             _ => nginx.fail(&format!("the worker does not attack: {answer:?}")),
         };
+        self.attackers.push(attacker);
         let found = nginx.wait_until("the attack to be under way", || {
             std::fs::read_to_string(nginx.at(&format!("markers/attack-{attacker}"))).ok()
         });
         eprintln!("{attack}: {found}");
         assert!(!found.contains("no registry"), "the worker has the registry mapped: {found}");
-        Siege { nginx, guard, stranger, attacker, wrongs: Vec::new(), begun: Instant::now() }
     }
 
     fn wrong(&mut self, what: String) {
@@ -190,9 +197,10 @@ impl<'a> Siege<'a> {
     }
 
     fn end_attack(&mut self) {
-        process::send(self.attacker, Signal::KILL);
-        let attacker = self.attacker;
-        self.must("the end of the attacker", LIMIT, || (!process::is_alive(attacker)).then_some(()));
+        for attacker in std::mem::take(&mut self.attackers) {
+            process::send(attacker, Signal::KILL);
+            self.must("the end of the attacker", LIMIT, || (!process::is_alive(attacker)).then_some(()));
+        }
     }
 
     fn status(&self) -> Value {
@@ -242,11 +250,40 @@ impl<'a> Siege<'a> {
         self.must_be_right("after the attack and a reload");
     }
 
-    fn stops_and_starts_again(&mut self) {
+    /// All of the server is gone; the attacker may be left.
+    fn stops(&mut self, when: &str) {
         let nginx = self.nginx;
-        process::send(self.master(), Signal::QUIT);
         nginx.family();
-        self.must("a clean stop", PATIENCE, || nginx.family().is_empty().then_some(()));
+        process::send(self.master(), Signal::QUIT);
+        let attackers = self.attackers.clone();
+        let stopped = self.must(when, 2 * LIMIT, || {
+            nginx.family().iter().all(|pid| attackers.contains(pid)).then_some(())
+        });
+        if stopped.is_none() {
+            self.end_attack();
+            nginx.kill_all();
+        }
+    }
+
+    /// He goes on with what he had: the registry is still mapped, the lock file open. The next start serves in time.
+    fn stops_and_starts_under_attack(&mut self) {
+        let nginx = self.nginx;
+        self.stops("a clean stop under attack");
+        for stale in ["nginx.pid", "http.sock", "attack.sock"] {
+            let _ = std::fs::remove_file(nginx.at(stale));
+        }
+        let run = program::begin(&mut nginx.command(&[]), "the next start", &self.guard).end(LIMIT);
+        if run.overdue {
+            return self.wrong(format!("the next start took longer than {LIMIT:?}"));
+        }
+        self.must("the server serves after a start under attack", LIMIT, || {
+            http::get(&nginx.socket(), "/ping").ok().filter(|answer| answer.status == 200)
+        });
+        self.stops("a clean stop after a start under attack");
+    }
+
+    fn starts_again(&mut self) {
+        let nginx = self.nginx;
         nginx.kill_all();
         let [option, path] = self.which();
         let arguments = ["wait", "--stopped", "--timeout", "5s", &option, &path];
@@ -257,8 +294,7 @@ impl<'a> Siege<'a> {
         nginx.run();
         self.must_be_right("after the next start under the same name");
         // No ledger: what was reported under attack is what the attacker liked.
-        process::send(self.master(), Signal::QUIT);
-        nginx.gone();
+        self.stops("a clean stop");
     }
 
     fn verdict(mut self) {
@@ -288,11 +324,11 @@ impl<'a> Siege<'a> {
 
 impl Drop for Siege<'_> {
     fn drop(&mut self) {
-        process::send(self.attacker, Signal::KILL);
+        self.attackers.iter().for_each(|&pid| process::send(pid, Signal::KILL));
     }
 }
 
-fn besieged(integration: Integration, attack: &str) {
+fn besieged(integration: Integration, attack: &'static str) {
     if !process::is_root() {
         return eprintln!("skipped: only where workers drop root's rights is there somebody to defend");
     }
@@ -302,7 +338,8 @@ fn besieged(integration: Integration, attack: &str) {
     std::fs::copy(place::attackers_library(), library).expect("our own folder");
     nginx.run();
     nginx.ready(1);
-    let mut siege = Siege::lay(&nginx, attack);
+    let mut siege = Siege::new(&nginx, attack);
+    siege.begin();
     siege.programs("under attack");
     siege.kill_workers();
     siege.reload("new workers after HUP");
@@ -312,7 +349,10 @@ fn besieged(integration: Integration, attack: &str) {
     siege.programs("under attack, after an upgrade");
     siege.end_attack();
     siege.recovers();
-    siege.stops_and_starts_again();
+    siege.begin();
+    siege.stops_and_starts_under_attack();
+    siege.end_attack();
+    siege.starts_again();
     siege.verdict();
 }
 
@@ -332,6 +372,6 @@ macro_rules! attacks {
 }
 
 attacks! {
-    hostage ofd_locks record_locks flock noise extremes strangers lock_words masters_lock siblings_lock strangers_lock full holes bell_storm
+    hostage ofd_locks record_locks flock noise extremes strangers lock_words masters_lock siblings_lock strangers_lock joiners full holes bell_storm
     bell_silence futexes files
 }

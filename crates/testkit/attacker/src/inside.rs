@@ -11,7 +11,7 @@ use crate::{bells, descriptors, futexes, hostage, locks, scribble};
 /// What all attacks are called.
 pub const ATTACKS: &[&str] = &[
     "hostage", "ofd_locks", "record_locks", "flock", "noise", "extremes", "strangers", "lock_words",
-    "masters_lock", "siblings_lock", "strangers_lock", "full", "holes", "bell_storm", "bell_silence", "futexes", "files",
+    "masters_lock", "siblings_lock", "strangers_lock", "joiners", "full", "holes", "bell_storm", "bell_silence", "futexes", "files",
 ];
 
 /// Nobody attacks for longer, should a test end without it.
@@ -33,6 +33,7 @@ pub fn run(attack: &str, strangers: &[u32]) -> String {
         "masters_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Masters, strangers)),
         "siblings_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Siblings, strangers)),
         "strangers_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Strangers, strangers)),
+        "joiners" => on(&scribble::joiners),
         "full" => on(&|registry| scribble::full(registry, strangers)),
         "holes" => on(&scribble::holes),
         "bell_storm" => bells::storm(),

@@ -10,7 +10,7 @@ use crate::registry::Registry;
 #[cfg(test)]
 /// What the attacks call by its name; a test looks whether docs/format.md still has it.
 pub const FIELDS: &[(&str, &[&str])] = &[
-    ("Header", &["slots", "slots_used", "generations_used", "head", "last_generation"]),
+    ("Header", &["slots", "slots_used", "generations_used", "head", "last_generation", "joiners", "joining"]),
     ("Slot", &["version", "generation", "pid", "role", "intent", "birth", "birth_kind"]),
     ("Generation", &["version", "id", "phase", "master_pid"]),
 ];
@@ -211,6 +211,29 @@ pub enum Whose {
     Masters,
     Siblings,
     Strangers,
+}
+
+/// Everybody seems to be about to join every generation: then none may end.
+pub fn joiners(registry: Registry) -> String {
+    let header = format().table("Header");
+    let (slots, slot) = registry.records("Slot");
+    let (generations, generation) = registry.records("Generation");
+    let text = "joiners".to_owned();
+    forever(move |random| {
+        let alive = slots.iter().take(16).filter(|&&at| registry.get(at, slot.field("role")) != 0);
+        let words: Vec<u64> = alive.map(|&at| word_of(registry, at, slot)).collect();
+        let ids = generations.iter().take(16).map(|&at| registry.get(at, generation.field("id")));
+        let ids: Vec<u64> = ids.filter(|&id| id != 0).collect();
+        for (name, values) in [("joiners", words), ("joining", ids)] {
+            if let (false, field) = (values.is_empty(), header.field(name)) {
+                for at in (field.offset..field.offset + field.bytes).step_by(8) {
+                    let one = Field { offset: at, bytes: 8, name: String::new() };
+                    registry.set(0, &one, values[random.below(values.len() as u64) as usize]);
+                }
+            }
+        }
+    });
+    text
 }
 
 /// All tables full, with records that are whole.
