@@ -96,6 +96,7 @@ impl Ground {
 
     fn verdict(mut self) {
         for seen in self.guard.seen() {
+            eprintln!("{}: {:?}, {} KiB", seen.what, seen.cpu, seen.peak_kib);
             if seen.longest_sleep > LONGEST_SLEEP {
                 let text = format!("{} was in state D for {:?} ({})", seen.what, seen.longest_sleep, seen.slept_in);
                 self.wrongs.push(text);
@@ -245,7 +246,7 @@ macro_rules! attacks {
     };
 }
 
-attacks! { fifos fifo_locks sockets links leases folders truncated huge many impostor noise record_locks }
+attacks! { fifos fifo_locks sockets links leases folders truncated huge largest many impostor noise record_locks }
 
 /// Root has two nodes of one name, of which one is dead; a local user has one of this name, too. Each is shown his own,
 /// and root the one that lives.

@@ -17,7 +17,7 @@ use crate::{hostage, locks, scribble};
 
 /// What all of a local user's attacks are called.
 pub const ATTACKS: &[&str] = &[
-    "fifos", "fifo_locks", "sockets", "links", "leases", "folders", "truncated", "huge", "many", "impostor", "noise",
+    "fifos", "fifo_locks", "sockets", "links", "leases", "folders", "truncated", "huge", "largest", "many", "impostor", "noise",
     "record_locks",
 ];
 
@@ -43,9 +43,9 @@ impl Ground {
         self.folder.join(format!("{}{ending}", self.name))
     }
 
-    /// The registry, its lock file, and what older formats had.
+    /// The registry, its lock file, and what a new registry is called until it is whole.
     fn all(&self) -> [PathBuf; 3] {
-        [self.registry(), self.beside(".lock"), self.beside(".wake")]
+        [self.registry(), self.beside(".lock"), self.beside(".new")]
     }
 
     /// A registry that looks real.
@@ -76,7 +76,7 @@ pub fn begin(attack: &str, ground: &Ground) -> io::Result<String> {
         "fifos" => ground.all().iter().map(|path| fifo(path)).collect::<io::Result<Vec<_>>>().map(|all| all.join(" ")),
         "fifo_locks" => {
             ground.copy()?;
-            Ok([fifo(&ground.beside(".lock"))?, fifo(&ground.beside(".wake"))?].join(" "))
+            fifo(&ground.beside(".lock"))
         }
         "sockets" => ground.all().iter().try_fold(String::new(), |_, path| {
             // It stays open as long as the process is there.
@@ -87,7 +87,9 @@ pub fn begin(attack: &str, ground: &Ground) -> io::Result<String> {
         "leases" => leases(ground),
         "folders" => ground.all().iter().try_for_each(fs::create_dir).map(|()| "folders".to_owned()),
         "truncated" => truncated(ground),
-        "huge" => huge(ground),
+        // More than anybody may have, and as much as anybody may have.
+        "huge" => sized(ground, 1 << 24, 1 << 24),
+        "largest" => sized(ground, 65_536, 1_048_576),
         "many" => many(ground),
         "impostor" => impostor(ground),
         "noise" => {
@@ -122,10 +124,10 @@ fn fifo(path: &Path) -> io::Result<String> {
 fn links(ground: &Ground) -> io::Result<String> {
     let pipe = ground.folder.join("pipe");
     let held = fifo(&pipe)?;
-    let [registry, lock, wake] = ground.all();
+    let [registry, lock, new] = ground.all();
     symlink("/dev/zero", &registry)?;
     symlink(&pipe, &lock)?;
-    symlink("nowhere", &wake)?;
+    symlink("nowhere", &new)?;
     symlink(&pipe, ground.folder.join("pipe.registry"))?;
     symlink(&ground.folder, ground.folder.join("again.registry"))?;
     Ok(held)
@@ -167,28 +169,25 @@ fn truncated(ground: &Ground) -> io::Result<String> {
     Ok("truncated".to_owned())
 }
 
-/// As many slots and journal records as its header can say, in a file that is as long: a hole.
-fn huge(ground: &Ground) -> io::Result<String> {
+/// So many slots and journal records, in a file that is as long: a hole.
+fn sized(ground: &Ground, slots: u32, records: u32) -> io::Result<String> {
     let file = ground.copy()?;
     ground.make_lock_file()?;
-    let mut size = 0u64;
-    for table in &format().tables {
-        let header = format().table("Header");
-        let count = match header.find(&table.records) {
-            Some(field) => {
-                let most = 1u32 << 24;
-                file.write_all_at(&most.to_ne_bytes(), field.offset as u64)?;
-                u64::from(most)
-            }
-            None => 1,
-        };
-        size += count * table.size as u64;
+    let header = format().table("Header");
+    let put = |name: &str, value: u32| file.write_all_at(&value.to_ne_bytes(), header.field(name).offset as u64);
+    for (name, value) in [("slots", slots), ("generations", slots), ("journal_records", records)] {
+        put(name, value)?;
     }
-    for used in ["slots_used", "generations_used"] {
-        let field = format().table("Header").field(used);
-        file.write_all_at(&u32::MAX.to_ne_bytes(), field.offset as u64)?;
-    }
-    file.set_len(size.next_multiple_of(4096))?;
+    put("slots_used", u32::MAX)?;
+    put("generations_used", u32::MAX)?;
+    file.write_all_at(&u64::MAX.to_ne_bytes(), header.field("head").offset as u64)?;
+    let sizes = format().tables.iter().map(|table| match table.records.as_str() {
+        "slots" | "generations" => u64::from(slots) * table.size as u64,
+        "journal_records" => u64::from(records) * table.size as u64,
+        number => number.parse::<u64>().unwrap_or(0) * table.size as u64,
+    });
+    let size = sizes.sum::<u64>().next_multiple_of(4096);
+    file.set_len(size)?;
     Ok(format!("{size} bytes"))
 }
 
