@@ -68,7 +68,9 @@ fn ended(pid: Pid) -> Result<(), String> {
     let begun = Instant::now();
     loop {
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)).expect("our own child") {
-            WaitStatus::StillAlive if begun.elapsed() < LONGEST => std::thread::sleep(Duration::from_millis(1)),
+            WaitStatus::StillAlive if begun.elapsed() < LONGEST => {
+                std::thread::sleep(Duration::from_millis(1))
+            }
             WaitStatus::StillAlive => {
                 let waits_in = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
                 kill(pid, Signal::SIGKILL).expect("our own child");

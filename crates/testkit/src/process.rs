@@ -135,7 +135,8 @@ pub fn threads(pid: i32) -> Vec<char> {
 
 /// The signals that wait for it, as a mask: those that were sent to one that blocks all.
 pub fn pending_signals(pid: i32) -> u64 {
-    let mask = |name| status_line(pid, name).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
+    let mask =
+        |name| status_line(pid, name).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
     mask("ShdPnd:") | mask("SigPnd:")
 }
 

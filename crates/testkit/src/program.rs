@@ -43,7 +43,10 @@ pub fn headcount(before: &[String], arguments: &[&str]) -> Command {
         }
         None => Command::new(program),
     };
-    command.args(arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command
 }
 
@@ -98,7 +101,14 @@ impl Begun {
             done.and_then(|()| reader.join().ok()).unwrap_or_default()
         };
         let [out, err] = self.readers;
-        Run { name: self.name, code: status.and_then(|s| s.code()), out: text(out), err: text(err), took, overdue }
+        Run {
+            name: self.name,
+            code: status.and_then(|s| s.code()),
+            out: text(out),
+            err: text(err),
+            took,
+            overdue,
+        }
     }
 }
 
@@ -123,7 +133,13 @@ pub fn every_command(which: &[&str], state: &Path) -> Vec<(Vec<String>, Duration
 
 /// Runs them all at the same time; those that go on until they are told are told so after their time. Gives what each said
 /// within `limit` beyond its own time.
-pub fn run_every(before: &[String], which: &[&str], state: &Path, limit: Duration, guard: &Guard) -> Vec<Run> {
+pub fn run_every(
+    before: &[String],
+    which: &[&str],
+    state: &Path,
+    limit: Duration,
+    guard: &Guard,
+) -> Vec<Run> {
     let begun: Vec<_> = every_command(which, state)
         .into_iter()
         .map(|(words, own)| {
@@ -163,7 +179,8 @@ fn begin_top(before: &[String], which: &[&str], guard: &Guard) -> Begun {
     let found = wait::poll(Duration::from_secs(2), || {
         let all = process::descendants(begun.pid());
         let mut those = all.into_iter().filter(|&pid| process::title(pid).contains(&words[0]));
-        those.find(|&pid| !process::title(pid).starts_with("script") && !process::title(pid).starts_with("sh"))
+        those
+            .find(|&pid| !process::title(pid).starts_with("script") && !process::title(pid).starts_with("sh"))
     });
     if let Some(pid) = found {
         guard.watch(pid, &begun.name);

@@ -71,7 +71,8 @@ impl Stranger {
         }
         let signals = process::pending_signals(pid);
         let stopped = process::stat(pid).is_some_and(|s| s.state == 'T');
-        (signals != 0 || stopped).then(|| format!("the stranger {pid} got signals: {signals:#x}, stopped: {stopped}"))
+        (signals != 0 || stopped)
+            .then(|| format!("the stranger {pid} got signals: {signals:#x}, stopped: {stopped}"))
     }
 }
 

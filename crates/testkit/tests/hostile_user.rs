@@ -11,7 +11,9 @@ use serde_json::Value;
 use testkit::guard::{Guard, LONGEST_SLEEP};
 use testkit::program::{self, Run, headcount};
 use testkit::wait::poll;
-use testkit::{Folder, Integration, Nginx, Room, Setup, Signal, Stranger, User, http, permit, place, process};
+use testkit::{
+    Folder, Integration, Nginx, Room, Setup, Signal, Stranger, User, http, permit, place, process,
+};
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(5);
@@ -51,7 +53,8 @@ impl Ground {
 
     /// Root's server, with its registry in the default place.
     fn server(&self) -> Nginx {
-        let setup = Setup::new(Integration::Lua).workers(2).option("node", "\"edge\"").option("lock_timeout", "2");
+        let setup =
+            Setup::new(Integration::Lua).workers(2).option("node", "\"edge\"").option("lock_timeout", "2");
         let setup = setup.default_place().env("HEADCOUNT_RUNTIME_DIR", "").allow_kills();
         Nginx::start_ready(setup.inside(&self.room))
     }
@@ -98,7 +101,8 @@ impl Ground {
         for seen in self.guard.seen() {
             eprintln!("{}: {:?}, {} KiB", seen.what, seen.cpu, seen.peak_kib);
             if seen.longest_sleep > LONGEST_SLEEP {
-                let text = format!("{} was in state D for {:?} ({})", seen.what, seen.longest_sleep, seen.slept_in);
+                let text =
+                    format!("{} was in state D for {:?} ({})", seen.what, seen.longest_sleep, seen.slept_in);
                 self.wrongs.push(text);
             }
             if seen.cpu > MOST_CPU {
@@ -109,14 +113,21 @@ impl Ground {
             }
         }
         self.wrongs.extend(self.stranger.complaint());
-        assert!(self.wrongs.is_empty(), "{} things are wrong:\n- {}", self.wrongs.len(), self.wrongs.join("\n- "));
+        assert!(
+            self.wrongs.is_empty(),
+            "{} things are wrong:\n- {}",
+            self.wrongs.len(),
+            self.wrongs.join("\n- ")
+        );
     }
 }
 
 fn pids(node: &Value, role: &str) -> Vec<i64> {
     let all = node["processes"].as_array().into_iter().flatten();
-    let mut pids: Vec<i64> =
-        all.filter(|p| p["role"] == role && p["liveness"] == "alive").filter_map(|p| p["pid"].as_i64()).collect();
+    let mut pids: Vec<i64> = all
+        .filter(|p| p["role"] == role && p["liveness"] == "alive")
+        .filter_map(|p| p["pid"].as_i64())
+        .collect();
     pids.sort_unstable();
     pids
 }
@@ -142,7 +153,9 @@ fn in_his_own_folder(attack: &str) {
             let mut workers: Vec<i64> = nginx.workers().into_iter().map(i64::from).collect();
             workers.sort_unstable();
             if node["path"] != OURS || pids(&node, "worker") != workers {
-                ground.wrongs.push(format!("status shows another node than {OURS} with {workers:?}: {node:#}"));
+                ground
+                    .wrongs
+                    .push(format!("status shows another node than {OURS} with {workers:?}: {node:#}"));
             }
         }
         if run.name.starts_with("headcount wait --stopped") && run.code != Some(1) {
@@ -262,7 +275,8 @@ fn whose_node_is_meant() {
     let nginx = Nginx::start_ready(setup);
     let _user = ground.user("impostor", Path::new(HIS), "edge.registry", Some(Path::new(OURS)));
 
-    let path = |run: Run| run.json().pointer("/nodes/0/path").cloned().unwrap_or_else(|| Value::from(run.err));
+    let path =
+        |run: Run| run.json().pointer("/nodes/0/path").cloned().unwrap_or_else(|| Value::from(run.err));
     let status = ["status", "--json", "--node", "edge"];
     assert_eq!(path(ground.run(&status, LIMIT)), format!("{living}/edge.registry"));
     let as_nobody: Vec<String> = ground.room.enter().into_iter().chain(NOBODY.map(str::to_owned)).collect();

@@ -48,7 +48,15 @@ impl<'a> Siege<'a> {
         let stranger = Stranger::new();
         let guard = Guard::new();
         guard.watch(nginx.master(), "the master");
-        Siege { nginx, attack, guard, stranger, attackers: Vec::new(), wrongs: Vec::new(), begun: Instant::now() }
+        Siege {
+            nginx,
+            attack,
+            guard,
+            stranger,
+            attackers: Vec::new(),
+            wrongs: Vec::new(),
+            begun: Instant::now(),
+        }
     }
 
     /// Has a worker attack from now on.
@@ -74,7 +82,12 @@ impl<'a> Siege<'a> {
     }
 
     /// Waits for something that must come whatever the attacker does.
-    fn must<T>(&mut self, what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    fn must<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
         let begun = Instant::now();
         let came = poll(limit, &mut condition);
         if came.is_none() {
@@ -134,7 +147,11 @@ impl<'a> Siege<'a> {
         process::send(self.master(), Signal::HUP);
         let nginx = self.nginx;
         self.must(what, LIMIT, || {
-            let new = nginx.workers_of(nginx.master_if_any()?).into_iter().filter(|pid| !before.contains(pid)).count();
+            let new = nginx
+                .workers_of(nginx.master_if_any()?)
+                .into_iter()
+                .filter(|pid| !before.contains(pid))
+                .count();
             (new == 2).then_some(())
         });
     }
@@ -243,7 +260,8 @@ impl<'a> Siege<'a> {
         self.reload("new workers after the attack");
         let [option, path] = self.which();
         let arguments = ["wait", "--reloaded", "--drained", "--timeout", "15s", &option, &path];
-        let wait = program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(2 * PATIENCE);
+        let wait =
+            program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(2 * PATIENCE);
         if wait.code != Some(0) {
             self.wrong(format!("after the attack: headcount wait --reloaded: {:?} {}", wait.code, wait.err));
         }
@@ -256,9 +274,8 @@ impl<'a> Siege<'a> {
         nginx.family();
         process::send(self.master(), Signal::QUIT);
         let attackers = self.attackers.clone();
-        let stopped = self.must(when, 2 * LIMIT, || {
-            nginx.family().iter().all(|pid| attackers.contains(pid)).then_some(())
-        });
+        let stopped = self
+            .must(when, 2 * LIMIT, || nginx.family().iter().all(|pid| attackers.contains(pid)).then_some(()));
         if stopped.is_none() {
             self.end_attack();
             nginx.kill_all();
@@ -287,7 +304,8 @@ impl<'a> Siege<'a> {
         nginx.kill_all();
         let [option, path] = self.which();
         let arguments = ["wait", "--stopped", "--timeout", "5s", &option, &path];
-        let wait = program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(PATIENCE);
+        let wait =
+            program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(PATIENCE);
         if wait.code != Some(0) {
             self.wrong(format!("after the stop: headcount wait --stopped: {:?} {}", wait.code, wait.err));
         }
@@ -317,7 +335,11 @@ impl<'a> Siege<'a> {
         }
         self.wrongs.extend(self.stranger.complaint());
         if !self.wrongs.is_empty() {
-            self.nginx.fail(&format!("{} things are wrong:\n- {}", self.wrongs.len(), self.wrongs.join("\n- ")));
+            self.nginx.fail(&format!(
+                "{} things are wrong:\n- {}",
+                self.wrongs.len(),
+                self.wrongs.join("\n- ")
+            ));
         }
     }
 }
@@ -372,6 +394,6 @@ macro_rules! attacks {
 }
 
 attacks! {
-    hostage ofd_locks record_locks flock noise extremes strangers lock_words masters_lock siblings_lock strangers_lock joiners full holes bell_storm
+    hostage ofd_locks record_locks flock noise extremes fixed ends strangers lock_words masters_lock siblings_lock strangers_lock joiners full holes bell_storm
     bell_silence futexes files
 }

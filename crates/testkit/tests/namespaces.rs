@@ -126,7 +126,11 @@ fn at_the_same_moment(i: Integration) {
             }
         }
     }
-    assert!(merged.is_empty(), "in {} of {ROUNDS} rounds two servers became one node: {merged:?}", merged.len());
+    assert!(
+        merged.is_empty(),
+        "in {} of {ROUNDS} rounds two servers became one node: {merged:?}",
+        merged.len()
+    );
 }
 
 #[test]
@@ -196,7 +200,8 @@ impl<'a> View<'a> {
             observer.extend(AS_NOBODY.map(str::to_owned));
         }
         let own = Folder::new();
-        std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("ours");
+        std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .expect("ours");
         View { nginx, observer, who, guard: Guard::new(), own }
     }
 
@@ -298,7 +303,9 @@ fn narrow_root(own: &Folder, nginx: &Nginx) -> Option<Vec<String>> {
     let program = place::program();
     let parts = ["/usr", "/lib", "/lib64", "/bin"].map(Path::new);
     let mut script = String::new();
-    for part in parts.iter().copied().chain(program.parent()).chain(nginx.registry().parent()).chain([own.path()]) {
+    for part in
+        parts.iter().copied().chain(program.parent()).chain(nginx.registry().parent()).chain([own.path()])
+    {
         if part.exists() {
             let inside = root.join(part.strip_prefix("/").expect("absolute"));
             let (part, inside) = (part.display(), inside.display());

@@ -28,7 +28,8 @@ pub fn inherited() -> Vec<Descriptor> {
         .filter_map(|entry| {
             let fd: RawFd = entry.file_name().to_str()?.parse().ok()?;
             let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
-            let nginxs = target.ends_with(".log") || target.contains("nginx.") || target.starts_with("socket:");
+            let nginxs =
+                target.ends_with(".log") || target.contains("nginx.") || target.starts_with("socket:");
             if fd < 3 || nginxs || target.starts_with("/proc") || target.starts_with("/dev") {
                 return None;
             }
@@ -51,7 +52,8 @@ pub fn inherited() -> Vec<Descriptor> {
 /// Closes all sockets: the request that began the attack must come to its end, and who stops listening has stopped.
 pub fn close_sockets() {
     let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let socket = |path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+    let socket =
+        |path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
     let all = entries.filter(|entry| socket(entry.path()));
     let all: Vec<RawFd> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for fd in all {

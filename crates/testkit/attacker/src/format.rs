@@ -120,7 +120,10 @@ mod tests {
     fn the_fields_that_are_attacked_are_there() {
         let format = format();
         let names: Vec<_> = format.tables.iter().map(|table| table.name.as_str()).collect();
-        assert!(["Header", "Slot", "Generation", "Record"].iter().all(|name| names.contains(name)), "{names:?}");
+        assert!(
+            ["Header", "Slot", "Generation", "Record"].iter().all(|name| names.contains(name)),
+            "{names:?}"
+        );
         for table in &format.tables {
             let end = table.fields.last().map_or(0, |field| field.offset + field.bytes);
             assert_eq!(end, table.size, "{}: its fields fill it", table.name);
@@ -129,7 +132,9 @@ mod tests {
             }
         }
         for (table, fields) in crate::scribble::FIELDS {
-            fields.iter().for_each(|name| assert!(format.table(table).find(name).is_some(), "{table}: {name}"));
+            fields
+                .iter()
+                .for_each(|name| assert!(format.table(table).find(name).is_some(), "{table}: {name}"));
         }
         assert_eq!(format.number, 2, "another format may need other attacks");
         assert!(!format.lock_words().is_empty());

@@ -29,14 +29,16 @@ pub fn storm(registry: Registry) -> String {
     let aside = registry.futex(registry.words().len() * 8 - 4);
     for i in 0..WAITERS {
         let word = words[i % words.len()];
-        std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
-            let limit = libc::timespec { tv_sec: 1, tv_nsec: 0 };
-            loop {
-                let now = word.load(SeqCst);
-                futex(word, libc::FUTEX_WAIT, now, std::ptr::from_ref(&limit) as usize, word);
-            }
-        })
-        .expect("a thread");
+        std::thread::Builder::new()
+            .stack_size(64 << 10)
+            .spawn(move || {
+                let limit = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+                loop {
+                    let now = word.load(SeqCst);
+                    futex(word, libc::FUTEX_WAIT, now, std::ptr::from_ref(&limit) as usize, word);
+                }
+            })
+            .expect("a thread");
     }
     let text = format!("{} words", words.len());
     std::thread::spawn(move || {

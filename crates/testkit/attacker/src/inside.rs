@@ -10,8 +10,26 @@ use crate::{bells, descriptors, futexes, hostage, locks, scribble};
 
 /// What all attacks are called.
 pub const ATTACKS: &[&str] = &[
-    "hostage", "ofd_locks", "record_locks", "flock", "noise", "extremes", "strangers", "lock_words",
-    "masters_lock", "siblings_lock", "strangers_lock", "joiners", "full", "holes", "bell_storm", "bell_silence", "futexes", "files",
+    "hostage",
+    "ofd_locks",
+    "record_locks",
+    "flock",
+    "noise",
+    "extremes",
+    "fixed",
+    "ends",
+    "strangers",
+    "lock_words",
+    "masters_lock",
+    "siblings_lock",
+    "strangers_lock",
+    "joiners",
+    "full",
+    "holes",
+    "bell_storm",
+    "bell_silence",
+    "futexes",
+    "files",
 ];
 
 /// Nobody attacks for longer, should a test end without it.
@@ -28,6 +46,8 @@ pub fn run(attack: &str, strangers: &[u32]) -> String {
         "flock" => locks::whole_file(),
         "noise" => on(&scribble::noise),
         "extremes" => on(&scribble::extremes),
+        "fixed" => on(&scribble::fixed),
+        "ends" => on(&scribble::ends),
         "strangers" => on(&|registry| scribble::strangers(registry, strangers)),
         "lock_words" => on(&|registry| scribble::lock_words(registry, strangers)),
         "masters_lock" => on(&|registry| scribble::one_lock_word(registry, Whose::Masters, strangers)),
@@ -50,7 +70,8 @@ fn files() -> String {
     let files = all.iter().filter(|d| d.what == descriptors::What::File);
     let mut done = Vec::new();
     for file in files {
-        let again = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.fd)).is_ok();
+        let again =
+            std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.fd)).is_ok();
         // SAFETY: plain calls about a descriptor; eight bytes from memory that is there.
         let (written, cut, grown) = unsafe {
             (
@@ -70,7 +91,11 @@ fn files() -> String {
 /// # Safety
 /// The arguments are C strings. `strangers` are pids with commas in between.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn attacker_begin(attack: *const c_char, directory: *const c_char, strangers: *const c_char) -> i32 {
+pub unsafe extern "C" fn attacker_begin(
+    attack: *const c_char,
+    directory: *const c_char,
+    strangers: *const c_char,
+) -> i32 {
     // SAFETY: the caller's promise.
     let text = |string| unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned();
     let (attack, directory, strangers) = (text(attack), text(directory), text(strangers));

@@ -17,7 +17,18 @@ use crate::{hostage, locks, scribble};
 
 /// What all of a local user's attacks are called.
 pub const ATTACKS: &[&str] = &[
-    "fifos", "fifo_locks", "sockets", "links", "leases", "folders", "truncated", "huge", "largest", "many", "impostor", "noise",
+    "fifos",
+    "fifo_locks",
+    "sockets",
+    "links",
+    "leases",
+    "folders",
+    "truncated",
+    "huge",
+    "largest",
+    "many",
+    "impostor",
+    "noise",
     "record_locks",
 ];
 
@@ -52,14 +63,21 @@ impl Ground {
     fn copy(&self) -> io::Result<File> {
         let model = self.model.as_ref().ok_or_else(|| io::Error::other("a model is needed"))?;
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o644).open(self.registry())?;
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o644).open(self.registry())?;
         // Zeroes of a sparse file stay holes.
         file.write_all_at(&fs::read(model)?, 0)?;
         Ok(file)
     }
 
     fn make_lock_file(&self) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o666).open(self.beside(".lock"))
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o666)
+            .open(self.beside(".lock"))
     }
 }
 
@@ -73,7 +91,12 @@ pub fn begin(attack: &str, ground: &Ground) -> io::Result<String> {
         _ => {}
     }
     match attack {
-        "fifos" => ground.all().iter().map(|path| fifo(path)).collect::<io::Result<Vec<_>>>().map(|all| all.join(" ")),
+        "fifos" => ground
+            .all()
+            .iter()
+            .map(|path| fifo(path))
+            .collect::<io::Result<Vec<_>>>()
+            .map(|all| all.join(" ")),
         "fifo_locks" => {
             ground.copy()?;
             fifo(&ground.beside(".lock"))
@@ -174,7 +197,8 @@ fn sized(ground: &Ground, slots: u32, records: u32) -> io::Result<String> {
     let file = ground.copy()?;
     ground.make_lock_file()?;
     let header = format().table("Header");
-    let put = |name: &str, value: u32| file.write_all_at(&value.to_ne_bytes(), header.field(name).offset as u64);
+    let put =
+        |name: &str, value: u32| file.write_all_at(&value.to_ne_bytes(), header.field(name).offset as u64);
     for (name, value) in [("slots", slots), ("generations", slots), ("journal_records", records)] {
         put(name, value)?;
     }
@@ -217,7 +241,8 @@ fn impostor(ground: &Ground) -> io::Result<String> {
     ground.make_lock_file()?;
     let registry = Registry::map(&ground.registry())?;
     let (slots, slot) = registry.records("Slot");
-    let taken: Vec<usize> = slots.into_iter().filter(|&at| registry.get(at, slot.field("role")) != 0).collect();
+    let taken: Vec<usize> =
+        slots.into_iter().filter(|&at| registry.get(at, slot.field("role")) != 0).collect();
     for (i, &at) in taken.iter().enumerate() {
         let pid = ground.strangers.get(i % ground.strangers.len().max(1)).copied().unwrap_or(1);
         scribble::name(registry, at, slot, pid);

@@ -22,7 +22,12 @@ fn main() {
                 folder: PathBuf::from(folder),
                 name: (*name).to_owned(),
                 model: more.first().filter(|path| !path.is_empty()).map(PathBuf::from),
-                strangers: more.get(1).map_or("", |pids| pids).split(',').filter_map(|p| p.parse().ok()).collect(),
+                strangers: more
+                    .get(1)
+                    .map_or("", |pids| pids)
+                    .split(',')
+                    .filter_map(|p| p.parse().ok())
+                    .collect(),
             };
             match begin(attack, &ground) {
                 Ok(done) => println!("ready: {done}"),
