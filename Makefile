@@ -80,7 +80,7 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, with e
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.
 test: ## test every row of the contract against real servers, then the installation
 	@$(SETUP) test
-	$(CARGO) build $(LOCKED) -p headcount-ffi
+	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
 	$(CARGO) test $(LOCKED) --features headcount/tokio --no-fail-fast

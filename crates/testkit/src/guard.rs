@@ -12,8 +12,8 @@ use crate::process;
 /// Often enough to see a sleep of [`LONGEST_SLEEP`], seldom enough to cost nothing.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// A disk makes everybody sleep so for moments.
-pub const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+/// A disk makes everybody sleep so for moments, and so does the end of an inotify instance on a busy machine.
+pub const LONGEST_SLEEP: Duration = Duration::from_millis(1_500);
 
 /// What was seen of a process.
 #[derive(Clone, Debug)]

@@ -394,6 +394,6 @@ macro_rules! attacks {
 }
 
 attacks! {
-    hostage ofd_locks record_locks flock noise extremes strangers lock_words masters_lock siblings_lock strangers_lock joiners full holes bell_storm
+    hostage ofd_locks record_locks flock noise extremes fixed ends strangers lock_words masters_lock siblings_lock strangers_lock joiners full holes bell_storm
     bell_silence futexes files
 }

@@ -56,6 +56,12 @@ pub struct Batch {
     pub lost: u64,
 }
 
+/// A head as a reader takes it: there must be a number after it, on which a cursor can rest. Only a spoiled one has
+/// none, and a reader would count the last event as lost for ever.
+pub(crate) fn believable(head: u64) -> u64 {
+    head.min(u64::MAX - 1)
+}
+
 /// A view of the ring. `head` is the number of the newest event.
 pub(crate) struct Journal<'a> {
     pub(crate) head: &'a AtomicU64,
@@ -108,7 +114,7 @@ impl Journal<'_> {
 
     /// Reads on from the cursor, at most `limit` events.
     pub(crate) fn batch(&self, cursor: &mut Cursor, limit: usize) -> Batch {
-        let head = self.head.load(Acquire);
+        let head = believable(self.head.load(Acquire));
         let capacity = self.records.len() as u64;
         let mut batch = Batch { lost: cursor.catch_up(head, capacity), ..Batch::default() };
         while cursor.next <= head && batch.events.len() < limit {

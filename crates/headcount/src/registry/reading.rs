@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use crate::registry::journal::{Batch, Cursor, decode};
+use crate::registry::journal::{Batch, Cursor, believable, decode};
 use crate::registry::layout::{Geometry, Header, Record};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::fence;
@@ -29,7 +29,7 @@ pub(crate) struct JournalFile<'a> {
 impl JournalFile<'_> {
     /// The number of the newest event.
     pub(crate) fn head(self) -> io::Result<u64> {
-        self.word(offset_of!(Header, head) as u64)
+        self.word(offset_of!(Header, head) as u64).map(believable)
     }
 
     pub(crate) fn word(self, at: u64) -> io::Result<u64> {

@@ -42,9 +42,8 @@ impl Registry {
         }
         let (start, end) = found?;
         // SAFETY: page-aligned, mapped for reading and writing, never unmapped, and only used through atomics.
-        Some(Registry {
-            words: unsafe { std::slice::from_raw_parts(start as *const AtomicU64, (end - start) / 8) },
-        })
+        let words = unsafe { std::slice::from_raw_parts(start as *const AtomicU64, (end - start) / 8) };
+        Some(Registry { words })
     }
 
     /// Maps a file.
@@ -60,7 +59,8 @@ impl Registry {
             return Err(std::io::Error::last_os_error());
         }
         // SAFETY: as above.
-        Ok(Registry { words: unsafe { std::slice::from_raw_parts(start as *const AtomicU64, len / 8) } })
+        let words = unsafe { std::slice::from_raw_parts(start as *const AtomicU64, len / 8) };
+        Ok(Registry { words })
     }
 
     /// All of it.

@@ -54,11 +54,28 @@ pub fn noise(registry: Registry) -> String {
     format!("{} words", words.len())
 }
 
-/// Each number of header and tables at an extreme, one after the other.
+const EXTREMES: [u64; 8] =
+    [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, u32::MAX as u64, (1 << 53) - 1];
+
+/// From here on the header has what changes; before it is what was fixed when the registry was made.
+const MOVING: usize = 128;
+
+/// What was fixed when the registry was made, at extremes.
+pub fn fixed(registry: Registry) -> String {
+    let all: Vec<Field> =
+        format().table("Header").fields.iter().filter(|f| f.offset < MOVING).cloned().collect();
+    let text = format!("{} fields", all.len());
+    forever(move |random| {
+        let field = &all[random.below(all.len() as u64) as usize];
+        registry.set(0, field, EXTREMES[random.below(8) as usize]);
+    });
+    text
+}
+
+/// Each number that moves, in header and tables, at an extreme, one after the other.
 pub fn extremes(registry: Registry) -> String {
-    const VALUES: [u64; 8] =
-        [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, u32::MAX as u64, (1 << 53) - 1];
-    let header: Vec<Field> = format().table("Header").fields.clone();
+    let header: Vec<Field> =
+        format().table("Header").fields.iter().filter(|f| f.offset >= MOVING).cloned().collect();
     let (slots, slot) = registry.records("Slot");
     let (generations, generation) = registry.records("Generation");
     let (journal, record) = registry.records("Record");
@@ -73,9 +90,21 @@ pub fn extremes(registry: Registry) -> String {
             2 => any(random, &generations, generation),
             _ => any(random, &journal, record),
         };
-        registry.set(base, &field, VALUES[random.below(8) as usize]);
+        registry.set(base, &field, EXTREMES[random.below(8) as usize]);
     });
     format!("{} header fields", format().table("Header").fields.len())
+}
+
+/// The counters that everybody goes by, at their ends, and left so.
+pub fn ends(registry: Registry) -> String {
+    let header = format().table("Header");
+    forever(move |_| {
+        for name in ["head", "last_generation", "slots_used", "generations_used"] {
+            registry.set(0, header.field(name), u64::MAX);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    });
+    "4 counters".to_owned()
 }
 
 /// Slots that pass for living processes: strangers as masters and workers, at work, dying, draining.
