@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, SlotRef, relock};
+use crate::engine::inner::Inner;
 use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Facts, Intent, Scope, SlotFacts, Stage};
+use crate::lifecycle::{Facts, Intent, Scope, SlotFacts, SlotRef, Stage};
 use crate::node::Node;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
@@ -221,7 +222,7 @@ fn bury_unreported(session: &mut Session) -> bool {
              (is the server in a crash loop?)",
             session.inner.place()
         );
-        session.inner.notice(crate::engine::inner::NoticeLevel::Warning, text);
+        session.inner.notice(NoticeLevel::Warning, text);
     }
     buried > 0
 }

@@ -92,9 +92,9 @@ mod sys;
 #[cfg(all(feature = "tokio", not(loom)))]
 pub use self::tokio::AsyncMember;
 #[cfg(not(loom))]
-pub use engine::inner::{Notice, NoticeLevel};
-#[cfg(not(loom))]
 pub use engine::node_lock::Wait;
+#[cfg(not(loom))]
+pub use engine::process::{Notice, NoticeLevel};
 #[cfg(not(loom))]
 pub use engine::sentinel::Watch;
 #[cfg(not(loom))]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 pub use self::plan::MemberState;
 use self::plan::{Obstacle, Plan};
-use crate::engine::inner::NoticeLevel;
 use crate::engine::node_lock::Wait;
+use crate::engine::process::NoticeLevel;
 use crate::engine::sentinel::Watch;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};

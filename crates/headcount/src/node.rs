@@ -7,7 +7,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, Notice};
+use crate::engine::inner::Inner;
+use crate::engine::process::Notice;
 use crate::event::{GenerationId, Kind, Role};
 use crate::registry::journal::{Batch, Cursor};
 use crate::snapshot::Snapshot;

@@ -13,12 +13,13 @@ use crate::lifecycle::SlotFacts;
 use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, SLOTS_RANGE, Slot};
 use crate::registry::reading::{JournalFile, read_exact};
+use crate::registry::region::Region;
 use crate::registry::store::is_member;
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::identity::{Doubt, Identity, Liveness};
-use crate::sys::map::{Page, Region};
+use crate::sys::memory::Page;
 
 /// A reader of some node's registry.
 ///

@@ -1,13 +1,13 @@
 //! A worker's own hand on its slot.
 
-use crate::engine::inner::{SlotRef, relock};
 use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::process::relock;
 use crate::engine::sentinel::Watch;
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
-use crate::lifecycle::{Intent, Scope, Stage};
+use crate::lifecycle::{Intent, Scope, SlotRef, Stage};
 use crate::node::Node;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;

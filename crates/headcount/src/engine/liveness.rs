@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, Process, SlotRef};
-use crate::lifecycle::SlotFacts;
+use crate::lifecycle::{SlotFacts, SlotRef};
+use crate::registry::store::Store;
 use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
 
@@ -18,8 +18,8 @@ use crate::sys::identity::{Doubt, Identity, Liveness};
 /// The first question costs as much as there are locks in that file, though, and a hostile worker can take very many. Then
 /// it is not asked again for some time.
 pub(crate) struct Asking<'a> {
-    inner: &'a Inner,
-    process: &'a Process,
+    store: &'a Store,
+    pace: &'a LockPace,
     own: &'a [SlotRef],
     /// The word of the lock file; 0 where that is not to be asked.
     lock_tag: u32,
@@ -36,19 +36,19 @@ const MOST_SLOW: u32 = 3;
 const REST: Duration = Duration::from_secs(10);
 
 impl<'a> Asking<'a> {
-    pub(crate) fn new(inner: &'a Inner, process: &'a Process, own: &'a [SlotRef]) -> Asking<'a> {
+    /// `own`: the slots of this process.
+    pub(crate) fn new(store: &'a Store, pace: &'a LockPace, own: &'a [SlotRef]) -> Asking<'a> {
         let begun = clock::boot_ns();
-        let rests = process.locks.rest_until.load(Relaxed) > begun;
-        let lock_tag = if rests { 0 } else { inner.store.lock_tag() };
-        let namespace = process.identity.namespace;
-        Asking { inner, process, own, lock_tag, namespace, begun, asked: 0 }
+        let rests = pace.rest_until.load(Relaxed) > begun;
+        let lock_tag = if rests { 0 } else { store.lock_tag() };
+        Asking { store, pace, own, lock_tag, namespace: Identity::own().namespace, begun, asked: 0 }
     }
 
     pub(crate) fn liveness(&mut self, slot: &SlotFacts) -> Liveness {
-        if self.own.contains(&SlotRef { index: slot.index, version: slot.version }) || self.is_proven(slot) {
+        if self.own.contains(&slot.at()) || self.is_proven(slot) {
             return Liveness::Alive;
         }
-        self.inner.liveness_of(&slot.identity, slot.lock_tag)
+        liveness_of(self.store, &slot.identity, slot.lock_tag)
     }
 
     fn is_proven(&mut self, slot: &SlotFacts) -> bool {
@@ -59,10 +59,10 @@ impl<'a> Asking<'a> {
         {
             return false;
         }
-        let is_proven = self.inner.store.is_proven(slot.identity.pid);
+        let is_proven = self.store.is_proven(slot.identity.pid);
         self.asked += 1;
         // Looked at now and then: the clock is a question, too.
-        if self.asked % 8 == 0 && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
+        if self.asked.is_multiple_of(8) && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
             self.lock_tag = 0;
         }
         is_proven
@@ -72,7 +72,7 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let was_slow = self.asked > 0 && self.lock_tag == 0;
-        self.process.locks.note(self.begun, was_slow);
+        self.pace.note(self.begun, was_slow);
     }
 }
 
@@ -98,27 +98,16 @@ impl LockPace {
     }
 }
 
-impl Inner {
-    /// The exact answer about a process of this node.
-    pub(crate) fn liveness_of(&self, identity: &Identity, lock_tag: u32) -> Liveness {
-        match identity.liveness() {
-            unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-                match self.store.is_member(identity.pid, lock_tag) {
-                    Some(true) => Liveness::Alive,
-                    Some(false) => Liveness::Gone,
-                    None => unknown,
-                }
+/// The exact answer about a process of a node.
+pub(crate) fn liveness_of(store: &Store, identity: &Identity, lock_tag: u32) -> Liveness {
+    match identity.liveness() {
+        unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
+            match store.is_member(identity.pid, lock_tag) {
+                Some(true) => Liveness::Alive,
+                Some(false) => Liveness::Gone,
+                None => unknown,
             }
-            known => known,
         }
-    }
-
-    /// Whether a word names a process of this node that is alive, as far as can be told: whoever can write into the
-    /// registry can also write the name of a stranger.
-    pub(crate) fn is_real(&self, word: u64) -> bool {
-        let process = Identity::from_word(word);
-        let proof = self.store.is_member(process.pid, self.store.lock_tag());
-        process.pid == self.process().identity.pid
-            || proof != Some(false) && process.liveness() == Liveness::Alive
+        known => known,
     }
 }

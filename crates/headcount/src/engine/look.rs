@@ -4,12 +4,12 @@ use crate::event::{Cause, PreviousRun, Role};
 use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation, Slot};
+use crate::registry::region::Region;
 use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
 use crate::sys::identity::{Birth, Identity, Liveness};
-use crate::sys::map::Region;
 
 /// A registry in memory, shared or copied.
 #[derive(Clone, Copy)]

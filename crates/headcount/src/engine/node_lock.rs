@@ -13,7 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, NoticeLevel, relock};
+use crate::engine::inner::Inner;
+use crate::engine::process::{NoticeLevel, relock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
 use crate::sys::atomic::AtomicU32;

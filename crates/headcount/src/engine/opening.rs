@@ -7,20 +7,21 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::engine::inner::{Inner, NoticeLevel, Settings, SlotRef, relock};
+use crate::engine::inner::{Inner, Settings};
 use crate::engine::look::View;
 use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Role;
-use crate::lifecycle::{Facts, Intent, SlotFacts};
+use crate::lifecycle::{Facts, Intent, SlotFacts, SlotRef};
 use crate::registry::header::boot_id;
 use crate::registry::layout::Geometry;
+use crate::registry::region::Region;
 use crate::registry::store::{LONGEST_OPENING, Opened, Store};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::grown::Grown;
 use crate::sys::identity::{Birth, Identity, Liveness};
-use crate::sys::map::Region;
 use crate::sys::per_process::PerProcess;
 use crate::sys::process;
 

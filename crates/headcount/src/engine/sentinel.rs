@@ -22,14 +22,14 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use crate::engine::inner::{Inner, SlotRef};
+use crate::engine::inner::Inner;
 use crate::engine::look;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::Role;
-use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, Stage};
+use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
@@ -408,7 +408,7 @@ impl Watch {
             return;
         };
         // Only now is it certain that the pidfd is of that process, and not of one that got its number.
-        if self.inner.liveness_of(&slot.identity, slot.lock_tag) != Liveness::Alive {
+        if self.inner.liveness_of(slot) != Liveness::Alive {
             return;
         }
         let data = epoll::EventData::new_u64(u64::from(slot.index));

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::engine::inner::{Inner, NoticeLevel};
+use crate::engine::inner::Inner;
 use crate::engine::node_lock::{NodeLock, Operation, Wait};
+use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::tables::NewGeneration;
 use crate::error::Result;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
-use crate::lifecycle::{Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, Stage, Subject};
+use crate::lifecycle::{Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotRef, Stage, Subject};
 use crate::registry::layout::{Generation as GenerationRecord, Slot};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -110,7 +111,7 @@ impl Session {
     /// Carries out an act up to its callback: gives the event that this is about.
     pub(crate) fn carry_out(&mut self, act: &Act) -> Option<Event> {
         act.before.iter().for_each(|&change| self.apply(change));
-        let event = match &act.subject {
+        match &act.subject {
             Subject::Nothing => None,
             Subject::New(report) => {
                 if report.redeliver {
@@ -122,8 +123,7 @@ impl Session {
             Subject::Known(seq, fallback) => {
                 self.inner.journal().read(*seq).or_else(|| fallback.as_deref().cloned())
             }
-        };
-        event
+        }
     }
 
     /// Completes an act after its callback.
@@ -247,16 +247,12 @@ impl Session {
     }
 
     /// Claims a slot for this process.
-    pub(crate) fn claim_slot(
-        &mut self,
-        role: Role,
-        fill: impl FnOnce(&Slot),
-    ) -> Result<crate::engine::inner::SlotRef> {
+    pub(crate) fn claim_slot(&mut self, role: Role, fill: impl FnOnce(&Slot)) -> Result<SlotRef> {
         let slot = self.inner.claim_slot(role, fill)?;
         let process = self.inner.process();
         match role {
             Role::Master => process.set_master(Some(slot)),
-            _ => crate::engine::inner::relock(&process.joined).push(slot),
+            _ => relock(&process.joined).push(slot),
         }
         self.facts.slots.extend(self.inner.own_facts(slot));
         self.facts.own.push(slot.index);
@@ -277,7 +273,7 @@ impl Session {
         let master = inherited.or_else(|| {
             let is_parent = |identity: &Identity| parent.is_some_and(|p| p.is(identity));
             let slot = self.facts.slots.iter().find(|s| s.role == Role::Master && is_parent(&s.identity))?;
-            Some(crate::engine::inner::SlotRef { index: slot.index, version: slot.version })
+            Some(SlotRef { index: slot.index, version: slot.version })
         });
         self.new_generation(NewGeneration {
             id,

@@ -1,9 +1,10 @@
 //! Claiming and freeing the records of the tables. Only for the holder of the node lock.
 
-use crate::engine::inner::{Inner, SlotRef, relock};
+use crate::engine::inner::Inner;
+use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
-use crate::lifecycle::{GenerationFacts, Phase};
+use crate::lifecycle::{GenerationFacts, Phase, SlotRef};
 use crate::registry::layout::Slot;
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{Relaxed, Release};

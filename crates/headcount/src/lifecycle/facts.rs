@@ -6,6 +6,14 @@ use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
 use crate::sys::identity::{Identity, Liveness};
 
+/// A slot that a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotRef {
+    pub(crate) index: u32,
+    /// The slot's version while it is held by this claim.
+    pub(crate) version: u64,
+}
+
 /// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
 /// the fact, 0 while it is not reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +44,10 @@ pub(crate) struct SlotFacts {
 }
 
 impl SlotFacts {
+    pub(crate) fn at(&self) -> SlotRef {
+        SlotRef { index: self.index, version: self.version }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.identity.pid
     }

@@ -8,7 +8,7 @@ mod start;
 
 pub(crate) use act::{Act, Change, Mark, Stage, Subject};
 pub use axes::{Intent, Phase, Progress, State};
-pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts};
+pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts, SlotRef};
 
 use crate::event::{GenerationId, Role};
 use crate::sys::identity::Liveness;

@@ -80,7 +80,7 @@ impl Facts {
             let untold = s.exited_seq == 0 && s.died_seq == 0 && s.started_seq != 0;
             let event = about(s, Kind::WorkerDied, Cause::Unclean);
             return Some(Act::cleared(
-                untold.then(|| (event, Mark::Died(s.index))),
+                untold.then_some((event, Mark::Died(s.index))),
                 Change::FreeSlot(s.index),
             ));
         }

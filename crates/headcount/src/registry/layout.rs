@@ -5,6 +5,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sys::shared::record;
 
 /// The first eight bytes of a registry.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
@@ -24,26 +25,6 @@ pub(crate) const NO_GENERATION: i32 = -1;
 
 /// For so many kinds of events there is room in the header.
 pub(crate) const KINDS: usize = 32;
-
-macro_rules! record {
-    ($(#[$meta:meta])* $name:ident, $size:literal, { $($(#[$doc:meta])* $offset:literal $field:ident: $type:ty,)* }) => {
-        $(#[$meta])*
-        #[repr(C)]
-        pub(crate) struct $name { $($(#[$doc])* pub(crate) $field: $type,)* }
-
-        #[cfg(not(loom))]
-        const _: () = {
-            assert!(size_of::<$name>() == $size);
-            $(assert!(std::mem::offset_of!($name, $field) == $offset);)*
-        };
-
-        #[cfg(test)]
-        impl $name {
-            /// Name and offset of each field, for the test that compares them with the documentation.
-            pub(crate) const FIELDS: &[(&str, usize)] = &[$((stringify!($field), $offset)),*];
-        }
-    };
-}
 
 record! {
     /// The first page of a registry.

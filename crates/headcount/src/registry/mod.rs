@@ -8,6 +8,8 @@ pub(crate) mod journal;
 pub(crate) mod layout;
 #[cfg(not(loom))]
 pub(crate) mod reading;
+#[cfg(not(loom))]
+pub(crate) mod region;
 pub(crate) mod seqlock;
 #[cfg(not(loom))]
 pub(crate) mod store;

@@ -14,7 +14,7 @@ use crate::registry::journal::{Batch, Cursor, decode};
 use crate::registry::layout::{Geometry, Header, Record};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::fence;
-use crate::sys::record_buffer::RecordBuffer;
+use crate::sys::memory::Buffer;
 
 /// So many records are read at once: 64 KiB.
 const CHUNK: usize = 512;
@@ -51,7 +51,7 @@ impl JournalFile<'_> {
             // Up to the end of the ring: the rest is read in the next round.
             let wanted = (head - first).saturating_add(1).min(left).min(CHUNK as u64);
             let count = wanted.min(capacity - index);
-            let buffer = buffer.get_or_insert_with(|| RecordBuffer::new(wanted as usize));
+            let buffer = buffer.get_or_insert_with(|| Buffer::<Record>::new(wanted as usize));
             read_exact(self.file, buffer.bytes_mut(count as usize), self.offset(index))?;
             // What follows must not be read before the records were.
             fence(Acquire);

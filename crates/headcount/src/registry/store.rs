@@ -16,9 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::registry::files::{self, FileId, beside, check_folder, lock_path};
 use crate::registry::header::{initialise, read_geometry};
 use crate::registry::layout::{Geometry, JOURNAL_RANGE, SLOTS_RANGE, member_byte};
+use crate::registry::region::Region;
 use crate::sys::atomic::AtomicU32;
 use crate::sys::bell::Bell;
-use crate::sys::map::{Page, Region};
+use crate::sys::memory::Page;
 use crate::sys::record_lock::{self, ByteLock};
 use crate::sys::{clock, futex};
 

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::atomic::Ordering::SeqCst;
 use super::atomic::fence;
-use super::map::SharedWord;
+use super::memory::SharedWord;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };

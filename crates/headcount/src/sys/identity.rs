@@ -264,7 +264,7 @@ fn birth_by(pidfd: &OwnedFd) -> Option<Birth> {
     static NAMES: AtomicU8 = AtomicU8::new(0);
     let names = match NAMES.load(Relaxed) {
         0 => {
-            let names = fstatfs(pidfd).is_ok_and(|fs| fs.f_type as i64 == PIDFS);
+            let names = fstatfs(pidfd).is_ok_and(|fs| fs.f_type == PIDFS);
             NAMES.store(1 + u8::from(names), Relaxed);
             names
         }

@@ -13,7 +13,7 @@ pub(crate) mod grown;
 #[cfg(not(loom))]
 pub(crate) mod identity;
 #[cfg(not(loom))]
-pub(crate) mod map;
+pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod per_process;
 pub(crate) mod process;
@@ -22,8 +22,7 @@ pub(crate) mod reactor;
 #[cfg(not(loom))]
 pub(crate) mod reader_futex;
 #[cfg(not(loom))]
-pub(crate) mod record_buffer;
-#[cfg(not(loom))]
 pub(crate) mod record_lock;
+pub(crate) mod shared;
 #[cfg(not(loom))]
 pub(crate) mod thread;

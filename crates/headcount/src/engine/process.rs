@@ -1,0 +1,138 @@
+//! What is true of one process of a node: a forked child starts it afresh.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use crate::engine::liveness::LockPace;
+use crate::event::GenerationId;
+use crate::lifecycle::SlotRef;
+use crate::registry::store::Store;
+use crate::sys::identity::Identity;
+
+/// A message for the log of the server that headcount lives in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notice {
+    /// How much it should worry somebody.
+    pub level: NoticeLevel,
+    /// One line, which names the file or process concerned and how to fix it.
+    pub text: String,
+}
+
+/// How much a [`Notice`] should worry somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum NoticeLevel {
+    /// Good to know.
+    Notice,
+    /// Something is less than was asked for.
+    Warning,
+    /// Something that was asked for is not there at all.
+    Error,
+}
+
+/// What is true of this process only. What a forked child wants to know of it is in atomics: see `PerProcess`.
+pub(crate) struct Process {
+    pub(crate) identity: Identity,
+    /// The slot that it holds as a master: its index + 1, 0 for none; and its version.
+    master: (AtomicU32, AtomicU64),
+    /// The master that this process was forked from, or was before it went into the background.
+    pub(crate) inherited_master: Option<(SlotRef, Identity)>,
+    /// The newest generation that this process, as a master, has begun, also before it went into the background; 0: none.
+    begun: AtomicU64,
+    /// A child of a master, found out by a fork of its own: it is not to be asked again at each of them.
+    pub(crate) is_no_master: AtomicBool,
+    /// The lock file in which it has proved that it is a member; 0: in none.
+    lock_tag: AtomicU32,
+    pub(crate) locks: LockPace,
+    pub(crate) joined: Mutex<Vec<SlotRef>>,
+    /// Which of our threads holds the node lock.
+    pub(crate) holder: Mutex<Option<ThreadId>>,
+    pub(crate) released: Condvar,
+    notices: Mutex<VecDeque<Notice>>,
+}
+
+const MAX_NOTICES: usize = 64;
+
+/// A poisoned mutex only says that a thread panicked: none of ours guards an invariant that a panic
+/// could break, since what must be consistent lies in the registry.
+pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Process {
+    pub(crate) fn new(parent: Option<&Process>) -> Process {
+        let masters = parent.and_then(|p| p.master().map(|slot| (slot, p.identity)));
+        Process {
+            identity: Identity::own(),
+            master: (AtomicU32::new(0), AtomicU64::new(0)),
+            inherited_master: masters.or_else(|| parent.and_then(|p| p.inherited_master)),
+            begun: AtomicU64::new(parent.map_or(0, |p| p.begun.load(Relaxed))),
+            // What a child forks is no master either.
+            is_no_master: AtomicBool::new(
+                parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),
+            ),
+            lock_tag: AtomicU32::new(0),
+            locks: LockPace::default(),
+            joined: Mutex::default(),
+            holder: Mutex::default(),
+            released: Condvar::new(),
+            notices: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn notice(&self, notice: Notice) {
+        let mut notices = relock(&self.notices);
+        if notices.len() == MAX_NOTICES {
+            notices.pop_front();
+        }
+        notices.push_back(notice);
+    }
+
+    pub(crate) fn take_notices(&self) -> Vec<Notice> {
+        relock(&self.notices).drain(..).collect()
+    }
+
+    /// Proves that this process is a member; and gives the word of the lock file for that, 0 if it cannot be proved.
+    pub(crate) fn prove_membership(&self, store: &Store) -> u32 {
+        match self.lock_tag.load(Relaxed) {
+            0 => {
+                let tag = store.prove_membership(self.identity.pid);
+                self.lock_tag.store(tag, Relaxed);
+                tag
+            }
+            tag => tag,
+        }
+    }
+
+    pub(crate) fn master(&self) -> Option<SlotRef> {
+        let index = self.master.0.load(Acquire).checked_sub(1)?;
+        Some(SlotRef { index, version: self.master.1.load(Relaxed) })
+    }
+
+    pub(crate) fn set_master(&self, slot: Option<SlotRef>) {
+        // In this order, so that a child that is forked meanwhile finds the pair, or none.
+        self.master.0.store(0, Release);
+        if let Some(slot) = slot {
+            self.master.1.store(slot.version, Relaxed);
+            self.master.0.store(slot.index + 1, Release);
+        }
+    }
+
+    pub(crate) fn begun(&self) -> Option<GenerationId> {
+        Some(self.begun.load(Relaxed)).filter(|&id| id != 0)
+    }
+
+    pub(crate) fn set_begun(&self, id: GenerationId) {
+        self.begun.store(id, Relaxed);
+    }
+
+    /// The slots that it holds.
+    pub(crate) fn slots(&self) -> Vec<SlotRef> {
+        let joined = relock(&self.joined);
+        self.master().iter().chain(joined.iter()).copied().collect()
+    }
+}

@@ -1,0 +1,51 @@
+//! A registry in memory: mapped and shared, or a private copy.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
+use crate::sys::memory::{Memory, Page};
+
+/// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
+pub(crate) struct Region {
+    memory: Memory,
+    geometry: Geometry,
+}
+
+impl Region {
+    /// Maps a file of the size that `geometry` asks for: see [`Memory::map`].
+    pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Region> {
+        Ok(Region { memory: Memory::map(fd, geometry.file_size())?, geometry })
+    }
+
+    /// Without a file, for forked children only.
+    pub(crate) fn anonymous(geometry: Geometry) -> io::Result<Region> {
+        Ok(Region { memory: Memory::anonymous(geometry.file_size())?, geometry })
+    }
+
+    /// A private copy, as a reader makes it. `None` if it is too short for `geometry`.
+    pub(crate) fn copy(pages: Vec<Page>, geometry: Geometry) -> Option<Region> {
+        let memory = Memory::copy(pages).ok()?;
+        (memory.len() >= geometry.file_size()).then_some(Region { memory, geometry })
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        self.memory.first()
+    }
+
+    pub(crate) fn slots(&self) -> &[Slot] {
+        self.memory.table(self.geometry.slots_offset(), self.geometry.slots())
+    }
+
+    pub(crate) fn generations(&self) -> &[Generation] {
+        self.memory.table(self.geometry.generations_offset(), self.geometry.generations())
+    }
+
+    pub(crate) fn journal(&self) -> &[Record] {
+        self.memory.table(self.geometry.journal_offset(), self.geometry.journal_records())
+    }
+}
