@@ -33,8 +33,8 @@ pub(crate) fn log_notices(node: &Node) {
     for notice in node.take_notices() {
         let level = match notice.level {
             NoticeLevel::Notice => Level::Notice,
-            NoticeLevel::Warning => Level::Warn,
             NoticeLevel::Error => Level::Error,
+            _ => Level::Warn,
         };
         log::log(level, &notice.text);
     }
