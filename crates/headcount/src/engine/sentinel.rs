@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
-use crate::event::Role;
+use crate::event::{GenerationId, Role};
 use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::clock::nanos as ns;
@@ -226,9 +226,10 @@ impl Watch {
             // We run, and have not beaten: it was us who slept.
             self.be_patient(now);
         }
-        let deputy = self.deputy(&facts, me);
+        let families = Families::of(&facts);
+        let deputy = self.deputy(&facts, &families, me);
         let is_deputy = deputy == Some(self.me.index);
-        let is_sentinel = self.is_sentinel() || self.take_over(&facts, me);
+        let is_sentinel = self.is_sentinel() || self.take_over(&facts, &families, me);
         self.on_duty = is_sentinel || is_deputy;
         if self.on_duty {
             if !self.is_listening {
@@ -317,19 +318,16 @@ impl Watch {
     }
 
     /// Becomes the sentinel if there is none that is fit for it.
-    fn take_over(&self, facts: &Facts, me: &SlotFacts) -> bool {
+    fn take_over(&self, facts: &Facts, families: &Families, me: &SlotFacts) -> bool {
         let header = self.inner.header();
         let current = header.sentinel.load(Acquire);
         let holder = facts.slots.iter().find(|s| look::is_sentinel(current, s) && s.role == Role::Worker);
         // After a sleep of our own no heartbeat proves anything yet.
         let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
         // Where workers start is where the bell is rung.
-        let newest = facts
-            .generations
-            .iter()
-            .filter(|g| facts.slots.iter().any(|s| s.generation == g.id && s.is_fit(facts.now, stall_after)));
-        let newest = newest.max_by_key(|g| g.id).map(|g| g.master_slot);
-        let hears = |s: &SlotFacts| newest.is_none() || family(facts, s) == newest;
+        let fit = facts.slots.iter().filter(|s| s.is_fit(facts.now, stall_after));
+        let newest = fit.max_by_key(|s| s.generation).map(|s| families.find(s));
+        let hears = |s: &SlotFacts| newest.is_none_or(|newest| families.find(s) == newest);
         if holder.is_some_and(|s| s.is_fit(facts.now, stall_after) && (hears(s) || !hears(me))) {
             return false;
         }
@@ -345,11 +343,11 @@ impl Watch {
 
     /// The first who is to take over among the workers of our master: of those who are fit, one of the newest generation,
     /// which lives longest.
-    fn deputy(&self, facts: &Facts, me: &SlotFacts) -> Option<u32> {
+    fn deputy(&self, facts: &Facts, families: &Families, me: &SlotFacts) -> Option<u32> {
         let sentinel = sentinel_index(&self.inner);
-        let ours = family(facts, me);
+        let ours = families.find(me);
         let others = facts.slots.iter().filter(|s| {
-            Some(s.index) != sentinel && family(facts, s) == ours && s.is_fit(facts.now, facts.stall_after)
+            Some(s.index) != sentinel && families.find(s) == ours && s.is_fit(facts.now, facts.stall_after)
         });
         others.max_by_key(|s| (s.generation, Reverse(s.index))).map(|s| s.index)
     }
@@ -521,9 +519,17 @@ fn code(slot: SlotRef) -> u64 {
     look::sentinel_word(slot.index, slot.version)
 }
 
-/// The master whose workers hear the same bell as this one.
-fn family(facts: &Facts, slot: &SlotFacts) -> Option<u32> {
-    facts.generation(slot.generation).map(|g| g.master_slot)
+/// Which workers hear the same bell: those of one master.
+struct Families(BTreeMap<GenerationId, u32>);
+
+impl Families {
+    fn of(facts: &Facts) -> Families {
+        Families(facts.generations.iter().map(|g| (g.id, g.master_slot)).collect())
+    }
+
+    fn find(&self, slot: &SlotFacts) -> Option<u32> {
+        self.0.get(&slot.generation).copied()
+    }
 }
 
 fn sentinel_index(inner: &Inner) -> Option<u32> {
