@@ -21,7 +21,7 @@ use crate::registry::region::Region;
 use crate::registry::store::{LONGEST_OPENING, Opened, Store};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::grown::Grown;
-use crate::sys::identity::{Birth, Identity, Liveness};
+use crate::sys::identity::{Identity, Liveness};
 use crate::sys::per_process::PerProcess;
 use crate::sys::process;
 
@@ -181,6 +181,7 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     let wait = Wait::For(inner.settings().lock_timeout.min(LONGEST_OPENING));
     bury_other_boots(inner);
     let mut session = Session::begin(inner, wait, Operation::Open)?;
+    session.bury_strangers();
     if let Some(stranger) = strangers(session.facts(), predecessor).next() {
         let pid = stranger.pid();
         return Ok(Some(match stranger.liveness {
@@ -207,11 +208,8 @@ fn bury_other_boots(inner: &Inner) {
     if then == now || now == [0, 0] {
         return;
     }
-    let (birth_kind, birth) = Birth::Inode(0).to_words();
-    for slot in inner.view().used_slots() {
-        slot.namespace.store(inner.process().identity.namespace, Relaxed);
-        slot.birth.store(birth, Relaxed);
-        slot.birth_kind.store(birth_kind, Relaxed);
+    for index in 0..inner.view().used_slots().len() {
+        inner.bury(u32::try_from(index).unwrap_or(u32::MAX));
     }
     header.lock.store(0, Relaxed);
     for (word, value) in header.boot_id.iter().zip(now) {

@@ -9,11 +9,13 @@ use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::tables::NewGeneration;
 use crate::error::Result;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
-use crate::lifecycle::{Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotRef, Stage, Subject};
+use crate::lifecycle::{
+    Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotFacts, SlotRef, Stage, Subject,
+};
 use crate::registry::layout::{Generation as GenerationRecord, Slot};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sys::identity::Identity;
+use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, process};
 
 /// What a stage takes next.
@@ -143,6 +145,32 @@ impl Session {
             done += 1;
         }
         done
+    }
+
+    /// Takes the strangers out of the table: processes that live, and that somebody has written into it who means harm.
+    /// They are no members, and will not end with the one who did it.
+    pub(crate) fn bury_strangers(&mut self) {
+        let inner = &self.inner;
+        let own = inner.process().slots();
+        let is_stranger = |s: &&SlotFacts| {
+            s.liveness == Liveness::Alive
+                && !own.contains(&s.at())
+                && !inner.store.is_proven(s.pid())
+                && inner.store.is_mapped_by(s.pid()) == Some(false)
+        };
+        let strangers: Vec<_> =
+            self.facts.slots.iter().filter(is_stranger).map(|s| (s.index, s.pid())).collect();
+        for (index, pid) in &strangers {
+            inner.bury(*index);
+            let text = format!(
+                "{}: process {pid} stood in the registry and is no process of this node",
+                inner.place()
+            );
+            inner.notice(NoticeLevel::Warning, text);
+        }
+        if !strangers.is_empty() {
+            self.look();
+        }
     }
 
     /// Frees what has nothing to tell.

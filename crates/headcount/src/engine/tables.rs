@@ -9,6 +9,7 @@ use crate::registry::layout::Slot;
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::clock;
+use crate::sys::identity::Birth;
 
 /// A generation that is to be put into the table.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,18 @@ impl Inner {
             slot.role.store(role.code(), Relaxed);
         });
         Ok(SlotRef { index, version })
+    }
+
+    /// Declares the process in a slot to be gone: there never was one of this birth.
+    pub(crate) fn bury(&self, index: u32) {
+        let Ok(slot) = self.slot(index) else { return };
+        let (birth_kind, birth) = Birth::Inode(0).to_words();
+        rewrite(&slot.version, || {
+            slot.namespace.store(self.process().identity.namespace, Relaxed);
+            slot.birth.store(birth, Relaxed);
+            slot.birth_kind.store(birth_kind, Relaxed);
+            slot.lock_tag.store(0, Relaxed);
+        });
     }
 
     pub(crate) fn free_slot(&self, index: u32) {

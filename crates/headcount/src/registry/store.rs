@@ -203,6 +203,23 @@ impl Store {
         record_lock::ask(lock_file.as_fd(), member_byte(pid)).is_ok_and(|by| by == ByteLock::Process(pid))
     }
 
+    /// Whether a process has the registry mapped, as all members have, whatever they have closed since. `None` where
+    /// `/proc` does not tell.
+    pub(crate) fn is_mapped_by(&self, pid: u32) -> Option<bool> {
+        let (id, path) = (self.id?, self.path.as_ref()?);
+        let maps = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+        // Field 5 of a line is the inode number. On a file system in layers it is another one than the file's own: so
+        // the name counts as well.
+        let (inode, name) = (id.inode.to_string(), path.file_name()?.to_string_lossy());
+        for line in std::io::BufRead::lines(std::io::BufReader::new(maps)) {
+            let line = line.ok()?;
+            if line.split_ascii_whitespace().nth(4) == Some(&inode) || line.contains(&*name) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
     /// Whether the process with this id, other than this one, is a member that is alive, by its byte in the lock file.
     /// `None`: no proof either way.
     pub(crate) fn is_member(&self, pid: u32, lock_tag: u32) -> Option<bool> {
