@@ -19,9 +19,9 @@ static atomic_int ends;
 static atomic_long calls;
 
 static int look(void) {
-    static _Thread_local char json[1 << 16];
-    uint64_t needed;
-    return headcount_snapshot_json(node, json, sizeof json, &needed);
+    headcount_snapshot snapshot = {.struct_size = sizeof snapshot};
+    headcount_process_status all[16] = {{.struct_size = sizeof all[0]}};
+    return headcount_get_snapshot(node, &snapshot, NULL, 0, all, 16);
 }
 
 static void *looks(void *argument) {
