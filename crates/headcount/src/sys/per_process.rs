@@ -16,9 +16,14 @@ struct Entry<T> {
 }
 
 /// One `T` for each process that asks for it.
-#[allow(clippy::new_without_default, reason = "it is made in statics, where a `Default` is of no use")]
 pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Entry<T>>,
+}
+
+impl<T: Sync + Send + 'static> Default for PerProcess<T> {
+    fn default() -> PerProcess<T> {
+        PerProcess::new()
+    }
 }
 
 impl<T: Sync + Send + 'static> PerProcess<T> {
