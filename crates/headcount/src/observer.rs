@@ -184,11 +184,11 @@ impl Observer {
     fn is_member(&self, slot: &SlotFacts) -> Option<bool> {
         let lock_at = files::lock_path(&self.path);
         if let Some(node) = opening::with_lock_file(&lock_at) {
-            return node.store.is_member(slot.identity.pid, slot.lock_tag);
+            return node.store.is_member(&slot.identity, slot.lock_tag);
         }
         let lock_file = files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok()??;
         let id = files::FileId::of(&lock_file).ok()?;
-        (id.tag() == slot.lock_tag).then(|| is_member(lock_file.as_fd(), slot.identity.pid)).flatten()
+        (id.tag() == slot.lock_tag).then(|| is_member(lock_file.as_fd(), &slot.identity)).flatten()
     }
 
     /// Whether the slot is still the one that was copied.

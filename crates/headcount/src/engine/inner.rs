@@ -172,7 +172,7 @@ impl Inner {
     /// registry can also write the name of a stranger.
     pub(crate) fn is_real(&self, word: u64) -> bool {
         let process = Identity::from_word(word);
-        let proof = self.store.is_member(process.pid, self.store.lock_tag());
+        let proof = self.store.is_member(&process, self.store.lock_tag());
         process.pid == self.process().identity.pid
             || proof != Some(false) && process.liveness() == Liveness::Alive
     }

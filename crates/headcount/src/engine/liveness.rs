@@ -11,7 +11,7 @@ use crate::sys::identity::{Doubt, Identity, Liveness};
 
 /// One look: who is asked, and how.
 ///
-/// A process that shares the byte of its own id in the lock file is alive, and no stranger and no zombie: a fifth
+/// A process that shares the byte of its own id and birth in the lock file is alive, and no stranger and no zombie: a fifth
 /// of a microsecond. Nobody can do that in another's name. Whoever does not may be alive all the same, and is asked for by
 /// its identity, which costs ten times as much.
 ///
@@ -59,7 +59,7 @@ impl<'a> Asking<'a> {
         {
             return false;
         }
-        let is_proven = self.store.is_proven(slot.identity.pid);
+        let is_proven = self.store.is_proven(&slot.identity);
         self.asked += 1;
         // Looked at now and then: the clock is a question, too.
         if self.asked.is_multiple_of(8) && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
@@ -102,7 +102,7 @@ impl LockPace {
 pub(crate) fn liveness_of(store: &Store, identity: &Identity, lock_tag: u32) -> Liveness {
     match identity.liveness() {
         unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-            match store.is_member(identity.pid, lock_tag) {
+            match store.is_member(identity, lock_tag) {
                 Some(true) => Liveness::Alive,
                 Some(false) => Liveness::Gone,
                 None => unknown,

@@ -235,7 +235,7 @@ impl Waiting {
         // It could not prove that it is a member, if the server has closed all descriptors: then its slot says so.
         let cannot_prove =
             inner.facts().slots.iter().any(|s| s.lock_tag == 0 && s.identity.to_word() == named);
-        !cannot_prove && inner.store.is_member(holder.pid, inner.store.lock_tag()) == Some(false)
+        !cannot_prove && inner.store.is_member(&holder, inner.store.lock_tag()) == Some(false)
     }
 
     fn sleep(&mut self, inner: &Inner, released: u32, so_far: Duration, limit: Duration) {

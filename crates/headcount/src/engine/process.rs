@@ -100,7 +100,7 @@ impl Process {
     pub(crate) fn prove_membership(&self, store: &Store) -> u32 {
         match self.lock_tag.load(Relaxed) {
             0 => {
-                let tag = store.prove_membership(self.identity.pid);
+                let tag = store.prove_membership(&self.identity);
                 self.lock_tag.store(tag, Relaxed);
                 tag
             }

@@ -155,7 +155,7 @@ impl Session {
         let is_stranger = |s: &&SlotFacts| {
             s.liveness == Liveness::Alive
                 && !own.contains(&s.at())
-                && !inner.store.is_proven(s.pid())
+                && !inner.store.is_proven(&s.identity)
                 && inner.store.is_mapped_by(s.pid()) == Some(false)
         };
         let strangers: Vec<_> =

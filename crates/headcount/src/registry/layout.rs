@@ -12,9 +12,10 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
 /// The layout's version. Any change of a size, an offset or a meaning is a new one.
 pub(crate) const FORMAT: u32 = 2;
 
-/// The byte of the lock file that the process with this id shares, to prove that it is a member of the node.
-pub(crate) const fn member_byte(pid: u32) -> u64 {
-    1 + pid as u64
+/// The byte of the lock file that a process shares, to prove that it is a member of the node: by id and birth, since
+/// the id alone is soon somebody else's. `word`: see `Identity::to_word`, of which the upper two bits are left out.
+pub(crate) const fn member_byte(word: u64) -> u64 {
+    1 + (word & ((1 << 62) - 1))
 }
 
 /// So many processes that wait to join are known at a time.
@@ -101,7 +102,7 @@ record! {
         120 wait_status: AtomicU64,
         128 namespace: AtomicU32,
         132 birth_kind: AtomicU32,
-        // The lock file in which it shares the byte of its pid, 0 if in none.
+        // The lock file in which it shares its byte, 0 if in none.
         136 lock_tag: AtomicU32,
         140 reserved_word: AtomicU32,
         144 reserved: [AtomicU64; 6],

@@ -19,6 +19,7 @@ use crate::registry::layout::{Geometry, JOURNAL_RANGE, SLOTS_RANGE, member_byte}
 use crate::registry::region::Region;
 use crate::sys::atomic::AtomicU32;
 use crate::sys::bell::Bell;
+use crate::sys::identity::Identity;
 use crate::sys::memory::Page;
 use crate::sys::record_lock::{self, ByteLock};
 use crate::sys::{clock, futex};
@@ -182,9 +183,9 @@ impl Store {
     }
 
     /// Shares the byte of this process in the lock file, and gives the word for that file: 0 if that cannot be done.
-    pub(crate) fn prove_membership(&self, pid: u32) -> u32 {
+    pub(crate) fn prove_membership(&self, process: &Identity) -> u32 {
         let Some(lock_file) = &self.lock_file else { return 0 };
-        match record_lock::share(lock_file.as_fd(), member_byte(pid)) {
+        match record_lock::share(lock_file.as_fd(), member_byte(process.to_word())) {
             Ok(()) => self.lock_tag(),
             // The server has closed all descriptors, say. Then there is no proof.
             Err(_) => 0,
@@ -196,11 +197,12 @@ impl Store {
         self.lock_tag
     }
 
-    /// Whether exactly the process with this id, in our pid namespace, shares its byte: so it is alive. `false` proves
+    /// Whether exactly this process, of our pid namespace, shares its byte: so it is alive. `false` proves
     /// nothing.
-    pub(crate) fn is_proven(&self, pid: u32) -> bool {
+    pub(crate) fn is_proven(&self, process: &Identity) -> bool {
         let Some(lock_file) = &self.lock_file else { return false };
-        record_lock::ask(lock_file.as_fd(), member_byte(pid)).is_ok_and(|by| by == ByteLock::Process(pid))
+        let by = record_lock::ask(lock_file.as_fd(), member_byte(process.to_word()));
+        by.is_ok_and(|by| by == ByteLock::Process(process.pid))
     }
 
     /// Whether a process has the registry mapped, as all members have, whatever they have closed since. `None` where
@@ -220,17 +222,17 @@ impl Store {
         Some(false)
     }
 
-    /// Whether the process with this id, other than this one, is a member that is alive, by its byte in the lock file.
+    /// Whether a process, other than this one, is a member that is alive, by its byte in the lock file.
     /// `None`: no proof either way.
-    pub(crate) fn is_member(&self, pid: u32, lock_tag: u32) -> Option<bool> {
+    pub(crate) fn is_member(&self, process: &Identity, lock_tag: u32) -> Option<bool> {
         let lock_file = self.lock_file.as_ref().filter(|_| lock_tag == self.lock_tag())?;
-        is_member(lock_file.as_fd(), pid)
+        is_member(lock_file.as_fd(), process)
     }
 }
 
-/// Whether a process with this id, in whatever pid namespace, is alive and a member, by its byte in the lock file.
-pub(crate) fn is_member(lock_file: BorrowedFd<'_>, pid: u32) -> Option<bool> {
-    match record_lock::ask(lock_file, member_byte(pid)) {
+/// Whether a process, in whatever pid namespace, is alive and a member, by its byte in the lock file.
+pub(crate) fn is_member(lock_file: BorrowedFd<'_>, process: &Identity) -> Option<bool> {
+    match record_lock::ask(lock_file, member_byte(process.to_word())) {
         Ok(ByteLock::Free) => Some(false),
         Ok(ByteLock::Process(_) | ByteLock::Unseen) => Some(true),
         Ok(ByteLock::Description) | Err(_) => None,

@@ -2,7 +2,7 @@
 //!
 //! A record lock belongs to the *process* (to its table of descriptors): the kernel drops it at the process's
 //! death, whatever the cause, a forked child does not have it, and nobody can take one in another's name. So each
-//! process of a node shares the byte of its pid in the lock file. Nothing depends on it in the usual course,
+//! process of a node shares a byte of its own in the lock file, by its id and birth. Nothing depends on it in the usual course,
 //! because asking costs as much as there are locks in that file, and a hostile worker can take very many. It is
 //! asked where nothing else proves anything: about a process of another pid namespace, about one that is named as
 //! the holder of the node lock for suspiciously long, and about what is left over at a start.

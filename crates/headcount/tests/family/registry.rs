@@ -67,15 +67,16 @@ pub fn name_of(pid: u32) -> u64 {
     2 << 62 | u64::from(pid) << 40 | birth & ((1 << 40) - 1)
 }
 
-/// Whether a process shares the byte of its id in the lock file. Asked by a child: the own locks are invisible to
+/// Whether a process shares its byte in the lock file. Asked by a child: the own locks are invisible to
 /// their holder, and would be lost with the descriptor that the question takes.
 pub fn is_proven(registry: &Path, pid: u32) -> bool {
+    let name = name_of(pid);
     let mut asker = super::fork(|_| {
         let lock = std::fs::File::open(registry.with_extension("registry.lock")).expect("the lock file");
         let mut question = libc::flock {
             l_type: libc::F_WRLCK as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 1 + libc::off_t::from(pid),
+            l_start: 1 + (name & ((1 << 62) - 1)) as libc::off_t,
             l_len: 1,
             l_pid: 0,
         };
