@@ -340,8 +340,8 @@ fn what_is_no_file_is_left_alone() {
     };
     let socket = |path: &Path| drop(std::os::unix::net::UnixListener::bind(path).expect("make a socket"));
     let folder = |path: &Path| std::fs::create_dir(path).expect("make");
-    let kinds: [(&dyn Fn(&Path), &str); 3] =
-        [(&fifo, "a FIFO"), (&socket, "a socket"), (&folder, "a directory")];
+    type Make<'a> = &'a dyn Fn(&Path);
+    let kinds: [(Make, &str); 3] = [(&fifo, "a FIFO"), (&socket, "a socket"), (&folder, "a directory")];
     for name in ["node.registry", "node.registry.lock"] {
         for (make, kind) in kinds {
             let place = Place::new();

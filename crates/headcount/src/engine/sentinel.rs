@@ -30,7 +30,7 @@ use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::{GenerationId, Role};
 use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage};
-use crate::sys::atomic::Ordering::{AcqRel, Acquire};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
@@ -137,7 +137,9 @@ impl Watch {
         epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
         watch.timer = Some(timer);
         // Look at once: there may be something to take over.
+        let awake = watch.due();
         watch.arm(now, Duration::ZERO)?;
+        watch.due.set(awake);
         Ok(watch)
     }
 
@@ -145,6 +147,8 @@ impl Watch {
     pub(crate) fn without_timer(inner: Arc<Inner>, me: SlotRef, now: u64) -> Result<Watch> {
         let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        // A process may also be stopped between its joining and this: it is known to have been awake at its last beat.
+        let awake = inner.slot(me.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed).min(now));
         Ok(Watch {
             inner,
             me,
@@ -156,7 +160,7 @@ impl Watch {
             is_listening: false,
             open_since: None,
             busy_since: None,
-            due: Cell::new(now),
+            due: Cell::new(awake),
             on_duty: false,
             judge_not_before: 0,
             looks: Looks::default(),
@@ -213,6 +217,7 @@ impl Watch {
             self.inner.store.bell.await_ring();
         }
         let facts = self.inner.facts();
+        self.notice_own_sleep_since(now, facts.now);
         let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
         else {
             // We have left.
@@ -244,7 +249,7 @@ impl Watch {
             self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        if now < self.judge_not_before && self.only_stalls(&facts)
+        if facts.now < self.judge_not_before && self.only_stalls(&facts)
             || facts.next_step(Scope::Everything).is_none()
         {
             self.open_since = None;
@@ -267,6 +272,11 @@ impl Watch {
             return Ok(Look::Later);
         }
         match Session::begin(&self.inner, Wait::Try, Operation::Settle) {
+            Ok(session) if self.notice_own_sleep_since(now, session.facts().now) => {
+                drop(session);
+                self.arm(now, BUSY_RETRY)?;
+                Ok(Look::Later)
+            }
             Ok(session) => {
                 self.busy_since = None;
                 self.open_since = None;
@@ -286,10 +296,16 @@ impl Watch {
     /// If this process itself did not run for long, the others' heartbeats look old although nobody had a
     /// chance to beat: they get one interval first.
     fn notice_own_sleep(&mut self, now: u64) {
-        let settings = self.inner.settings();
-        if now.saturating_sub(self.due.get()) > ns(settings.stall_after / 2) {
+        self.notice_own_sleep_since(self.due.get(), now);
+    }
+
+    /// The same for a moment at which it was awake: a process may also be stopped in the middle of a look.
+    fn notice_own_sleep_since(&mut self, awake: u64, now: u64) -> bool {
+        let has_slept = now.saturating_sub(awake) > ns(self.inner.settings().stall_after / 2);
+        if has_slept {
             self.be_patient(now);
         }
+        has_slept
     }
 
     fn be_patient(&mut self, now: u64) {
