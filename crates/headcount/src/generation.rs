@@ -54,6 +54,7 @@ impl Join {
 /// The word that this process is about to join a generation, for as long as it waits for the node lock: whoever leaves
 /// meanwhile must not take himself for the generation's last. It ends with the process.
 struct Joining<'a> {
+    inner: &'a Inner,
     entry: &'a AtomicU64,
     word: u64,
 }
@@ -62,18 +63,20 @@ impl<'a> Joining<'a> {
     fn announce(inner: &'a Inner, id: GenerationId) -> Option<Joining<'a>> {
         let header = inner.header();
         let word = inner.process().identity.to_word();
+        inner.process().engage(&inner.store);
         for (entry, generation) in header.joiners.iter().zip(&header.joining) {
             let named = entry.load(Acquire);
-            if named != 0 && Identity::from_word(named).liveness() != Liveness::Gone {
+            if named != 0 && inner.is_real(named) {
                 continue;
             }
             if entry.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
                 generation.store(id, Release);
-                return Some(Joining { entry, word });
+                return Some(Joining { inner, entry, word });
             }
         }
         // So many wait already: one of them will do. Without any, the worst is a generation that is reported to end and
         // to be resumed.
+        inner.process().disengage(&inner.store);
         None
     }
 }
@@ -82,6 +85,7 @@ impl Drop for Joining<'_> {
     fn drop(&mut self) {
         // Failing means that somebody has spoiled it.
         let _ = self.entry.compare_exchange(self.word, 0, AcqRel, Relaxed);
+        self.inner.process().disengage(&self.inner.store);
     }
 }
 

@@ -80,7 +80,7 @@ impl Master {
         let inner = self.inner();
         let process = inner.process();
         let mut session = Session::begin(inner, wait, Operation::Begin)?;
-        session.bury_strangers();
+        session.heal();
         let master = process.master();
         let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
         let cause = begin.cause.unwrap_or_else(guess);

@@ -126,6 +126,30 @@ impl Inner {
         self.process().prove_membership(&self.store)
     }
 
+    /// The server has closed the descriptors of this process: its slots say that it can prove nothing.
+    pub(crate) fn cannot_prove(&self) {
+        if self.store.path.is_some() {
+            for slot in self.process().slots() {
+                if let Ok(record) = self.slot(slot.index) {
+                    record.lock_tag.store(0, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whether the process in a slot is certainly no member of this node: it neither shares its byte of the lock file nor,
+    /// as far as can be told, has mapped the registry.
+    pub(crate) fn is_stranger(&self, slot: &SlotFacts) -> bool {
+        let (process, lock_tag) = (&slot.identity, self.store.lock_tag());
+        let is_local = process.namespace == self.process().identity.namespace;
+        // One of a container may have proved itself in a lock file that was removed since.
+        if !is_local && process.is_of_a_namespace() && slot.lock_tag != lock_tag {
+            return false;
+        }
+        self.store.is_member(process, lock_tag) == Some(false)
+            && !(is_local && self.store.is_mapped_by(process.pid) == Some(true))
+    }
+
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
         let process = self.process();
@@ -168,13 +192,12 @@ impl Inner {
         liveness_of(&self.store, &slot.identity, slot.lock_tag)
     }
 
-    /// Whether a word names a process of this node that is alive, as far as can be told: whoever can write into the
-    /// registry can also write the name of a stranger.
+    /// Whether a word names a process that is alive and waits to join or holds the node lock, as far as can be told:
+    /// whoever can write into the registry can also write another's name.
     pub(crate) fn is_real(&self, word: u64) -> bool {
         let process = Identity::from_word(word);
-        let proof = self.store.is_member(&process, self.store.lock_tag());
         process.pid == self.process().identity.pid
-            || proof != Some(false) && process.liveness() == Liveness::Alive
+            || self.store.is_engaged(&process) != Some(false) && process.liveness() == Liveness::Alive
     }
 
     /// Asks of each generation without workers whether somebody is about to join it.

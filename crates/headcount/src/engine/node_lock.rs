@@ -3,9 +3,8 @@
 //!
 //! It is a word in the registry that names a process, and it is worth something only while the kernel says that
 //! this process is alive: so a holder that dies has let go of it in that moment. Nothing about it is an object of
-//! the kernel that a worker could hold against others. A worker can write any name into it. Then the others wait, at
-//! most for `lock_timeout`, until the named one clears it, which does not hold it, or it turns out that the
-//! named one is no process of this node.
+//! the kernel that a worker could hold against others. A worker can write any name into it. Then the others wait for a
+//! moment, and take it: a holder also shares a byte in the lock file, which nobody can do in another's name.
 //!
 //! A waiter sleeps on a futex that every release touches, and looks by itself every few milliseconds for the case
 //! that the holder died instead of releasing.
@@ -65,8 +64,8 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// After so many wake-ups in vain a waiter sleeps where nobody can wake it: somebody wakes it all the time.
 const MOST_IN_VAIN: u32 = 64;
-/// Nobody holds it for so long but in a callback; then it is asked whether the holder is a process of this node, and
-/// again and again after this time.
+/// Nobody holds it for so long but in a callback; then it is asked whether the holder really does, and again and again
+/// after this time.
 const SUSPICIOUS: Duration = Duration::from_millis(50);
 /// When a waiter tells the log whom it waits for: first, and then again.
 const FIRST_WORD: Duration = Duration::from_secs(1);
@@ -131,15 +130,23 @@ impl NodeLock {
         };
         inner.prove_membership();
         let header = inner.header();
-        let word = inner.process().identity.to_word();
+        let process = inner.process();
+        let word = process.identity.to_word();
         let mut waiting = Waiting { next_word: FIRST_WORD, next_proof: SUSPICIOUS, in_vain: 0 };
         loop {
             let released = header.released.load(Acquire);
             let named = header.lock.load(Acquire);
             // Named and yet not the holder: somebody has spoiled it, or it is of a program that this process ran before.
             let is_free = named == 0 || named == word || waiting.is_over(inner, named, begun);
-            if is_free && header.lock.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
-                break;
+            if is_free {
+                // Before it is named, so that no waiter finds it named and not engaged.
+                if !process.engage(&inner.store) {
+                    inner.cannot_prove();
+                }
+                if header.lock.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
+                    break;
+                }
+                process.disengage(&inner.store);
             }
             if is_free {
                 continue;
@@ -189,25 +196,9 @@ impl Drop for NodeLock {
         // Failing means that somebody has spoiled it: then it is no longer ours.
         let _ = header.lock.compare_exchange(self.word, 0, AcqRel, Relaxed);
         header.released.fetch_add(1, Release);
+        self.inner.process().disengage(&self.inner.store);
         futex::wake(&header.released, 1);
         drop(turn);
-    }
-}
-
-impl Inner {
-    /// Clears the node lock if it names this process, which does not hold it: somebody has spoiled it. One load where all
-    /// is well.
-    pub(crate) fn disclaim_lock(&self) {
-        let header = self.header();
-        let named = header.lock.load(Relaxed);
-        if named == 0 || named != self.process().identity.to_word() {
-            return;
-        }
-        let holder = relock(&self.process().holder);
-        if holder.is_none() && header.lock.compare_exchange(named, 0, AcqRel, Relaxed).is_ok() {
-            header.released.fetch_add(1, Release);
-            futex::wake(&header.released, 1);
-        }
     }
 }
 
@@ -232,10 +223,9 @@ impl Waiting {
             return false;
         }
         self.next_proof = so_far + SUSPICIOUS;
-        // It could not prove that it is a member, if the server has closed all descriptors: then its slot says so.
-        let cannot_prove =
-            inner.facts().slots.iter().any(|s| s.lock_tag == 0 && s.identity.to_word() == named);
-        !cannot_prove && inner.store.is_member(&holder, inner.store.lock_tag()) == Some(false)
+        // It cannot say so, if the server has closed all descriptors: then its slot says that.
+        let cannot_say = inner.facts().slots.iter().any(|s| s.lock_tag == 0 && s.identity.to_word() == named);
+        !cannot_say && inner.store.is_engaged(&holder) == Some(false)
     }
 
     fn sleep(&mut self, inner: &Inner, released: u32, so_far: Duration, limit: Duration) {

@@ -47,6 +47,8 @@ pub(crate) struct Process {
     pub(crate) is_no_master: AtomicBool,
     /// The lock file in which it has proved that it is a member; 0: in none.
     lock_tag: AtomicU32,
+    /// How many of its threads wait to join or hold the node lock; and whether the lock file says so.
+    engaged: Mutex<(u32, bool)>,
     pub(crate) locks: LockPace,
     pub(crate) joined: Mutex<Vec<SlotRef>>,
     /// Which of our threads holds the node lock.
@@ -76,6 +78,7 @@ impl Process {
                 parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),
             ),
             lock_tag: AtomicU32::new(0),
+            engaged: Mutex::default(),
             locks: LockPace::default(),
             joined: Mutex::default(),
             holder: Mutex::default(),
@@ -105,6 +108,25 @@ impl Process {
                 tag
             }
             tag => tag,
+        }
+    }
+
+    /// Says in the lock file that this process waits to join or holds the node lock, until it has disengaged as often.
+    /// `false`: it cannot.
+    pub(crate) fn engage(&self, store: &Store) -> bool {
+        let mut engaged = relock(&self.engaged);
+        if engaged.0 == 0 {
+            engaged.1 = store.engage(&self.identity);
+        }
+        engaged.0 += 1;
+        engaged.1
+    }
+
+    pub(crate) fn disengage(&self, store: &Store) {
+        let mut engaged = relock(&self.engaged);
+        engaged.0 = engaged.0.saturating_sub(1);
+        if engaged.0 == 0 {
+            store.disengage(&self.identity);
         }
     }
 

@@ -212,7 +212,6 @@ impl Watch {
     }
 
     fn look(&mut self, now: u64) -> Result<Look> {
-        self.inner.disclaim_lock();
         if self.is_listening {
             self.inner.store.bell.await_ring();
         }

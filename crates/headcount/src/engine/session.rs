@@ -44,6 +44,7 @@ impl Session {
             // Before anything is believed.
             repair_records(inner);
         }
+        inner.journal().heal_head();
         let budget = 64 + 8 * inner.store.region.geometry().slots();
         let mut session = Session {
             inner: inner.clone(),
@@ -73,8 +74,8 @@ impl Session {
 
     /// Looks again: a callback may have taken long, or a record was changed directly.
     pub(crate) fn look(&mut self) {
-        /// A thousand deaths at once take a tenth of it.
-        const LONGEST_NS: u64 = 2_000_000_000;
+        /// A thousand deaths at once take less.
+        const LONGEST_NS: u64 = 500_000_000;
         self.until = clock::boot_ns().saturating_add(LONGEST_NS);
         self.facts = self.inner.facts();
         self.facts.as_reported = true;
@@ -147,28 +148,27 @@ impl Session {
         done
     }
 
-    /// Takes the strangers out of the table: processes that live, and that somebody has written into it who means harm.
-    /// They are no members, and will not end with the one who did it.
-    pub(crate) fn bury_strangers(&mut self) {
+    /// For a master: sets right what only somebody who means harm can have spoiled, and what would outlive him. The header
+    /// gets back what never changes. And strangers are taken out of the table: processes that live, or of which it is not
+    /// known, and that are no members. They will not end with the one who wrote them there.
+    pub(crate) fn heal(&mut self) {
         let inner = &self.inner;
+        inner.store.restore_header(&inner.name);
         let own = inner.process().slots();
-        let is_stranger = |s: &&SlotFacts| {
-            s.liveness == Liveness::Alive
-                && !own.contains(&s.at())
-                && !inner.store.is_proven(&s.identity)
-                && inner.store.is_mapped_by(s.pid()) == Some(false)
-        };
+        let is_stranger =
+            |s: &&SlotFacts| s.liveness != Liveness::Gone && !own.contains(&s.at()) && inner.is_stranger(s);
         let strangers: Vec<_> =
             self.facts.slots.iter().filter(is_stranger).map(|s| (s.index, s.pid())).collect();
-        for (index, pid) in &strangers {
+        for (index, _) in &strangers {
             inner.bury(*index);
+        }
+        if let Some((_, pid)) = strangers.first() {
             let text = format!(
-                "{}: process {pid} stood in the registry and is no process of this node",
-                inner.place()
+                "{}: {} processes stood in the registry that are none of this node, process {pid} among them",
+                inner.place(),
+                strangers.len()
             );
             inner.notice(NoticeLevel::Warning, text);
-        }
-        if !strangers.is_empty() {
             self.look();
         }
     }

@@ -47,17 +47,21 @@ pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Res
     Ok(geometry)
 }
 
-/// Writes a new one. The magic number comes last: without it, it is none.
+/// Writes a new one.
 pub(crate) fn initialise(header: &Header, name: &str, geometry: Geometry) {
-    let boot = boot_id();
+    header.created_ns.store(clock::wall_ns(), Relaxed);
+    restore(header, name, geometry, boot_id());
+}
+
+/// Writes what never changes while a node lives. The magic number comes last: without it, it is none.
+pub(crate) fn restore(header: &Header, name: &str, geometry: Geometry, boot: [u64; 2]) {
+    for (word, value) in header.boot_id.iter().zip(boot) {
+        word.store(value, Relaxed);
+    }
     header.format.store(FORMAT, Relaxed);
     header.slots.store(geometry.slots() as u32, Relaxed);
     header.generations.store(geometry.generations() as u32, Relaxed);
     header.journal_records.store(geometry.journal_records() as u32, Relaxed);
-    header.created_ns.store(clock::wall_ns(), Relaxed);
-    for (word, value) in header.boot_id.iter().zip(boot) {
-        word.store(value, Relaxed);
-    }
     let mut bytes = [0u8; 64];
     // Names are checked to be at most 63 bytes.
     for (to, from) in bytes.iter_mut().zip(name.bytes()) {

@@ -97,6 +97,17 @@ impl Journal<'_> {
         seq
     }
 
+    /// Goes on after the newest record, if somebody has spoiled the head: no node has ever so many events. One load where
+    /// all is well. Only the holder of the node lock may call it.
+    pub(crate) fn heal_head(&self) {
+        const MOST: u64 = 1 << 53;
+        if self.head.load(Relaxed) <= MOST {
+            return;
+        }
+        let numbers = self.records.iter().map(|r| r.seq.load(Relaxed));
+        self.head.store(numbers.filter(|&seq| seq <= MOST).max().unwrap_or(0), Release);
+    }
+
     /// Counts the newest event, in case its writer died before it could. Does nothing if it did not. Only the holder
     /// of the node lock may call it.
     pub(crate) fn count_newest(&self) {

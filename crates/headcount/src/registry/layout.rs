@@ -13,10 +13,18 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
 pub(crate) const FORMAT: u32 = 2;
 
 /// The byte of the lock file that a process shares, to prove that it is a member of the node: by id and birth, since
-/// the id alone is soon somebody else's. `word`: see `Identity::to_word`, of which the upper two bits are left out.
+/// the id alone is soon somebody else's. `word`: see `Identity::to_word`, of which the upper bits are left out.
 pub(crate) const fn member_byte(word: u64) -> u64 {
-    1 + (word & ((1 << 62) - 1))
+    1 + (word & BYTES)
 }
+
+/// The byte that it shares as long as it waits for the node lock to join, or holds it.
+pub(crate) const fn engaged_byte(word: u64) -> u64 {
+    member_byte(word) + BYTES + 1
+}
+
+/// So many bytes are there of each kind.
+const BYTES: u64 = (1 << 61) - 1;
 
 /// So many processes that wait to join are known at a time.
 pub(crate) const JOINERS: usize = 16;

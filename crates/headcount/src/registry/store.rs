@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::registry::files::{self, FileId, beside, check_folder, lock_path};
-use crate::registry::header::{initialise, read_geometry};
-use crate::registry::layout::{Geometry, JOURNAL_RANGE, SLOTS_RANGE, member_byte};
+use crate::registry::header::{self, boot_id, initialise, read_geometry};
+use crate::registry::layout::{Geometry, JOURNAL_RANGE, SLOTS_RANGE, engaged_byte, member_byte};
 use crate::registry::region::Region;
 use crate::sys::atomic::AtomicU32;
 use crate::sys::bell::Bell;
@@ -32,6 +32,8 @@ pub(crate) struct Store {
     id: Option<FileId>,
     lock_file: Option<OwnedFd>,
     lock_tag: u32,
+    /// The boot that we are in.
+    boot: [u64; 2],
     /// The lock of those who open is held by the description of `lock_file`.
     is_opening: AtomicBool,
 }
@@ -63,9 +65,15 @@ impl Store {
         is_kin: &dyn Fn(&Region) -> bool,
     ) -> Result<Opened> {
         check_folder(path)?;
-        // Before anything is made beside it: it may be no registry at all.
-        let _ = find(path)?;
         let lock_at = lock_path(path);
+        // Before anything is made beside it: it may be no registry at all. One that is spoiled still has its lock file.
+        let is_ours = files::open_own(&lock_at, OFlags::PATH, 0o077).is_ok_and(|fd| fd.is_some());
+        if let Some((_, Err(error))) = find(path)?
+            && error.kind() == ErrorKind::NotARegistry
+            && !is_ours
+        {
+            return Err(error);
+        }
         let nobody = AtomicU32::new(0);
         let begun = clock::boot_ns();
         let timeout = timeout.min(LONGEST_OPENING);
@@ -141,6 +149,7 @@ impl Store {
             path: Some(path.to_owned()),
             lock_tag: FileId::of(&lock_file).map_or(0, FileId::tag),
             lock_file: Some(lock_file),
+            boot: boot_id(),
             is_opening: AtomicBool::new(is_opening),
         })
     }
@@ -157,6 +166,7 @@ impl Store {
             id: None,
             lock_file: None,
             lock_tag: 0,
+            boot: boot_id(),
             is_opening: AtomicBool::new(false),
         })
     }
@@ -184,7 +194,7 @@ impl Store {
 
     /// Shares the byte of this process in the lock file, and gives the word for that file: 0 if that cannot be done.
     pub(crate) fn prove_membership(&self, process: &Identity) -> u32 {
-        let Some(lock_file) = &self.lock_file else { return 0 };
+        let Some(lock_file) = self.open_lock_file() else { return 0 };
         match record_lock::share(lock_file.as_fd(), member_byte(process.to_word())) {
             Ok(()) => self.lock_tag(),
             // The server has closed all descriptors, say. Then there is no proof.
@@ -195,6 +205,42 @@ impl Store {
     /// The lock file in one word; 0 if there is none.
     pub(crate) fn lock_tag(&self) -> u32 {
         self.lock_tag
+    }
+
+    /// Writes what never changes into the header again.
+    pub(crate) fn restore_header(&self, name: &str) {
+        header::restore(self.region.header(), name, self.region.geometry(), self.boot);
+    }
+
+    /// Shares the byte that says: this process waits to join or holds the node lock. `false`: it cannot say so.
+    pub(crate) fn engage(&self, process: &Identity) -> bool {
+        let Some(lock_file) = self.open_lock_file() else { return false };
+        record_lock::share(lock_file.as_fd(), engaged_byte(process.to_word())).is_ok()
+    }
+
+    pub(crate) fn disengage(&self, process: &Identity) {
+        if let Some(lock_file) = &self.lock_file {
+            // Failing means that it was not shared.
+            let _ = record_lock::release(lock_file.as_fd(), engaged_byte(process.to_word()));
+        }
+    }
+
+    /// Whether a process, other than this one, waits to join or holds the node lock. `None`: no proof either way.
+    pub(crate) fn is_engaged(&self, process: &Identity) -> Option<bool> {
+        let lock_file = self.lock_file.as_ref()?;
+        match record_lock::ask(lock_file.as_fd(), engaged_byte(process.to_word())) {
+            Ok(ByteLock::Free) => Some(false),
+            // Of another process: only somebody who means harm shares what is not its own.
+            Ok(ByteLock::Process(pid)) => Some(pid == process.pid),
+            Ok(ByteLock::Unseen | ByteLock::Description) | Err(_) => None,
+        }
+    }
+
+    /// The lock file, unless the server has closed all descriptors and opened another file under this number.
+    fn open_lock_file(&self) -> Option<&OwnedFd> {
+        let lock_file = self.lock_file.as_ref()?;
+        let id = FileId::of(lock_file).ok()?;
+        (id.tag() == self.lock_tag).then_some(lock_file)
     }
 
     /// Whether exactly this process, of our pid namespace, shares its byte: so it is alive. `false` proves
@@ -252,10 +298,7 @@ fn find(path: &Path) -> Result<Option<(OwnedFd, Result<Geometry>)>> {
         return Err(Error::file("write to", path, Errno::ROFS.into()));
     }
     let geometry = geometry_of(&fd, path);
-    match geometry {
-        Err(error) if error.kind() == ErrorKind::NotARegistry => Err(error),
-        found => Ok(Some((fd, found))),
-    }
+    Ok(Some((fd, geometry)))
 }
 
 fn geometry_of(fd: &OwnedFd, path: &Path) -> Result<Geometry> {

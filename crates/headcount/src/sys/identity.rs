@@ -144,6 +144,11 @@ impl Identity {
         Identity { pid, namespace: Identity::own().namespace, birth: birth_of(pid) }
     }
 
+    /// Whether the number of its pid namespace can be one at all: the kernel gives out the upper ones only.
+    pub(crate) fn is_of_a_namespace(&self) -> bool {
+        (0xEFFF_FFF0..0xF800_0000).contains(&self.namespace)
+    }
+
     /// Whether both are certainly the same process.
     pub(crate) fn is(&self, other: &Identity) -> bool {
         match (self.birth, other.birth) {
@@ -226,6 +231,10 @@ fn exists(pid: u32) -> Option<bool> {
 }
 
 fn find(pid: u32, like: Birth) -> Found {
+    if i32::try_from(pid).map_or(0, |pid| pid) <= 0 {
+        // No process has such an id.
+        return Found::Nobody;
+    }
     match process::open_pidfd(pid) {
         Ok(pidfd) => Found::Somebody {
             birth: match (birth_by(&pidfd), like) {
@@ -291,7 +300,7 @@ mod tests {
     fn one_is_oneself_and_alive() {
         let own = Identity::own();
         assert_eq!(own.liveness(), Liveness::Alive);
-        assert!(own.is(&Identity::of(process::pid())) && own.namespace != 0);
+        assert!(own.is(&Identity::of(process::pid())) && own.is_of_a_namespace(), "{own:?}");
         assert_eq!(Identity::from_word(own.to_word()).liveness(), Liveness::Alive);
     }
 

@@ -60,6 +60,11 @@ pub(crate) fn share(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
     fcntl(fd, libc::F_SETLK, &mut record(libc::F_RDLCK, byte))
 }
 
+/// No longer shares the byte.
+pub(crate) fn release(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    fcntl(fd, libc::F_SETLK, &mut record(libc::F_UNLCK, byte))
+}
+
 /// Asks who shares or holds the byte. With several, one of them is named.
 pub(crate) fn ask(fd: BorrowedFd<'_>, byte: u64) -> io::Result<ByteLock> {
     ask_range(fd, record(libc::F_WRLCK, byte))
