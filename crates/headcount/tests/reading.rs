@@ -169,7 +169,7 @@ fn a_process_that_observes_its_own_node_keeps_its_proof() {
     let (place, birth) = (&foreign[registry::NAMESPACE], &foreign[registry::BIRTH]);
     let (was, born) = (place.load(SeqCst), birth.load(SeqCst));
     place.store(was + 1, SeqCst);
-    birth.store(born + 1, SeqCst);
+    birth.store(born + registry::BORN_ELSEWHERE, SeqCst);
     let observer = Observer::open(&registry).expect("observe");
     let liveness = |pid: u32| {
         let processes = observer.snapshot().expect("read").processes;

@@ -186,7 +186,7 @@ fn one_of_another_namespace_that_held_its_lock_here_is_known_to_be_gone() {
     for slot in slots {
         assert_eq!(slot[2].load(SeqCst) as u32, master.pid());
         slot[registry::NAMESPACE].fetch_add(1, SeqCst);
-        slot[registry::BIRTH].fetch_add(1, SeqCst);
+        slot[registry::BIRTH].fetch_add(registry::BORN_ELSEWHERE, SeqCst);
     }
     let error = remove_stale(&path).expect_err("it lives");
     assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("is alive"), "{error}");

@@ -53,6 +53,8 @@ pub fn heartbeat(path: &Path, pid: u32) -> &'static AtomicU64 {
 pub const NAMESPACE: usize = 128 / 8;
 /// The word of a slot that has its birth.
 pub const BIRTH: usize = 32 / 8;
+/// Added to a birth, it is nobody's here, and the process's byte in the lock file is still the same.
+pub const BORN_ELSEWHERE: u64 = 1 << 40;
 
 /// The word that names who holds the node lock. 16 others follow, which name who waits to join, and 16 with the
 /// generations that they wait for.
