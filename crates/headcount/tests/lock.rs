@@ -337,21 +337,27 @@ fn a_stranger_that_is_named_in_the_lock_holds_nobody_up() {
     assert!(home.about(Kind::CallbackDied).is_empty(), "nobody died in the lock");
 }
 
+/// Whoever is named: a worker, or a master that waits for signals and never looks.
 #[test]
-fn a_member_that_is_named_in_the_lock_and_does_not_hold_it_says_so() {
+fn a_member_that_is_named_in_the_lock_and_does_not_hold_it_holds_nobody_up() {
     let _alone = alone();
     let mut home = Home::new();
-    let generation = home.begin(2);
+    let generation = home.begin(3);
     let mut named = home.serving(&generation, 0);
     let lock = &registry::words(&home.place.registry())[registry::LOCK];
-    lock.store(registry::name_of(named.pid()), SeqCst);
-    wait_for("it to clear its name", || (lock.load(SeqCst) == 0).then_some(()));
-    let mut other = home.serving(&generation, 1);
+    let mut others = Vec::new();
+    for (number, pid) in [(1, named.pid()), (2, std::process::id())] {
+        lock.store(registry::name_of(pid), SeqCst);
+        assert_eq!(home.node.snapshot().holder, None, "it does not say that it holds it");
+        let begun = Instant::now();
+        others.push(home.serving(&generation, number));
+        assert!(begun.elapsed() < Duration::from_secs(5), "the lock timeout is 10 s: {:?}", begun.elapsed());
+    }
     // Who is named takes it as if nobody were.
     lock.store(registry::name_of(named.pid()), SeqCst);
     named.tell("leave");
     named.ended_well();
-    leave_all([&mut other]);
+    leave_all(&mut others);
     home.check();
 }
 

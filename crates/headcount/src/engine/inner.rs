@@ -196,8 +196,11 @@ impl Inner {
     /// whoever can write into the registry can also write another's name.
     pub(crate) fn is_real(&self, word: u64) -> bool {
         let process = Identity::from_word(word);
-        process.pid == self.process().identity.pid
-            || self.store.is_engaged(&process) != Some(false) && process.liveness() == Liveness::Alive
+        if process.pid == self.process().identity.pid {
+            // The own byte is invisible to us.
+            return self.process().is_engaged();
+        }
+        self.store.is_engaged(&process) != Some(false) && process.liveness() == Liveness::Alive
     }
 
     /// Asks of each generation without workers whether somebody is about to join it.

@@ -122,6 +122,10 @@ impl Process {
         engaged.1
     }
 
+    pub(crate) fn is_engaged(&self) -> bool {
+        relock(&self.engaged).0 > 0
+    }
+
     pub(crate) fn disengage(&self, store: &Store) {
         let mut engaged = relock(&self.engaged);
         engaged.0 = engaged.0.saturating_sub(1);
