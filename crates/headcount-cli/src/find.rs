@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use headcount::{ErrorKind, Observer, default_folder};
 
-use crate::cli::Which;
+use crate::args::Which;
 use crate::plain::plain_path;
 
 /// What every registry's name ends with.

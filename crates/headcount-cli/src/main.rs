@@ -4,6 +4,7 @@
 //! only sorts them out.
 
 mod alive;
+mod args;
 mod cli;
 mod commands;
 mod find;
@@ -17,9 +18,10 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
-use outcome::Outcome;
+use outcome::{Outcome, UsageError};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it.
         Err(error) if is_broken_pipe(&error) => Outcome::Done.into(),
         Err(error) => {
+            if let Some(UsageError(text)) = error.downcast_ref() {
+                cli::command().error(ErrorKind::ValueValidation, text).exit();
+            }
             let text = format!("{error:#}");
             anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, plain::plain(&text));
             Outcome::Failed.into()
@@ -46,8 +51,8 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Reload(args) => commands::reload::run(which, args),
         Command::Doctor(args) => commands::doctor::run(which, args),
         Command::Run(args) => commands::run::run(which, args),
-        Command::Completions(args) => commands::generate::completions(args),
-        Command::Man(args) => commands::generate::man(args),
+        Command::Completions(args) => commands::completions::run(args, cli::command()),
+        Command::Man(args) => commands::man::run(args, cli::command()),
     }
 }
 

@@ -11,15 +11,35 @@ mod text;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use headcount::{kernel_features, remove_stale};
 
-use crate::cli::{DoctorArgs, Which};
+use crate::args::Which;
 use crate::find;
 use crate::outcome::Outcome;
 use crate::plain::plain;
 use check::{Check, FileFacts, Section};
 use leftovers::Leftovers;
 use registry::RegistryFacts;
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  headcount doctor                          the kernel, and all registries of this host
+  headcount doctor --clean                  also remove registries with no live process
+  headcount doctor --json | jq '.checks[] | select(.level == \"finding\")'
+
+Exit codes: 0 no problems; 1 problems found; 2 usage error; 4 something is missing, or you may not read it.";
+
+#[derive(Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Remove the registries of nodes that certainly have no live process
+    #[arg(long)]
+    pub clean: bool,
+    /// Print JSON, for programs (described in docs/cli.md)
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let kernel = kernel_features();

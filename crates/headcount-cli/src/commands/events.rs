@@ -10,26 +10,55 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
+use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use headcount::{FolderWatch, Kind};
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::{EventsArgs, Which};
+use crate::args::Which;
 use crate::find;
 use crate::outcome::Outcome;
 use crate::plain::plain;
 use crate::ready::{Signals, wait};
 use feed::{Entry, Feeds, News};
 use since::From;
-pub use since::Since;
+use since::Since;
 use text::LineFormat;
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  headcount events -n 20                    the last twenty
+  headcount events --since 10m --kind worker_died
+  headcount events --follow --json | jq -r .kind
+
+Exit codes: 0 success; 2 usage error; 4 no such node, or it cannot be read.";
+
+#[derive(Args)]
+#[command(after_help = EVENTS_EXAMPLES)]
+pub struct EventsArgs {
+    /// Print JSON lines, for programs (described in docs/cli.md)
+    #[arg(long)]
+    pub json: bool,
+    /// Keep showing new events, even when the registry is replaced
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only events since 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone means the same)
+    #[arg(long, value_name = "TIME", value_parser = Since::parse)]
+    pub since: Option<Since>,
+    /// Only the last N events
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only events of this kind; may be repeated
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    pub kind: Vec<headcount::Kind>,
+}
 
 /// Looking for new nodes takes longer the more files there are: at most one part in so many of our time goes into that.
 const LOOK_SHARE: u32 = 10;
 
 /// For `--kind`.
-pub fn kinds() -> impl TypedValueParser<Value = Kind> {
+fn kinds() -> impl TypedValueParser<Value = Kind> {
     let known = |name: &str| Kind::ALL.iter().copied().find(|kind| kind.name() == name);
     PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.name()))
         .try_map(move |name| known(&name).ok_or("no such kind"))

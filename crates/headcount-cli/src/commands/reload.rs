@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use headcount::{
     Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, Role, Snapshot,
 };
@@ -17,11 +18,37 @@ use super::wait::clock::{self, Deadline};
 use super::wait::progress::Progress;
 use super::wait::watched::Watched;
 use super::wait::{STEP, not_reached, reached, reload_failed, was_abandoned, words};
-use crate::cli::{ReloadArgs, Which};
+use crate::args::{Which, duration};
 use crate::find;
 use crate::outcome::Outcome;
 use answer::{Begun, Facts, Taken, Verdict};
 use master::{Master, read_pid_file};
+
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  headcount reload                          the only node of this host
+  headcount reload --pid-file /run/nginx.pid --timeout 2m
+  headcount reload --node nginx --drained
+
+Exit codes: 0 the new generation serves with all its workers; 1 timed out; 2 usage error; 3 the server refused the \
+configuration, or could not apply it; 4 no such node or master, or you may not signal it.";
+
+#[derive(Args)]
+#[command(after_help = RELOAD_EXAMPLES)]
+pub struct ReloadArgs {
+    /// The master is the process whose id is in this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// The master is the process with this id
+    #[arg(long, value_name = "PID", conflicts_with = "pid_file")]
+    pub pid: Option<u32>,
+    /// Also wait until no older generation is left
+    #[arg(long)]
+    pub drained: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
 
 /// How often the master is asked whether it has taken the signal.
 const LOOK: Duration = Duration::from_millis(1);

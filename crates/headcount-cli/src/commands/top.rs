@@ -19,10 +19,11 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use ratatui::crossterm::event::Event;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::{TopArgs, Which};
+use crate::args::Which;
 use crate::outcome::Outcome;
 use crate::ready::wait;
 
@@ -32,6 +33,9 @@ use terminal::Screen;
 use theme::Theme;
 use view::Scene;
 use wake::Wake;
+
+#[derive(Args)]
+pub struct TopArgs {}
 
 /// How often the picture is drawn anew when nothing happens: ages grow and bars move.
 const EVERY: Duration = Duration::from_millis(250);

@@ -10,15 +10,51 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
+use clap::Args;
 use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
 
-use crate::cli::{WaitArgs, Which};
+use crate::args::{Which, duration};
 use crate::outcome::Outcome;
 use crate::paint;
 use clock::Deadline;
 use condition::Wanted;
 use progress::Progress;
 use watched::Watched;
+
+const WAIT_EXAMPLES: &str = "\
+All conditions given must hold at the same time.
+
+Examples:
+  headcount wait --reloaded                 the newest generation serves with all its workers
+  headcount wait --drained --timeout 5m     the last old worker has left
+  headcount wait --reloaded --drained --newer-than 7
+  headcount wait --stopped && headcount status
+
+Exit codes: 0 reached; 1 timed out; 2 usage error; 3 the reload failed; 4 no such node, or it cannot be read.";
+
+#[derive(Args)]
+#[command(after_help = WAIT_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("condition").required(true).multiple(true))]
+pub struct WaitArgs {
+    /// Until the newest generation serves with all its workers, and its master is alive
+    #[arg(long, group = "condition")]
+    pub reloaded: bool,
+    /// Until no older generation is left
+    #[arg(long, group = "condition")]
+    pub drained: bool,
+    /// Until no process of the node is alive
+    #[arg(long, group = "condition", conflicts_with = "reloaded")]
+    pub stopped: bool,
+    /// Until the newest generation has exactly N workers that serve
+    #[arg(long, group = "condition", value_name = "N")]
+    pub workers: Option<u32>,
+    /// With --reloaded: accept only a generation with a number greater than this
+    #[arg(long, value_name = "GENERATION", requires = "reloaded")]
+    pub newer_than: Option<u64>,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
 
 /// How often the registry is looked at while something is on its way that no event tells of: a worker's start, or what a
 /// master does with its new generation. Soon enough for a script, and a few file reads.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use headcount::Event;
 use jiff::Timestamp;
 
-use crate::cli::duration;
+use crate::args::duration;
 use crate::commands::wait::clock;
 
 /// From which event on.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::duration;
+use crate::args::duration;
 
 /// `--backoff FIRST..LONGEST`: doubles from the one to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use headcount::{Cause, Cursor, Kind, Observer};
 
-use super::StartFrom;
+use super::args::StartFrom;
 use super::pulse::{may_live, serves};
 use super::state::{Ask, State};
 

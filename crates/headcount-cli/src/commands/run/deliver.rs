@@ -5,6 +5,7 @@ use std::time::Instant;
 use headcount_report::{age, plural};
 use serde_json::Value;
 
+use super::args::{IfInterrupted, OnFailure, RunArgs};
 use super::command;
 use super::log::Log;
 use super::notice::Notice;
@@ -12,8 +13,6 @@ use super::post::Poster;
 use super::rules::{Action, Rule};
 use super::state::{Delivery, InFlight, StateFile};
 use super::stop::Stop;
-use super::{IfInterrupted, OnFailure};
-use crate::cli::RunArgs;
 
 /// How an attempt ended.
 pub enum Attempt {

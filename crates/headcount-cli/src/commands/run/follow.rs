@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
 
+use super::args::RunArgs;
 use super::begin::begin;
 use super::deliver::{Deliverer, Ended};
 use super::journal::{Item, Journal, warn_unreadable};
@@ -12,7 +13,6 @@ use super::notice::Notice;
 use super::place::Place;
 use super::pulse;
 use super::state::{Ask, Registry, State};
-use crate::cli::RunArgs;
 use crate::outcome::Outcome;
 
 /// How often it is written down what was read and concerns nobody.

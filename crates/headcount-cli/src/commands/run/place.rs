@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::log::Log;
 use super::stop::Stop;
-use crate::cli::Which;
+use crate::args::Which;
 use crate::find;
 use crate::ready;
 

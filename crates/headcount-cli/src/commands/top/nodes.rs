@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 
 use super::reader::Reader;
-use crate::cli::Which;
+use crate::args::Which;
 use crate::find;
 
 pub struct Nodes {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use headcount::{Cursor, Event, FolderWatch, Follower, Item, Kind, Snapshot};
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::Which;
+use crate::args::Which;
 use crate::find;
 use crate::plain::{plain, plain_path};
 use crate::ready;
