@@ -7,7 +7,7 @@ use clap::Args;
 
 /// Which node is meant.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Which {
+pub struct NodeSelector {
     /// The node with this name
     #[arg(long, global = true, value_name = "NAME")]
     pub node: Option<String>,

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::args::Which;
+use crate::args::NodeSelector;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::events::EventsArgs;
@@ -19,7 +19,7 @@ use crate::commands::wait::WaitArgs;
 #[command(name = "headcount", version, propagate_version = true, after_help = EXIT_CODES, after_long_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
-    pub which: Which,
+    pub selector: NodeSelector,
     /// When to use colours; `auto` means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,

@@ -6,12 +6,13 @@
 mod alive;
 mod args;
 mod cli;
+mod clock;
 mod commands;
 mod find;
 mod outcome;
 mod paint;
 mod plain;
-mod ready;
+mod poll;
 mod table;
 
 use std::io;
@@ -42,15 +43,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
-    let which = &cli.which;
+    let selector = &cli.selector;
     match &cli.command {
-        Command::Status(args) => commands::status::run(which, args),
-        Command::Top(args) => commands::top::run(which, args),
-        Command::Events(args) => commands::events::run(which, args),
-        Command::Wait(args) => commands::wait::run(which, args),
-        Command::Reload(args) => commands::reload::run(which, args),
-        Command::Doctor(args) => commands::doctor::run(which, args),
-        Command::Run(args) => commands::run::run(which, args),
+        Command::Status(args) => commands::status::run(selector, args),
+        Command::Top(args) => commands::top::run(selector, args),
+        Command::Events(args) => commands::events::run(selector, args),
+        Command::Wait(args) => commands::wait::run(selector, args),
+        Command::Reload(args) => commands::reload::run(selector, args),
+        Command::Doctor(args) => commands::doctor::run(selector, args),
+        Command::Run(args) => commands::run::run(selector, args),
         Command::Completions(args) => commands::completions::run(args, cli::command()),
         Command::Man(args) => commands::man::run(args, cli::command()),
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use headcount::{kernel_features, remove_stale};
 
-use crate::args::Which;
+use crate::args::NodeSelector;
 use crate::find;
 use crate::outcome::Outcome;
 use crate::plain::plain;
@@ -41,9 +41,9 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let kernel = kernel_features();
-    let subjects = Subjects::of(which)?;
+    let subjects = Subjects::of(selector)?;
     let mut examination =
         Examination { sections: vec![host::kernel(&kernel)], removed: Vec::new(), cannot_look: false };
     for (folder, chosen) in &subjects.folders {
@@ -79,8 +79,8 @@ struct Subjects {
 }
 
 impl Subjects {
-    fn of(which: &Which) -> anyhow::Result<Subjects> {
-        if which.node.is_none() && which.registry.is_none() {
+    fn of(selector: &NodeSelector) -> anyhow::Result<Subjects> {
+        if selector.node.is_none() && selector.registry.is_none() {
             let own = headcount::default_folder();
             let folders = find::folders();
             return Ok(Subjects {
@@ -94,7 +94,7 @@ impl Subjects {
                     .collect(),
             });
         }
-        let registries: Vec<_> = find::all(which)?.into_iter().map(|found| found.path).collect();
+        let registries: Vec<_> = find::all(selector)?.into_iter().map(|found| found.path).collect();
         let mut leftovers = Leftovers::new();
         for path in &registries {
             leftovers::of(path, &mut leftovers);

@@ -5,37 +5,38 @@
 //! may have been.
 
 mod args;
+mod attempt;
 mod backoff;
-mod begin;
 mod command;
 mod deliver;
 mod follow;
-mod journal;
-mod life;
+mod locator;
 mod lock;
 mod log;
-mod notice;
-mod place;
-mod post;
-mod pulse;
+mod node_event;
+mod node_state;
+mod notification;
+mod queue;
 mod rules;
+mod start_position;
 mod state;
 mod stop;
+mod webhook;
 
 pub use args::RunArgs;
 
 use anyhow::bail;
 
-use crate::args::Which;
+use crate::args::NodeSelector;
 use crate::outcome::{Outcome, UsageError};
 
 use deliver::Deliverer;
 use follow::Follower;
+use locator::Locator;
 use log::Log;
-use place::Place;
 use stop::Stop;
 
-pub fn run(which: &Which, args: &RunArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     if let Some(twice) = rules::given_twice(&args.on) {
         bail!(UsageError(format!("the rule --on {twice} is given twice")));
     }
@@ -44,18 +45,18 @@ pub fn run(which: &Which, args: &RunArgs) -> anyhow::Result<Outcome> {
     }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;
-    let mut place = Place::new(which)?;
+    let mut locator = Locator::new(selector)?;
     let path = match &args.state {
         Some(path) => path.clone(),
         // Its name needs the node's.
-        None => match place.wait(&stop, &log)? {
+        None => match locator.wait(&stop, &log)? {
             Some(registry) => state::default_path(&registry, &args.on)?,
             None => return Ok(Outcome::Done),
         },
     };
     let lock = lock::Lock::take(&path)?;
     let state = state::StateFile::open(&path)?;
-    let outcome = Follower::new(args, place, Deliverer::new(args, state, &stop, &log)).run();
+    let outcome = Follower::new(args, locator, Deliverer::new(args, state, &stop, &log)).run();
     drop(lock);
     outcome
 }

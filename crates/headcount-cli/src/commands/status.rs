@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::args::Which;
+use crate::args::NodeSelector;
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
@@ -36,8 +36,8 @@ pub struct StatusArgs {
 /// A registry that cannot be read, and why.
 type Unreadable = (PathBuf, headcount::Error);
 
-pub fn run(which: &Which, args: &StatusArgs) -> anyhow::Result<Outcome> {
-    let (readings, unreadable) = read(find::all(which)?);
+pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let (readings, unreadable) = read(find::all(selector)?);
     let mut out = anstream::stdout().lock();
     if args.json {
         let document = Document::new(&readings, &unreadable);

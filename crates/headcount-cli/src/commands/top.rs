@@ -23,9 +23,9 @@ use clap::Args;
 use ratatui::crossterm::event::Event;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::args::Which;
+use crate::args::NodeSelector;
 use crate::outcome::Outcome;
-use crate::ready::wait;
+use crate::poll::wait;
 
 use choices::{Choices, Step};
 use nodes::Nodes;
@@ -42,7 +42,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// However much happens, it is not drawn sooner after the last time: nobody would see it.
 const AT_MOST: Duration = Duration::from_millis(25);
 
-pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if !stdout().is_terminal() {
         bail!(
             "top draws on a terminal, and standard output is none: use `headcount status`, or status --json"
@@ -51,7 +51,7 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
         bail!("top moves the cursor, and this terminal cannot (TERM=dumb): use `headcount status`");
     }
-    let mut nodes = Nodes::find(which)?;
+    let mut nodes = Nodes::find(selector)?;
     // Before the terminal is ours: a signal in between must find its handler.
     let wakes = wake::listen().context("cannot listen for keys and signals")?;
     let mut screen = Screen::enter().context("cannot take the terminal")?;

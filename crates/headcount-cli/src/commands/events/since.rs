@@ -6,7 +6,7 @@ use headcount::Event;
 use jiff::Timestamp;
 
 use crate::args::duration;
-use crate::commands::wait::clock;
+use crate::clock;
 
 /// From which event on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

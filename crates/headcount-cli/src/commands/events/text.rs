@@ -6,7 +6,7 @@ use headcount_report::{EventDocument, plural, sentence};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::feed::Entry;
+use super::journals::Entry;
 use crate::paint;
 
 /// How a line looks.

@@ -12,8 +12,8 @@ use rustix::process::{
 };
 use serde_json::{Map, Value};
 
-use super::deliver::Attempt;
-use super::notice::variables;
+use super::attempt::Attempt;
+use super::notification::variables;
 use super::state::Leader;
 use super::stop::{Stop, TICK};
 

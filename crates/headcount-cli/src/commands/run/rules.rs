@@ -6,7 +6,7 @@ use headcount::Kind;
 pub const ANY: &str = "any";
 /// Events were overwritten before they could be delivered.
 pub const LOST: &str = "lost";
-/// What follows from the journal and from the kernel's word on who is alive: see `life.rs`.
+/// What follows from the journal and from the kernel's word on who is alive: see `node_event.rs`.
 pub const NODE_EVENTS: [&str; 3] = ["node_started", "node_stopped", "node_died"];
 
 /// One `--on`.

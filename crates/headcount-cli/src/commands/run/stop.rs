@@ -9,7 +9,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::ready::{self, Signals};
+use crate::poll::{self, Signals};
 
 /// While something is delivered: how often the journal is read on meanwhile.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ impl Stop {
         while !self.is_asked() {
             match time.checked_sub(start.elapsed()) {
                 Some(left) if !left.is_zero() => {
-                    ready::wait(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(left.min(TICK)))?;
+                    poll::wait(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(left.min(TICK)))?;
                 }
                 _ => break,
             }

@@ -8,18 +8,18 @@ use headcount_report::age;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
-use super::deliver::Attempt;
+use super::attempt::Attempt;
 use super::stop::{Stop, TICK};
 
 /// Posts.
-pub struct Poster {
+pub struct Webhook {
     agent: Agent,
     timeout: Duration,
 }
 
-impl Poster {
-    pub fn new(timeout: Duration) -> Poster {
-        // Only one is linked in, and rustls wants it named. Named already: by an earlier poster of this process.
+impl Webhook {
+    pub fn new(timeout: Duration) -> Webhook {
+        // Only one is linked in, and rustls wants it named. Named already: by an earlier webhook of this process.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = Agent::config_builder()
@@ -33,7 +33,7 @@ impl Poster {
             .user_agent(concat!("headcount/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
             .build();
-        Poster { agent: config.new_agent(), timeout }
+        Webhook { agent: config.new_agent(), timeout }
     }
 
     /// Posts a document. In a thread, so that the journal is read on, and signals are heard, while nobody answers.
