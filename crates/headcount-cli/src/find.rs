@@ -101,7 +101,7 @@ pub fn no_node() -> String {
 /// What to say if there are several, and only one will do.
 pub fn which_one<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
     let names: Vec<_> = paths.map(node_name).collect();
-    format!("there are {} nodes on this host: say which by --node ({})", names.len(), names.join(", "))
+    format!("there are {} nodes on this host: choose one with --node ({})", names.len(), names.join(", "))
 }
 
 /// The node's name, from its file's.
@@ -121,7 +121,7 @@ pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<O
     let mut places = of_name(registries, name);
     if places.len() > 1 {
         let places: Vec<_> = places.iter().map(|path| plain_path(path)).collect();
-        bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
+        bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
     }
     Ok(places.pop())
 }

@@ -107,14 +107,13 @@ impl<'a> Printer<'a> {
         errors.iter().for_each(|error| say(&format!("{error:#}")));
         let names = printer.journals.names();
         if names.len() > 1 && matches!(args.since, Some(Since::Seq(_))) {
-            bail!(
-                "--since: each node numbers its own events; say which one by --node ({})",
-                names.join(", ")
-            );
+            bail!("--since: each node numbers its own events; choose one with --node ({})", names.join(", "));
         }
         match printer.journals.missing().filter(|_| !all) {
-            Some(path) if args.follow => say(&format!("there is no {} yet: waiting for it", path.display())),
-            Some(path) => bail!("there is no {}: is the server running?", path.display()),
+            Some(path) if args.follow => {
+                say(&format!("{} does not exist yet; waiting for it", path.display()))
+            }
+            Some(path) => bail!("{} does not exist; is the server running?", path.display()),
             None => {}
         }
         Ok(printer)
@@ -136,12 +135,12 @@ impl<'a> Printer<'a> {
         for news in news {
             match news {
                 News::Gone(path) => {
-                    say(&format!("{} is gone: waiting for it to come again", path.display()));
+                    say(&format!("{} was removed; waiting for a new one", path.display()));
                 }
                 News::Come { node, path } => {
-                    say(&format!("node {node}: a new registry, {}", path.display()));
+                    say(&format!("node {node} has a new registry: {}", path.display()));
                 }
-                News::New { node, path } => say(&format!("node {node}: new, {}", path.display())),
+                News::New { node, path } => say(&format!("new node {node}: {}", path.display())),
                 News::Unreadable(error) => {
                     errors.push(anyhow::Error::new(error).context("cannot read the node"))
                 }

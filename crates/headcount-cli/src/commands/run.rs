@@ -38,10 +38,10 @@ use stop::Stop;
 
 pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     if let Some(twice) = rules::given_twice(&args.on) {
-        bail!(UsageError(format!("the rule --on {twice} is given twice")));
+        bail!(UsageError(format!("--on {twice} is given twice")));
     }
     if args.timeout.is_zero() {
-        bail!(UsageError("--timeout 0 leaves a command no time: give 1ms or more".to_owned()));
+        bail!(UsageError("--timeout must be at least 1ms".to_owned()));
     }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;

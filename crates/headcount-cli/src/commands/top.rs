@@ -44,12 +44,10 @@ const AT_MOST: Duration = Duration::from_millis(25);
 
 pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if !stdout().is_terminal() {
-        bail!(
-            "top draws on a terminal, and standard output is none: use `headcount status`, or status --json"
-        );
+        bail!("top needs a terminal, and standard output is not one: use `headcount status`");
     }
     if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
-        bail!("top moves the cursor, and this terminal cannot (TERM=dumb): use `headcount status`");
+        bail!("top needs a terminal that can move the cursor, and TERM=dumb cannot: use `headcount status`");
     }
     let mut nodes = Nodes::find(selector)?;
     // Before the terminal is ours: a signal in between must find its handler.
@@ -81,7 +79,9 @@ pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> 
                         drawn = false;
                     }
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => bail!("nobody listens for keys any more"),
+                    Err(TryRecvError::Disconnected) => {
+                        bail!("the threads that read keys and signals have ended")
+                    }
                 }
             }
             if looked.elapsed() >= EVERY || looked.elapsed() >= AT_MOST && nodes.reader.read() {

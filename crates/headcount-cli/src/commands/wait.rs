@@ -148,8 +148,8 @@ impl Abandoned {
 /// Why a generation that was announced has no worker.
 pub fn was_abandoned(generation: GenerationId) -> String {
     format!(
-        "generation {generation} was abandoned: its configuration was read, and could not be put into force. The \
-         server's error log says why; the older generation serves on"
+        "generation {generation} was abandoned: its configuration was read but could not be applied. The \
+         server's error log says why; the older generation still serves"
     )
 }
 

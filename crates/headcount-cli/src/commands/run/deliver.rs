@@ -51,7 +51,7 @@ impl<'a> Deliverer<'a> {
         let rule = self.args.on.iter().enumerate().find(|(_, rule)| rule.key() == flight.delivery.rule);
         let Some((number, rule)) = rule.filter(|_| !skip) else {
             self.log.warn(match skip {
-                true => format!("{name} was interrupted in attempt {}, and is skipped", flight.attempt),
+                true => format!("{name} was interrupted in attempt {}: skipped", flight.attempt),
                 false => format!("{name} was interrupted, and its rule is gone: skipped"),
             });
             self.finish(flight.delivery)?;
@@ -60,7 +60,7 @@ impl<'a> Deliverer<'a> {
         let mut flight = InFlight { process: None, ..flight };
         if std::mem::take(&mut flight.running) {
             flight.interrupted = true;
-            self.log.warn(format_args!("{name} was interrupted in attempt {}: once more", flight.attempt));
+            self.log.warn(format_args!("{name} was interrupted in attempt {}: trying again", flight.attempt));
         }
         self.file.state.in_flight = Some(flight);
         self.attempts(number, rule, &mut || {})
@@ -130,7 +130,7 @@ impl<'a> Deliverer<'a> {
                 Attempt::CutShort => {
                     now.interrupted = true;
                     self.file.save()?;
-                    self.log.warn(format_args!("{name}: ended before it was delivered{again}"));
+                    self.log.warn(format_args!("{name}: stopped before it was delivered{again}"));
                     return Ok(Ended::Stopped);
                 }
                 Attempt::Failed(why) => {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
+use headcount_report::plural;
 
 use super::args::RunArgs;
 use super::deliver::{Deliverer, Ended};
@@ -76,7 +77,7 @@ impl<'a> Follower<'a> {
                 }
             }
             Some(known) if known.node != registry.node => bail!(
-                "the state file is about the node {}, and {} is of the node {}: name another file by --state",
+                "the state file is for node {}, but {} belongs to node {}: choose another with --state",
                 known.node,
                 registry.path.display(),
                 registry.node
@@ -90,14 +91,14 @@ impl<'a> Follower<'a> {
                         return Ok(ended);
                     }
                 }
-                log.note(format_args!("the registry {} was made anew", registry.path.display()));
+                log.note(format_args!("the registry {} was replaced", registry.path.display()));
                 self.advance(1);
                 self.state().ask = Ask::Never;
             }
         }
         let next = self.state().next_seq;
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
-        log.note(format_args!("following the node {} from {position} on", registry.node));
+        log.note(format_args!("following node {} from {position}", registry.node));
         self.state().registry = Some(registry.clone());
         self.deliverer.file.save()?;
         self.has_followed = true;
@@ -155,8 +156,9 @@ impl<'a> Follower<'a> {
             }
             &Item::Lost { from, count } => {
                 log.warn(format_args!(
-                    "{count} events from {from} on were overwritten before they were read (a larger journal_records \
-                     of the node, a larger --queue or a faster command would help)"
+                    "{} lost, from number {from} on: overwritten before they could be read (a larger journal_records \
+                     of the node, a larger --queue or a faster command would help)",
+                    plural(count, "event")
                 ));
                 let ended =
                     self.deliverer.deliver(&Notification::lost(&node, from, count, wall_ns()), tick)?;

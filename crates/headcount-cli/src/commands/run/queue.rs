@@ -116,8 +116,8 @@ impl Queue {
             News::Lost { first, count } => self.queue.push_back(Item::Lost { from: first, count }),
             News::SetBack { wanted, next } => {
                 log.warn(format_args!(
-                    "event {} was there, and the journal now ends before: somebody wrote into the registry; going on \
-                     with what comes",
+                    "the journal now ends before event {}, which was read already: somebody wrote to the registry; \
+                     continuing with new events",
                     wanted.saturating_sub(1)
                 ));
                 self.queue.push_back(Item::SetBack(next));
@@ -137,8 +137,8 @@ impl Queue {
             News::Node(Liveness::Alive) => log.is_well(LIVENESS),
             News::Node(_) => log.warn_once(
                 LIVENESS,
-                "it cannot be known whether the node is alive (run as the node's owner, or where /proc shows its \
-                 processes): its death would not be noticed",
+                "it is not known whether the node is alive, so its death would not be noticed (run this as the node's \
+                 owner, or where /proc shows its processes)",
             ),
             // It goes on to be read as long as there is no other; and how processes end is told by events.
             _ => {}

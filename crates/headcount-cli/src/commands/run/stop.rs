@@ -27,7 +27,7 @@ impl Stop {
         let signals = Signals::catch(&[SIGTERM, SIGINT])?;
         // The end of a terminal or a service manager's reload is no reason to end. Handled, not ignored: commands would
         // inherit that.
-        signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot look out for signals")?;
+        signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot wait for signals")?;
         Ok(Stop { signals, asked: Cell::default(), urged: Cell::default() })
     }
 

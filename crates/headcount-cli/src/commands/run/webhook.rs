@@ -51,22 +51,22 @@ impl Webhook {
             let _ = sender.send(status);
         });
         if let Err(error) = spawned {
-            return Attempt::Failed(format!("there is no thread to be had: {error}"));
+            return Attempt::Failed(format!("cannot start a thread: {error}"));
         }
         // The library has a time-out of its own; this one is for what it does not cover.
         let limit = Instant::now() + self.timeout + Duration::from_secs(5);
         loop {
             match answer.recv_timeout(TICK) {
                 Ok(Ok(status)) if status.is_success() => return Attempt::Done,
-                Ok(Ok(status)) => return Attempt::Failed(format!("the answer was {}", status.as_u16())),
+                Ok(Ok(status)) => return Attempt::Failed(format!("the server answered {}", status.as_u16())),
                 Ok(Err(ureq::Error::Timeout(_))) => {
-                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                    return Attempt::Failed(format!("timed out after {}", age(self.timeout)));
                 }
                 Ok(Err(error)) => return Attempt::Failed(error.to_string()),
                 Err(RecvTimeoutError::Disconnected) => return Attempt::Failed("the request panicked".into()),
                 Err(RecvTimeoutError::Timeout) if stop.is_urged() => return Attempt::CutShort,
                 Err(RecvTimeoutError::Timeout) if Instant::now() > limit => {
-                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                    return Attempt::Failed(format!("timed out after {}", age(self.timeout)));
                 }
                 Err(RecvTimeoutError::Timeout) => tick(),
             }

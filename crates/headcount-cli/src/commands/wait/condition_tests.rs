@@ -73,7 +73,7 @@ fn why(wanted: &Wanted, snapshot: &Snapshot) -> String {
 fn what_stands_in_the_way_of_a_reload() {
     let unmet = all().unmet(Some(&in_between()), "x");
     insta::assert_snapshot!(unmet::not_reached(Duration::from_secs(60), &unmet), @"
-    not reached within 1 m: generation 2: 2 of 3 workers serving, 1 starting (pid 22); generation 1 is left: 1 draining (pid 11), 1 stalled (pid 12); generation 2: 2 workers serving, not 3, 1 starting (pid 22)
+    timed out after 1 m: generation 2: 2 of 3 workers serving, 1 starting (pid 22); generation 1 is left: 1 draining (pid 11), 1 stalled (pid 12); generation 2: 2 workers serving, not 3, 1 starting (pid 22)
       pid 22: worker 2 of generation 2, starting for 3 m 12 s, started 2 h 5 m ago
       pid 11: worker 1 of generation 1, draining for 3 m 12 s, started 2 h 5 m ago
       pid 12: worker 2 of generation 1, stalled, its last heartbeat is 6.2 s old, started 2 h 5 m ago
@@ -217,7 +217,7 @@ fn a_crash_loop_in_few_words() {
     snapshot.processes.push(worker(2, 200, State::Starting));
     let reloaded = Wanted { reloaded: true, ..Wanted::default() };
     insta::assert_snapshot!(unmet::not_reached(Duration::from_secs(60), &reloaded.unmet(Some(&snapshot), "x")), @"
-    not reached within 1 m: generation 2: 0 of 3 workers serving, 100 died, 1 starting (pid 200)
+    timed out after 1 m: generation 2: 0 of 3 workers serving, 100 died, 1 starting (pid 200)
       pid 200: worker 0 of generation 2, starting for 3 m 12 s, started 2 h 5 m ago
       pid 199: worker 9 of generation 2, died, started 4.0 s ago
       pid 198: worker 8 of generation 2, died, started 4.0 s ago

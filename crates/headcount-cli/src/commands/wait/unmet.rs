@@ -35,7 +35,7 @@ pub fn line(unmet: &[Unmet]) -> String {
 
 /// What stood in the way when the time was over: a line for each process. Of those that are gone only the last ones.
 pub fn not_reached(timeout: Duration, unmet: &[Unmet]) -> String {
-    let mut text = format!("not reached within {}: {}", age(timeout), line(unmet));
+    let mut text = format!("timed out after {}: {}", age(timeout), line(unmet));
     let mut told = BTreeSet::new();
     let processes =
         unmet.iter().flat_map(|unmet| &unmet.processes).filter(|p| told.insert((p.pid, p.generation)));
