@@ -9,8 +9,9 @@ use headcount::Kind::{
 };
 use rustix::process::{Pid, Signal};
 
+use crate::failure::Failure;
 use crate::report::Callback::{MasterExit, MasterStart, WorkerExit, WorkerStart};
-use crate::stage::{Act, Expected, Failure, Stage};
+use crate::stage::{Act, Expected, Stage};
 
 /// `worker_processes` in demo/nginx.conf.
 const WORKERS: usize = 4;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use headcount::{Cursor, Observer};
 
+use crate::failure::Failure;
 use crate::report::{Report, Said};
-use crate::stage::Failure;
 
 pub struct Journal {
     observer: Observer,

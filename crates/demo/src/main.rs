@@ -7,6 +7,7 @@
 
 mod acts;
 mod clock;
+mod failure;
 mod journal;
 mod log;
 mod options;
@@ -19,9 +20,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::failure::Failure;
 use crate::options::Options;
 use crate::screen::Screen;
-use crate::stage::{Failure, Stage};
+use crate::stage::Stage;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {

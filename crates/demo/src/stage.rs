@@ -1,6 +1,5 @@
 //! The server, its two witnesses, and what is expected of them.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use headcount::Kind;
 
 use crate::clock::boot_ns;
+use crate::failure::Failure;
 use crate::journal::Journal;
 use crate::log::LogTail;
 use crate::options::Options;
@@ -23,32 +23,6 @@ const TICK: Duration = Duration::from_millis(10);
 const SETTLED: Duration = Duration::from_millis(400);
 /// An act has failed if what was expected has not come by then.
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// Why the demo ended early.
-#[derive(Debug)]
-pub enum Failure {
-    /// By Ctrl-C or a signal.
-    Interrupted,
-    /// What was reported of the server is wrong.
-    Unexpected(Vec<String>),
-    Other(String),
-}
-
-impl Failure {
-    pub fn io(action: &str, error: &io::Error) -> Self {
-        Self::Other(format!("cannot {action}: {error}"))
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::Unexpected(what) => write!(f, "wrong reports: {}", what.join("; ")),
-            Self::Other(text) => f.write_str(text),
-        }
-    }
-}
 
 /// Something that happens to the server.
 pub struct Act<'a> {

@@ -3,9 +3,14 @@
 use headcount::{Liveness, ProcessStatus, Role, Snapshot};
 use headcount_report::plural;
 
+/// Alive, or not known: such a process must not be taken for gone.
+pub fn may_be_alive(process: &ProcessStatus) -> bool {
+    process.liveness != Liveness::Gone
+}
+
 /// The helpers that are still there, or may be.
 pub fn helpers(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessStatus> {
-    snapshot.processes.iter().filter(|p| p.role == Role::Helper && p.liveness != Liveness::Gone)
+    snapshot.processes.iter().filter(|p| p.role == Role::Helper && may_be_alive(p))
 }
 
 /// `only a helper is left: process 17`, if that is so.

@@ -1,8 +1,9 @@
 //! The commands, one module each.
 
+pub mod completions;
 pub mod doctor;
 pub mod events;
-pub mod generate;
+pub mod man;
 pub mod reload;
 pub mod run;
 pub mod status;

@@ -1,14 +1,17 @@
 //! The nodes of this host, and which of them the user means.
 
-use std::collections::BTreeSet;
+mod folders;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headcount::{ErrorKind, Observer, default_folder};
+use headcount::{ErrorKind, Observer};
 
-use crate::cli::Which;
+use crate::args::NodeSelector;
 use crate::plain::plain_path;
+use folders::children;
+pub use folders::{Folders, folders};
 
 /// What every registry's name ends with.
 const ENDING: &str = ".registry";
@@ -24,39 +27,6 @@ impl Found {
         let observer = Observer::open(&path);
         Found { path, observer }
     }
-}
-
-/// The folders to look for nodes in: our own and, unless the environment names that one, those of other users.
-pub fn folders() -> Vec<PathBuf> {
-    let mut folders = vec![default_folder()];
-    if std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_none_or(|folder| folder.is_empty()) {
-        folders.push(PathBuf::from("/run/headcount"));
-        let mut others: Vec<_> = children("/run/user").map(|user| user.join("headcount")).collect();
-        others.extend(children("/dev/shm").filter(|path| {
-            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"headcount-"))
-        }));
-        // A link to another folder would show its nodes twice, and so make their names ambiguous.
-        others.retain(|folder| !folder.is_symlink());
-        folders.extend(others);
-    }
-    let mut seen = BTreeSet::new();
-    folders.retain(|folder| seen.insert(folder.clone()));
-    folders
-}
-
-/// Where something comes or goes when the nodes of this host change: their folders, and those in which such a folder may
-/// come.
-pub fn folders_of_folders() -> Vec<PathBuf> {
-    let mut folders = folders();
-    if folders.len() > 1 {
-        folders.extend(["/run/user", "/dev/shm"].map(PathBuf::from));
-    }
-    folders
-}
-
-/// None if a folder is missing, or not for us to read.
-fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Whether this user or root has made the file, or has said where to look. Everybody else who may make files can make a
@@ -91,13 +61,13 @@ pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// The registries of every node that is meant: of the one that was named, or of all of this host.
-pub fn paths(which: &Which) -> anyhow::Result<Vec<PathBuf>> {
-    Ok(named(which)?.map_or_else(|| registries(&folders()), |path| vec![path]))
+pub fn paths(selector: &NodeSelector) -> anyhow::Result<Vec<PathBuf>> {
+    Ok(named(selector)?.map_or_else(|| registries(&folders()), |path| vec![path]))
 }
 
 /// All nodes that the user means: the named one, or all of this host.
-pub fn all(which: &Which) -> anyhow::Result<Vec<Found>> {
-    if let Some(path) = named(which)? {
+pub fn all(selector: &NodeSelector) -> anyhow::Result<Vec<Found>> {
+    if let Some(path) = named(selector)? {
         return Ok(vec![Found::at(path)]);
     }
     let found = registries(&folders()).into_iter().map(Found::at);
@@ -106,8 +76,8 @@ pub fn all(which: &Which) -> anyhow::Result<Vec<Found>> {
 }
 
 /// The one node that the user means: the named one, or the only one of this host.
-pub fn one(which: &Which) -> anyhow::Result<(PathBuf, Observer)> {
-    let mut found = all(which)?;
+pub fn one(selector: &NodeSelector) -> anyhow::Result<(PathBuf, Observer)> {
+    let mut found = all(selector)?;
     if found.len() > 1 {
         bail!("{}", which_one(found.iter().map(|f| f.path.as_path())));
     }
@@ -131,7 +101,7 @@ pub fn no_node() -> String {
 /// What to say if there are several, and only one will do.
 pub fn which_one<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
     let names: Vec<_> = paths.map(node_name).collect();
-    format!("there are {} nodes on this host: say which by --node ({})", names.len(), names.join(", "))
+    format!("there are {} nodes on this host: choose one with --node ({})", names.len(), names.join(", "))
 }
 
 /// The node's name, from its file's.
@@ -141,9 +111,9 @@ pub fn node_name(path: &Path) -> String {
 }
 
 /// The registry that the user named, whether it exists or not.
-pub fn given(which: &Which) -> anyhow::Result<Option<PathBuf>> {
+pub fn given(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
-    which.registry.as_ref().map(absolute).transpose()
+    selector.registry.as_ref().map(absolute).transpose()
 }
 
 /// The one registry of the node with this name, if it exists.
@@ -151,16 +121,16 @@ pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<O
     let mut places = of_name(registries, name);
     if places.len() > 1 {
         let places: Vec<_> = places.iter().map(|path| plain_path(path)).collect();
-        bail!("there are several nodes {name}: say which by --registry ({})", places.join(", "));
+        bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
     }
     Ok(places.pop())
 }
 
-fn named(which: &Which) -> anyhow::Result<Option<PathBuf>> {
-    if let Some(path) = given(which)? {
+fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = given(selector)? {
         return Ok(Some(path));
     }
-    let Some(name) = &which.node else { return Ok(None) };
+    let Some(name) = &selector.node else { return Ok(None) };
     let there = registries(&folders());
     let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
     match the_one_of_name(there, name)? {
@@ -176,9 +146,9 @@ mod tests {
 
     #[test]
     fn the_system_is_quoted_once() {
-        let which = Which { node: None, registry: Some(PathBuf::from("/nowhere/x.registry")) };
+        let selector = NodeSelector { node: None, registry: Some(PathBuf::from("/nowhere/x.registry")) };
         let text =
-            one(&which).map(|(path, _)| path).map_err(|e| format!("{e:#}")).expect_err("it is not there");
+            one(&selector).map(|(path, _)| path).map_err(|e| format!("{e:#}")).expect_err("it is not there");
         assert_eq!(text.matches("os error 2").count(), 1, "{text}");
     }
 

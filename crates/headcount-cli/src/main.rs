@@ -4,22 +4,25 @@
 //! only sorts them out.
 
 mod alive;
+mod args;
 mod cli;
+mod clock;
 mod commands;
 mod find;
 mod outcome;
 mod paint;
 mod plain;
-mod ready;
+mod poll;
 mod table;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
-use outcome::Outcome;
+use outcome::{Outcome, UsageError};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it.
         Err(error) if is_broken_pipe(&error) => Outcome::Done.into(),
         Err(error) => {
+            if let Some(UsageError(text)) = error.downcast_ref() {
+                cli::command().error(ErrorKind::ValueValidation, text).exit();
+            }
             let text = format!("{error:#}");
             anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, plain::plain(&text));
             Outcome::Failed.into()
@@ -37,17 +43,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
-    let which = &cli.which;
+    let selector = &cli.selector;
     match &cli.command {
-        Command::Status(args) => commands::status::run(which, args),
-        Command::Top(args) => commands::top::run(which, args),
-        Command::Events(args) => commands::events::run(which, args),
-        Command::Wait(args) => commands::wait::run(which, args),
-        Command::Reload(args) => commands::reload::run(which, args),
-        Command::Doctor(args) => commands::doctor::run(which, args),
-        Command::Run(args) => commands::run::run(which, args),
-        Command::Completions(args) => commands::generate::completions(args),
-        Command::Man(args) => commands::generate::man(args),
+        Command::Status(args) => commands::status::run(selector, args),
+        Command::Top(args) => commands::top::run(selector, args),
+        Command::Events(args) => commands::events::run(selector, args),
+        Command::Wait(args) => commands::wait::run(selector, args),
+        Command::Reload(args) => commands::reload::run(selector, args),
+        Command::Doctor(args) => commands::doctor::run(selector, args),
+        Command::Run(args) => commands::run::run(selector, args),
+        Command::Completions(args) => commands::completions::run(args, cli::command()),
+        Command::Man(args) => commands::man::run(args, cli::command()),
     }
 }
 

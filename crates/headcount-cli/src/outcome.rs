@@ -1,5 +1,6 @@
 //! How a command ends: the exit codes that the manual promises.
 
+use std::fmt;
 use std::process::ExitCode;
 
 /// How a command ended.
@@ -32,3 +33,15 @@ impl From<Outcome> for ExitCode {
         ExitCode::from(outcome.code())
     }
 }
+
+/// The arguments contradict each other, which only the command itself can see. Ends with code 2, as any usage error.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}

@@ -144,7 +144,7 @@ fn what_was_overwritten_is_counted() {
     assert_eq!(numbers(&found), (oldest..oldest + 64).collect::<Vec<_>>());
     run(&nginx, &["events"])
         .ended(0)
-        .says(&format!("({} events before the next one: overwritten, and lost)", oldest - 1));
+        .says(&format!("({} events lost: overwritten before they could be read)", oldest - 1));
     // Only what was asked for counts.
     assert_eq!(json(&nginx, &["--since", &(oldest - 3).to_string()])[0]["lost"], 3);
     assert_eq!(json(&nginx, &["-n", "3"]).len(), 3);
@@ -201,10 +201,10 @@ fn a_follower_goes_on_through_a_restart_and_a_registry_that_is_made_anew() {
     let (_, events) = journal(&nginx);
     nginx.forget_reports();
     std::fs::remove_file(nginx.registry()).expect("it was there");
-    follower.says("is gone: waiting for it to come again");
+    follower.says("was removed; waiting for a new one");
     nginx.run();
     nginx.ready(1);
-    follower.says("a new registry");
+    follower.says("has a new registry");
     let all = numbers(&started(1, 4));
     let (old, new) = all.split_at(events.len());
     assert_eq!(old, (1..=events.len() as u64).collect::<Vec<_>>());
@@ -306,7 +306,7 @@ fn all_nodes_of_the_host_by_time_with_their_names() {
     assert!(names.first() == Some(&"one") && names.last() == Some(&"two") && !names.is_sorted(), "{names:?}");
     let text = program::run(&mut program(&["events", "-n", "1"])).ended(0).out;
     assert!(text[23..].starts_with("  two  master "), "{text}");
-    program::run(&mut program(&["events", "--since", "seq:1"])).ended(4).complains("say which one by --node");
+    program::run(&mut program(&["events", "--since", "seq:1"])).ended(4).complains("choose one with --node");
     program::run(&mut program(&["events", "--since", "seq:1", "--node", "one"])).ended(0);
 }
 
@@ -401,7 +401,7 @@ fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
             put(name);
         }
         for name in &names {
-            follower.says(&format!(": new, {}", shared.at(&format!("{name}.registry")).display()));
+            follower.says(&format!("new node {name}: {}", shared.at(&format!("{name}.registry")).display()));
         }
         for name in &names {
             std::fs::remove_file(shared.at(&format!("{name}.registry"))).expect("our own file");

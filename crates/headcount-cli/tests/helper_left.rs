@@ -34,7 +34,7 @@ fn a_helper_alone_does_not_make_a_node_alive() {
     let state = format!("--state={}", own.at("state").display());
     let follow = headcount(&registry, &["run", "--on", &rule, &state]);
     let following = Running::start(own.path(), follow);
-    following.says("following the node");
+    following.says("following node");
 
     scripted::kill_everything(&nginx);
     assert!(process::is_alive(helper));

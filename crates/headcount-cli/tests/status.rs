@@ -105,7 +105,7 @@ fn a_worker_that_drains_behind_a_slow_client_and_why() {
     assert_eq!(short, expected, "{node:#}");
     let text = status(&nginx).says("5 workers: 1 draining, 4 serving").out;
     assert_eq!(row(&text, client.worker)[3], "draining");
-    assert!(text.contains("generation 1 has drained for"), "{text}");
+    assert!(text.contains("generation 1 has been draining for"), "{text}");
     assert!(text.contains("another generation has taken over"), "{text}");
     client.finish();
     nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
@@ -192,7 +192,7 @@ fn a_node_that_was_killed_as_a_whole() {
     }
     kill_all(&nginx);
     let text = status(&nginx)
-        .says("NOBODY IS ALIVE: 5 processes died, and nobody is left to report it.")
+        .says("NOBODY IS ALIVE: 5 processes died, and no process is left to report it.")
         .says("no workers; not counted: 4 died")
         .out;
     for &pid in &workers {

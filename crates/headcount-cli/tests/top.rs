@@ -567,7 +567,7 @@ fn what_it_cannot_do_it_says_and_ends_with_4() {
     let (code, message) = output(command.args(["top", "--registry", "/nowhere/x.registry"]));
     assert_eq!(code, Some(4));
     assert!(
-        message.contains("standard output is none") && message.contains("`headcount status`"),
+        message.contains("standard output is not one") && message.contains("`headcount status`"),
         "{message}"
     );
 

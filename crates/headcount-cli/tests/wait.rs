@@ -141,7 +141,7 @@ fn without_a_name_there_must_be_one_node() {
     folder.write("a.registry", "garbage");
     program(&["wait", "--reloaded"]).ended(4).complains("a.registry is no headcount registry");
     folder.write("b.registry", "garbage");
-    program(&["wait", "--stopped"]).ended(4).complains("say which by --node (a, b)");
+    program(&["wait", "--stopped"]).ended(4).complains("choose one with --node (a, b)");
 }
 
 #[test]
@@ -270,6 +270,6 @@ fn on_a_terminal_the_line_is_rewritten() {
     assert!(line.matches("\r\u{1b}[K").count() >= 3, "it is alive: {ended:#?}");
     assert!(!line.contains('\n'), "{ended:#?}");
     assert!(line.split("\r\u{1b}[K").all(|one| one.chars().count() < 60), "{ended:#?}");
-    assert!(rest.contains("headcount:") && rest.contains("not reached within 1.0 s"), "{ended:#?}");
+    assert!(rest.contains("headcount:") && rest.contains("timed out after 1.0 s"), "{ended:#?}");
     nginx.end(Signal::QUIT);
 }

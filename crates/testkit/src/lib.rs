@@ -4,6 +4,7 @@
 //! for time to pass, and takes from a [`Ledger`] exactly what the contract promises.
 //! [`scenarios`] are the contract's rows, written once for every [`Integration`].
 
+pub mod artifacts;
 pub mod guard;
 pub mod http;
 pub mod process;
@@ -20,12 +21,12 @@ mod leftovers;
 mod model;
 mod native;
 mod permit;
-pub mod place;
 mod room;
 mod server;
 mod setup;
 mod stranger;
 
+pub use artifacts::Server;
 pub use folder::{Folder, chmod};
 pub use http::SlowClient;
 pub use ledger::Ledger;
@@ -34,5 +35,5 @@ pub use report::{Counts, Kind, Report, Reports};
 pub use room::Room;
 pub use rustix::process::Signal;
 pub use server::Nginx;
-pub use setup::{Integration, Server, Setup, Who};
+pub use setup::{Integration, Setup, Who};
 pub use stranger::{Stranger, User};

@@ -4,22 +4,21 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use crate::place;
+use crate::artifacts::{self, Server};
 use crate::report::{Kind, Report};
-use crate::setup::Setup;
 
 /// What shows the state, as the other integration's page does.
 pub(crate) const STATUS: &str = "        location = /status { headcount_status json; }\n";
 
 /// The module and its directive. An option of `init` is a Lua expression; here it becomes a parameter.
-pub(crate) fn load(setup: &Setup, directive: Option<&str>) -> String {
-    let module = format!("load_module {};\n", place::module(setup.server).display());
+pub(crate) fn load(server: Server, options: &[(String, String)], directive: Option<&str>) -> String {
+    let module = format!("load_module {};\n", artifacts::module(server).display());
     if let Some(directive) = directive {
         return format!("{module}{directive}\n");
     }
     let mut name = "on".to_owned();
     let mut parameters = String::new();
-    for (option, lua) in &setup.options {
+    for (option, lua) in options {
         let text = lua.trim_matches('"');
         let seconds =
             || text.parse::<f64>().map_or_else(|_| text.to_owned(), |s| format!("{}ms", s * 1000.0));

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::guard::Guard;
-use crate::{place, process, wait};
+use crate::{artifacts, process, wait};
 
 /// How a run ended, and what it said.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ impl Run {
 
 /// The program with these arguments, in an environment that says nothing, run by the words that go before it.
 pub fn headcount(before: &[String], arguments: &[&str]) -> Command {
-    let program = place::program();
+    let program = artifacts::program();
     let mut command = match before.split_first() {
         Some((first, more)) => {
             let mut command = Command::new(first);

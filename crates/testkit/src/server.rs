@@ -15,7 +15,7 @@ use crate::leftovers::Leftovers;
 use crate::report::{Kind, Report, Reports};
 use crate::setup::{Integration, Setup, Who};
 use crate::wait::{self, PATIENCE};
-use crate::{native, place, process};
+use crate::{artifacts, native, process};
 
 const RECORDER: &str = include_str!("recorder.lua");
 
@@ -41,7 +41,7 @@ pub struct Nginx {
 impl Nginx {
     /// Prepares a folder and a configuration; starts nothing.
     pub fn prepare(setup: Setup) -> Self {
-        place::require_nginx();
+        artifacts::require_nginx();
         let nginx = Self {
             folder: Folder::new(),
             setup: RefCell::new(setup),
@@ -123,7 +123,7 @@ impl Nginx {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let setup = self.setup.borrow();
         let prefix = setup.prefix.clone().unwrap_or_else(|| self.folder().to_owned());
-        let nginx = place::nginx(setup.server);
+        let nginx = artifacts::nginx(setup.server);
         let mut command = match setup.before.split_first() {
             Some((first, more)) => {
                 let mut command = Command::new(first);

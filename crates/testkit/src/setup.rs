@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::artifacts::{self, Server};
 use crate::native;
-use crate::place;
 use crate::process;
 
 /// How headcount gets into the server.
@@ -17,15 +17,6 @@ pub enum Integration {
     Native,
     /// Both: the module is on, and `resty.headcount` finds it and is in charge. Its callbacks are the reports.
     Both,
-}
-
-/// Which nginx.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
-    /// Debian's.
-    Debian,
-    /// The current one that `make module NGINX=vendored` builds on the way. It has no Lua.
-    Vendored,
 }
 
 /// Who registers what.
@@ -269,7 +260,7 @@ impl Setup {
 
     /// The configuration file.
     pub(crate) fn render(&self, folder: &Path) -> String {
-        let modules = place::MODULES;
+        let modules = artifacts::MODULES;
         let on = |yes| if yes { "on" } else { "off" };
         let user = if process::is_root() && !self.single { "user www-data;" } else { "" };
         let mut keep = String::from("env HEADCOUNT_RUNTIME_DIR;\n");
@@ -285,7 +276,7 @@ impl Setup {
         };
         let native = self.integration != Integration::Lua && matches!(self.who, Who::Native);
         let (module, status) = if native {
-            (native::load(self, self.directive.as_deref()), self.status_page())
+            (native::load(self.server, &self.options, self.directive.as_deref()), self.status_page())
         } else if self.lua {
             (String::new(), LUA_STATUS)
         } else {
@@ -354,9 +345,12 @@ http {{
         let mut paths = String::from("lua_package_path \"@FOLDER@/?.lua;");
         // Plain nginx is tested without the library being there.
         if !matches!(self.who, Who::Nobody) {
-            let _ = writeln!(paths, "{}/?.lua;;\";", place::lua_folder().display());
-            let _ =
-                writeln!(paths, "    lua_package_cpath \"{}/?.so;;\";", place::library_folder().display());
+            let _ = writeln!(paths, "{}/?.lua;;\";", artifacts::lua_folder().display());
+            let _ = writeln!(
+                paths,
+                "    lua_package_cpath \"{}/?.so;;\";",
+                artifacts::library_folder().display()
+            );
         } else {
             paths.push_str(";\";\n");
         }

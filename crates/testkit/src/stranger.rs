@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use crate::{place, process};
+use crate::{artifacts, process};
 
 /// A process that has nothing to do with any server, and remembers each signal that was sent to it.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Stranger {
     /// Starts it, as the user of this test.
     #[track_caller]
     pub fn new() -> Self {
-        Self::by(Command::new(place::attacker()))
+        Self::by(Command::new(artifacts::attacker()))
     }
 
     /// Starts it by a command that ends with the attacker's program.

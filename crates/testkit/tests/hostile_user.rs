@@ -12,7 +12,7 @@ use testkit::guard::{Guard, LONGEST_SLEEP};
 use testkit::program::{self, Run, headcount};
 use testkit::wait::poll;
 use testkit::{
-    Folder, Integration, Nginx, Room, Setup, Signal, Stranger, User, http, permit, place, process,
+    Folder, Integration, Nginx, Room, Setup, Signal, Stranger, User, artifacts, http, permit, process,
 };
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ impl Ground {
         let room = host().map_err(|why| eprintln!("skipped: {why}")).ok()?;
         let own = Folder::new();
         // Where the user can reach it.
-        std::fs::copy(place::attacker(), own.at("attacker")).expect("our own folder");
+        std::fs::copy(artifacts::attacker(), own.at("attacker")).expect("our own folder");
         Some(Ground { room, guard: Guard::new(), stranger: Stranger::new(), own, wrongs: Vec::new() })
     }
 

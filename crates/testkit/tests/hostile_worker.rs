@@ -12,7 +12,7 @@ use serde_json::Value;
 use testkit::guard::{Guard, LONGEST_SLEEP};
 use testkit::program::{self, Run, headcount};
 use testkit::wait::{PATIENCE, poll};
-use testkit::{Integration, Nginx, Setup, Signal, Stranger, http, permit, place, process};
+use testkit::{Integration, Nginx, Setup, Signal, Stranger, artifacts, http, permit, process};
 
 /// How long anybody may wait for the node lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -357,7 +357,7 @@ fn besieged(integration: Integration, attack: &'static str) {
     let _permit = permit();
     let nginx = Nginx::prepare(setup(integration));
     let library = nginx.at("libattacker.so");
-    std::fs::copy(place::attackers_library(), library).expect("our own folder");
+    std::fs::copy(artifacts::attackers_library(), library).expect("our own folder");
     nginx.run();
     nginx.ready(1);
     let mut siege = Siege::new(&nginx, attack);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::guard::Guard;
 use testkit::program::{self, Run, headcount};
 use testkit::wait::PATIENCE;
-use testkit::{Folder, Integration, Kind, Nginx, Room, Setup, Signal, permit, place, process};
+use testkit::{Folder, Integration, Kind, Nginx, Room, Setup, Signal, artifacts, permit, process};
 
 const PID: [&str; 2] = ["--mount", "--pid"];
 const LIMIT: Duration = Duration::from_secs(10);
@@ -300,7 +300,7 @@ fn an_observer_without_proc() {
 /// A root folder that has the program, what it needs, and the server's registry; nothing else.
 fn narrow_root(own: &Folder, nginx: &Nginx) -> Option<(Room, Vec<String>)> {
     let root = own.at("root");
-    let program = place::program();
+    let program = artifacts::program();
     let parts = ["/usr", "/lib", "/lib64", "/bin"].map(Path::new);
     let mut script = String::new();
     for part in

@@ -11,9 +11,10 @@ mod text;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use headcount::{kernel_features, remove_stale};
 
-use crate::cli::{DoctorArgs, Which};
+use crate::args::NodeSelector;
 use crate::find;
 use crate::outcome::Outcome;
 use crate::plain::plain;
@@ -21,9 +22,28 @@ use check::{Check, FileFacts, Section};
 use leftovers::Leftovers;
 use registry::RegistryFacts;
 
-pub fn run(which: &Which, args: &DoctorArgs) -> anyhow::Result<Outcome> {
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  headcount doctor                          the kernel, and all registries of this host
+  headcount doctor --clean                  also remove registries with no live process
+  headcount doctor --json | jq '.checks[] | select(.level == \"finding\")'
+
+Exit codes: 0 no problems; 1 problems found; 2 usage error; 4 something is missing, or you may not read it.";
+
+#[derive(Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Remove the registries of nodes that certainly have no live process
+    #[arg(long)]
+    pub clean: bool,
+    /// Print JSON, for programs (described in docs/cli.md)
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(selector: &NodeSelector, args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let kernel = kernel_features();
-    let subjects = Subjects::of(which)?;
+    let subjects = Subjects::of(selector)?;
     let mut examination =
         Examination { sections: vec![host::kernel(&kernel)], removed: Vec::new(), cannot_look: false };
     for (folder, chosen) in &subjects.folders {
@@ -59,8 +79,8 @@ struct Subjects {
 }
 
 impl Subjects {
-    fn of(which: &Which) -> anyhow::Result<Subjects> {
-        if which.node.is_none() && which.registry.is_none() {
+    fn of(selector: &NodeSelector) -> anyhow::Result<Subjects> {
+        if selector.node.is_none() && selector.registry.is_none() {
             let own = headcount::default_folder();
             let folders = find::folders();
             return Ok(Subjects {
@@ -74,7 +94,7 @@ impl Subjects {
                     .collect(),
             });
         }
-        let registries: Vec<_> = find::all(which)?.into_iter().map(|found| found.path).collect();
+        let registries: Vec<_> = find::all(selector)?.into_iter().map(|found| found.path).collect();
         let mut leftovers = Leftovers::new();
         for path in &registries {
             leftovers::of(path, &mut leftovers);

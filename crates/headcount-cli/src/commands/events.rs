@@ -1,6 +1,6 @@
 //! `headcount events`: the journal, for people or as JSON lines. `docs/cli/events.md` is the reference.
 
-mod feed;
+mod journals;
 mod since;
 mod text;
 
@@ -10,109 +10,137 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
+use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use headcount::{FolderWatch, Kind};
+use headcount::Kind;
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::{EventsArgs, Which};
-use crate::find;
+use crate::args::NodeSelector;
+use crate::find::{self, Folders};
 use crate::outcome::Outcome;
 use crate::plain::plain;
-use crate::ready::{Signals, wait};
-use feed::{Entry, Feeds, News};
+use crate::poll::{Signals, wait};
+use journals::{Batch, Entry, Journals, News};
 use since::From;
-pub use since::Since;
+use since::Since;
 use text::LineFormat;
 
-/// Looking for new nodes takes longer the more files there are: at most one part in so many of our time goes into that.
-const LOOK_SHARE: u32 = 10;
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  headcount events -n 20                    the last twenty
+  headcount events --since 10m --kind worker_died
+  headcount events --follow --json | jq -r .kind
+
+Exit codes: 0 success; 2 usage error; 4 no such node, or it cannot be read.";
+
+#[derive(Args)]
+#[command(after_help = EVENTS_EXAMPLES)]
+pub struct EventsArgs {
+    /// Print JSON lines, for programs (described in docs/cli.md)
+    #[arg(long)]
+    pub json: bool,
+    /// Keep showing new events, even when the registry is replaced
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only events since 10m (ago), 2025-01-31T12:00:00Z, or seq:123 (an event's number; 123 alone means the same)
+    #[arg(long, value_name = "TIME", value_parser = Since::parse)]
+    pub since: Option<Since>,
+    /// Only the last N events
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only events of this kind; may be repeated
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    pub kind: Vec<headcount::Kind>,
+}
+
+/// Searching for new nodes takes longer the more files there are: it takes at most one part in so many of our time.
+const SEARCH_SHARE: u32 = 10;
 
 /// For `--kind`.
-pub fn kinds() -> impl TypedValueParser<Value = Kind> {
+fn kinds() -> impl TypedValueParser<Value = Kind> {
     let known = |name: &str| Kind::ALL.iter().copied().find(|kind| kind.name() == name);
     PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.name()))
         .try_map(move |name| known(&name).ok_or("no such kind"))
 }
 
-pub fn run(which: &Which, args: &EventsArgs) -> anyhow::Result<Outcome> {
-    let mut journal = Journal::open(which, args)?;
-    let mut found = std::mem::take(&mut journal.first);
+pub fn run(selector: &NodeSelector, args: &EventsArgs) -> anyhow::Result<Outcome> {
+    let mut printer = Printer::open(selector, args)?;
+    let mut found = std::mem::take(&mut printer.first);
     keep_last(&mut found, args.lines);
-    journal.print(&found)?;
+    printer.print(&found)?;
     if args.follow {
-        journal.follow(which)?;
+        printer.follow(selector)?;
     }
     Ok(Outcome::Done)
 }
 
-/// What is printed in the end: an entry, and the number of the feed that it comes from.
-type Found = Vec<(usize, Entry)>;
+/// Entries, each with the number of the journal that it is from.
+type Entries = Vec<(usize, Entry)>;
 
-struct Journal<'a> {
+struct Printer<'a> {
     args: &'a EventsArgs,
     zone: TimeZone,
-    feeds: Feeds,
+    journals: Journals,
     /// What was there when it was opened.
-    first: Found,
+    first: Entries,
     /// All nodes of this host are meant.
     all: bool,
     /// There is more than was read at once.
     more: bool,
 }
 
-impl<'a> Journal<'a> {
-    fn open(which: &Which, args: &'a EventsArgs) -> anyhow::Result<Journal<'a>> {
-        let all = which.node.is_none() && which.registry.is_none();
+impl<'a> Printer<'a> {
+    fn open(selector: &NodeSelector, args: &'a EventsArgs) -> anyhow::Result<Printer<'a>> {
+        let all = selector.node.is_none() && selector.registry.is_none();
         let from = args.since.map(From::now);
-        let mut feeds = Feeds::new(all)?;
-        feeds.add(paths(which)?, from)?;
-        let mut journal =
-            Journal { args, zone: TimeZone::system(), feeds, first: Vec::new(), all, more: false };
-        let (found, mut errors) = journal.read(true)?;
-        journal.first = found;
-        if journal.feeds.len() == 0 || !all && !errors.is_empty() {
+        let mut journals = Journals::new(all)?;
+        journals.add(find::paths(selector)?, from)?;
+        let mut printer =
+            Printer { args, zone: TimeZone::system(), journals, first: Vec::new(), all, more: false };
+        let (found, mut errors) = printer.read(true)?;
+        printer.first = found;
+        if printer.journals.len() == 0 || !all && !errors.is_empty() {
             return Err(errors.pop().unwrap_or_else(|| anyhow!("{}", find::no_node())));
         }
         // One of several that cannot be read does not hide the others.
         errors.iter().for_each(|error| say(&format!("{error:#}")));
-        let names = journal.feeds.names();
+        let names = printer.journals.names();
         if names.len() > 1 && matches!(args.since, Some(Since::Seq(_))) {
-            bail!(
-                "--since: each node numbers its own events; say which one by --node ({})",
-                names.join(", ")
-            );
+            bail!("--since: each node numbers its own events; choose one with --node ({})", names.join(", "));
         }
-        match journal.feeds.missing().filter(|_| !all) {
-            Some(path) if args.follow => say(&format!("there is no {} yet: waiting for it", path.display())),
-            Some(path) => bail!("there is no {}: is the server running?", path.display()),
+        match printer.journals.missing().filter(|_| !all) {
+            Some(path) if args.follow => {
+                say(&format!("{} does not exist yet; waiting for it", path.display()))
+            }
+            Some(path) => bail!("{} does not exist; is the server running?", path.display()),
             None => {}
         }
-        Ok(journal)
+        Ok(printer)
     }
 
     /// What is new and asked for, of all nodes in the order in which it happened. Says what else is new, but what cannot be
     /// read. `first`: nothing has been read yet.
-    fn read(&mut self, first: bool) -> anyhow::Result<(Found, Vec<anyhow::Error>)> {
-        let feed::Found { mut entries, news, more } = self.feeds.read(first)?;
+    fn read(&mut self, first: bool) -> anyhow::Result<(Entries, Vec<anyhow::Error>)> {
+        let Batch { mut entries, news, more } = self.journals.read(first)?;
         self.more = more;
         entries.retain(|(_, entry)| match entry {
             Entry::Event(event) => text::wants(&self.args.kind, event),
             Entry::Lost(_) => true,
         });
-        if self.feeds.len() > 1 {
+        if self.journals.len() > 1 {
             merge(&mut entries);
         }
         let mut errors = Vec::new();
         for news in news {
             match news {
                 News::Gone(path) => {
-                    say(&format!("{} is gone: waiting for it to come again", path.display()));
+                    say(&format!("{} was removed; waiting for a new one", path.display()));
                 }
                 News::Come { node, path } => {
-                    say(&format!("node {node}: a new registry, {}", path.display()));
+                    say(&format!("node {node} has a new registry: {}", path.display()));
                 }
-                News::New { node, path } => say(&format!("node {node}: new, {}", path.display())),
+                News::New { node, path } => say(&format!("new node {node}: {}", path.display())),
                 News::Unreadable(error) => {
                     errors.push(anyhow::Error::new(error).context("cannot read the node"))
                 }
@@ -121,35 +149,35 @@ impl<'a> Journal<'a> {
         Ok((entries, errors))
     }
 
-    fn print(&self, found: &Found) -> anyhow::Result<()> {
+    fn print(&self, found: &Entries) -> anyhow::Result<()> {
         if found.is_empty() {
             return Ok(());
         }
         let format =
-            LineFormat { json: self.args.json, names: self.feeds.len() > 1, zone: self.zone.clone() };
+            LineFormat { json: self.args.json, names: self.journals.len() > 1, zone: self.zone.clone() };
         let mut out = anstream::stdout().lock();
-        for (feed, entry) in found {
-            writeln!(out, "{}", format.line(self.feeds.node(*feed), entry)?)?;
+        for (number, entry) in found {
+            writeln!(out, "{}", format.line(self.journals.node(*number), entry)?)?;
         }
         out.flush()?;
         Ok(())
     }
 
-    fn follow(&mut self, which: &Which) -> anyhow::Result<()> {
+    fn follow(&mut self, selector: &NodeSelector) -> anyhow::Result<()> {
         let signals = Signals::catch(&[signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-        let mut folders = match self.all {
-            true => Some(Folders::watch()?),
+        let mut discovery = match self.all {
+            true => Some(Discovery::begin()?),
             false => None,
         };
         while !signals.came() {
-            if let Some(folders) = &mut folders
-                && let Some(paths) = folders.look(which)?
+            if let Some(discovery) = &mut discovery
+                && let Some(paths) = discovery.search(selector)?
             {
-                self.feeds.add(paths, None)?;
+                self.journals.add(paths, None)?;
             }
             let (found, errors) = self.read(false)?;
             self.print(&found)?;
-            self.feeds.let_go();
+            self.journals.let_go();
             for error in errors {
                 // Of several, the others go on.
                 if !self.all {
@@ -161,11 +189,11 @@ impl<'a> Journal<'a> {
             let stdout = std::io::stdout();
             let mut fds = vec![
                 PollFd::new(&signals, PollFlags::IN),
-                PollFd::new(self.feeds.followers(), PollFlags::IN),
+                PollFd::new(self.journals.followers(), PollFlags::IN),
                 PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty()),
             ];
-            let rest = folders.as_ref().and_then(|folders| folders.rest(&mut fds));
-            wait(&mut fds, if self.more { Some(Duration::ZERO) } else { rest })?;
+            let pause = discovery.as_ref().and_then(|discovery| discovery.poll(&mut fds));
+            wait(&mut fds, if self.more { Some(Duration::ZERO) } else { pause })?;
             if fds[2].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
                 break;
             }
@@ -174,69 +202,55 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// The folders in which new nodes may come.
-struct Folders {
-    watch: FolderWatch,
-    watched: Vec<PathBuf>,
+/// Finds new nodes.
+struct Discovery {
+    folders: Folders,
     /// Something has changed in them.
     changed: bool,
-    /// No look before this instant.
-    rests: Instant,
+    /// No search before this instant.
+    pause_until: Instant,
 }
 
-impl Folders {
-    fn watch() -> anyhow::Result<Folders> {
-        let watched = find::folders_of_folders();
-        let watch = FolderWatch::new(watched.clone())?;
-        // What came since the nodes were looked for is found by another look.
-        Ok(Folders { watch, watched, changed: true, rests: Instant::now() })
+impl Discovery {
+    fn begin() -> anyhow::Result<Discovery> {
+        // What came since the nodes were looked for is found by another search.
+        Ok(Discovery { folders: Folders::watch()?, changed: true, pause_until: Instant::now() })
     }
 
     /// The registries that are there, if that may have changed.
-    fn look(&mut self, which: &Which) -> anyhow::Result<Option<Vec<PathBuf>>> {
-        self.changed |= self.watch.changed()?;
-        if !self.changed || self.rests > Instant::now() {
+    fn search(&mut self, selector: &NodeSelector) -> anyhow::Result<Option<Vec<PathBuf>>> {
+        self.changed |= self.folders.changed()?;
+        let begun = Instant::now();
+        if !self.changed || self.pause_until > begun {
             return Ok(None);
         }
-        let begun = Instant::now();
         self.changed = false;
-        let folders = find::folders_of_folders();
-        if folders != self.watched {
-            self.watch.set(folders.clone())?;
-            self.watched = folders;
-        }
-        let found = paths(which)?;
-        self.rests = Instant::now() + begun.elapsed() * (LOOK_SHARE - 1);
+        self.folders.refresh()?;
+        let found = find::paths(selector)?;
+        self.pause_until = Instant::now() + begun.elapsed() * (SEARCH_SHARE - 1);
         Ok(Some(found))
     }
 
-    /// What is to be waited for: the descriptor, or the end of the rest.
-    fn rest<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> Option<Duration> {
+    /// Adds the descriptor to wait for. During a pause that is none, and the wait ends with it.
+    fn poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> Option<Duration> {
         if self.changed {
-            return Some(self.rests.saturating_duration_since(Instant::now()));
+            return Some(self.pause_until.saturating_duration_since(Instant::now()));
         }
-        fds.push(PollFd::new(&self.watch, PollFlags::IN));
+        fds.push(PollFd::new(&self.folders, PollFlags::IN));
         None
     }
 }
 
-fn paths(which: &Which) -> anyhow::Result<Vec<PathBuf>> {
-    match find::given(which)? {
-        Some(path) => Ok(vec![path]),
-        None => find::paths(which),
-    }
-}
-
 /// By time; a node's own order stays, and what it lost stays before its next event.
-fn merge(found: &mut Found) {
+fn merge(found: &mut Entries) {
     let mut keyed: Vec<(u64, (usize, Entry))> = Vec::with_capacity(found.len());
     let mut next = std::collections::HashMap::new();
-    for (feed, entry) in found.drain(..).rev() {
-        let last: &mut u64 = next.entry(feed).or_insert(u64::MAX);
+    for (number, entry) in found.drain(..).rev() {
+        let last: &mut u64 = next.entry(number).or_insert(u64::MAX);
         // Not later than what follows it, whatever a spoiled registry says.
         let time = if let Entry::Event(event) = &entry { event.boot_ns.min(*last) } else { *last };
         *last = time;
-        keyed.push((time, (feed, entry)));
+        keyed.push((time, (number, entry)));
     }
     keyed.reverse();
     keyed.sort_by_key(|(time, _)| *time);
@@ -244,7 +258,7 @@ fn merge(found: &mut Found) {
 }
 
 /// The last so many events, and what was lost among them.
-fn keep_last(found: &mut Found, lines: Option<usize>) {
+fn keep_last(found: &mut Entries, lines: Option<usize>) {
     let Some(lines) = lines else { return };
     let events = found.iter().filter(|(_, entry)| matches!(entry, Entry::Event(_))).count();
     let Some(mut drop) = events.checked_sub(lines).filter(|&n| n > 0) else { return };

@@ -8,20 +8,47 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use headcount::{
     Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, Role, Snapshot,
 };
 use headcount_report::age;
 
-use super::wait::clock::{self, Deadline};
+use super::wait::node_watch::NodeWatch;
 use super::wait::progress::Progress;
-use super::wait::watched::Watched;
-use super::wait::{STEP, not_reached, reached, reload_failed, was_abandoned, words};
-use crate::cli::{ReloadArgs, Which};
+use super::wait::{STEP, not_reached, reached, reload_failed, unmet, was_abandoned};
+use crate::args::{NodeSelector, duration};
+use crate::clock::{self, Deadline};
 use crate::find;
 use crate::outcome::Outcome;
 use answer::{Begun, Facts, Taken, Verdict};
 use master::{Master, read_pid_file};
+
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  headcount reload                          the only node of this host
+  headcount reload --pid-file /run/nginx.pid --timeout 2m
+  headcount reload --node nginx --drained
+
+Exit codes: 0 the new generation serves with all its workers; 1 timed out; 2 usage error; 3 the server refused the \
+configuration, or could not apply it; 4 no such node or master, or you may not signal it.";
+
+#[derive(Args)]
+#[command(after_help = RELOAD_EXAMPLES)]
+pub struct ReloadArgs {
+    /// The master is the process whose id is in this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// The master is the process with this id
+    #[arg(long, value_name = "PID", conflicts_with = "pid_file")]
+    pub pid: Option<u32>,
+    /// Also wait until no older generation is left
+    #[arg(long)]
+    pub drained: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
 
 /// How often the master is asked whether it has taken the signal.
 const LOOK: Duration = Duration::from_millis(1);
@@ -31,15 +58,15 @@ const LONG_HELD: Duration = Duration::from_millis(500);
 
 const NGINX_T: &str = "The server's error log says why; `nginx -t` usually does, too";
 
-pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, args: &ReloadArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
     let asked = match &args.pid_file {
         Some(path) => Some(read_pid_file(path)?),
         None => args.pid,
     };
     let (registry, master) = match asked {
-        Some(pid) => of_pid(which, pid)?,
-        None => of_node(which)?,
+        Some(pid) => of_pid(selector, pid)?,
+        None => of_node(selector)?,
     };
     let mut progress = Progress::new(deadline);
     // An earlier reload that is still in progress must not be mistaken for ours.
@@ -56,7 +83,7 @@ pub fn run(which: &Which, args: &ReloadArgs) -> anyhow::Result<Outcome> {
         progress.show(&format!("master {} is busy", master.pid))?;
         std::thread::sleep(LOOK);
     }
-    let mut node = Watched::at(registry.clone());
+    let mut node = NodeWatch::at(registry.clone());
     let before = node.snapshot()?.with_context(|| format!("{} is gone", registry.display()))?;
     node.skip_to(&before);
     let sent_ns = clock::boot_ns();
@@ -111,7 +138,7 @@ struct Reload<'a> {
 impl Reload<'_> {
     fn wait(
         &mut self,
-        node: &mut Watched,
+        node: &mut NodeWatch,
         deadline: Deadline,
         progress: &mut Progress,
     ) -> anyhow::Result<Outcome> {
@@ -156,9 +183,9 @@ impl Reload<'_> {
             }
             if deadline.is_over() {
                 progress.end()?;
-                return not_reached(&words::not_reached(self.args.timeout, &facts.lacking()));
+                return not_reached(&unmet::not_reached(self.args.timeout, &facts.unmet()));
             }
-            progress.show(&words::line(&facts.lacking()))?;
+            progress.show(&unmet::line(&facts.unmet()))?;
             // What the master does is looked at, and what its workers do wakes us.
             node.wait(STEP)?;
         }
@@ -213,8 +240,8 @@ fn ended(master: &Master) -> String {
 }
 
 /// The node's master: that of its newest generation.
-fn of_node(which: &Which) -> anyhow::Result<(PathBuf, Master)> {
-    let (path, observer) = find::one(which)?;
+fn of_node(selector: &NodeSelector) -> anyhow::Result<(PathBuf, Master)> {
+    let (path, observer) = find::one(selector)?;
     let snapshot = observer.snapshot().context("cannot read the node")?;
     let Some(pid) = newest_master(&snapshot) else {
         bail!("node {} ({}) has no live master: start the server", snapshot.node, path.display());
@@ -226,11 +253,11 @@ fn of_node(which: &Which) -> anyhow::Result<(PathBuf, Master)> {
 }
 
 /// The node whose master this process is.
-fn of_pid(which: &Which, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
+fn of_pid(selector: &NodeSelector, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
     // Before anything is found out about it.
     let master = Master::hold(pid)?;
     let (mut unreadable, mut others) = (Vec::new(), Vec::new());
-    for found in find::all(which)? {
+    for found in find::all(selector)? {
         let snapshot = found.observer.and_then(|observer| Ok((observer.snapshot()?, observer)));
         match snapshot {
             Ok((snapshot, observer)) if live_masters(&snapshot).any(|p| p == pid) => {

@@ -4,90 +4,59 @@
 //! is written before and after each attempt; so a restart knows what was delivered, and of one delivery at most that it
 //! may have been.
 
+mod args;
+mod attempt;
 mod backoff;
-mod begin;
 mod command;
 mod deliver;
 mod follow;
-mod journal;
-mod life;
+mod locator;
 mod lock;
 mod log;
-mod notice;
-mod place;
-mod post;
-mod pulse;
+mod node_event;
+mod node_state;
+mod notification;
+mod queue;
 mod rules;
+mod start_position;
 mod state;
 mod stop;
+mod webhook;
 
-pub use backoff::Backoff;
-pub use rules::Rule;
+pub use args::RunArgs;
 
-use clap::ValueEnum;
-use clap::error::ErrorKind;
+use anyhow::bail;
 
-use crate::cli::{RunArgs, Which, command};
-use crate::outcome::Outcome;
+use crate::args::NodeSelector;
+use crate::outcome::{Outcome, UsageError};
 
 use deliver::Deliverer;
 use follow::Follower;
+use locator::Locator;
 use log::Log;
-use place::Place;
 use stop::Stop;
 
-/// Where to begin without a state file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StartFrom {
-    /// With the start of the run that is there
-    Run,
-    /// With what happens from now on
-    Now,
-    /// With the oldest event that is kept
-    Oldest,
-}
-
-/// What becomes of a delivery whose end nobody saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IfInterrupted {
-    /// Deliver again, marked as a retry
-    Retry,
-    /// Go on with the next
-    Skip,
-}
-
-/// What to do when a delivery failed for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OnFailure {
-    /// Log it and go on with the next
-    Continue,
-    /// End with code 4; the next start tries it again
-    Stop,
-}
-
-pub fn run(which: &Which, args: &RunArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     if let Some(twice) = rules::given_twice(&args.on) {
-        command().error(ErrorKind::ValueValidation, format!("the rule --on {twice} is given twice")).exit();
+        bail!(UsageError(format!("--on {twice} is given twice")));
     }
     if args.timeout.is_zero() {
-        command()
-            .error(ErrorKind::ValueValidation, "--timeout 0 leaves a command no time: give 1ms or more")
-            .exit();
+        bail!(UsageError("--timeout must be at least 1ms".to_owned()));
     }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;
-    let mut place = Place::new(which)?;
+    let mut locator = Locator::new(selector)?;
     let path = match &args.state {
         Some(path) => path.clone(),
         // Its name needs the node's.
-        None => match place.wait(&stop, &log)? {
+        None => match locator.wait(&stop, &log)? {
             Some(registry) => state::default_path(&registry, &args.on)?,
             None => return Ok(Outcome::Done),
         },
     };
     let lock = lock::Lock::take(&path)?;
     let state = state::StateFile::open(&path)?;
-    let outcome = Follower::new(args, place, Deliverer::new(args, state, &stop, &log)).run();
+    let outcome = Follower::new(args, locator, Deliverer::new(args, state, &stop, &log)).run();
     drop(lock);
     outcome
 }

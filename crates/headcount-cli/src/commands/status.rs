@@ -9,17 +9,35 @@ mod text_tests;
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::cli::{StatusArgs, Which};
+use clap::Args;
+
+use crate::args::NodeSelector;
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
 use reading::Reading;
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  headcount status                          every node of this host
+  headcount status --node nginx
+  headcount status --json | jq '.nodes[].total'
+
+Exit codes: 0 success; 2 usage error; 4 no such node, or one cannot be read (the others are still shown).";
+
+#[derive(Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub struct StatusArgs {
+    /// Print JSON, for programs (described in docs/cli.md)
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A registry that cannot be read, and why.
 type Unreadable = (PathBuf, headcount::Error);
 
-pub fn run(which: &Which, args: &StatusArgs) -> anyhow::Result<Outcome> {
-    let (readings, unreadable) = read(find::all(which)?);
+pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let (readings, unreadable) = read(find::all(selector)?);
     let mut out = anstream::stdout().lock();
     if args.json {
         let document = Document::new(&readings, &unreadable);

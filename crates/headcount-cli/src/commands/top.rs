@@ -19,12 +19,13 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use ratatui::crossterm::event::Event;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::{TopArgs, Which};
+use crate::args::NodeSelector;
 use crate::outcome::Outcome;
-use crate::ready::wait;
+use crate::poll::wait;
 
 use choices::{Choices, Step};
 use nodes::Nodes;
@@ -33,21 +34,22 @@ use theme::Theme;
 use view::Scene;
 use wake::Wake;
 
+#[derive(Args)]
+pub struct TopArgs {}
+
 /// How often the picture is drawn anew when nothing happens: ages grow and bars move.
 const EVERY: Duration = Duration::from_millis(250);
 /// However much happens, it is not drawn sooner after the last time: nobody would see it.
 const AT_MOST: Duration = Duration::from_millis(25);
 
-pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> {
     if !stdout().is_terminal() {
-        bail!(
-            "top draws on a terminal, and standard output is none: use `headcount status`, or status --json"
-        );
+        bail!("top needs a terminal, and standard output is not one: use `headcount status`");
     }
     if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
-        bail!("top moves the cursor, and this terminal cannot (TERM=dumb): use `headcount status`");
+        bail!("top needs a terminal that can move the cursor, and TERM=dumb cannot: use `headcount status`");
     }
-    let mut nodes = Nodes::find(which)?;
+    let mut nodes = Nodes::find(selector)?;
     // Before the terminal is ours: a signal in between must find its handler.
     let wakes = wake::listen().context("cannot listen for keys and signals")?;
     let mut screen = Screen::enter().context("cannot take the terminal")?;
@@ -77,7 +79,9 @@ pub fn run(which: &Which, _args: &TopArgs) -> anyhow::Result<Outcome> {
                         drawn = false;
                     }
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => bail!("nobody listens for keys any more"),
+                    Err(TryRecvError::Disconnected) => {
+                        bail!("the threads that read keys and signals have ended")
+                    }
                 }
             }
             if looked.elapsed() >= EVERY || looked.elapsed() >= AT_MOST && nodes.reader.read() {

@@ -1,24 +1,60 @@
 //! `headcount wait`: until the node is as it is wanted, for scripts. `docs/cli/wait.md` is the reference.
 
-pub mod clock;
 pub mod condition;
+pub mod node_watch;
+pub mod processes;
 pub mod progress;
-pub mod watched;
-pub mod words;
+pub mod unmet;
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
+use clap::Args;
 use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
 
-use crate::cli::{WaitArgs, Which};
+use crate::args::{NodeSelector, duration};
+use crate::clock::Deadline;
 use crate::outcome::Outcome;
 use crate::paint;
-use clock::Deadline;
 use condition::Wanted;
+use node_watch::NodeWatch;
 use progress::Progress;
-use watched::Watched;
+
+const WAIT_EXAMPLES: &str = "\
+All conditions given must hold at the same time.
+
+Examples:
+  headcount wait --reloaded                 the newest generation serves with all its workers
+  headcount wait --drained --timeout 5m     the last old worker has left
+  headcount wait --reloaded --drained --newer-than 7
+  headcount wait --stopped && headcount status
+
+Exit codes: 0 reached; 1 timed out; 2 usage error; 3 the reload failed; 4 no such node, or it cannot be read.";
+
+#[derive(Args)]
+#[command(after_help = WAIT_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("condition").required(true).multiple(true))]
+pub struct WaitArgs {
+    /// Until the newest generation serves with all its workers, and its master is alive
+    #[arg(long, group = "condition")]
+    pub reloaded: bool,
+    /// Until no older generation is left
+    #[arg(long, group = "condition")]
+    pub drained: bool,
+    /// Until no process of the node is alive
+    #[arg(long, group = "condition", conflicts_with = "reloaded")]
+    pub stopped: bool,
+    /// Until the newest generation has exactly N workers that serve
+    #[arg(long, group = "condition", value_name = "N")]
+    pub workers: Option<u32>,
+    /// With --reloaded: accept only a generation with a number greater than this
+    #[arg(long, value_name = "GENERATION", requires = "reloaded")]
+    pub newer_than: Option<u64>,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
 
 /// How often the registry is looked at while something is on its way that no event tells of: a worker's start, or what a
 /// master does with its new generation. Soon enough for a script, and a few file reads.
@@ -26,7 +62,7 @@ pub const STEP: Duration = Duration::from_millis(20);
 /// The same otherwise: what changes then wakes us.
 const LONG_STEP: Duration = Duration::from_secs(1);
 
-pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
+pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
     let wanted = Wanted {
         reloaded: args.reloaded,
@@ -35,8 +71,8 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
         workers: args.workers,
         newer_than: args.newer_than,
     };
-    let Some(mut node) = Watched::find(which, wanted.newer_than.is_some())? else {
-        if wanted.stopped && wanted.lacking(None, "").is_empty() {
+    let Some(mut node) = NodeWatch::find(selector, wanted.newer_than.is_some())? else {
+        if wanted.stopped && wanted.unmet(None, "").is_empty() {
             return reached(&wanted.reached(None, "on this host"));
         }
         anyhow::bail!("{}", crate::find::no_node());
@@ -59,16 +95,16 @@ pub fn run(which: &Which, args: &WaitArgs) -> anyhow::Result<Outcome> {
                 return reload_failed(&was_abandoned(generation));
             }
         }
-        let lacks = wanted.lacking(snapshot.as_ref(), &node.name());
-        if lacks.is_empty() {
+        let unmet = wanted.unmet(snapshot.as_ref(), &node.name());
+        if unmet.is_empty() {
             progress.end()?;
             return reached(&wanted.reached(snapshot.as_ref(), &node.name()));
         }
         if deadline.is_over() {
             progress.end()?;
-            return not_reached(&words::not_reached(args.timeout, &lacks));
+            return not_reached(&unmet::not_reached(args.timeout, &unmet));
         }
-        progress.show(&words::line(&lacks))?;
+        progress.show(&unmet::line(&unmet))?;
         let on_its_way = snapshot.as_ref().is_some_and(on_its_way);
         let step = if on_its_way { STEP } else { progress.tick().unwrap_or(LONG_STEP) };
         node.wait(step.min(deadline.left()))?;
@@ -112,8 +148,8 @@ impl Abandoned {
 /// Why a generation that was announced has no worker.
 pub fn was_abandoned(generation: GenerationId) -> String {
     format!(
-        "generation {generation} was abandoned: its configuration was read, and could not be put into force. The \
-         server's error log says why; the older generation serves on"
+        "generation {generation} was abandoned: its configuration was read but could not be applied. The \
+         server's error log says why; the older generation still serves"
     )
 }
 
@@ -122,16 +158,16 @@ pub fn reached(what: &str) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-pub fn not_reached(why: &str) -> anyhow::Result<Outcome> {
-    complain(why)?;
+pub fn not_reached(reason: &str) -> anyhow::Result<Outcome> {
+    complain(reason)?;
     Ok(Outcome::NotReached)
 }
 
-pub fn reload_failed(why: &str) -> anyhow::Result<Outcome> {
-    complain(why)?;
+pub fn reload_failed(reason: &str) -> anyhow::Result<Outcome> {
+    complain(reason)?;
     Ok(Outcome::ReloadFailed)
 }
 
-fn complain(why: &str) -> std::io::Result<()> {
-    writeln!(anstream::stderr().lock(), "{}headcount:{} {why}", paint::ERROR, anstyle::Reset)
+fn complain(reason: &str) -> std::io::Result<()> {
+    writeln!(anstream::stderr().lock(), "{}headcount:{} {reason}", paint::ERROR, anstyle::Reset)
 }

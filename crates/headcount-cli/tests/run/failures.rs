@@ -23,7 +23,7 @@ fn a_command_that_fails_is_tried_again_with_growing_waits() {
     let marks: Vec<_> = deliveries(&seen).iter().map(|d| (d.seq(), d.attempt(), d.is_retry())).collect();
     assert_eq!(marks, [(Some(2), 1, false), (Some(2), 2, false), (Some(2), 3, false)]);
     assert_eq!(run.log().matches("failed").count(), 2, "{}", run.log());
-    assert!(run.log().contains("it ended with exit code 1; next attempt in"), "{}", run.log());
+    assert!(run.log().contains("exit code 1; next attempt in"), "{}", run.log());
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn after_the_last_failure_it_goes_on_with_the_next() {
     run.end();
     let marks: Vec<_> = deliveries(&seen).iter().map(|d| (d.seq(), d.attempt())).collect();
     assert_eq!(marks, [(Some(2), 1), (Some(2), 2), (Some(3), 1), (Some(3), 2)]);
-    assert!(run.log().contains("failed for good after 2 attempts: it was ended by SIGSEGV"), "{}", run.log());
+    assert!(run.log().contains("failed for good after 2 attempts: killed by SIGSEGV"), "{}", run.log());
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_command_that_hangs_is_ended_with_all_that_it_started() {
         (pids.len() == 2).then_some(pids)
     });
     assert!(started.iter().all(|&pid| process::is_alive(pid)), "{started:?}");
-    run.wait_for_log("it ran longer than 1.0 s, and was ended (it was ended by SIGTERM)");
+    run.wait_for_log("timed out after 1.0 s and was stopped (killed by SIGTERM)");
     for pid in started {
         // Nobody but its parent can wait for the end of one that was killed.
         run.wait_until(&format!("the end of process {pid}"), || (!process::is_alive(pid)).then_some(()));

@@ -92,7 +92,7 @@ fn the_one_under_way_is_awaited_and_repeated_as_a_retry() {
     let mut run = Follower::start(&own, &["--on", &rule]);
     // It waits for the command that the first one has left behind, and starts none beside it.
     wait::poll(Duration::from_millis(300), || None::<()>);
-    assert!(!run.log().contains("once more"), "{}", run.log());
+    assert!(!run.log().contains("trying again"), "{}", run.log());
     fs::write(own.at("gate"), "").expect("our own folder");
     run.wait_until("all", || (deliveries(&seen).len() == 3).then_some(()));
     run.end();
@@ -113,7 +113,7 @@ fn the_one_under_way_is_skipped_if_that_is_wanted() {
     fs::write(own.at("gate"), "").expect("our own folder");
     let mut run = Follower::start(&own, &["--on", &rule, "--if-interrupted", "skip"]);
     run.wait_until("all", || (deliveries(&seen).len() == 2).then_some(()));
-    run.wait_for_log("is skipped");
+    run.wait_for_log(": skipped");
     run.end();
     let marks: Vec<_> = deliveries(&seen).iter().map(|d| (d.seq(), d.attempt(), d.is_retry())).collect();
     assert_eq!(marks, [(Some(2), 1, false), (Some(3), 1, false)]);
@@ -171,7 +171,7 @@ fn what_was_said_to_be_delivered_is_not_repeated() {
     run.wait_for_log("worker_started at 2 to rule 1: delivered");
     run.kill();
     let mut run = Follower::start(&own, &["--on", &rule]);
-    run.wait_for_log("following the node");
+    run.wait_for_log("following node");
     run.end();
     assert_eq!(deliveries(&seen).len(), 1);
 }

@@ -104,7 +104,7 @@ fn a_registry_that_was_made_anew_is_followed_from_its_beginning() {
     assert_eq!(kinds(second), ["node_started", "generation_started", "worker_started"]);
     assert_all_once(second, &registry(&own));
     assert_ne!(first[0].id(), second[0].id());
-    assert!(run.log().contains("was made anew"), "{}", run.log());
+    assert!(run.log().contains("was replaced"), "{}", run.log());
 
     // Gone with its node while we were away, as after a boot: the death is told first.
     kill(&nginx);
@@ -249,7 +249,7 @@ fn following_costs_next_to_nothing() {
     let own = Folder::new();
     let _nginx = Nginx::start_ready(server(&own).workers(4));
     let run = Follower::start(&own, &["--on", "node_died=true"]);
-    run.wait_for_log("following the node");
+    run.wait_for_log("following node");
     let cpu = || process::stat(run.pid()).expect("it runs").cpu;
     let (start, before) = (Instant::now(), cpu());
     // There is no event of "nothing happened": this one is a measurement over time.

@@ -133,7 +133,7 @@ fn where_to_begin() {
         command.arg("--registry").arg(registry(&own)).args(["--from", from, "--on", &rule, "--state"]);
         command.arg(own.at(&format!("state-{from}")));
         let mut run = Follower::spawn(&own, command);
-        run.wait_for_log("following the node");
+        run.wait_for_log("following node");
         if first.is_some() {
             run.wait_until("the start of the second run", || {
                 (deliveries(&seen).last()?.0["generation"] == 2).then_some(())

@@ -43,7 +43,7 @@ fn asked_twice_it_ends_the_command() {
     run.wait_until("the command", || under_way.exists().then_some(()));
     run.wait_until("its end", || {
         run.signal(Signal::INT);
-        run.log().contains("ended before it was delivered").then_some(())
+        run.log().contains("stopped before it was delivered").then_some(())
     });
     assert_eq!(run.ended().code(), Some(0));
     let state = std::fs::read_to_string(own.at("state.json")).expect("a state");
@@ -83,15 +83,17 @@ fn one_state_file_is_for_one_process() {
     let own = Folder::new();
     let _nginx = Nginx::start_ready(server(&own).workers(1));
     let mut first = Follower::start(&own, &["--on", "any=true"]);
-    first.wait_for_log("following the node");
+    first.wait_for_log("following node");
     let mut second = Follower::start(&own, &["--on", "any=true"]);
     assert_eq!(second.ended().code(), Some(4));
-    let said =
-        format!("state.json is in use by process {}: end it, or name another file by --state", first.pid());
+    let said = format!(
+        "state.json is in use by process {}: stop it, or choose another file with --state",
+        first.pid()
+    );
     assert!(second.log().contains(&said), "{}", second.log());
     // Killed, it leaves nothing that would be in the way.
     first.kill();
     let mut third = Follower::start(&own, &["--on", "any=true"]);
-    third.wait_for_log("following the node");
+    third.wait_for_log("following node");
     third.end();
 }

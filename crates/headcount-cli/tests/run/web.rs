@@ -106,7 +106,7 @@ fn an_event_is_posted_until_it_is_taken() {
         assert_eq!(request.header("idempotency-key"), request.body["id"].as_str());
     }
     assert_eq!(requests[0].body["id"], requests[2].body["id"]);
-    for said in ["the answer was 500", "the answer was 302"] {
+    for said in ["the server answered 500", "the server answered 302"] {
         assert!(run.log().contains(said), "{said}: {}", run.log());
     }
 }
@@ -125,7 +125,7 @@ fn nobody_answers_and_nobody_is_there() {
     run.wait_for_log("refused");
     let listener = run.wait_until("the port to be free", || TcpListener::bind(address).ok());
     let requests = serve(listener, &[0]);
-    run.wait_for_log("there was no answer within 1.0 s");
+    run.wait_for_log("timed out after 1.0 s");
     run.wait_for_log("delivered in");
     run.end();
     assert_eq!(requests.lock().expect("no thread has failed").len(), 2);
@@ -150,7 +150,7 @@ fn a_post_whose_end_nobody_saw_is_repeated_as_a_retry() {
     run.signal(testkit::Signal::TERM);
     run.wait_until("its end", || {
         run.signal(testkit::Signal::TERM);
-        run.log().contains("ended before it was delivered").then_some(())
+        run.log().contains("stopped before it was delivered").then_some(())
     });
     assert_eq!(run.ended().code(), Some(0));
     let mut run = Follower::start(&own, &["--on", &rule]);

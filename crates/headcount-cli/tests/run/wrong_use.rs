@@ -20,10 +20,10 @@ fn a_rule_that_is_none_is_refused_with_what_is_allowed() {
         (&["--on", "worker_gone=true"][..], "node_started, node_stopped, node_died, lost, any"),
         (&["--on", "worker_died"][..], "there is no command"),
         (&["--on", "worker_died="][..], "the command is empty"),
-        (&["--on", "any=http://"][..], "is no URL"),
+        (&["--on", "any=http://"][..], "is not a URL"),
         (&["--on", "any=true", "--on", "any=true"][..], "is given twice"),
         (&["--on", "any=true", "--queue", "0"][..], "0 is not in 1..=1048576"),
-        (&["--on", "any=true", "--backoff", "2s..1s"][..], "the second time is to be the longer one"),
+        (&["--on", "any=true", "--backoff", "2s..1s"][..], "the second time must be the longer one"),
         (&["--on", "any=true", "--timeout", "soon"][..], "allowed are a number and ms, s, m, h or d"),
         (&["--on", "any=true", "--timeout", "0"][..], "leaves a command no time"),
         (&["--on", "any=true", "--from", "monday"][..], "possible values: run, now, oldest"),
@@ -43,7 +43,7 @@ fn a_state_file_that_cannot_be_gone_on_with_is_refused_and_left_alone() {
         ("corrupt", r#"{"headcount_run": 1, "next_seq": "#, "is corrupt: EOF"),
         ("missing", r#"{"headcount_run": 1, "next_seq": 3}"#, "is corrupt: missing field"),
         ("empty", "", "is corrupt: EOF"),
-        ("stranger", r#"{"name": "something else"}"#, "is no state file of `headcount run`"),
+        ("stranger", r#"{"name": "something else"}"#, "is not a state file of `headcount run`"),
     ] {
         own.write(name, content);
         let path = own.at(name).display().to_string();
@@ -91,7 +91,7 @@ fn several_nodes_and_none_named_is_refused() {
     let output = output.expect("it runs");
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{text}");
-    assert!(text.contains("there are 2 nodes on this host: say which by --node"), "{text}");
+    assert!(text.contains("there are 2 nodes on this host: choose one with --node"), "{text}");
 }
 
 #[test]
@@ -172,9 +172,5 @@ fn quiet_is_quiet_as_long_as_all_is_well() {
     run.wait_until("the worker's start", || seen.exists().then_some(()));
     run.end();
     assert_eq!(run.log().lines().count(), 1, "{}", run.log());
-    assert!(
-        run.log().contains("failed for good after 1 attempt: it ended with exit code 3"),
-        "{}",
-        run.log()
-    );
+    assert!(run.log().contains("failed for good after 1 attempt: exit code 3"), "{}", run.log());
 }

@@ -17,7 +17,7 @@ fn setup(i: Integration) -> Setup {
     Setup::new(i).workers(2)
 }
 
-/// The server starts, serves and stops; the log names the file and the mend; and since the node runs on
+/// The server starts, serves and stops; the log names the file and the fix; and since the node runs on
 /// memory of its own then, every report of a whole life comes as ever.
 fn lives_without_it(nginx: &Nginx, path: &Path) {
     nginx.run();
@@ -26,8 +26,8 @@ fn lives_without_it(nginx: &Nginx, path: &Path) {
     let line = nginx.wait_for_log(&format!("a complaint that names {shown}"), |line| {
         line.contains(&shown) && ["[warn]", "[error]"].iter().any(|level| line.contains(level))
     });
-    let mends = ["remove", "make ", "set another", "free ", "run the master", "stop the", "mount"];
-    assert!(mends.iter().any(|mend| line.contains(mend)), "no mend is named: {line}");
+    let fixes = ["remove", "make ", "set another", "free ", "run the master", "stop the", "mount"];
+    assert!(fixes.iter().any(|fix| line.contains(fix)), "no fix is named: {line}");
     whole_life(nginx);
 }
 
@@ -94,7 +94,7 @@ pub fn no_registry(i: Integration) {
     assert_eq!(fs::read_to_string(nginx.registry()).ok(), Some(text), "somebody's file");
 }
 
-/// A sound first page, and garbage behind it: the node may mend or refuse it, and must come to no harm.
+/// A sound first page, and garbage behind it: the node may fix or refuse it, and must come to no harm.
 pub fn corrupt(i: Integration) {
     for byte in [0xff_u8, 0xa5, 0x01] {
         let nginx = used(i);

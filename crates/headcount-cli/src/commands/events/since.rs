@@ -5,8 +5,8 @@ use std::time::Duration;
 use headcount::Event;
 use jiff::Timestamp;
 
-use crate::cli::duration;
-use crate::commands::wait::clock;
+use crate::args::duration;
+use crate::clock;
 
 /// From which event on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ impl Since {
         let wall = text.parse::<Timestamp>().ok().and_then(|t| u64::try_from(t.as_nanosecond()).ok());
         wall.map(Since::Wall).ok_or_else(|| {
             format!(
-                "{text:?} is no time; allowed are how long ago (500ms, 60s, 10m, 2h, 1d), a moment with its time zone \
-                 (2025-01-31T12:00:00Z, 2025-01-31T13:00:00+01:00), or an event's number (seq:123, 123)"
+                "{text:?} is not a time; allowed are an age (500ms, 60s, 10m, 2h, 1d), a date and time with time zone \
+                 (2025-01-31T12:00:00Z, 2025-01-31T13:00:00+01:00), or the number of an event (seq:123, 123)"
             )
         })
     }

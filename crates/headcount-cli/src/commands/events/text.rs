@@ -6,7 +6,7 @@ use headcount_report::{EventDocument, plural, sentence};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::feed::Entry;
+use super::journals::Entry;
 use crate::paint;
 
 /// How a line looks.
@@ -34,7 +34,8 @@ impl LineFormat {
                 Ok(self.text(&time, node, colour(event.kind), &sentence(event)))
             }
             (Entry::Lost(lost), false) => {
-                let lost = format!("({} before the next one: overwritten, and lost)", plural(*lost, "event"));
+                let lost =
+                    format!("({} lost: overwritten before they could be read)", plural(*lost, "event"));
                 Ok(self.text(&format!("{:23}", ""), node, paint::WARNING, &lost))
             }
         }
@@ -110,7 +111,7 @@ mod tests {
         insta::assert_snapshot!(format(true, true).line("shop", &entry).unwrap(), @r#"{"node":"shop","lost":136}"#);
         insta::assert_snapshot!(
             plain(&format(false, false).line("shop", &entry).unwrap()).trim_start(),
-            @"(136 events before the next one: overwritten, and lost)"
+            @"(136 events lost: overwritten before they could be read)"
         );
     }
 

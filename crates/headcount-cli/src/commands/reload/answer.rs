@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use headcount::{GenerationId, Phase, Snapshot, State};
 
-use crate::commands::wait::condition::{Lack, Wanted, newest};
+use crate::commands::wait::condition::{Wanted, newest};
+use crate::commands::wait::unmet::Unmet;
 
 /// How long nginx's master sleeps between starting a generation's workers and looking for the next signal.
 const NGINX_PAUSE_NS: u64 = 100_000_000;
@@ -95,19 +96,19 @@ impl Facts<'_> {
         match last {
             // Only once the master rests: what was abandoned may be an earlier reload's, and ours is being read.
             Some(&last) if newest < answer && rests => Verdict::Abandoned(last),
-            _ if self.lacking().is_empty() => Verdict::Serves(answer),
+            _ if self.unmet().is_empty() => Verdict::Serves(answer),
             _ => Verdict::Wait,
         }
     }
 
     /// What is still missing.
-    pub fn lacking(&self) -> Vec<Lack> {
+    pub fn unmet(&self) -> Vec<Unmet> {
         match self.answer() {
-            None => vec![Lack::of(format!(
+            None => vec![Unmet::of(format!(
                 "master {} took the signal but has begun no generation yet",
                 self.master
             ))],
-            Some(_) => self.wanted().lacking(Some(self.snapshot), ""),
+            Some(_) => self.wanted().unmet(Some(self.snapshot), ""),
         }
     }
 

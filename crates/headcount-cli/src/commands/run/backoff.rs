@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::duration;
+use crate::args::duration;
 
 /// `--backoff FIRST..LONGEST`: doubles from the one to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl Backoff {
         let (first, longest) = text.split_once("..").unwrap_or((text, text));
         let backoff = Backoff { first: duration(first)?, longest: duration(longest)? };
         if backoff.longest < backoff.first {
-            return Err(format!("{text:?}: the second time is to be the longer one, as in 1s..60s"));
+            return Err(format!("{text:?}: the second time must be the longer one, as in 1s..60s"));
         }
         Ok(backoff)
     }

@@ -12,8 +12,8 @@ use rustix::process::{
 };
 use serde_json::{Map, Value};
 
-use super::deliver::Attempt;
-use super::notice::variables;
+use super::attempt::Attempt;
+use super::notification::variables;
 use super::state::Leader;
 use super::stop::{Stop, TICK};
 
@@ -41,7 +41,7 @@ pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, 
             None => shell.env_remove(variable),
         };
     }
-    let child = shell.spawn().map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
+    let child = shell.spawn().map_err(|error| format!("cannot start /bin/sh: {error}"))?;
     let group = group_of(child.id()).ok_or("/bin/sh has no process id")?;
     Ok(Running { child, group, start: Instant::now() })
 }
@@ -75,7 +75,7 @@ impl Running {
                 let end = self.reap();
                 return match left.is_zero() {
                     true => {
-                        Attempt::Failed(format!("it ran longer than {}, and was ended ({end})", age(timeout)))
+                        Attempt::Failed(format!("timed out after {} and was stopped ({end})", age(timeout)))
                     }
                     false => Attempt::CutShort,
                 };
@@ -89,7 +89,7 @@ impl Running {
         match self.child.wait() {
             Ok(status) if status.success() => Attempt::Done,
             Ok(status) => Attempt::Failed(said(status)),
-            Err(error) => Attempt::Failed(format!("its end cannot be waited for: {error}")),
+            Err(error) => Attempt::Failed(format!("cannot wait for it: {error}")),
         }
     }
 
@@ -106,7 +106,7 @@ impl Running {
             match self.child.try_wait() {
                 Ok(Some(status)) => return said(status),
                 Ok(None) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(5)),
-                Ok(None) => return "SIGKILL did not end it".to_owned(),
+                Ok(None) => return "SIGKILL did not stop it".to_owned(),
                 Err(error) => return error.to_string(),
             }
         }
@@ -169,8 +169,8 @@ fn stat(pid: u32) -> Option<Stat> {
 
 fn said(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("it ended with exit code {code}"),
-        (None, Some(signal)) => format!("it was ended by {}", signal_name(signal)),
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by {}", signal_name(signal)),
         (None, None) => status.to_string(),
     }
 }

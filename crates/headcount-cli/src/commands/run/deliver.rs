@@ -5,25 +5,15 @@ use std::time::Instant;
 use headcount_report::{age, plural};
 use serde_json::Value;
 
+use super::args::{IfInterrupted, OnFailure, RunArgs};
+use super::attempt::Attempt;
 use super::command;
 use super::log::Log;
-use super::notice::Notice;
-use super::post::Poster;
+use super::notification::Notification;
 use super::rules::{Action, Rule};
 use super::state::{Delivery, InFlight, StateFile};
 use super::stop::Stop;
-use super::{IfInterrupted, OnFailure};
-use crate::cli::RunArgs;
-
-/// How an attempt ended.
-pub enum Attempt {
-    /// It was taken.
-    Done,
-    /// It was not: why.
-    Failed(String),
-    /// It was ended because `headcount run` is to end at once.
-    CutShort,
-}
+use super::webhook::Webhook;
 
 /// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +32,12 @@ pub struct Deliverer<'a> {
     pub file: StateFile,
     pub stop: &'a Stop,
     pub log: &'a Log,
-    poster: Poster,
+    webhook: Webhook,
 }
 
 impl<'a> Deliverer<'a> {
     pub fn new(args: &'a RunArgs, file: StateFile, stop: &'a Stop, log: &'a Log) -> Deliverer<'a> {
-        Deliverer { args, file, stop, log, poster: Poster::new(args.timeout) }
+        Deliverer { args, file, stop, log, webhook: Webhook::new(args.timeout) }
     }
 
     /// Goes on with what was under way when an earlier `headcount run` ended.
@@ -61,7 +51,7 @@ impl<'a> Deliverer<'a> {
         let rule = self.args.on.iter().enumerate().find(|(_, rule)| rule.key() == flight.delivery.rule);
         let Some((number, rule)) = rule.filter(|_| !skip) else {
             self.log.warn(match skip {
-                true => format!("{name} was interrupted in attempt {}, and is skipped", flight.attempt),
+                true => format!("{name} was interrupted in attempt {}: skipped", flight.attempt),
                 false => format!("{name} was interrupted, and its rule is gone: skipped"),
             });
             self.finish(flight.delivery)?;
@@ -70,24 +60,27 @@ impl<'a> Deliverer<'a> {
         let mut flight = InFlight { process: None, ..flight };
         if std::mem::take(&mut flight.running) {
             flight.interrupted = true;
-            self.log.warn(format_args!("{name} was interrupted in attempt {}: once more", flight.attempt));
+            self.log.warn(format_args!("{name} was interrupted in attempt {}: trying again", flight.attempt));
         }
         self.file.state.in_flight = Some(flight);
         self.attempts(number, rule, &mut || {})
     }
 
     /// Delivers something to everybody who wants it and has not had it.
-    pub fn deliver(&mut self, notice: &Notice, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
-        for (number, rule) in self.args.on.iter().enumerate().filter(|(_, rule)| rule.wants(notice.event)) {
-            let delivery = Delivery { at: notice.at, event: notice.event.into(), rule: rule.key() };
+    pub fn deliver(&mut self, notification: &Notification, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
+        for (number, rule) in
+            self.args.on.iter().enumerate().filter(|(_, rule)| rule.wants(notification.event))
+        {
+            let delivery =
+                Delivery { at: notification.at, event: notification.event.into(), rule: rule.key() };
             if self.file.state.finished.contains(&delivery) {
                 continue;
             }
             if self.stop.is_asked() {
                 return Ok(Ended::Stopped);
             }
-            let mut document = notice.document.clone();
-            document.insert("id".into(), self.id(notice).into());
+            let mut document = notification.document.clone();
+            document.insert("id".into(), self.id(notification).into());
             self.file.state.in_flight = Some(InFlight {
                 delivery,
                 attempt: 0,
@@ -106,10 +99,10 @@ impl<'a> Deliverer<'a> {
     }
 
     /// The same for every attempt, and for no other event.
-    fn id(&self, notice: &Notice) -> String {
+    fn id(&self, notification: &Notification) -> String {
         let registry = self.file.state.registry.as_ref();
         let (node, created) = registry.map_or(("", 0), |r| (r.node.as_str(), r.created_ns));
-        format!("{node}/{created}/{}/{}", notice.at, notice.event)
+        format!("{node}/{created}/{}/{}", notification.at, notification.event)
     }
 
     /// Tries what is in flight until it is finished.
@@ -137,7 +130,7 @@ impl<'a> Deliverer<'a> {
                 Attempt::CutShort => {
                     now.interrupted = true;
                     self.file.save()?;
-                    self.log.warn(format_args!("{name}: ended before it was delivered{again}"));
+                    self.log.warn(format_args!("{name}: stopped before it was delivered{again}"));
                     return Ok(Ended::Stopped);
                 }
                 Attempt::Failed(why) => {
@@ -183,7 +176,7 @@ impl<'a> Deliverer<'a> {
                 self.file.save()?;
                 let id = flight.document.get("id").and_then(Value::as_str).unwrap_or_default();
                 let body = Value::Object(flight.document.clone()).to_string();
-                Ok(self.poster.post(url, id, body, self.stop, tick))
+                Ok(self.webhook.post(url, id, body, self.stop, tick))
             }
         }
     }

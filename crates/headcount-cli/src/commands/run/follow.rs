@@ -3,27 +3,28 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
+use headcount_report::plural;
 
-use super::begin::begin;
+use super::args::RunArgs;
 use super::deliver::{Deliverer, Ended};
-use super::journal::{Item, Journal, warn_unreadable};
-use super::life;
-use super::notice::Notice;
-use super::place::Place;
-use super::pulse;
+use super::locator::Locator;
+use super::node_event;
+use super::node_state;
+use super::notification::Notification;
+use super::queue::{Item, Queue, warn_unreadable};
+use super::start_position;
 use super::state::{Ask, Registry, State};
-use crate::cli::RunArgs;
 use crate::outcome::Outcome;
 
 /// How often it is written down what was read and concerns nobody.
 const BETWEEN_SAVES: Duration = Duration::from_secs(1);
-/// How often a node that cannot be looked at is looked at again.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// How often a node that cannot be read is tried again.
+const BETWEEN_CHECKS: Duration = Duration::from_secs(1);
 
 /// Follows one node.
 pub struct Follower<'a> {
     args: &'a RunArgs,
-    place: Place,
+    locator: Locator,
     deliverer: Deliverer<'a>,
     /// A registry was there.
     has_followed: bool,
@@ -33,20 +34,20 @@ pub struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    pub fn new(args: &'a RunArgs, place: Place, deliverer: Deliverer<'a>) -> Follower<'a> {
+    pub fn new(args: &'a RunArgs, locator: Locator, deliverer: Deliverer<'a>) -> Follower<'a> {
         let saved_seq = deliverer.file.state.next_seq;
-        Follower { args, place, deliverer, has_followed: false, saved: Instant::now(), saved_seq }
+        Follower { args, locator, deliverer, has_followed: false, saved: Instant::now(), saved_seq }
     }
 
     /// Follows until it is to end.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let mut ended = self.deliverer.resume()?;
         if ended == Ended::Finished
-            && let Some(path) = self.place.wait(self.deliverer.stop, self.deliverer.log)?
+            && let Some(path) = self.locator.wait(self.deliverer.stop, self.deliverer.log)?
         {
-            let mut journal = Journal::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
+            let mut queue = Queue::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
             while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
-                ended = self.step(&mut journal)?;
+                ended = self.step(&mut queue)?;
             }
         }
         self.deliverer.file.save()?;
@@ -62,19 +63,21 @@ impl<'a> Follower<'a> {
     }
 
     /// Finds where to go on in a registry that is there now.
-    fn begin(&mut self, registry: &Registry, journal: &mut Journal) -> anyhow::Result<Ended> {
+    fn begin(&mut self, registry: &Registry, queue: &mut Queue) -> anyhow::Result<Ended> {
         let (log, args) = (self.deliverer.log, self.args);
         match self.state().registry.clone() {
             // All of it happened since we look.
-            None if self.place.was_missing => self.advance(1),
-            None => match journal.opened().map(|observer| begin(self.state(), observer, args.from)) {
-                Some(Ok(())) => {}
-                // It was cut off in this moment: it is told when it can be read again, or is made anew.
-                Some(Err(error)) => return self.unreadable(&error.to_string()),
-                None => return Ok(Ended::Finished),
-            },
+            None if self.locator.was_missing => self.advance(1),
+            None => {
+                match queue.opened().map(|observer| start_position::set(self.state(), observer, args.from)) {
+                    Some(Ok(())) => {}
+                    // It was cut off in this moment: it is told when it can be read again, or is made anew.
+                    Some(Err(error)) => return self.unreadable(&error.to_string()),
+                    None => return Ok(Ended::Finished),
+                }
+            }
             Some(known) if known.node != registry.node => bail!(
-                "the state file is about the node {}, and {} is of the node {}: name another file by --state",
+                "the state file is for node {}, but {} belongs to node {}: choose another with --state",
                 known.node,
                 registry.path.display(),
                 registry.node
@@ -88,19 +91,19 @@ impl<'a> Follower<'a> {
                         return Ok(ended);
                     }
                 }
-                log.note(format_args!("the registry {} was made anew", registry.path.display()));
+                log.note(format_args!("the registry {} was replaced", registry.path.display()));
                 self.advance(1);
                 self.state().ask = Ask::Never;
             }
         }
         let next = self.state().next_seq;
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
-        log.note(format_args!("following the node {} from {position} on", registry.node));
+        log.note(format_args!("following node {} from {position}", registry.node));
         self.state().registry = Some(registry.clone());
         self.deliverer.file.save()?;
         self.has_followed = true;
-        self.place.was_missing = false;
-        journal.go_on(next);
+        self.locator.was_missing = false;
+        queue.go_on(next);
         Ok(Ended::Finished)
     }
 
@@ -113,25 +116,25 @@ impl<'a> Follower<'a> {
     }
 
     /// Delivers what is next, or waits for it.
-    fn step(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
-        journal.read_ahead(self.deliverer.log);
-        if self.state().ask == Ask::AtOnce && journal.observer().is_some() {
-            return self.ask(journal);
+    fn step(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
+        queue.read_ahead(self.deliverer.log);
+        if self.state().ask == Ask::AtOnce && queue.observer().is_some() {
+            return self.ask(queue);
         }
-        let Some(item) = journal.front().cloned() else { return self.idle(journal) };
-        let ended = self.item(&item, journal)?;
+        let Some(item) = queue.front().cloned() else { return self.idle(queue) };
+        let ended = self.item(&item, queue)?;
         if ended == Ended::Finished {
-            journal.pop();
+            queue.pop();
         }
         Ok(ended)
     }
 
-    fn item(&mut self, item: &Item, journal: &mut Journal) -> anyhow::Result<Ended> {
+    fn item(&mut self, item: &Item, queue: &mut Queue) -> anyhow::Result<Ended> {
         let node = self.node();
         let log = self.deliverer.log;
-        let tick = &mut || journal.read_ahead(log);
+        let tick = &mut || queue.read_ahead(log);
         match item {
-            Item::Opened(registry) => return self.begin(registry, journal),
+            Item::Opened(registry) => return self.begin(registry, queue),
             Item::Unreadable(why) => return self.unreadable(why),
             &Item::Gone(generation) => {
                 if self.state().node_is_up {
@@ -139,24 +142,26 @@ impl<'a> Follower<'a> {
                 }
             }
             Item::Event(event) => {
-                let life = life::of(self.state().node_is_up, event);
-                let before = life.before.iter().map(|&what| Notice::node(&node, what, event));
-                let after = life.after.iter().map(|&what| Notice::node(&node, what, event));
-                for notice in before.chain([Notice::event(&node, event)]).chain(after) {
-                    let ended = self.deliverer.deliver(&notice, tick)?;
+                let changes = node_event::of(self.state().node_is_up, event);
+                let before = changes.before.iter().map(|&what| Notification::node(&node, what, event));
+                let after = changes.after.iter().map(|&what| Notification::node(&node, what, event));
+                for notification in before.chain([Notification::event(&node, event)]).chain(after) {
+                    let ended = self.deliverer.deliver(&notification, tick)?;
                     if ended != Ended::Finished {
                         return Ok(ended);
                     }
                 }
                 self.advance(event.seq.saturating_add(1));
-                self.state().node_is_up = life.up;
+                self.state().node_is_up = changes.up;
             }
             &Item::Lost { from, count } => {
                 log.warn(format_args!(
-                    "{count} events from {from} on were overwritten before they were read (a larger journal_records \
-                     of the node, a larger --queue or a faster command would help)"
+                    "{} lost, from number {from} on: overwritten before they could be read (a larger journal_records \
+                     of the node, a larger --queue or a faster command would help)",
+                    plural(count, "event")
                 ));
-                let ended = self.deliverer.deliver(&Notice::lost(&node, from, count, wall_ns()), tick)?;
+                let ended =
+                    self.deliverer.deliver(&Notification::lost(&node, from, count, wall_ns()), tick)?;
                 if ended != Ended::Finished {
                     return Ok(ended);
                 }
@@ -178,18 +183,18 @@ impl<'a> Follower<'a> {
     }
 
     /// There is nothing to deliver.
-    fn idle(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
+    fn idle(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
         let mut limit = None;
-        if journal.observer().is_some() {
+        if queue.observer().is_some() {
             if self.state().next_seq == 0 {
                 // From the oldest on, and there is none.
-                self.state().next_seq = journal.next_seq();
+                self.state().next_seq = queue.next_seq();
             }
             if self.state().ask == Ask::WhenCaughtUp {
-                return self.ask(journal);
+                return self.ask(queue);
             }
         } else if !self.has_followed {
-            self.place.is_missing(self.deliverer.log);
+            self.locator.is_missing(self.deliverer.log);
         }
         if self.saved_seq != self.state().next_seq {
             match BETWEEN_SAVES.checked_sub(self.saved.elapsed()) {
@@ -201,13 +206,13 @@ impl<'a> Follower<'a> {
                 }
             }
         }
-        journal.wait(self.deliverer.stop, limit)?;
+        queue.wait(self.deliverer.stop, limit)?;
         Ok(Ended::Finished)
     }
 
     fn died(&mut self, generation: Option<u64>, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
-        let notice = Notice::died(&self.node(), self.state().next_seq, generation, wall_ns());
-        let ended = self.deliverer.deliver(&notice, tick)?;
+        let notification = Notification::died(&self.node(), self.state().next_seq, generation, wall_ns());
+        let ended = self.deliverer.deliver(&notification, tick)?;
         if ended == Ended::Finished {
             self.state().node_is_up = false;
             self.deliverer.file.save()?;
@@ -215,21 +220,21 @@ impl<'a> Follower<'a> {
         Ok(ended)
     }
 
-    /// Asks whether the node is up, where the journal does not say it. That it is not, is the pulse's to find.
-    fn ask(&mut self, journal: &mut Journal) -> anyhow::Result<Ended> {
+    /// Asks whether the node is up, where the journal does not say it. The follower finds that it is not.
+    fn ask(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
         let log = self.deliverer.log;
-        let Some(observer) = journal.observer() else { return Ok(Ended::Finished) };
+        let Some(observer) = queue.observer() else { return Ok(Ended::Finished) };
         let snapshot = match observer.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 warn_unreadable(log, &error.to_string());
-                journal.wait(self.deliverer.stop, Some(BETWEEN_LOOKS))?;
+                queue.wait(self.deliverer.stop, Some(BETWEEN_CHECKS))?;
                 return Ok(Ended::Finished);
             }
         };
-        if !self.state().node_is_up && pulse::serves(&snapshot) {
-            let notice = Notice::present(&self.node(), self.state().next_seq, &snapshot);
-            let ended = self.deliverer.deliver(&notice, &mut || journal.read_ahead(log))?;
+        if !self.state().node_is_up && node_state::serves(&snapshot) {
+            let notification = Notification::present(&self.node(), self.state().next_seq, &snapshot);
+            let ended = self.deliverer.deliver(&notification, &mut || queue.read_ahead(log))?;
             if ended != Ended::Finished {
                 return Ok(ended);
             }

@@ -31,9 +31,9 @@ impl Lock {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .with_context(|| {
-                format!("cannot make {} (name a file in a folder that is there by --state)", path.display())
+                format!("cannot create {} (choose a file in an existing folder with --state)", path.display())
             })?;
-        let found = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let found = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
         must_be_ours(&path, &found)?;
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -46,7 +46,7 @@ impl Lock {
                     _ => "another process".to_owned(),
                 };
                 bail!(
-                    "the state file {} is in use by {holder}: end it, or name another file by --state",
+                    "the state file {} is in use by {holder}: stop it, or choose another file with --state",
                     state.display()
                 );
             }

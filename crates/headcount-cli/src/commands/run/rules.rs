@@ -6,7 +6,7 @@ use headcount::Kind;
 pub const ANY: &str = "any";
 /// Events were overwritten before they could be delivered.
 pub const LOST: &str = "lost";
-/// What follows from the journal and from the kernel's word on who is alive: see `life.rs`.
+/// What follows from the journal and from the kernel's word on who is alive: see `node_event.rs`.
 pub const NODE_EVENTS: [&str; 3] = ["node_started", "node_stopped", "node_died"];
 
 /// One `--on`.
@@ -41,9 +41,9 @@ impl Rule {
             .iter()
             .any(|scheme| action.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
         let action = if is_url {
-            let url: ureq::http::Uri = action.parse().map_err(|e| format!("{action:?} is no URL: {e}"))?;
+            let url: ureq::http::Uri = action.parse().map_err(|e| format!("{action:?} is not a URL: {e}"))?;
             if url.host().is_none_or(str::is_empty) {
-                return Err(format!("{action:?} is no URL: it names no host"));
+                return Err(format!("{action:?} is not a URL: it names no host"));
             }
             Action::Post(action.to_owned())
         } else {
@@ -130,8 +130,8 @@ mod tests {
             ("worker_gone=x", "no event \"worker_gone\"; allowed are generation_started, "),
             ("=x", "no event \"\""),
             ("worker_died,=x", "no event \"\""),
-            ("any=http://", "is no URL"),
-            ("any=http:// x", "is no URL"),
+            ("any=http://", "is not a URL"),
+            ("any=http:// x", "is not a URL"),
         ] {
             let error = Rule::parse(text).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");

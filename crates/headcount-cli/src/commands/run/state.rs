@@ -132,7 +132,7 @@ fn read(mut file: File, path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read {}", path.display());
     let found = file.metadata().with_context(context)?;
     if !found.is_file() {
-        bail!("the state file {} is no regular file: name another by --state", path.display());
+        bail!("the state file {} is not a regular file: choose another with --state", path.display());
     }
     must_be_ours(path, &found)?;
     let mut bytes = Vec::new();
@@ -145,7 +145,7 @@ pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
     let me = rustix::process::geteuid().as_raw();
     if found.uid() != me && found.uid() != 0 {
         bail!(
-            "{} belongs to uid {}, and this is run by uid {me}: run it as that user, or name another by --state",
+            "{} belongs to uid {}, but this runs as uid {me}: run it as that user, or choose another with --state",
             path.display(),
             found.uid()
         );
@@ -154,25 +154,25 @@ pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
-    let mend = "remove it to begin anew (what --from says is then delivered, perhaps again), or name another by --state";
+    let fix = "remove it to start over (events from --from on are then delivered, perhaps again), or choose another with --state";
     let path = path.display();
     let value: Value = match serde_json::from_slice(bytes) {
         Ok(value) => value,
-        Err(error) => bail!("the state file {path} is corrupt: {error}; {mend}"),
+        Err(error) => bail!("the state file {path} is corrupt: {error}; {fix}"),
     };
     match value.get("headcount_run").and_then(Value::as_u64) {
         Some(VERSION) => {}
         Some(version) => bail!(
             "the state file {path} has version {version}, this is headcount {} with version {VERSION}: use the \
-             version of headcount that wrote it, or {mend}",
+             version of headcount that wrote it, or {fix}",
             env!("CARGO_PKG_VERSION")
         ),
         None => {
-            bail!("{path} is no state file of `headcount run`, and is left alone: name another by --state")
+            bail!("{path} is not a state file of `headcount run`: choose another with --state")
         }
     }
     serde_json::from_value(value)
-        .map_err(|error| anyhow::anyhow!("the state file {path} is corrupt: {error}; {mend}"))
+        .map_err(|error| anyhow::anyhow!("the state file {path} is corrupt: {error}; {fix}"))
 }
 
 /// Beside it, then over it: whoever reads finds the old one or the new one, whole.
@@ -198,7 +198,10 @@ fn replace(path: &Path, state: &State) -> io::Result<()> {
 pub fn default_path(registry: &Path, rules: &[Rule]) -> anyhow::Result<PathBuf> {
     let folder = default_folder()?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
-        format!("cannot make the folder {} for the state file (name a file by --state)", folder.display())
+        format!(
+            "cannot create the folder {} for the state file (choose a file with --state)",
+            folder.display()
+        )
     })?;
     let registry_text = registry.to_string_lossy();
     let hash = hash([registry_text.as_ref(), &format!("{:016x}", hash_of(rules))]);
@@ -217,7 +220,7 @@ fn default_folder() -> anyhow::Result<PathBuf> {
     let home = || folder("HOME").map(|home| home.join(".local/state"));
     match folder("XDG_STATE_HOME").filter(|path| path.is_absolute()).or_else(home) {
         Some(base) => Ok(base.join("headcount")),
-        None => bail!("neither XDG_STATE_HOME nor HOME is set: name the state file by --state"),
+        None => bail!("neither XDG_STATE_HOME nor HOME is set: choose a state file with --state"),
     }
 }
 
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_with_its_mend() {
+    fn what_cannot_be_read_is_named_with_its_fix() {
         let text = serde_json::to_string(&full()).expect("plain values");
         for (text, said) in [
             (text.replace("\"headcount_run\":1", "\"headcount_run\":2"), "has version 2, this is headcount"),
@@ -266,7 +269,7 @@ mod tests {
             (text.replace("next_seq", "next_sec"), "is corrupt: unknown field `next_sec`"),
             (text[..text.len() / 2].to_owned(), "is corrupt: EOF"),
             (String::new(), "is corrupt: EOF"),
-            ("{\"a\": 1}".into(), "is no state file of `headcount run`"),
+            ("{\"a\": 1}".into(), "is not a state file of `headcount run`"),
         ] {
             let error = parse(text.as_bytes(), Path::new("/x/state.json")).expect_err(&text).to_string();
             assert!(

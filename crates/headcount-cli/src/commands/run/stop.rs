@@ -9,7 +9,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::ready::{self, Signals};
+use crate::poll::{self, Signals};
 
 /// While something is delivered: how often the journal is read on meanwhile.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -27,7 +27,7 @@ impl Stop {
         let signals = Signals::catch(&[SIGTERM, SIGINT])?;
         // The end of a terminal or a service manager's reload is no reason to end. Handled, not ignored: commands would
         // inherit that.
-        signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot look out for signals")?;
+        signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot wait for signals")?;
         Ok(Stop { signals, asked: Cell::default(), urged: Cell::default() })
     }
 
@@ -50,7 +50,7 @@ impl Stop {
         while !self.is_asked() {
             match time.checked_sub(start.elapsed()) {
                 Some(left) if !left.is_zero() => {
-                    ready::wait(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(left.min(TICK)))?;
+                    poll::wait(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(left.min(TICK)))?;
                 }
                 _ => break,
             }

@@ -124,7 +124,7 @@ fn warnings(reading: &Reading, out: &mut String) {
     let lost = |g: &&GenerationStatus| generation_state(&workers, g).0 == "orphaned";
     for g in reading.snapshot.generations.iter().filter(lost) {
         let text = format!(
-            "MASTER LOST: {} is gone. The workers of generation {} serve on, and nobody replaces them.",
+            "MASTER LOST: {} is gone. The workers of generation {} still serve, but nothing replaces them.",
             g.master, g.id
         );
         paragraph(out, 2, paint::ERROR, &text);
@@ -137,7 +137,7 @@ fn warnings(reading: &Reading, out: &mut String) {
 fn how_it_ended(reading: &Reading) -> String {
     let snapshot = &reading.snapshot;
     if reading.registry.of_this_boot == Some(false) {
-        return "the registry is of another boot of this host, and its server has not been started since."
+        return "the registry is from an earlier boot of this host, and its server has not been started since."
             .to_owned();
     }
     let newest = reading.newest.as_ref().map(|e| {
@@ -156,7 +156,7 @@ fn how_it_ended(reading: &Reading) -> String {
                 format!(" The last sign of life was {} ago; they have been dead since.", age(ago))
             });
             let died = if died == 1 { "1 process".to_owned() } else { format!("{died} processes") };
-            format!("{died} died, and nobody is left to report it.{since}")
+            format!("{died} died, and no process is left to report it.{since}")
         }
     }
 }
@@ -213,7 +213,7 @@ fn why_it_drains(drain: &Drain) -> String {
         Cause::Stop => "the node stops",
         other => other.name(),
     };
-    format!("generation {} has drained for {}: {why}", drain.generation, age(drain.since))
+    format!("generation {} has been draining for {}: {why}", drain.generation, age(drain.since))
 }
 
 /// The states of the workers by their generation.
@@ -322,13 +322,13 @@ fn watch(reading: &Reading, out: &mut String) {
             let unfit = match state {
                 Some(State::Died) if reading.nobody_is_alive() => ", died".to_owned(),
                 Some(state @ (State::Died | State::Stalled | State::Exited)) => {
-                    format!(", {}: the next one that lives takes over", state.name())
+                    format!(", {}: the next live worker takes over", state.name())
                 }
                 _ => String::new(),
             };
             paragraph(out, 2, Style::new(), &format!("sentinel: {}{unfit}", who(reading, pid)));
         }
-        None => paragraph(out, 2, Style::new(), "sentinel: nobody"),
+        None => paragraph(out, 2, Style::new(), "sentinel: none"),
     }
     let Some(holder) = &snapshot.holder else {
         return paragraph(out, 2, Style::new(), "node lock: free");
@@ -391,7 +391,7 @@ fn recent(reading: &Reading, out: &mut String) {
         table.write(out);
     }
     if let Some(more) = history.deaths.len().checked_sub(MOST_DEATHS).filter(|&n| n > 0) {
-        paragraph(out, 2, paint::DIM, &format!("and {more} before them: `headcount events` tells all"));
+        paragraph(out, 2, paint::DIM, &format!("and {more} before them: see `headcount events`"));
     }
 }
 

@@ -306,7 +306,7 @@ impl Model {
         }
         if self.lost > 0 {
             let events = plural(self.lost, "event");
-            all.push(format!("LOST: {events} were overwritten before they could be read"));
+            all.push(format!("LOST: {events}, overwritten before they could be read"));
         }
         all.extend(alive::doubts(&self.snapshot).into_iter().map(|doubt| format!("UNKNOWN: {doubt}")));
         all

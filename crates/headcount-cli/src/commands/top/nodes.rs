@@ -3,11 +3,11 @@
 use anyhow::{Context, bail};
 
 use super::reader::Reader;
-use crate::cli::Which;
+use crate::args::NodeSelector;
 use crate::find;
 
 pub struct Nodes {
-    which: Which,
+    selector: NodeSelector,
     pub reader: Reader,
     /// Which of how many, from 1.
     pub place: (usize, usize),
@@ -15,8 +15,8 @@ pub struct Nodes {
 
 impl Nodes {
     /// Begins with the first that can be read.
-    pub fn find(which: &Which) -> anyhow::Result<Nodes> {
-        let mut found = find::all(which)?;
+    pub fn find(selector: &NodeSelector) -> anyhow::Result<Nodes> {
+        let mut found = find::all(selector)?;
         if found.is_empty() {
             bail!("{}", find::no_node());
         }
@@ -25,12 +25,12 @@ impl Nodes {
         let node = found.swap_remove(readable.unwrap_or(0));
         node.observer.context("cannot read the node")?;
         let reader = Reader::new(&node.path)?;
-        Ok(Nodes { which: which.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
+        Ok(Nodes { selector: selector.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
     }
 
     /// Goes on to the next, among those that are there now.
     pub fn next(&mut self) -> anyhow::Result<()> {
-        let mut paths: Vec<_> = find::all(&self.which)?.into_iter().map(|f| f.path).collect();
+        let mut paths: Vec<_> = find::all(&self.selector)?.into_iter().map(|f| f.path).collect();
         let here = self.reader.path().to_owned();
         // The one that is shown counts also while its file is away.
         if !paths.contains(&here) {

@@ -121,7 +121,7 @@ impl Reader {
 
     fn is_in_trouble(&mut self, error: &headcount::Error) {
         let waiting = match self.follower.observer() {
-            Some(_) => "; what is shown is the old one's, until a new one comes",
+            Some(_) => "; showing its last state until there is a new one",
             None => "",
         };
         self.trouble = Some(format!("{error}{waiting}"));

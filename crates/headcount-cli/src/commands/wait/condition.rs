@@ -5,8 +5,9 @@ use headcount::{
 };
 use headcount_report::plural;
 
-use super::words::{pids, states};
-use crate::alive;
+use super::processes::{pids, states};
+use super::unmet::Unmet;
+use crate::alive::{self, may_be_alive};
 
 /// What is waited for: all of it, at the same look.
 #[derive(Clone, Debug, Default)]
@@ -17,22 +18,6 @@ pub struct Wanted {
     pub workers: Option<u32>,
     /// Only a generation with a greater number is good enough for `reloaded`.
     pub newer_than: Option<GenerationId>,
-}
-
-/// One condition that does not hold.
-#[derive(Clone, Debug)]
-pub struct Lack {
-    /// Why, without ages: it changes only when something has.
-    pub why: String,
-    /// The processes that stand in the way.
-    pub who: Vec<ProcessStatus>,
-}
-
-impl Lack {
-    /// One that is nobody's fault.
-    pub fn of(why: impl Into<String>) -> Lack {
-        Lack { why: why.into(), who: Vec::new() }
-    }
 }
 
 /// The newest generation that was not abandoned.
@@ -53,11 +38,6 @@ fn doubt(snapshot: &Snapshot, master: u32) -> Option<Doubt> {
     })
 }
 
-/// Alive, or not to be told: nobody may take such a one for gone.
-pub fn may_live(process: &ProcessStatus) -> bool {
-    process.liveness != Liveness::Gone
-}
-
 impl Wanted {
     /// Whether an abandoned generation means that what is wanted will not come.
     pub fn needs_a_generation(&self) -> bool {
@@ -65,71 +45,71 @@ impl Wanted {
     }
 
     /// What does not hold. `None`: there is no node.
-    pub fn lacking(&self, snapshot: Option<&Snapshot>, place: &str) -> Vec<Lack> {
+    pub fn unmet(&self, snapshot: Option<&Snapshot>, place: &str) -> Vec<Unmet> {
         let Some(snapshot) = snapshot else {
             let waits = self.reloaded || self.drained || self.workers.is_some();
-            return if waits { vec![Lack::of(format!("there is no node {place}"))] } else { Vec::new() };
+            return if waits { vec![Unmet::of(format!("there is no node {place}"))] } else { Vec::new() };
         };
-        let mut lacks = Vec::new();
+        let mut unmet = Vec::new();
         if self.reloaded {
-            lacks.extend(self.not_reloaded(snapshot));
+            unmet.extend(self.not_reloaded(snapshot));
         }
         if self.drained {
-            lacks.extend(not_drained(snapshot));
+            unmet.extend(not_drained(snapshot));
         }
         if self.stopped {
-            lacks.extend(not_stopped(snapshot));
+            unmet.extend(not_stopped(snapshot));
         }
         if let Some(wanted) = self.workers {
-            lacks.extend(other_number(snapshot, wanted));
+            unmet.extend(other_number(snapshot, wanted));
         }
         // Somebody may start it again, so it is waited on; but whoever waits must know.
-        if !self.stopped && !lacks.is_empty() && snapshot.liveness() == Liveness::Gone {
-            lacks.insert(0, Lack::of(alive::not_alive(snapshot)));
+        if !self.stopped && !unmet.is_empty() && snapshot.liveness() == Liveness::Gone {
+            unmet.insert(0, Unmet::of(alive::not_alive(snapshot)));
         }
-        lacks
+        unmet
     }
 
-    fn not_reloaded(&self, snapshot: &Snapshot) -> Option<Lack> {
+    fn not_reloaded(&self, snapshot: &Snapshot) -> Option<Unmet> {
         let newest = newest(snapshot);
         if let Some(old) = self.newer_than
             && newest.is_none_or(|g| g.id <= old)
         {
-            return Some(Lack::of(format!("no generation newer than {old} has begun")));
+            return Some(Unmet::of(format!("no generation newer than {old} has begun")));
         }
-        let Some(g) = newest else { return Some(Lack::of("no generation has begun")) };
+        let Some(g) = newest else { return Some(Unmet::of("no generation has begun")) };
         if g.phase == Phase::Announced {
             let master = match g.master_alive {
                 Some(false) => format!("its master {} is gone", g.master),
                 _ => format!("its master {} has started no worker yet", g.master),
             };
-            return Some(Lack::of(format!("generation {} has begun, {master}", g.id)));
+            return Some(Unmet::of(format!("generation {} has begun, {master}", g.id)));
         }
         let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
         let expected = g.expected.unwrap_or(1) as usize;
         // Where the server does not say how many there will be, all that have come must be through their start.
         let starting = g.expected.is_none() && workers(snapshot, g.id).any(|p| p.state == State::Starting);
         if g.master_alive == Some(false) {
-            return Some(Lack {
-                why: format!("master {} of generation {} is gone", g.master, g.id),
-                who: workers(snapshot, g.id).filter(|p| may_live(p)).cloned().collect(),
+            return Some(Unmet {
+                reason: format!("master {} of generation {} is gone", g.master, g.id),
+                processes: workers(snapshot, g.id).filter(|p| may_be_alive(p)).cloned().collect(),
             });
         }
         if serving < expected || starting {
-            let who: Vec<_> =
+            let processes: Vec<_> =
                 workers(snapshot, g.id).filter(|p| p.state != State::Serving).cloned().collect();
-            let others = states(&who);
+            let others = states(&processes);
             let counted = g.expected.map_or(serving, |n| n as usize);
             let of = g.expected.map_or(String::new(), |n| format!(" of {n}"));
-            return Some(Lack {
-                why: format!("generation {}: {serving}{of} {} serving{others}", g.id, word(counted)),
-                who,
+            return Some(Unmet {
+                reason: format!("generation {}: {serving}{of} {} serving{others}", g.id, word(counted)),
+                processes,
             });
         }
         g.master_alive.is_none().then(|| {
             let why =
                 doubt(snapshot, g.master).map_or(String::new(), |doubt| format!(": {}", doubt.reason()));
-            Lack::of(format!(
+            Unmet::of(format!(
                 "it is not known whether master {} of generation {} is alive{why}",
                 g.master, g.id
             ))
@@ -169,43 +149,43 @@ fn serving(snapshot: &Snapshot, g: &GenerationStatus) -> String {
     plural(serving as u64, "worker")
 }
 
-fn not_drained(snapshot: &Snapshot) -> Option<Lack> {
+fn not_drained(snapshot: &Snapshot) -> Option<Unmet> {
     let newest = snapshot.newest_committed()?.id;
     // A master belongs to no generation, and has the number 0.
-    let who: Vec<_> = snapshot
+    let processes: Vec<_> = snapshot
         .processes
         .iter()
-        .filter(|p| may_live(p) && p.generation != 0 && p.generation < newest)
+        .filter(|p| may_be_alive(p) && p.generation != 0 && p.generation < newest)
         .cloned()
         .collect();
-    if !who.is_empty() {
-        let mut generations: Vec<_> = who.iter().map(|p| p.generation).collect();
+    if !processes.is_empty() {
+        let mut generations: Vec<_> = processes.iter().map(|p| p.generation).collect();
         generations.dedup();
         let each: Vec<_> = generations
             .into_iter()
             .map(|id| {
-                let own: Vec<_> = who.iter().filter(|p| p.generation == id).cloned().collect();
+                let own: Vec<_> = processes.iter().filter(|p| p.generation == id).cloned().collect();
                 format!("generation {id} is left: {}", pids(&own))
             })
             .collect();
-        return Some(Lack { why: each.join("; "), who });
+        return Some(Unmet { reason: each.join("; "), processes });
     }
     // It has ended when that was reported. Where nobody is alive, nobody will.
     let unreported = snapshot.generations.iter().find(|g| g.phase == Phase::Committed && g.id < newest)?;
     let why = format!("generation {} has no process left, but its end is not reported yet", unreported.id);
-    (snapshot.liveness() != Liveness::Gone).then(|| Lack::of(why))
+    (snapshot.liveness() != Liveness::Gone).then(|| Unmet::of(why))
 }
 
-fn not_stopped(snapshot: &Snapshot) -> Option<Lack> {
+fn not_stopped(snapshot: &Snapshot) -> Option<Unmet> {
     if snapshot.liveness() == Liveness::Gone {
         return None;
     }
-    let in_the_way = |p: &&ProcessStatus| p.role != Role::Helper && may_live(p);
-    let who: Vec<_> = snapshot.processes.iter().filter(in_the_way).cloned().collect();
-    Some(Lack { why: format!("alive: {}", pids(&who)), who })
+    let in_the_way = |p: &&ProcessStatus| p.role != Role::Helper && may_be_alive(p);
+    let processes: Vec<_> = snapshot.processes.iter().filter(in_the_way).cloned().collect();
+    Some(Unmet { reason: format!("alive: {}", pids(&processes)), processes })
 }
 
-fn other_number(snapshot: &Snapshot, wanted: u32) -> Option<Lack> {
+fn other_number(snapshot: &Snapshot, wanted: u32) -> Option<Unmet> {
     let newest = snapshot.newest_committed();
     let at_work = |p: &&ProcessStatus| matches!(p.state, State::Serving | State::Orphaned);
     let workers: Vec<_> = newest.map(|g| workers(snapshot, g.id).collect()).unwrap_or_default();
@@ -215,10 +195,13 @@ fn other_number(snapshot: &Snapshot, wanted: u32) -> Option<Lack> {
     }
     let too_few = serving < wanted as usize;
     // Too few: those that don't serve stand in the way; too many: those that do.
-    let who: Vec<_> = workers.into_iter().filter(|p| at_work(p) != too_few).cloned().collect();
+    let processes: Vec<_> = workers.into_iter().filter(|p| at_work(p) != too_few).cloned().collect();
     let of = newest.map_or(String::new(), |g| format!("generation {}: ", g.id));
-    let others = if too_few { states(&who) } else { String::new() };
-    Some(Lack { why: format!("{of}{serving} {} serving, not {wanted}{others}", word(serving)), who })
+    let others = if too_few { states(&processes) } else { String::new() };
+    Some(Unmet {
+        reason: format!("{of}{serving} {} serving, not {wanted}{others}", word(serving)),
+        processes,
+    })
 }
 
 #[cfg(test)]

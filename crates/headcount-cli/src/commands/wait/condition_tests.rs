@@ -3,7 +3,7 @@ use std::time::Duration;
 use headcount::{Cause, Doubt};
 
 use super::*;
-use crate::commands::wait::words;
+use crate::commands::wait::unmet;
 
 fn generation(id: GenerationId, phase: Phase, expected: Option<u32>) -> GenerationStatus {
     let mut generation = GenerationStatus::new(id, phase);
@@ -66,19 +66,19 @@ fn all() -> Wanted {
 }
 
 fn why(wanted: &Wanted, snapshot: &Snapshot) -> String {
-    words::line(&wanted.lacking(Some(snapshot), "x"))
+    unmet::line(&wanted.unmet(Some(snapshot), "x"))
 }
 
 #[test]
 fn what_stands_in_the_way_of_a_reload() {
-    let lacks = all().lacking(Some(&in_between()), "x");
-    insta::assert_snapshot!(words::not_reached(Duration::from_secs(60), &lacks), @"
-    not reached within 1 m: generation 2: 2 of 3 workers serving, 1 starting (pid 22); generation 1 is left: 1 draining (pid 11), 1 stalled (pid 12); generation 2: 2 workers serving, not 3, 1 starting (pid 22)
+    let unmet = all().unmet(Some(&in_between()), "x");
+    insta::assert_snapshot!(unmet::not_reached(Duration::from_secs(60), &unmet), @"
+    timed out after 1 m: generation 2: 2 of 3 workers serving, 1 starting (pid 22); generation 1 is left: 1 draining (pid 11), 1 stalled (pid 12); generation 2: 2 workers serving, not 3, 1 starting (pid 22)
       pid 22: worker 2 of generation 2, starting for 3 m 12 s, started 2 h 5 m ago
       pid 11: worker 1 of generation 1, draining for 3 m 12 s, started 2 h 5 m ago
       pid 12: worker 2 of generation 1, stalled, its last heartbeat is 6.2 s old, started 2 h 5 m ago
     ");
-    assert!(all().lacking(Some(&after()), "x").is_empty());
+    assert!(all().unmet(Some(&after()), "x").is_empty());
     insta::assert_snapshot!(
         all().reached(Some(&after()), "x"),
         @"generation 2 serves with 3 workers; 3 workers of generation 2 serving; no older generation is left"
@@ -202,8 +202,8 @@ fn an_end_that_is_not_reported_is_waited_for() {
 
 #[test]
 fn a_node_that_is_not_there_is_stopped_and_nothing_else() {
-    assert!(Wanted { stopped: true, ..Wanted::default() }.lacking(None, "x").is_empty());
-    assert_eq!(words::line(&all().lacking(None, "at /run/x")), "there is no node at /run/x");
+    assert!(Wanted { stopped: true, ..Wanted::default() }.unmet(None, "x").is_empty());
+    assert_eq!(unmet::line(&all().unmet(None, "at /run/x")), "there is no node at /run/x");
 }
 
 #[test]
@@ -216,8 +216,8 @@ fn a_crash_loop_in_few_words() {
     }
     snapshot.processes.push(worker(2, 200, State::Starting));
     let reloaded = Wanted { reloaded: true, ..Wanted::default() };
-    insta::assert_snapshot!(words::not_reached(Duration::from_secs(60), &reloaded.lacking(Some(&snapshot), "x")), @"
-    not reached within 1 m: generation 2: 0 of 3 workers serving, 100 died, 1 starting (pid 200)
+    insta::assert_snapshot!(unmet::not_reached(Duration::from_secs(60), &reloaded.unmet(Some(&snapshot), "x")), @"
+    timed out after 1 m: generation 2: 0 of 3 workers serving, 100 died, 1 starting (pid 200)
       pid 200: worker 0 of generation 2, starting for 3 m 12 s, started 2 h 5 m ago
       pid 199: worker 9 of generation 2, died, started 4.0 s ago
       pid 198: worker 8 of generation 2, died, started 4.0 s ago

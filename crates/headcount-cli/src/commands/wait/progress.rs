@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headcount_report::age;
 
-use super::clock::Deadline;
+use crate::clock::Deadline;
 
 /// How often the line is written anew only for the time in it.
 const TICK: Duration = Duration::from_millis(200);

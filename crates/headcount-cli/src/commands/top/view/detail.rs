@@ -12,7 +12,7 @@ use super::{Page, Scene, clock, list};
 pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let model = scene.model();
     let Some(life) = scene.choices.selected.and_then(|id| model.life(id)) else {
-        page.put(body.x + 1, body.y, "it is forgotten: it ended long ago (Esc)", page.theme.dim());
+        page.put(body.x + 1, body.y, "no longer kept: it ended long ago (Esc)", page.theme.dim());
         return Vec::new();
     };
     let number = life.number.map_or(String::new(), |n| format!(" {n}"));
@@ -73,7 +73,7 @@ fn about(life: &Life, model: &Model) -> Vec<(String, String)> {
     match list::age_of(life, model) {
         Some(lived) if life.is_gone() => line("lived", age(lived)),
         Some(lived) => line("age", age(lived)),
-        None => line("age", "not known: it began before what the journal keeps".to_owned()),
+        None => line("age", "unknown: older than the journal".to_owned()),
     }
     line("cause", life.cause.to_string());
     if let Some(end) = life.end {

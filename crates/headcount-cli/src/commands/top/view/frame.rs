@@ -121,7 +121,7 @@ fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
     if let Mode::Filter(_) = choices.mode {
         let x = page.put(page.area.x, y, &format!("filter: {}", choices.filter), Style::new().bold());
         let x = page.put(x, y, "_", Style::new().add_modifier(Modifier::SLOW_BLINK));
-        page.put(x, y, "   pid, state, g3, #0; Enter keeps it, Esc not", page.theme.dim());
+        page.put(x, y, "   pid, state, g3, #0; Enter keeps it, Esc drops it", page.theme.dim());
         return;
     }
     let pause = if choices.paused.is_some() { "p go on" } else { "p pause" };
@@ -140,9 +140,9 @@ fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
             "/ filter",
             "g gone",
             "+/- zoom",
-            "Enter look",
+            "Enter show",
         ],
-        _ => &["q quit", "? help", pause, "s sort", "/ filter", "g gone", "+/- zoom", "Enter look"],
+        _ => &["q quit", "? help", pause, "s sort", "/ filter", "g gone", "+/- zoom", "Enter show"],
     };
     // A key that does not fit is left out whole: half a word helps nobody.
     let mut line = String::new();

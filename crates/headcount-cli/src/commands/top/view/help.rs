@@ -7,26 +7,26 @@ use super::Page;
 
 const KEYS: [(&str, &str); 14] = [
     ("q, Ctrl-C", "quit"),
-    ("p, space", "stop the picture, and go on"),
+    ("p, space", "pause and resume"),
     ("+ -", "show less time, more time"),
-    ("left right", "back and forth in time, while the picture stands"),
-    ("j k, arrows", "select a row; PgUp, PgDn, Home, End too"),
-    ("Enter", "look at one process: its state and its history"),
-    ("Esc", "back; drop the filter; select nothing"),
+    ("left right", "back and forth in time, while paused"),
+    ("j k, arrows", "select a process; also PgUp, PgDn, Home, End"),
+    ("Enter", "show one process: its state and its history"),
+    ("Esc", "back; drop the filter, then the selection"),
     ("s", "sort by start, pid, state (worst first), generation"),
-    ("/", "filter: 4711, draining, g3, #0, master; words must all fit"),
-    ("g", "hide and show the processes that are gone"),
+    ("/", "filter: 4711, draining, g3, #0, master; all words must match"),
+    ("g", "hide or show the processes that are gone"),
     ("n, Tab", "next node of this host"),
-    ("Ctrl-Z", "stop the program; fg goes on"),
-    ("? h", "this page"),
+    ("Ctrl-Z", "suspend the program; fg resumes it"),
+    ("? h", "this help"),
     ("", ""),
 ];
 
 const MORE: [&str; 4] = [
-    "A bar is a process from its start to its end; its colour is its generation's.",
-    "Upright lines: a reload, upgrade or start made a generation.",
-    "Without colours, the digit in a bar is the last one of its generation's number.",
-    "beat: how old its heartbeat is. DIED and DEAD are by the kernel.",
+    "Each bar is a process, from start to end, in the colour of its generation.",
+    "Vertical lines: a start, reload or upgrade began a generation.",
+    "Without colours, a bar shows the last digit of its generation's number.",
+    "beat: the age of its last heartbeat. DIED and DEAD come from the kernel.",
 ];
 
 pub fn draw(page: &mut Page<'_>, body: Rect) {

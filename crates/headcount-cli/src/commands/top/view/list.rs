@@ -74,7 +74,7 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     }
     if rows.is_empty() {
         let why =
-            if scene.choices.filter.is_empty() { "no process to show" } else { "nothing fits the filter" };
+            if scene.choices.filter.is_empty() { "no process to show" } else { "nothing matches the filter" };
         page.put(body.x + 2, area.y, why, page.theme.dim());
     }
     self::latest(page, model, Rect { y: area.bottom(), height: latest, ..body });

@@ -1,4 +1,4 @@
-//! What the journal says of the node as a whole.
+//! What the journal says about the node as a whole.
 //!
 //! It is a state of two values, up and down, and each event of the journal may change it. So what is told of a node is
 //! always `node_started`, then `node_stopped` or `node_died`, then `node_started` again, whatever was missed in between.
@@ -28,7 +28,7 @@ impl NodeEvent {
 
 /// What an event of the journal says of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Life {
+pub struct Changes {
     /// To be told before the event itself.
     pub before: Vec<NodeEvent>,
     /// To be told after it.
@@ -38,30 +38,30 @@ pub struct Life {
 }
 
 /// What an event says of a node that was up, or was not, before it.
-pub fn of(up: bool, event: &Event) -> Life {
+pub fn of(up: bool, event: &Event) -> Changes {
     decide(up, event.kind, event.cause, event.previous_run)
 }
 
-fn decide(mut up: bool, kind: Kind, cause: Cause, previous: Option<PreviousRun>) -> Life {
-    let mut life = Life::default();
+fn decide(mut up: bool, kind: Kind, cause: Cause, previous: Option<PreviousRun>) -> Changes {
+    let mut changes = Changes::default();
     // A new run clears away what the one before has left, and finds how that ended.
     let new_run = kind == Kind::GenerationStarted && cause == Cause::Start;
     if up && (cause == Cause::Unclean || new_run) {
         let stopped = new_run && previous == Some(PreviousRun::Clean);
-        life.before.push(if stopped { NodeEvent::Stopped } else { NodeEvent::Died });
+        changes.before.push(if stopped { NodeEvent::Stopped } else { NodeEvent::Died });
         up = false;
     }
     // After `lost`, or when generations come again in a node that had none left.
     if !up && matches!(kind, Kind::GenerationStarted | Kind::WorkerStarted) {
-        life.before.push(NodeEvent::Started);
+        changes.before.push(NodeEvent::Started);
         up = true;
     }
     if up && cause == Cause::Stop && matches!(kind, Kind::GenerationEnded | Kind::MasterExited) {
-        life.after = Some(NodeEvent::Stopped);
+        changes.after = Some(NodeEvent::Stopped);
         up = false;
     }
-    life.up = up;
-    life
+    changes.up = up;
+    changes
 }
 
 #[cfg(test)]
@@ -73,10 +73,10 @@ mod tests {
         let mut now = up;
         let mut told = Vec::new();
         for &(kind, cause, previous) in events {
-            let life = decide(now, kind, cause, previous);
-            told.extend(life.before);
-            told.extend(life.after);
-            now = life.up;
+            let changes = decide(now, kind, cause, previous);
+            told.extend(changes.before);
+            told.extend(changes.after);
+            now = changes.up;
         }
         told
     }

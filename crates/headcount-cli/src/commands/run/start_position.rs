@@ -2,12 +2,12 @@
 
 use headcount::{Cause, Cursor, Kind, Observer};
 
-use super::StartFrom;
-use super::pulse::{may_live, serves};
+use super::args::StartFrom;
+use super::node_state::{may_be_up, serves};
 use super::state::{Ask, State};
 
 /// Sets the state to the beginning.
-pub fn begin(state: &mut State, observer: &Observer, from: StartFrom) -> headcount::Result<()> {
+pub fn set(state: &mut State, observer: &Observer, from: StartFrom) -> headcount::Result<()> {
     let mut cursor = Cursor::oldest();
     let mut first = None;
     let mut run = None;
@@ -34,7 +34,7 @@ pub fn begin(state: &mut State, observer: &Observer, from: StartFrom) -> headcou
             end
         }
         // There is no run: it has ended.
-        (StartFrom::Run, _) if !may_live(&snapshot) => end,
+        (StartFrom::Run, _) if !may_be_up(&snapshot) => end,
         (StartFrom::Run, Some(start)) => start,
         (StartFrom::Run, None) => {
             // The event that says that the node is up is gone. What is left of the run comes after the one that we

@@ -1,40 +1,38 @@
-//! Which node is followed, also before it is there.
+//! Finds the registry to follow, and waits for it if there is none yet.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-
-use headcount::FolderWatch;
 use rustix::event::{PollFd, PollFlags};
 
 use super::log::Log;
 use super::stop::Stop;
-use crate::cli::Which;
-use crate::find;
-use crate::ready;
+use crate::args::NodeSelector;
+use crate::find::{self, Folders};
+use crate::poll;
 
-/// The registry's path, as soon as it is known.
-pub struct Place {
+/// Where the registry is, as soon as that is known.
+pub struct Locator {
     node: Option<String>,
     path: Option<PathBuf>,
-    /// There was no registry at a look: one that is there later is new, all of it.
+    /// There was no registry when it was looked for: one that appears later is new, from its first event on.
     pub was_missing: bool,
 }
 
-impl Place {
-    pub fn new(which: &Which) -> anyhow::Result<Place> {
-        Ok(Place { node: which.node.clone(), path: find::given(which)?, was_missing: false })
+impl Locator {
+    pub fn new(selector: &NodeSelector) -> anyhow::Result<Locator> {
+        Ok(Locator { node: selector.node.clone(), path: find::given(selector)?, was_missing: false })
     }
 
     /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.
     pub fn find(&mut self) -> anyhow::Result<Option<&Path>> {
         if self.path.is_none() {
-            self.path = self.look()?;
+            self.path = self.search()?;
         }
         Ok(self.path.as_deref())
     }
 
-    fn look(&self) -> anyhow::Result<Option<PathBuf>> {
+    fn search(&self) -> anyhow::Result<Option<PathBuf>> {
         // What is found is followed for ever, and commands are run by what it says: so not what any user could have made
         // before the server that is waited for. Such a one has to be named by its file.
         let mut found = find::ours(find::registries(&find::folders()));
@@ -53,17 +51,14 @@ impl Place {
                 return Ok(Some(path.to_owned()));
             }
             self.is_missing(log);
-            let there = find::folders_of_folders();
             match &mut folders {
-                // Before another look: what comes later is told.
-                None => folders = Some(FolderWatch::new(there)?),
-                Some(watch) => {
-                    watch.set(there)?;
-                    if !watch.changed()? {
-                        ready::wait(
-                            &mut [PollFd::new(stop, PollFlags::IN), PollFd::new(watch, PollFlags::IN)],
-                            None,
-                        )?;
+                // Then it is looked once more: what appears later is told.
+                None => folders = Some(Folders::watch()?),
+                Some(folders) => {
+                    folders.refresh()?;
+                    if !folders.changed()? {
+                        let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(folders, PollFlags::IN)];
+                        poll::wait(&mut fds, None)?;
                     }
                 }
             }

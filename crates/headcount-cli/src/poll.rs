@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{self, PollFd, Timespec};
 use rustix::io::Errno;
 
 /// Waits until one of these is ready, or for `limit`. A signal may end it sooner.
@@ -15,7 +15,7 @@ pub fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> anyhow::Result<(
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     });
-    match poll(fds, limit.as_ref()) {
+    match event::poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error).context("cannot wait"),
     }

@@ -10,16 +10,16 @@ use rustix::event::{PollFd, PollFlags};
 use super::log::Log;
 use super::state::Registry;
 use super::stop::Stop;
-use crate::ready;
+use crate::poll;
 
 /// What warnings are about.
-const PULSE: &str = "pulse";
+const LIVENESS: &str = "liveness";
 const REGISTRY: &str = "registry";
 
 /// What comes next.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// A registry is there, or another one. Nothing of it is read until [`Journal::go_on`] is called.
+    /// A registry is there, or another one. Nothing of it is read until [`Queue::go_on`] is called.
     Opened(Registry),
     /// The registry cannot be read: why.
     Unreadable(String),
@@ -38,8 +38,8 @@ pub enum Item {
     Gone(Option<GenerationId>),
 }
 
-/// A journal, as far as it was read.
-pub struct Journal {
+/// What was read of the journal, and is still to be delivered.
+pub struct Queue {
     path: PathBuf,
     follower: Follower,
     queue: VecDeque<Item>,
@@ -48,11 +48,11 @@ pub struct Journal {
     is_begun: bool,
 }
 
-impl Journal {
+impl Queue {
     /// At most `limit` items are read ahead.
-    pub fn new(path: &Path, limit: usize) -> anyhow::Result<Journal> {
+    pub fn new(path: &Path, limit: usize) -> anyhow::Result<Queue> {
         let follower = Follower::new(path, Cursor::oldest())?;
-        Ok(Journal { path: path.to_owned(), follower, queue: VecDeque::new(), limit, is_begun: false })
+        Ok(Queue { path: path.to_owned(), follower, queue: VecDeque::new(), limit, is_begun: false })
     }
 
     /// What is to be delivered next.
@@ -88,10 +88,7 @@ impl Journal {
 
     /// Waits for more, or for signals, or for `limit`.
     pub fn wait(&self, stop: &Stop, limit: Option<Duration>) -> anyhow::Result<()> {
-        ready::wait(
-            &mut [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.follower, PollFlags::IN)],
-            limit,
-        )
+        poll::wait(&mut [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.follower, PollFlags::IN)], limit)
     }
 
     /// Reads on, as far as there is room.
@@ -119,8 +116,8 @@ impl Journal {
             News::Lost { first, count } => self.queue.push_back(Item::Lost { from: first, count }),
             News::SetBack { wanted, next } => {
                 log.warn(format_args!(
-                    "event {} was there, and the journal now ends before: somebody wrote into the registry; going on \
-                     with what comes",
+                    "the journal now ends before event {}, which was read already: somebody wrote to the registry; \
+                     continuing with new events",
                     wanted.saturating_sub(1)
                 ));
                 self.queue.push_back(Item::SetBack(next));
@@ -137,11 +134,11 @@ impl Journal {
                 let newest = snapshot.and_then(|snapshot| Some(snapshot.generations.last()?.id));
                 self.queue.push_back(Item::Gone(newest));
             }
-            News::Node(Liveness::Alive) => log.is_well(PULSE),
+            News::Node(Liveness::Alive) => log.is_well(LIVENESS),
             News::Node(_) => log.warn_once(
-                PULSE,
-                "it cannot be known whether the node is alive (run as the node's owner, or where /proc shows its \
-                 processes): its death would not be noticed",
+                LIVENESS,
+                "it is not known whether the node is alive, so its death would not be noticed (run this as the node's \
+                 owner, or where /proc shows its processes)",
             ),
             // It goes on to be read as long as there is no other; and how processes end is told by events.
             _ => {}

@@ -1,18 +1,12 @@
-//! Processes in words: short for a line that is rewritten, long for the last word before a time-out.
+//! Processes in words: short for a line that is rewritten, long for the message of a time-out.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use headcount::{ProcessStatus, Role, State};
 use headcount_report::age;
 
-use super::condition::{Lack, may_live};
-
 /// More than these are counted only.
 const NAMED: usize = 8;
-
-/// So many that are gone get a line of their own.
-const GONE: usize = 3;
 
 /// `2 draining (pids 11, 12), 1 stalled (pid 13)`. Whoever is gone is only counted: in a crash loop they are many.
 pub fn pids(processes: &[ProcessStatus]) -> String {
@@ -44,29 +38,8 @@ pub fn states(processes: &[ProcessStatus]) -> String {
     if processes.is_empty() { String::new() } else { format!(", {}", pids(processes)) }
 }
 
-/// All that lacks, in one line.
-pub fn line(lacks: &[Lack]) -> String {
-    lacks.iter().map(|lack| lack.why.as_str()).collect::<Vec<_>>().join("; ")
-}
-
-/// What stood in the way when the time was over: a line for each process. Of those that are gone only the last ones.
-pub fn not_reached(timeout: Duration, lacks: &[Lack]) -> String {
-    let mut text = format!("not reached within {}: {}", age(timeout), line(lacks));
-    let mut told = BTreeSet::new();
-    let who = lacks.iter().flat_map(|lack| &lack.who).filter(|p| told.insert((p.pid, p.generation)));
-    let (alive, mut gone): (Vec<_>, Vec<_>) = who.partition(|p| may_live(p));
-    gone.sort_by_key(|p| p.age);
-    for p in alive.into_iter().chain(gone.iter().copied().take(GONE)) {
-        text.push_str("\n  ");
-        text.push_str(&process(p));
-    }
-    if gone.len() > GONE {
-        text.push_str(&format!("\n  and {} more that are gone", gone.len() - GONE));
-    }
-    text
-}
-
-fn process(p: &ProcessStatus) -> String {
+/// `pid 17: worker 0 of generation 3, draining for 2.1 s, started 3.7 s ago`
+pub fn describe(p: &ProcessStatus) -> String {
     let who = match (p.role, p.worker_id) {
         (Role::Worker, Some(id)) => format!("worker {id} of generation {}", p.generation),
         (Role::Master, _) => "master".to_owned(),

@@ -1,4 +1,4 @@
-//! What a look at a node says about whether it is up.
+//! Whether a node is up, by its snapshot.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use headcount::{Liveness, Phase, Role, Snapshot, State};
 /// A generation that was announced may have no worker for so long.
 const ANNOUNCED: Duration = Duration::from_secs(2);
 
-/// Whether somebody is alive, or may be just about to be.
-pub fn may_live(snapshot: &Snapshot) -> bool {
+/// Whether a process is alive, or may be about to start.
+pub fn may_be_up(snapshot: &Snapshot) -> bool {
     snapshot.liveness() != Liveness::Gone
         || snapshot.generations.iter().any(|g| g.phase == Phase::Announced && g.age < ANNOUNCED)
 }
 
-/// Whether some worker is there that does not leave.
+/// Whether some worker is alive and not told to leave.
 pub fn serves(snapshot: &Snapshot) -> bool {
     let mut workers = snapshot.processes.iter().filter(|p| p.role == Role::Worker);
     workers.any(|p| {

@@ -8,18 +8,18 @@ use headcount_report::age;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
-use super::deliver::Attempt;
+use super::attempt::Attempt;
 use super::stop::{Stop, TICK};
 
 /// Posts.
-pub struct Poster {
+pub struct Webhook {
     agent: Agent,
     timeout: Duration,
 }
 
-impl Poster {
-    pub fn new(timeout: Duration) -> Poster {
-        // Only one is linked in, and rustls wants it named. Named already: by an earlier poster of this process.
+impl Webhook {
+    pub fn new(timeout: Duration) -> Webhook {
+        // Only one is linked in, and rustls wants it named. Named already: by an earlier webhook of this process.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = Agent::config_builder()
@@ -33,7 +33,7 @@ impl Poster {
             .user_agent(concat!("headcount/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
             .build();
-        Poster { agent: config.new_agent(), timeout }
+        Webhook { agent: config.new_agent(), timeout }
     }
 
     /// Posts a document. In a thread, so that the journal is read on, and signals are heard, while nobody answers.
@@ -51,22 +51,22 @@ impl Poster {
             let _ = sender.send(status);
         });
         if let Err(error) = spawned {
-            return Attempt::Failed(format!("there is no thread to be had: {error}"));
+            return Attempt::Failed(format!("cannot start a thread: {error}"));
         }
         // The library has a time-out of its own; this one is for what it does not cover.
         let limit = Instant::now() + self.timeout + Duration::from_secs(5);
         loop {
             match answer.recv_timeout(TICK) {
                 Ok(Ok(status)) if status.is_success() => return Attempt::Done,
-                Ok(Ok(status)) => return Attempt::Failed(format!("the answer was {}", status.as_u16())),
+                Ok(Ok(status)) => return Attempt::Failed(format!("the server answered {}", status.as_u16())),
                 Ok(Err(ureq::Error::Timeout(_))) => {
-                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                    return Attempt::Failed(format!("timed out after {}", age(self.timeout)));
                 }
                 Ok(Err(error)) => return Attempt::Failed(error.to_string()),
                 Err(RecvTimeoutError::Disconnected) => return Attempt::Failed("the request panicked".into()),
                 Err(RecvTimeoutError::Timeout) if stop.is_urged() => return Attempt::CutShort,
                 Err(RecvTimeoutError::Timeout) if Instant::now() > limit => {
-                    return Attempt::Failed(format!("there was no answer within {}", age(self.timeout)));
+                    return Attempt::Failed(format!("timed out after {}", age(self.timeout)));
                 }
                 Err(RecvTimeoutError::Timeout) => tick(),
             }

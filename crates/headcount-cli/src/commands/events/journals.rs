@@ -26,7 +26,7 @@ const STRANGERS: usize = 256;
 const REMOVED: usize = 32;
 
 /// One node's journal.
-struct Feed {
+struct Journal {
     path: PathBuf,
     /// The node's name, as its registry says; its file's before there is one.
     node: String,
@@ -53,34 +53,34 @@ pub enum News {
     Unreadable(Error),
 }
 
-/// What was found: entries with the number of their feed, and news.
+/// What was found: entries with the number of their journal, and news.
 #[derive(Default)]
-pub struct Found {
+pub struct Batch {
     pub entries: Vec<(usize, Entry)>,
     pub news: Vec<News>,
     /// There is more than was read at once.
     pub more: bool,
 }
 
-pub struct Feeds {
+pub struct Journals {
     followers: Followers,
     /// By their number among the followers.
-    feeds: Vec<Option<Feed>>,
+    journals: Vec<Option<Journal>>,
     /// To be let go of when what was found in them is printed: it has their names.
     leaving: BTreeSet<usize>,
     /// All nodes of this host are meant.
     all: bool,
 }
 
-impl Feeds {
-    pub fn new(all: bool) -> anyhow::Result<Feeds> {
-        Ok(Feeds { followers: Followers::new()?, feeds: Vec::new(), leaving: BTreeSet::new(), all })
+impl Journals {
+    pub fn new(all: bool) -> anyhow::Result<Journals> {
+        Ok(Journals { followers: Followers::new()?, journals: Vec::new(), leaving: BTreeSet::new(), all })
     }
 
     /// Follows those of these that are not followed yet, from the event on that `from` names, or from the first.
     pub fn add(&mut self, paths: Vec<PathBuf>, from: Option<From>) -> anyhow::Result<()> {
         self.let_go();
-        let known: BTreeSet<_> = self.feeds.iter().flatten().map(|feed| feed.path.clone()).collect();
+        let known: BTreeSet<_> = self.journals.iter().flatten().map(|journal| journal.path.clone()).collect();
         let mut strangers = known.iter().filter(|path| !find::is_ours(path)).count();
         for path in paths.into_iter().filter(|path| !known.contains(path)) {
             let is_strange = !find::is_ours(&path);
@@ -97,7 +97,7 @@ impl Feeds {
         // From number 1 on, and not from the oldest that is kept: then it says how many are no longer.
         let first = from.and_then(From::first_seq).unwrap_or(1).max(1);
         let number = self.followers.add(&path, Cursor::at(first), Follow::Journal)?;
-        let feed = Feed {
+        let journal = Journal {
             node: find::node_name(&path),
             path,
             from,
@@ -107,10 +107,10 @@ impl Feeds {
             head: 0,
             told: first - 1,
         };
-        if self.feeds.len() <= number {
-            self.feeds.resize_with(number + 1, || None);
+        if self.journals.len() <= number {
+            self.journals.resize_with(number + 1, || None);
         }
-        self.feeds[number] = Some(feed);
+        self.journals[number] = Some(journal);
         Ok(())
     }
 
@@ -118,8 +118,8 @@ impl Feeds {
     pub fn let_go(&mut self) {
         for number in std::mem::take(&mut self.leaving) {
             self.followers.remove(number);
-            if let Some(feed) = self.feeds.get_mut(number) {
-                *feed = None;
+            if let Some(journal) = self.journals.get_mut(number) {
+                *journal = None;
             }
         }
     }
@@ -129,9 +129,9 @@ impl Feeds {
     }
 
     /// Those that stay.
-    fn staying(&self) -> impl Iterator<Item = &Feed> {
-        let feeds = self.feeds.iter().enumerate().filter(|(number, _)| !self.leaving.contains(number));
-        feeds.filter_map(|(_, feed)| feed.as_ref())
+    fn staying(&self) -> impl Iterator<Item = &Journal> {
+        let journals = self.journals.iter().enumerate().filter(|(number, _)| !self.leaving.contains(number));
+        journals.filter_map(|(_, journal)| journal.as_ref())
     }
 
     pub fn len(&self) -> usize {
@@ -139,22 +139,22 @@ impl Feeds {
     }
 
     pub fn node(&self, number: usize) -> &str {
-        self.feeds.get(number).and_then(Option::as_ref).map_or("", |feed| &feed.node)
+        self.journals.get(number).and_then(Option::as_ref).map_or("", |journal| &journal.node)
     }
 
     pub fn names(&self) -> Vec<&str> {
-        self.staying().map(|feed| feed.node.as_str()).collect()
+        self.staying().map(|journal| journal.node.as_str()).collect()
     }
 
     pub fn missing(&self) -> Option<&Path> {
-        self.staying().find(|feed| !feed.is_open).map(|feed| feed.path.as_path())
+        self.staying().find(|journal| !journal.is_open).map(|journal| journal.path.as_path())
     }
 
     /// All that is there now. `first`: it is the first time, so nothing that is open is news, and nothing that comes
     /// meanwhile is waited for: a busy node must not keep us here.
-    pub fn read(&mut self, first: bool) -> anyhow::Result<Found> {
+    pub fn read(&mut self, first: bool) -> anyhow::Result<Batch> {
         self.let_go();
-        let mut found = Found::default();
+        let mut batch = Batch::default();
         // What was lost before an event that is too old is too old as well.
         let mut skip_lost = BTreeSet::new();
         let mut count = 0;
@@ -164,10 +164,10 @@ impl Feeds {
                 Item::Events(events) => {
                     count += events.len();
                     self.told(number, events.last().map_or(0, |event| event.seq));
-                    let Some(feed) = self.feeds.get(number).and_then(Option::as_ref) else { continue };
+                    let Some(journal) = self.journals.get(number).and_then(Option::as_ref) else { continue };
                     for event in events {
-                        if feed.from.is_none_or(|from| from.covers(&event, feed.of_this_boot)) {
-                            found.entries.push((number, Entry::Event(Box::new(event))));
+                        if journal.from.is_none_or(|from| from.covers(&event, journal.of_this_boot)) {
+                            batch.entries.push((number, Entry::Event(Box::new(event))));
                         } else {
                             skip_lost.insert(number);
                         }
@@ -175,88 +175,89 @@ impl Feeds {
                 }
                 Item::Lost { first, count } => {
                     self.told(number, first.saturating_add(count).saturating_sub(1));
-                    found.entries.push((number, Entry::Lost(count)));
+                    batch.entries.push((number, Entry::Lost(count)));
                 }
                 // It goes on with what comes.
                 Item::SetBack { next, .. } => self.told(number, next.saturating_sub(1)),
-                Item::Appeared | Item::Replaced => self.opened(number, first, &mut found)?,
-                Item::Removed => self.removed(number, &mut found),
-                Item::Unreadable(error) => self.unreadable(number, first, error, &mut found),
+                Item::Appeared | Item::Replaced => self.opened(number, first, &mut batch)?,
+                Item::Removed => self.removed(number, &mut batch),
+                Item::Unreadable(error) => self.unreadable(number, first, error, &mut batch),
                 // What can be read again is read.
                 _ => {}
             }
-            found.more = count >= most || first && self.is_read();
-            if found.more {
+            batch.more = count >= most || first && self.is_read();
+            if batch.more {
                 break;
             }
         }
-        found
+        batch
             .entries
             .retain(|(number, entry)| !matches!(entry, Entry::Lost(_)) || !skip_lost.contains(number));
-        Ok(found)
+        Ok(batch)
     }
 
     /// Whether everything is read that was there when they were opened.
     fn is_read(&self) -> bool {
-        self.staying().all(|feed| feed.is_open && feed.told >= feed.head)
+        self.staying().all(|journal| journal.is_open && journal.told >= journal.head)
     }
 
     fn told(&mut self, number: usize, seq: u64) {
-        if let Some(Some(feed)) = self.feeds.get_mut(number) {
-            feed.told = seq;
+        if let Some(Some(journal)) = self.journals.get_mut(number) {
+            journal.told = seq;
         }
     }
 
-    fn opened(&mut self, number: usize, first: bool, found: &mut Found) -> anyhow::Result<()> {
+    fn opened(&mut self, number: usize, first: bool, batch: &mut Batch) -> anyhow::Result<()> {
         let Some(observer) = self.followers.observer(number) else { return Ok(()) };
-        let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(journal) = self.journals.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
         match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
             Ok((registry, snapshot)) => {
-                (feed.node, feed.head) = (snapshot.node, snapshot.head);
-                feed.of_this_boot = registry.of_this_boot != Some(false);
+                (journal.node, journal.head) = (snapshot.node, snapshot.head);
+                journal.of_this_boot = registry.of_this_boot != Some(false);
             }
             // It was cut off in this moment: that is told by the next item.
             Err(_) if self.all => {}
             Err(error) => return Err(error).context("cannot read the node"),
         }
-        feed.is_removed = false;
-        let was_open = std::mem::replace(&mut feed.is_open, true);
+        journal.is_removed = false;
+        let was_open = std::mem::replace(&mut journal.is_open, true);
         if first {
             return Ok(());
         }
         // All that is in it is new, and numbered anew.
-        feed.from = None;
-        let (node, path) = (feed.node.clone(), feed.path.clone());
-        found.news.push(match self.all && !was_open {
+        journal.from = None;
+        let (node, path) = (journal.node.clone(), journal.path.clone());
+        batch.news.push(match self.all && !was_open {
             true => News::New { node, path },
             false => News::Come { node, path },
         });
         Ok(())
     }
 
-    fn removed(&mut self, number: usize, found: &mut Found) {
-        let Some(feed) = self.feeds.get_mut(number).and_then(Option::as_mut) else { return };
-        feed.is_removed = true;
-        found.news.push(News::Gone(feed.path.clone()));
+    fn removed(&mut self, number: usize, batch: &mut Batch) {
+        let Some(journal) = self.journals.get_mut(number).and_then(Option::as_mut) else { return };
+        journal.is_removed = true;
+        batch.news.push(News::Gone(journal.path.clone()));
         // Its node may live, and tell more. Among all nodes, which may come and go, that is looked after.
         let lives = || {
             let snapshot = self.followers.observer(number)?.snapshot().ok()?;
             Some(snapshot.liveness() != Liveness::Gone)
         };
-        let removed = self.staying().filter(|feed| feed.is_removed).count();
+        let removed = self.staying().filter(|journal| journal.is_removed).count();
         if self.all && (removed > REMOVED || lives() != Some(true)) {
             self.leaving.insert(number);
         }
     }
 
-    fn unreadable(&mut self, number: usize, first: bool, error: Error, found: &mut Found) {
-        let is_open = self.feeds.get(number).and_then(Option::as_ref).is_some_and(|feed| feed.is_open);
+    fn unreadable(&mut self, number: usize, first: bool, error: Error, batch: &mut Batch) {
+        let is_open =
+            self.journals.get(number).and_then(Option::as_ref).is_some_and(|journal| journal.is_open);
         // One among all that could not be read when it came is found again when it can.
         if self.all && !is_open {
             self.leaving.insert(number);
         }
         if first || is_open || !self.all {
-            found.news.push(News::Unreadable(error));
+            batch.news.push(News::Unreadable(error));
         }
     }
 }

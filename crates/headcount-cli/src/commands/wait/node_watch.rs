@@ -1,31 +1,31 @@
-//! The node that is meant, also before it is there and after its registry was made anew.
+//! Watches one node: before it exists, and after its registry was replaced, too.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use headcount::{Cursor, Event, FolderWatch, Follower, Item, Kind, Snapshot};
+use headcount::{Cursor, Event, Follower, Item, Kind, Snapshot};
 use rustix::event::{PollFd, PollFlags};
 
-use crate::cli::Which;
-use crate::find;
+use crate::args::NodeSelector;
+use crate::find::{self, Folders};
 use crate::plain::{plain, plain_path};
-use crate::ready;
+use crate::poll;
 
 /// How the node was named.
-enum Place {
+enum Target {
     Path(PathBuf),
     /// Its file is looked for until there is one.
     Name(String),
 }
 
-/// A node that is looked at again and again.
-pub struct Watched {
-    place: Place,
+/// One node, watched for whatever may change its state.
+pub struct NodeWatch {
+    target: Target,
     /// `None`: its file is not known yet.
     follower: Option<Follower>,
     /// Where its file may come.
-    folders: Option<FolderWatch>,
+    folders: Option<Folders>,
     /// Whether what happened before we came is read as well.
     history: bool,
     /// Generations that began or were abandoned.
@@ -34,37 +34,37 @@ pub struct Watched {
     skip: u64,
 }
 
-impl Watched {
+impl NodeWatch {
     /// The node that was named, be it there or not, or the only one of this host. `None`: there is none. `history`: its
     /// events are read from the oldest on, and not only those from now on.
-    pub fn find(which: &Which, history: bool) -> anyhow::Result<Option<Watched>> {
-        let place = if let Some(path) = find::given(which)? {
-            Place::Path(path)
-        } else if let Some(name) = &which.node {
-            Place::Name(name.clone())
+    pub fn find(selector: &NodeSelector, history: bool) -> anyhow::Result<Option<NodeWatch>> {
+        let target = if let Some(path) = find::given(selector)? {
+            Target::Path(path)
+        } else if let Some(name) = &selector.node {
+            Target::Name(name.clone())
         } else {
             if find::registries(&find::folders()).is_empty() {
                 return Ok(None);
             }
-            Place::Path(find::one(which)?.0)
+            Target::Path(find::one(selector)?.0)
         };
-        Ok(Some(Watched::new(place, history)))
+        Ok(Some(NodeWatch::new(target, history)))
     }
 
     /// The node of this file, and what happens from now on.
-    pub fn at(path: PathBuf) -> Watched {
-        Watched::new(Place::Path(path), false)
+    pub fn at(path: PathBuf) -> NodeWatch {
+        NodeWatch::new(Target::Path(path), false)
     }
 
-    fn new(place: Place, history: bool) -> Watched {
-        Watched { place, follower: None, folders: None, history, events: Vec::new(), skip: 0 }
+    fn new(target: Target, history: bool) -> NodeWatch {
+        NodeWatch { target, follower: None, folders: None, history, events: Vec::new(), skip: 0 }
     }
 
     /// What to call it.
     pub fn name(&self) -> String {
-        match &self.place {
-            Place::Path(path) => format!("at {}", plain_path(path)),
-            Place::Name(name) => plain(name).into_owned(),
+        match &self.target {
+            Target::Path(path) => format!("at {}", plain_path(path)),
+            Target::Name(name) => plain(name).into_owned(),
         }
     }
 
@@ -94,7 +94,7 @@ impl Watched {
         let follower = self.follower.iter().map(|follower| PollFd::new(follower, PollFlags::IN));
         let folders = self.folders.iter().map(|folders| PollFd::new(folders, PollFlags::IN));
         let mut fds: Vec<_> = follower.chain(folders).collect();
-        ready::wait(&mut fds, Some(limit))
+        poll::wait(&mut fds, Some(limit))
     }
 
     fn read(&mut self) -> anyhow::Result<()> {
@@ -132,18 +132,17 @@ impl Watched {
     }
 
     fn path(&mut self) -> anyhow::Result<Option<PathBuf>> {
-        let name = match &self.place {
-            Place::Path(path) => return Ok(Some(path.clone())),
-            Place::Name(name) => name,
+        let name = match &self.target {
+            Target::Path(path) => return Ok(Some(path.clone())),
+            Target::Name(name) => name,
         };
-        // Before the look: what comes after it is told.
-        let folders = find::folders_of_folders();
+        // First: what appears after the search is told.
         match &mut self.folders {
-            Some(watch) => {
-                watch.changed()?;
-                watch.set(folders)?;
+            Some(folders) => {
+                folders.changed()?;
+                folders.refresh()?;
             }
-            None => self.folders = Some(FolderWatch::new(folders)?),
+            None => self.folders = Some(Folders::watch()?),
         }
         find::the_one_of_name(find::registries(&find::folders()), name)
     }

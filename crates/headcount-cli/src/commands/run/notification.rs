@@ -6,7 +6,7 @@ use headcount::{Event, Snapshot};
 use headcount_report::{EventDocument, timestamp};
 use serde_json::{Map, Value, json};
 
-use super::life::NodeEvent;
+use super::node_event::NodeEvent;
 use super::rules::LOST;
 
 /// The members of a document that commands have in their environment. Those that a document lacks are unset there.
@@ -41,7 +41,7 @@ const VARIABLES: [(&str, &str); 26] = [
 
 /// A document to be delivered.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Notice {
+pub struct Notification {
     /// The event's name, as rules have it.
     pub event: &'static str,
     /// Where in the journal: the event itself, or the one that would have been next.
@@ -50,36 +50,36 @@ pub struct Notice {
     pub document: Map<String, Value>,
 }
 
-impl Notice {
+impl Notification {
     /// About an event of the journal.
-    pub fn event(node: &str, event: &Event) -> Notice {
-        Notice { event: event.kind.name(), at: event.seq, document: document(node, event) }
+    pub fn event(node: &str, event: &Event) -> Notification {
+        Notification { event: event.kind.name(), at: event.seq, document: document(node, event) }
     }
 
     /// About the node, by an event of the journal.
-    pub fn node(node: &str, what: NodeEvent, event: &Event) -> Notice {
+    pub fn node(node: &str, what: NodeEvent, event: &Event) -> Notification {
         if what == NodeEvent::Died {
             // The event is what a later run found; the death is older, and nobody knows when it was.
-            return Notice {
+            return Notification {
                 at: event.seq,
-                ..Notice::died(node, event.seq, Some(event.generation), event.time_ns)
+                ..Notification::died(node, event.seq, Some(event.generation), event.time_ns)
             };
         }
         let mut document = document(node, event);
         document.insert("kind".into(), what.name().into());
-        Notice { event: what.name(), at: event.seq, document }
+        Notification { event: what.name(), at: event.seq, document }
     }
 
     /// Nobody is alive: no event says it.
-    pub fn died(node: &str, at: u64, generation: Option<u64>, time_ns: u64) -> Notice {
+    pub fn died(node: &str, at: u64, generation: Option<u64>, time_ns: u64) -> Notification {
         let mut document = plain(node, NodeEvent::Died.name(), time_ns);
         document.extend(generation.filter(|&id| id != 0).map(|id| ("generation".into(), id.into())));
         document.insert("total".into(), 0.into());
-        Notice { event: NodeEvent::Died.name(), at, document }
+        Notification { event: NodeEvent::Died.name(), at, document }
     }
 
     /// The node is up, and the event that said so is gone.
-    pub fn present(node: &str, at: u64, snapshot: &Snapshot) -> Notice {
+    pub fn present(node: &str, at: u64, snapshot: &Snapshot) -> Notification {
         let mut document = plain(node, NodeEvent::Started.name(), snapshot.time_ns);
         if let Some(newest) = snapshot.generations.last() {
             document.insert("generation".into(), newest.id.into());
@@ -88,16 +88,16 @@ impl Notice {
             document.insert("mine".into(), newest.counts.mine.into());
         }
         document.insert("total".into(), snapshot.total.into());
-        Notice { event: NodeEvent::Started.name(), at, document }
+        Notification { event: NodeEvent::Started.name(), at, document }
     }
 
     /// Events were overwritten before they were read.
-    pub fn lost(node: &str, from: u64, count: u64, time_ns: u64) -> Notice {
+    pub fn lost(node: &str, from: u64, count: u64, time_ns: u64) -> Notification {
         let mut document = plain(node, LOST, time_ns);
         document.insert("lost".into(), count.into());
         document.insert("first".into(), from.into());
         document.insert("last".into(), from.saturating_add(count.saturating_sub(1)).into());
-        Notice { event: LOST, at: from, document }
+        Notification { event: LOST, at: from, document }
     }
 }
 
@@ -138,14 +138,14 @@ pub fn variables(document: &Map<String, Value>) -> impl Iterator<Item = (&'stati
 mod tests {
     use super::*;
 
-    fn shown(notice: &Notice) -> String {
-        let set = variables(&notice.document).filter_map(|(name, value)| Some((name, value?)));
+    fn shown(notification: &Notification) -> String {
+        let set = variables(&notification.document).filter_map(|(name, value)| Some((name, value?)));
         set.map(|(name, value)| format!("{name}={}\n", value.to_string_lossy())).collect()
     }
 
     #[test]
     fn a_death_has_a_generation_and_no_number() {
-        insta::assert_snapshot!(shown(&Notice::died("nginx", 17, Some(3), 1_700_000_000_000_000_000)), @r"
+        insta::assert_snapshot!(shown(&Notification::died("nginx", 17, Some(3), 1_700_000_000_000_000_000)), @r"
         HEADCOUNT_EVENT=node_died
         HEADCOUNT_NODE=nginx
         HEADCOUNT_GENERATION=3
@@ -157,9 +157,12 @@ mod tests {
 
     #[test]
     fn lost_events_are_counted_and_numbered() {
-        let notice = Notice::lost("nginx", 5, 3, 0);
-        assert_eq!((notice.document["first"].as_u64(), notice.document["last"].as_u64()), (Some(5), Some(7)));
-        assert!(shown(&notice).contains("HEADCOUNT_LOST=3\n"));
+        let notification = Notification::lost("nginx", 5, 3, 0);
+        assert_eq!(
+            (notification.document["first"].as_u64(), notification.document["last"].as_u64()),
+            (Some(5), Some(7))
+        );
+        assert!(shown(&notification).contains("HEADCOUNT_LOST=3\n"));
     }
 
     #[test]

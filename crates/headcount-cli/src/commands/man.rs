@@ -1,60 +1,69 @@
-//! `headcount completions` and `headcount man`: what packages install beside the program.
+//! `headcount man`: the manual pages that packages install beside the program.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::Args;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::cli::{CompletionsArgs, ManArgs, command};
 use crate::outcome::Outcome;
 
-pub fn completions(args: &CompletionsArgs) -> anyhow::Result<Outcome> {
-    // Into memory first: clap_complete panics where it cannot write.
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "headcount", &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(Outcome::Done)
+#[derive(Args)]
+pub struct ManArgs {
+    /// Write one page for each command into this folder, instead of printing the main page
+    #[arg(long, value_name = "PATH")]
+    pub folder: Option<PathBuf>,
 }
 
-pub fn man(args: &ManArgs) -> anyhow::Result<Outcome> {
-    let Some(folder) = &args.folder else {
-        io::stdout().write_all(&page(built())?)?;
-        return Ok(Outcome::Done);
-    };
-    for command in pages() {
-        write(&folder.join(format!("{}.1", name(&command))), &page(command)?)?;
+pub fn run(args: &ManArgs, program: clap::Command) -> anyhow::Result<Outcome> {
+    let pages = pages(program)?;
+    match &args.folder {
+        Some(folder) => {
+            for page in pages {
+                let path = folder.join(format!("{}.1", page.name));
+                std::fs::write(&path, page.text)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+        // The program's own is the first.
+        None => io::stdout().write_all(&pages[0].text)?,
     }
     Ok(Outcome::Done)
 }
 
-fn write(path: &Path, text: &[u8]) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+pub struct Page {
+    /// `headcount-status`
+    pub name: String,
+    pub text: Vec<u8>,
 }
 
-/// The command line with all names of commands within commands filled in.
-fn built() -> clap::Command {
-    let mut command = command().disable_help_subcommand(true);
-    command.build();
-    command
+/// A page for the program, and one for each of its commands.
+pub fn pages(program: clap::Command) -> io::Result<Vec<Page>> {
+    let commands = documented(program);
+    let names: Vec<_> = commands.iter().map(|command| name(command).to_owned()).collect();
+    let page =
+        |command: clap::Command| Ok(Page { name: name(&command).to_owned(), text: text(command, &names)? });
+    commands.into_iter().map(page).collect()
 }
 
 /// Everything that has a page: the program, and each command that is not hidden.
-fn pages() -> Vec<clap::Command> {
-    let program = built();
-    let commands =
-        program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect::<Vec<_>>();
+pub fn documented(program: clap::Command) -> Vec<clap::Command> {
+    let mut program = program.disable_help_subcommand(true);
+    // Fills in the names of commands within commands.
+    program.build();
+    let commands: Vec<_> =
+        program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
     [program].into_iter().chain(commands).collect()
 }
 
-/// The name of its page: `headcount-status`.
 fn name(command: &clap::Command) -> &str {
     command.get_display_name().unwrap_or(command.get_name())
 }
 
 /// What `--help` says, in the order of a manual page, and what is the same for all commands.
-fn page(command: clap::Command) -> io::Result<Vec<u8>> {
+fn text(command: clap::Command, pages: &[String]) -> io::Result<Vec<u8>> {
     let notes = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let has_commands = command.get_subcommands().any(|sub| !sub.is_hide_set());
     let man =
@@ -85,7 +94,7 @@ fn page(command: clap::Command) -> io::Result<Vec<u8>> {
     }
     // The program's own line is shorter than what fits here.
     exit_status(&mut roff, if has_commands { all_codes() } else { notes.codes });
-    surroundings(&mut roff);
+    surroundings(&mut roff, pages);
     roff.to_writer(&mut page)?;
     Ok(page)
 }
@@ -148,7 +157,7 @@ fn exit_status(roff: &mut Roff, codes: Vec<(String, String)>) {
     }
 }
 
-fn surroundings(roff: &mut Roff) {
+fn surroundings(roff: &mut Roff, pages: &[String]) {
     let variables = [
         (
             "HEADCOUNT_RUNTIME_DIR",
@@ -161,45 +170,13 @@ fn surroundings(roff: &mut Roff) {
     for (name, meaning) in variables {
         roff.control("TP", []).text([bold(name)]).text([roman(meaning)]);
     }
-    let pages: Vec<_> = pages().iter().map(|command| format!("{}(1)", name(command))).collect();
+    let pages: Vec<_> = pages.iter().map(|name| format!("{name}(1)")).collect();
     roff.control("SH", ["SEE ALSO"]).text([roman(pages.join(", "))]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn there_is_a_page_for_each_command_that_help_lists() {
-        let names: Vec<_> = pages().iter().map(|command| name(command).to_owned()).collect();
-        for expected in ["headcount", "headcount-status", "headcount-doctor", "headcount-completions"] {
-            assert!(names.iter().any(|name| name == expected), "{expected}: {names:?}");
-        }
-        assert!(!names.iter().any(|name| name == "headcount-man"), "{names:?}");
-    }
-
-    #[test]
-    fn a_page_tells_the_exit_codes_and_the_examples() {
-        let text = String::from_utf8(page(built()).expect("a page")).expect("text");
-        for part in
-            [".SH \"EXIT STATUS\"", ".SH EXAMPLES", "headcount reload \\-\\-pid\\-file", ".SH ENVIRONMENT"]
-        {
-            assert!(text.contains(part), "{part}:\n{text}");
-        }
-        for command in pages() {
-            let help = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
-            let name = name(&command).to_owned();
-            let text = String::from_utf8(page(command).expect("a page")).expect("text");
-            let sections: Vec<_> = text.lines().filter(|line| line.starts_with(".SH")).collect();
-            assert!(sections.len() >= 6 && text.contains(".TH "), "{sections:?}");
-            // Each code that the help names has its entry.
-            let named = help.as_deref().and_then(|help| help.split("Exit codes: ").nth(1));
-            let named = named.map_or(0, |codes| codes.split("\n\n").next().unwrap_or("").split("; ").count());
-            let status = text.split(".SH \"EXIT STATUS\"").nth(1).and_then(|rest| rest.split(".SH").next());
-            let entries = status.expect("exit codes").matches("\n.TP").count();
-            assert!(entries >= named.max(3), "{name}: {entries} of {named}:\n{text}");
-        }
-    }
 
     #[test]
     fn help_is_taken_apart() {

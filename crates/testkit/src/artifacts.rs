@@ -1,0 +1,106 @@
+//! What tests run: where nginx, the Lua modules and everything that was built lie.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which nginx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Debian's.
+    Debian,
+    /// The current one that `make module NGINX=vendored` builds on the way. It has no Lua.
+    Vendored,
+}
+
+/// Debian's server.
+pub const NGINX: &str = "/usr/sbin/nginx";
+
+/// Folder with nginx's dynamic modules.
+pub const MODULES: &str = "/usr/lib/nginx/modules";
+
+/// Fails a test early, and says how to fix it, on a machine without the server.
+pub fn require_nginx() {
+    for file in [NGINX, &format!("{MODULES}/ngx_http_lua_module.so")] {
+        assert!(Path::new(file).exists(), "{file} is missing: apt-get install nginx libnginx-mod-http-lua");
+    }
+}
+
+/// Folder with `libheadcount.so`: `HEADCOUNT_LIB_DIR`, or in the target folder of this test. The newest of all profiles:
+/// `make test` builds the optimised one for tests that are not.
+pub fn library_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("HEADCOUNT_LIB_DIR") {
+        return PathBuf::from(folder);
+    }
+    let library = newest(
+        "libheadcount.so",
+        "run `make test`, or `cargo build -p headcount-ffi`, or set HEADCOUNT_LIB_DIR",
+    );
+    library.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// The native module for a server: `HEADCOUNT_MODULE` for Debian's, or what `make module` has left in the target folder.
+pub fn module(server: Server) -> PathBuf {
+    match (server, env::var_os("HEADCOUNT_MODULE")) {
+        (Server::Debian, Some(file)) => PathBuf::from(file),
+        (Server::Debian, None) => built("debian", "ngx_headcount_module.so"),
+        (Server::Vendored, _) => built("vendored", "ngx_headcount_module.so"),
+    }
+}
+
+/// The server under test, by its full path: otherwise USR2 cannot start it again.
+pub fn nginx(server: Server) -> PathBuf {
+    match server {
+        Server::Debian => NGINX.into(),
+        Server::Vendored => built("vendored", "nginx"),
+    }
+}
+
+fn built(which: &str, file: &str) -> PathBuf {
+    let target = target_folder();
+    let path = target.join("module").join(which).join(file);
+    let how = format!("run `make module NGINX={which}`");
+    assert!(path.exists(), "there is no module/{which}/{file} in {}: {how}", target.display());
+    path
+}
+
+/// Folder with `resty/headcount.lua`: `HEADCOUNT_LUA_DIR`, or the repository's.
+pub fn lua_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("HEADCOUNT_LUA_DIR") {
+        return PathBuf::from(folder);
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../lua");
+    assert!(folder.join("resty/headcount.lua").exists(), "{} has no resty/headcount.lua", folder.display());
+    folder.canonicalize().expect("the folder was there a moment ago")
+}
+
+/// The target folder that this test lies in.
+fn target_folder() -> PathBuf {
+    let test = env::current_exe().expect("the kernel names the running program");
+    // target/PROFILE/deps/TEST
+    test.ancestors().nth(3).map(Path::to_owned).expect("cargo puts tests three folders deep")
+}
+
+/// A file that was built, the newest of all profiles.
+fn newest(name: &str, how: &str) -> PathBuf {
+    let target = target_folder();
+    let files = ["release", "debug"].map(|profile| target.join(profile).join(name));
+    let built = files.into_iter().filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
+    let missing = || panic!("there is no {name} in {}: {how}", target.display());
+    built.max().map_or_else(missing, |(_, file)| file)
+}
+
+/// The program `headcount`, the newest of all profiles.
+pub fn program() -> PathBuf {
+    newest("headcount", "run `cargo build -p headcount-cli`")
+}
+
+/// The program of a local user who means harm.
+pub fn attacker() -> PathBuf {
+    newest("attacker", "run `cargo build -p testkit`")
+}
+
+/// The library of a worker that means harm.
+pub fn attackers_library() -> PathBuf {
+    newest("deps/libattacker.so", "run `cargo build -p testkit`")
+}
