@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use headcount_core::{GenerationStatus, ProcessStatus, Role, Snapshot};
 
-use crate::border::{Failure, Sized32, check_struct, entry, put};
-use crate::codes::HEADCOUNT_OK;
-use crate::event::{count, signed};
+use crate::border::codes::HEADCOUNT_OK;
+use crate::border::entry::{Failure, Sized32, check_struct, entry, put};
+use crate::border::event::{count, signed};
+use crate::border::words::{HEADCOUNT_NONE, liveness_codes};
 use crate::handle::{self, Handle};
-use crate::words::{HEADCOUNT_NONE, liveness_codes};
 
 /// A node at one instant. Set `struct_size` before the call.
 #[repr(C)]

@@ -14,7 +14,7 @@ pub const HEADCOUNT_ERR_INVALID_OPTION: i32 = -1;
 pub const HEADCOUNT_ERR_WRONG_STATE: i32 = -2;
 /// The node lock is held by somebody else, and the call was not to wait.
 pub const HEADCOUNT_ERR_BUSY: i32 = -3;
-/// The node lock was not to be had in time; nothing was done.
+/// Waiting for the node lock timed out; nothing was done.
 pub const HEADCOUNT_ERR_LOCK_TIMEOUT: i32 = -4;
 /// The registry has no free slot.
 pub const HEADCOUNT_ERR_FULL: i32 = -5;

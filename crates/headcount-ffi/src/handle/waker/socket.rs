@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::border::Failure;
+use crate::border::entry::Failure;
 
 /// A listening socket, and a descriptor of its place, which is gone from the file system.
 pub(super) struct Listener {

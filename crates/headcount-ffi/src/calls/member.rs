@@ -2,10 +2,11 @@
 
 use headcount_core::{ErrorKind, Generation, Member, MemberState, Moment, Step};
 
-use crate::border::{Failure, Sized32, check_struct, entry, read_struct};
-use crate::event::{EventRecord, Place};
-use crate::handle::{self, Handle, Process};
-use crate::worker::JoinOptions;
+use crate::border::entry::{Failure, Sized32, check_struct, entry, read_struct};
+use crate::border::event::{EventOut, EventRecord};
+use crate::border::options::JoinOptions;
+use crate::handle::process::Process;
+use crate::handle::{self, Handle};
 
 /// It serves, and could not join yet: it is not counted.
 pub const HEADCOUNT_MEMBER_WAITING: u32 = 1;
@@ -40,18 +41,18 @@ unsafe impl Sized32 for StepRecord {
     const NAME: &'static str = "headcount_step";
 }
 
-/// The caller's place for a step.
+/// Where the caller wants the step, checked before anything is done.
 #[derive(Clone, Copy)]
-struct StepPlace(*mut StepRecord);
+struct StepOut(*mut StepRecord);
 
-impl StepPlace {
+impl StepOut {
     /// # Safety
     /// `pointer` is NULL or points to a writable structure that says its true size, for as long as the
     /// exported function runs.
-    unsafe fn new(pointer: *mut StepRecord) -> Result<StepPlace, Failure> {
+    unsafe fn new(pointer: *mut StepRecord) -> Result<StepOut, Failure> {
         // SAFETY: by the caller's word.
         unsafe { check_struct(pointer, "step") }?;
-        Ok(StepPlace(pointer))
+        Ok(StepOut(pointer))
     }
 
     fn fill(self, step: &Step) {
@@ -92,8 +93,8 @@ pub unsafe extern "C" fn headcount_member_join(
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
-        let (places, options) =
-            unsafe { ((StepPlace::new(step)?, Place::new(event)?), read_struct(options, "options")?) };
+        let (out, options) =
+            unsafe { ((StepOut::new(step)?, EventOut::new(event)?), read_struct(options, "options")?) };
         let (join, wait) = options.join()?;
         let mut process = handle.process();
         let waiting = process.member.take_if(|member| member.state() == MemberState::Waiting);
@@ -108,14 +109,14 @@ pub unsafe extern "C" fn headcount_member_join(
             Ok(step) => (step, None),
             Err(error) => (member.needs(Moment::now()), Some(Failure::from(error))),
         };
-        places.0.fill(&step);
+        out.0.fill(&step);
         member.worker().cloned().into_iter().for_each(|worker| handle.joined(worker));
         if step.state != MemberState::Left {
             handle.process().member = Some(member);
         }
         match failure {
             Some(failure) => Err(failure),
-            None => Ok(handle.deliver(step.transitions, places.1)),
+            None => Ok(handle.deliver(step.transitions, out.1)),
         }
     })
 }
@@ -171,7 +172,7 @@ unsafe fn act(
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
-        let (place, event) = unsafe { (StepPlace::new(step)?, Place::new(event)?) };
+        let (step_out, event_out) = unsafe { (StepOut::new(step)?, EventOut::new(event)?) };
         let mut process = handle.process();
         let Process { member, in_flight, waker, .. } = &mut *process;
         let Some(member) = member else {
@@ -180,13 +181,13 @@ unsafe fn act(
         let was_waiting = member.state() == MemberState::Waiting;
         let step =
             if in_flight.is_some() { member.only_beat(Moment::now()) } else { act(member, Moment::now()) };
-        place.fill(&step);
+        step_out.fill(&step);
         if let Some(waker) = waker.as_ref().filter(|_| in_flight.is_none() && step.listen) {
             waker.rearm();
         }
         let late = member.worker().filter(|_| was_waiting).cloned();
         drop(process);
         late.into_iter().for_each(|worker| handle.joined(worker));
-        Ok(handle.deliver(step.transitions, event))
+        Ok(handle.deliver(step.transitions, event_out))
     })
 }

@@ -1,57 +1,12 @@
 //! What a worker says of itself.
 
-use headcount_core::{ErrorKind, Generation, Join, Wait};
+use headcount_core::Generation;
 
-use crate::border::{Failure, Sized32, entry, read_struct, wait};
-use crate::codes::HEADCOUNT_OK;
-use crate::event::{EventRecord, Place};
+use crate::border::codes::HEADCOUNT_OK;
+use crate::border::entry::{entry, read_struct, wait};
+use crate::border::event::{EventOut, EventRecord};
+use crate::border::options::JoinOptions;
 use crate::handle::{self, Handle};
-use crate::words::{HEADCOUNT_ROLE_HELPER, HEADCOUNT_ROLE_WORKER};
-
-/// How a process joins a generation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct JoinOptions {
-    /// sizeof(headcount_join_options).
-    pub struct_size: u32,
-    /// HEADCOUNT_ROLE_WORKER or HEADCOUNT_ROLE_HELPER. 0: worker.
-    pub role: u32,
-    /// The generation, as `headcount_begin` gave it to the master.
-    pub generation: u64,
-    /// The worker's number within its generation, best counted from 0; HEADCOUNT_NONE if it has none. One that
-    /// replaces another has its number.
-    pub worker_id: i32,
-    /// The pid of the worker that it replaces; 0: it replaces none; -1: one that is not known.
-    pub replaces_pid: i32,
-    /// How many milliseconds to wait for the node lock; HEADCOUNT_WAIT_LOCK_TIMEOUT, HEADCOUNT_WAIT_TRY.
-    pub wait_ms: i64,
-}
-
-// SAFETY: repr(C), integers only, and it begins with its size.
-unsafe impl Sized32 for JoinOptions {
-    const NAME: &'static str = "headcount_join_options";
-}
-
-impl JoinOptions {
-    pub(crate) fn join(&self) -> Result<(Join, Wait), Failure> {
-        let invalid = |message: String| Failure::new(ErrorKind::InvalidOption, message);
-        let join = match self.role {
-            0 | HEADCOUNT_ROLE_WORKER => Join::worker(u32::try_from(self.worker_id).ok()),
-            HEADCOUNT_ROLE_HELPER => Join::helper(),
-            other => {
-                return Err(invalid(format!(
-                    "option `role` is {other}; allowed are 2 (worker) and 3 (helper)"
-                )));
-            }
-        };
-        if self.generation == 0 {
-            return Err(invalid(
-                "option `generation` is 0: give the number that headcount_begin gave".to_owned(),
-            ));
-        }
-        Ok((join.respawned(self.replaces_pid != 0), wait(self.wait_ms)?))
-    }
-}
 
 /// Joins a generation with this process. HEADCOUNT_EVENT: worker_started; before it generation_started if
 /// the master could not announce that. A helper gets no event.
@@ -67,14 +22,14 @@ pub unsafe extern "C" fn headcount_join(
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
-        let place = unsafe { Place::new(event) }?;
+        let out = unsafe { EventOut::new(event) }?;
         // SAFETY: the caller's structure, as the header demands.
         let options = unsafe { read_struct(options, "options") }?;
         let (join, wait) = options.join()?;
         let generation = Generation::of(&handle.node, options.generation);
         let (worker, transitions) = generation.join(join.wait(wait))?;
         handle.joined(worker);
-        Ok(handle.deliver(transitions, place))
+        Ok(handle.deliver(transitions, out))
     })
 }
 
@@ -104,8 +59,8 @@ pub unsafe extern "C" fn headcount_drain(
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
-        let place = unsafe { Place::new(event) }?;
-        Ok(handle.deliver(handle.worker(generation)?.drain(wait(wait_ms)?)?, place))
+        let out = unsafe { EventOut::new(event) }?;
+        Ok(handle.deliver(handle.worker(generation)?.drain(wait(wait_ms)?)?, out))
     })
 }
 
@@ -125,12 +80,12 @@ pub unsafe extern "C" fn headcount_leave(
     entry(|| {
         let handle = handle::find(node)?;
         // SAFETY: NULL, or writable for as long as this call, by the caller's word.
-        let place = unsafe { Place::new(event) }?;
+        let out = unsafe { EventOut::new(event) }?;
         let worker = handle.worker(generation)?;
         let wait = wait(wait_ms)?;
         handle.end_unfinished();
         let transitions = worker.leave(wait)?;
         handle.left(worker.generation());
-        Ok(handle.deliver(transitions, place))
+        Ok(handle.deliver(transitions, out))
     })
 }

@@ -13,8 +13,8 @@ use rustix::net::{SendFlags, Shutdown, SocketFlags};
 
 use super::socket::Listener;
 
-/// "Look at the watch."
-const LOOK: u8 = b'E';
+/// "The watch is readable."
+const READABLE: u8 = b'E';
 /// "That was the last byte."
 const QUIT: u8 = b'Q';
 
@@ -152,7 +152,7 @@ fn run(control: &Control, watch: &OwnedFd, peer: &OwnedFd) {
         } else if armed && readable {
             // First, or whoever acts on the byte at once would find nothing to arm.
             control.armed.store(false, Release);
-            if !send(peer, LOOK) {
+            if !send(peer, READABLE) {
                 return;
             }
         }

@@ -1,12 +1,12 @@
-//! Counts, marks and the journal. None of it takes the node lock.
+//! Counts and marks of a generation. None of it takes the node lock.
 
 use std::time::Duration;
 
-use headcount_core::{Cursor, ErrorKind, Generation, Phase, Snapshot};
+use headcount_core::{Generation, Phase, Snapshot};
 
-use crate::border::{Failure, Sized32, check_pointer, check_struct, entry, put};
-use crate::codes::HEADCOUNT_OK;
-use crate::event::{EventRecord, count};
+use crate::border::codes::HEADCOUNT_OK;
+use crate::border::entry::{Sized32, check_pointer, check_struct, entry, put};
+use crate::border::event::count;
 use crate::handle::{self, Handle};
 
 /// The workers of three neighbouring generations, and of all. Set `struct_size` before the call.
@@ -124,51 +124,6 @@ pub unsafe extern "C" fn headcount_mark_once(
         let new = Generation::of(&handle.node, generation).mark(bit)?;
         // SAFETY: checked above; writable by the caller's word.
         unsafe { put(was_new, "was_new", u32::from(new)) }?;
-        Ok(HEADCOUNT_OK)
-    })
-}
-
-/// Reads on in the journal. `*cursor` is the number of the event that is wanted next, 0: the oldest that is
-/// kept; it is moved on. At most `capacity` events go to `events` and their number to `*number`;
-/// `*lost` (may be NULL) gets how many were overwritten before they could be read.
-///
-/// `struct_size` of `events[0]` must be set.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn headcount_events(
-    node: *mut Handle,
-    cursor: *mut u64,
-    events: *mut EventRecord,
-    capacity: u64,
-    number: *mut u64,
-    lost: *mut u64,
-) -> i32 {
-    entry(|| {
-        let handle = handle::find(node)?;
-        check_pointer(cursor, "cursor")?;
-        check_pointer(number, "number")?;
-        if capacity == 0 {
-            return Err(Failure::new(
-                ErrorKind::InvalidOption,
-                "argument `capacity` is 0; allowed is 1 and more",
-            ));
-        }
-        // SAFETY: NULL, or room for at least one structure whose size is set, by the caller's word.
-        unsafe { check_struct(events, "events") }?;
-        // SAFETY: checked above; readable by the caller's word.
-        let mut position = Cursor::at(unsafe { cursor.read() });
-        let batch = handle.node.events(&mut position, usize::try_from(capacity).unwrap_or(usize::MAX));
-        for (i, event) in batch.events.iter().enumerate() {
-            // SAFETY: the core keeps to the limit, so that `i` is below the caller's capacity.
-            unsafe { events.add(i).write(EventRecord::new(event, false)) };
-        }
-        // SAFETY: checked above, but for `lost`, which may be NULL; all writable by the caller's word.
-        unsafe {
-            put(cursor, "cursor", position.next_seq())?;
-            put(number, "number", batch.events.len() as u64)?;
-            if !lost.is_null() {
-                put(lost, "lost", batch.lost)?;
-            }
-        }
         Ok(HEADCOUNT_OK)
     })
 }

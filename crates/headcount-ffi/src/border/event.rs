@@ -2,8 +2,8 @@
 
 use headcount_core::{Event, PreviousRun, Transition};
 
-use crate::border::{Failure, Sized32, check_struct};
-use crate::words::HEADCOUNT_NONE;
+use crate::border::entry::{Failure, Sized32, check_struct};
+use crate::border::words::HEADCOUNT_NONE;
 
 /// One event. Set `struct_size` before each call that may fill it in.
 #[repr(C)]
@@ -81,10 +81,10 @@ pub(crate) fn count(n: Option<u32>) -> i32 {
 impl EventRecord {
     pub(crate) fn new(event: &Event, retry: bool) -> EventRecord {
         let (previous_run, previous_generation, previous_workers) = match event.previous_run {
-            Some(PreviousRun::None) => (crate::HEADCOUNT_PREVIOUS_RUN_NONE, 0, 0),
-            Some(PreviousRun::Clean) => (crate::HEADCOUNT_PREVIOUS_RUN_CLEAN, 0, 0),
+            Some(PreviousRun::None) => (crate::border::words::HEADCOUNT_PREVIOUS_RUN_NONE, 0, 0),
+            Some(PreviousRun::Clean) => (crate::border::words::HEADCOUNT_PREVIOUS_RUN_CLEAN, 0, 0),
             Some(PreviousRun::Unclean { generation, workers }) => {
-                (crate::HEADCOUNT_PREVIOUS_RUN_UNCLEAN, generation, signed(workers))
+                (crate::border::words::HEADCOUNT_PREVIOUS_RUN_UNCLEAN, generation, signed(workers))
             }
             _ => (0, event.detail, 0),
         };
@@ -120,18 +120,18 @@ impl EventRecord {
     }
 }
 
-/// The caller's place for an event, checked before anything is done that could bring one.
+/// Where the caller wants the event, checked before anything is done that could bring one.
 #[derive(Clone, Copy)]
-pub(crate) struct Place(*mut EventRecord);
+pub(crate) struct EventOut(*mut EventRecord);
 
-impl Place {
+impl EventOut {
     /// # Safety
     /// `pointer` is NULL or points to a writable structure that says its true size, for as long as the
     /// exported function runs.
-    pub(crate) unsafe fn new(pointer: *mut EventRecord) -> Result<Place, Failure> {
+    pub(crate) unsafe fn new(pointer: *mut EventRecord) -> Result<EventOut, Failure> {
         // SAFETY: by the caller's word.
         unsafe { check_struct(pointer, "event") }?;
-        Ok(Place(pointer))
+        Ok(EventOut(pointer))
     }
 
     pub(crate) fn fill(self, transition: &Transition) {

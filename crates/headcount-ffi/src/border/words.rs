@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use headcount_core::{Cause, Doubt, Kind, Liveness, Phase, Role, State};
 
-use crate::codes::{Code, HEADCOUNT_EVENT, HEADCOUNT_OK};
+use crate::border::codes::{Code, HEADCOUNT_EVENT, HEADCOUNT_OK};
 
 /// "There is none", or "not known": of counts, worker ids, exit codes, and whatever says so.
 pub const HEADCOUNT_NONE: i32 = -1;

@@ -1,42 +1,48 @@
-//! A thread that turns the watch into bytes on a unix socket, for hosts that can wait for nothing else.
-//!
-//! Lua in nginx is one: it can read from a socket, but not wait for a descriptor. The thread polls the watch
-//! and writes bytes. It touches no registry, takes no lock, and knows nothing of workers.
-//!
-//! The socket must have a path to connect to, and a path is something that others can get at: so it is
-//! unlinked before the first byte, reached through a descriptor of this process only
-//! (`/proc/self/fd/N`), and asks who has connected.
-
-mod socket;
-mod thread;
+//! What a worker is told about the others, through one descriptor; and the waker, for hosts that can wait for none.
 
 use std::ffi::c_char;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use headcount_core::{ErrorKind, GenerationId};
+use headcount_core::ErrorKind;
 
-use self::socket::Listener;
-use self::thread::Control;
-use crate::border::{Failure, check_pointer, copy_string, entry};
-use crate::codes::HEADCOUNT_OK;
+use crate::border::codes::HEADCOUNT_OK;
+use crate::border::entry::{Failure, check_pointer, copy_string, entry, put};
+use crate::border::event::{EventOut, EventRecord};
+use crate::handle::waker::Waker;
 use crate::handle::{self, Handle};
 
-/// A running waker, as the rest of the process holds it. Dropping it does not end the thread.
-pub(crate) struct Waker {
-    pub(crate) generation: GenerationId,
-    control: Arc<Control>,
+/// The descriptor that is readable when there may be something to report: wait for it with poll, epoll or any
+/// event loop, then call `headcount_process`. Don't read from it, and don't close it.
+///
+/// It is the same until this process leaves the newest generation that it has joined, or joins another.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_watch_fd(node: *mut Handle, fd: *mut i32) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        check_pointer(fd, "fd")?;
+        let number = handle.process().watch_fd()?.1.as_raw_fd();
+        // SAFETY: checked above; writable by the caller's word.
+        unsafe { put(fd, "fd", number) }?;
+        Ok(HEADCOUNT_OK)
+    })
 }
 
-impl Waker {
-    pub(crate) fn stop(&self) {
-        self.control.stop();
-    }
-
-    /// The last byte was acted on: the next one may come.
-    pub(crate) fn rearm(&self) {
-        self.control.rearm();
-    }
+/// Looks at what happened to the others, and reports what is for this process to report. HEADCOUNT_EVENT:
+/// worker_died, generation_ended, generation_abandoned, worker_stalled, worker_recovered or master_lost.
+/// HEADCOUNT_OK: nothing. HEADCOUNT_ERR_BUSY: another process holds the node lock, or this one has not finished
+/// an event; the descriptor becomes readable again by itself, and nothing is lost.
+///
+/// Never waits for longer than a few milliseconds. Calling it without need does no harm.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_process(node: *mut Handle, event: *mut EventRecord) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        // SAFETY: NULL, or writable for as long as this call, by the caller's word.
+        let out = unsafe { EventOut::new(event) }?;
+        let transitions = handle.process().watch()?.1.process()?;
+        Ok(handle.deliver(transitions, out))
+    })
 }
 
 /// Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
@@ -61,15 +67,12 @@ pub unsafe extern "C" fn headcount_waker_start(node: *mut Handle, path: *mut c_c
             ));
         }
         let mut process = handle.process();
-        let failed = |e| Failure::io("start the waker", e);
         let (generation, watch) = process.watch_fd()?;
-        let watch = watch.try_clone_to_owned().map_err(failed)?;
+        let watch = watch.try_clone_to_owned().map_err(|e| Failure::io("start the waker", e))?;
         let mut folders = vec![PathBuf::from("/dev/shm"), PathBuf::from("/tmp")];
         folders.extend(handle.node.path().and_then(Path::parent).map(Path::to_owned));
-        let listener = Listener::new(&folders)?;
-        let place = listener.path();
-        let control = thread::start(watch, listener).map_err(failed)?;
-        if let Some(old) = process.waker.replace(Waker { generation, control }) {
+        let (waker, place) = Waker::start(generation, watch, &folders)?;
+        if let Some(old) = process.waker.replace(waker) {
             old.stop();
         }
         // SAFETY: a buffer of that size, by the caller's word.
