@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ngx::ffi;
 
-use crate::nginx;
+use crate::nginx::facts;
 
 type Handler = unsafe extern "C" fn(*mut ffi::ngx_event_t);
 
@@ -28,7 +28,7 @@ impl Timer {
         let event = Box::leak(Box::new(unsafe { std::mem::zeroed::<ffi::ngx_event_t>() }));
         event.data = (&raw mut *data).cast();
         event.handler = Some(handler);
-        event.log = nginx::log_in_force();
+        event.log = facts::log_in_force();
         event.set_cancelable(1);
         Timer(event)
     }

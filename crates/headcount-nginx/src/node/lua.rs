@@ -12,35 +12,12 @@ use headcount_ffi::OpenOptions;
 use headcount_nginx_conf::Settings;
 use ngx::ffi;
 
-use crate::border::entry;
-use crate::conf::MainConf;
-use crate::log::{Level, log};
-use crate::state::{relock, state};
-use crate::{log, nginx, sentence};
-
-/// The configuration that is being read: nginx reads one at a time.
-#[derive(Clone, Copy)]
-struct Loading(*mut MainConf);
-
-// SAFETY: only nginx's one thread uses it.
-unsafe impl Send for Loading {}
-
-static LOADING: Mutex<Option<Loading>> = Mutex::new(None);
-
-pub(crate) fn loading_begins(conf: *mut MainConf) {
-    *relock(&LOADING) = Some(Loading(conf));
-}
-
-pub(crate) fn loading_ends() {
-    *relock(&LOADING) = None;
-}
-
-fn with_loading<T>(then: impl FnOnce(&mut MainConf) -> T) -> Option<T> {
-    let Loading(conf) = (*relock(&LOADING))?;
-    // SAFETY: set when nginx's pool got it, and forgotten before that pool is destroyed; no other code of ours
-    // runs while nginx runs Lua's.
-    unsafe { conf.as_mut() }.map(then)
-}
+use crate::nginx::border::entry;
+use crate::nginx::facts;
+use crate::nginx::log::{self, Level, log};
+use crate::nginx::mutex::relock;
+use crate::node::state::state;
+use crate::node::{loading, report};
 
 /// The strings that the last answer points to. They stay until the next.
 static STRINGS: Mutex<Option<(CString, Option<CString>)>> = Mutex::new(None);
@@ -53,17 +30,17 @@ static STRINGS: Mutex<Option<(CString, Option<CString>)>> = Mutex::new(None);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_nginx_attach(options: *mut OpenOptions) -> i32 {
     entry("Lua's init", 0, || {
-        let asked = with_loading(|conf| {
-            conf.is_asked_by_lua = true;
-            conf.is_led_by_lua = conf.settings.is_some();
-            conf.settings.clone()
+        let asked = loading::with(|loading| {
+            loading.is_asked_by_lua = true;
+            loading.is_led_by_lua = loading.settings.is_some();
+            loading.settings.clone()
         });
         // A VM for a single request, in a process that serves already.
         let settings =
             asked.unwrap_or_else(|| state().tracked.as_ref().map(|tracked| tracked.settings.clone()));
         let Some(settings) = settings else { return 0 };
         // ngx_lua has put the configuration that is being read into ngx_cycle's place meanwhile.
-        if nginx::is_first_start() || nginx::is_first_configuration() && with_loading(|_| ()).is_some() {
+        if facts::is_first_start() || facts::is_first_configuration() && loading::with(|_| ()).is_some() {
             log::keep_for_sure();
         }
         headcount_ffi::listen(tell);
@@ -85,6 +62,7 @@ fn answer(settings: &Settings) -> Option<OpenOptions> {
         None => None,
     };
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let timings = settings.timings;
     let options = OpenOptions {
         struct_size: size_of::<OpenOptions>() as u32,
         slots: settings.slots.unwrap_or(0),
@@ -92,9 +70,9 @@ fn answer(settings: &Settings) -> Option<OpenOptions> {
         takes_over_from: 0,
         node: node.as_ptr(),
         path: path.as_ref().map_or(std::ptr::null::<c_char>(), |path| path.as_ptr()),
-        heartbeat_interval_ms: ms(settings.heartbeat),
-        stall_after_ms: ms(settings.stall),
-        lock_timeout_ms: ms(settings.lock_timeout),
+        heartbeat_interval_ms: ms(timings.heartbeat_interval),
+        stall_after_ms: ms(timings.stall_after),
+        lock_timeout_ms: ms(timings.lock_timeout),
     };
     *relock(&STRINGS) = Some((node, path));
     Some(options)
@@ -129,11 +107,10 @@ pub(crate) unsafe fn may_come_late(cycle: *mut ffi::ngx_cycle_t) -> bool {
 
 /// An event that is being handed to Lua.
 fn tell(transition: &Transition) {
-    let is_led_by_lua = with_loading(|conf| conf.is_led_by_lua)
+    let is_led_by_lua = loading::with(|loading| loading.is_led_by_lua)
         .unwrap_or_else(|| state().tracked.as_ref().is_some_and(|tracked| tracked.is_led_by_lua));
     if is_led_by_lua {
-        let (level, line) = sentence::line(transition);
-        log(level, &line);
+        report::tell(transition);
     }
 }
 
@@ -148,7 +125,7 @@ pub(crate) fn has_own_engine() -> bool {
             "this server is not tracked by the module: Lua has brought libheadcount.so into this process, before the \
              module was loaded; restart nginx, or upgrade it in place (USR2), and both use one",
         );
-        nginx::update_time();
+        facts::update_time();
     }
     has
 }

@@ -13,11 +13,11 @@ use ngx::ffi::{
 use ngx::http::Request;
 use ngx::ngx_string;
 
-use crate::border::entry;
-use crate::conf::{complain, error};
-use crate::log::{Level, log};
-use crate::state::state;
-use crate::{nginx, respond, status, variables};
+use crate::hooks::{status, variables};
+use crate::nginx::border::entry;
+use crate::nginx::log::{Level, complain, conf_error, log};
+use crate::nginx::{facts, respond};
+use crate::node::state::state;
 
 static mut COMMANDS: [ngx_command_t; 2] = [
     ngx_command_t {
@@ -71,16 +71,16 @@ unsafe extern "C" fn set_status(
     _: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    entry("headcount_status directive", error(), || {
+    entry("headcount_status directive", conf_error(), || {
         // SAFETY: nginx calls us with its own context, in a location, and with what create_loc_conf has made.
         unsafe {
-            let Some(conf) = conf.cast::<LocConf>().as_mut() else { return error() };
+            let Some(conf) = conf.cast::<LocConf>().as_mut() else { return conf_error() };
             if conf.is_set {
                 return c"is duplicate: it may be given once in a location".as_ptr().cast_mut();
             }
             let arguments = (*(*cf).args).as_slice::<ffi::ngx_str_t>();
             conf.is_set = true;
-            if let Some(name) = arguments.get(1).map(|argument| nginx::text(argument)) {
+            if let Some(name) = arguments.get(1).map(|argument| facts::text(argument)) {
                 conf.format = Format::from_name(&name);
                 if conf.format.is_none() {
                     complain(
@@ -89,7 +89,7 @@ unsafe extern "C" fn set_status(
                             "headcount_status: unknown form \"{name}\"; allowed are json, prometheus and html"
                         ),
                     );
-                    return error();
+                    return conf_error();
                 }
             }
             let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();

@@ -5,19 +5,17 @@ use std::ffi::{c_char, c_void};
 use headcount_nginx_conf::{Settings, Surroundings};
 use ngx::ffi;
 
-use crate::border::entry;
-use crate::master::Begun;
-use crate::{lua, nginx};
+use crate::nginx::border::entry;
+use crate::nginx::facts;
+use crate::nginx::log::{complain, conf_error};
+use crate::node::loading;
+use crate::node::master::Begun;
 
 /// The module's part of a configuration. Dropped with the pool of its cycle.
 #[derive(Default)]
 pub(crate) struct MainConf {
     is_set: bool,
-    pub(crate) settings: Option<Settings>,
     pub(crate) begun: Option<Begun>,
-    /// Lua's init has asked whether the directive is on.
-    pub(crate) is_asked_by_lua: bool,
-    pub(crate) is_led_by_lua: bool,
     /// Who is in charge is known only when the configuration is in force.
     pub(crate) begins_late: bool,
 }
@@ -28,65 +26,45 @@ pub(crate) unsafe extern "C" fn set(
     _: *mut ffi::ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    entry("headcount directive", error(), || {
+    entry("headcount directive", conf_error(), || {
         // SAFETY: nginx calls us with its own context, whose arguments are an array of strings, and with what
         // create_conf has made.
         let (conf, arguments) = unsafe {
-            let Some(conf) = conf.cast::<MainConf>().as_mut() else { return error() };
+            let Some(conf) = conf.cast::<MainConf>().as_mut() else { return conf_error() };
             let arguments: Vec<String> =
-                (*(*cf).args).as_slice::<ffi::ngx_str_t>().iter().skip(1).map(|a| nginx::text(a)).collect();
+                (*(*cf).args).as_slice::<ffi::ngx_str_t>().iter().skip(1).map(|a| facts::text(a)).collect();
             (conf, arguments)
         };
         if std::mem::replace(&mut conf.is_set, true) {
             return c"is duplicate: it may be given once".as_ptr().cast_mut();
         }
-        if conf.is_asked_by_lua {
+        if loading::so_far().is_asked_by_lua {
             complain(cf, "\"headcount\" must stand before the http block, whose Lua uses resty.headcount");
-            return error();
+            return conf_error();
         }
         // SAFETY: as above.
         match read_directive(&arguments, unsafe { &*(*cf).cycle }) {
             Ok(settings) => {
-                conf.settings = settings;
+                loading::with(|loading| loading.settings = settings);
                 std::ptr::null_mut()
             }
             Err(message) => {
                 complain(cf, &message);
-                error()
+                conf_error()
             }
         }
     })
 }
 
-/// nginx's NGX_CONF_ERROR.
-pub(crate) fn error() -> *mut c_char {
-    std::ptr::without_provenance_mut(usize::MAX)
-}
-
-/// An ordinary configuration error, with nginx's own words on file and line.
-pub(crate) fn complain(cf: *mut ffi::ngx_conf_t, message: &str) {
-    // SAFETY: nginx's own context, and a text with its length.
-    unsafe {
-        ffi::ngx_conf_log_error(
-            ffi::NGX_LOG_EMERG as ffi::ngx_uint_t,
-            cf,
-            0,
-            c"%*s".as_ptr(),
-            message.len(),
-            message.as_ptr(),
-        );
-    }
-}
-
 fn read_directive(arguments: &[String], cycle: &ffi::ngx_cycle_t) -> Result<Option<Settings>, String> {
     // SAFETY: the cycle's own prefix.
-    let prefix = unsafe { nginx::text(&cycle.prefix) };
+    let prefix = unsafe { facts::text(&cycle.prefix) };
     let folder = std::env::current_dir().unwrap_or_default();
     let surroundings = Surroundings {
         prefix: &prefix,
-        arguments: &nginx::arguments(),
+        arguments: &facts::arguments(),
         folder: folder.as_os_str().as_encoded_bytes(),
-        time: &nginx::time,
+        time: &facts::time,
     };
     headcount_nginx_conf::read(arguments, &surroundings)
 }
@@ -94,6 +72,6 @@ fn read_directive(arguments: &[String], cycle: &ffi::ngx_cycle_t) -> Result<Opti
 impl Drop for MainConf {
     fn drop(&mut self) {
         // A pool that is destroyed is that of the configuration in force before, or of one that has just failed.
-        lua::loading_ends();
+        loading::ends();
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::log::{Level, log};
+use crate::nginx::log::{Level, log};
 
 /// Runs the inside of a function that nginx calls. After a panic, which is a fault of ours, the answer is the one that
 /// keeps nginx serving.

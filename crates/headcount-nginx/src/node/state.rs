@@ -1,11 +1,11 @@
 //! What this process knows: one place, since nginx's hooks share nothing else.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use headcount_core::{Generation, Master};
 use headcount_nginx_conf::Settings;
 
-use crate::member::Life;
+use crate::nginx::mutex::relock;
 
 /// What is true of this process.
 pub(crate) struct State {
@@ -13,11 +13,8 @@ pub(crate) struct State {
     pub(crate) tracked: Option<Tracked>,
     /// Every node that this process or its master has ever opened: a configuration may change the name.
     pub(crate) masters: Vec<Master>,
-    /// The process that opened the newest of them.
-    pub(crate) opened_by: u32,
     /// A worker or helper: it never becomes a master, whatever it forks.
     pub(crate) is_child: bool,
-    pub(crate) life: Option<Life>,
 }
 
 /// A configuration that is in force.
@@ -29,13 +26,7 @@ pub(crate) struct Tracked {
     pub(crate) is_led_by_lua: bool,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { tracked: None, masters: Vec::new(), opened_by: 0, is_child: false, life: None });
-
-/// A poisoned mutex only says that there was a panic; what must be consistent lies in the registry.
-pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static STATE: Mutex<State> = Mutex::new(State { tracked: None, masters: Vec::new(), is_child: false });
 
 /// The state. nginx has one thread, and none of our code gives control back to it while it holds this.
 pub(crate) fn state() -> MutexGuard<'static, State> {

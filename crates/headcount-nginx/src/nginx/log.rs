@@ -1,11 +1,12 @@
-//! Lines for error.log.
+//! Lines for error.log, and complaints about a configuration.
 
+use std::ffi::c_char;
 use std::sync::Mutex;
 
 use ngx::ffi;
 
-use crate::nginx;
-use crate::state::relock;
+use crate::nginx::facts;
+use crate::nginx::mutex::relock;
 
 /// nginx's levels, as far as they are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ static EARLY: Mutex<Option<Vec<(Level, String)>>> = Mutex::new(None);
 
 /// Keeps what is said from now on, until [`release`], if no error_log is open yet.
 pub(crate) fn keep() {
-    if nginx::is_first_start() {
+    if facts::is_first_start() {
         keep_for_sure();
     }
 }
@@ -43,7 +44,7 @@ pub(crate) fn log(level: Level, text: &str) {
         kept.push((level, text.to_owned()));
         return;
     }
-    write(nginx::log_in_force(), level, text);
+    write(facts::log_in_force(), level, text);
 }
 
 fn write(log: *mut ffi::ngx_log_t, level: Level, text: &str) {
@@ -58,5 +59,25 @@ fn write(log: *mut ffi::ngx_log_t, level: Level, text: &str) {
         if !log.is_null() && number <= (*log).log_level {
             ffi::ngx_log_error_core(number, log, 0, c"%*s".as_ptr(), line.len(), line.as_ptr());
         }
+    }
+}
+
+/// nginx's NGX_CONF_ERROR: what a directive answers after [`complain`].
+pub(crate) fn conf_error() -> *mut c_char {
+    std::ptr::without_provenance_mut(usize::MAX)
+}
+
+/// An ordinary configuration error, with nginx's own words on file and line.
+pub(crate) fn complain(cf: *mut ffi::ngx_conf_t, message: &str) {
+    // SAFETY: nginx's own context, and a text with its length.
+    unsafe {
+        ffi::ngx_conf_log_error(
+            ffi::NGX_LOG_EMERG as ffi::ngx_uint_t,
+            cf,
+            0,
+            c"%*s".as_ptr(),
+            message.len(),
+            message.as_ptr(),
+        );
     }
 }

@@ -2,16 +2,17 @@
 //! abandons it otherwise, and leaves.
 
 use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Node, NoticeLevel, Transitions, Wait};
+use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Node, Wait};
 use headcount_nginx_conf::Settings;
 
-use crate::border::entry;
-use crate::log::{self, Level};
-use crate::sentence;
-use crate::state::{Tracked, state, state_if_free};
-use crate::{lua, nginx};
+use crate::nginx::border::entry;
+use crate::nginx::facts;
+use crate::nginx::log::{self, Level};
+use crate::node::lua;
+use crate::node::report::{log_notices, report, with_lock};
+use crate::node::state::{Tracked, state, state_if_free};
 
 /// A generation that was begun for a configuration of which it is not known yet whether it will be in force.
 pub(crate) struct Begun {
@@ -19,52 +20,6 @@ pub(crate) struct Begun {
     generation: Generation,
     settings: Settings,
     committed: bool,
-}
-
-pub(crate) fn report(transitions: Transitions) {
-    transitions.run(|transition| {
-        let (level, line) = sentence::line(transition);
-        log::log(level, &line);
-    });
-}
-
-/// Hands on to error.log what the core has to say.
-pub(crate) fn log_notices(node: &Node) {
-    for notice in node.take_notices() {
-        let level = match notice.level {
-            NoticeLevel::Notice => Level::Notice,
-            NoticeLevel::Error => Level::Error,
-            _ => Level::Warn,
-        };
-        log::log(level, &notice.text);
-    }
-}
-
-/// Calls again and again, as long as only the node lock is missing and there is time; says whom it waits for.
-pub(crate) fn with_lock<T>(
-    limit: Duration,
-    mut call: impl FnMut(Wait) -> Result<T, Error>,
-) -> Result<T, Error> {
-    const SLICE: Duration = Duration::from_secs(1);
-    let begun = Instant::now();
-    let mut next_word = SLICE;
-    loop {
-        let left = limit.saturating_sub(begun.elapsed());
-        let answer = call(Wait::For(left.min(SLICE)));
-        let waited = begun.elapsed();
-        if waited > Duration::from_millis(1) {
-            nginx::update_time();
-        }
-        match answer {
-            Err(error) if error.kind() == ErrorKind::LockTimeout && waited < limit => {
-                if waited >= next_word {
-                    log::log(Level::Notice, &format!("waiting for the node lock: {error}"));
-                    next_word *= 2;
-                }
-            }
-            answer => return answer,
-        }
-    }
 }
 
 /// The configuration has been read.
@@ -105,7 +60,6 @@ fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
 fn remember(master: &Master) {
     watch_forks();
     let mut state = state();
-    state.opened_by = std::process::id();
     let is_it = |known: &Node| known.name() == master.node().name() && known.path() == master.node().path();
     if !state.masters.iter().any(|known| is_it(known.node())) {
         state.masters.push(master.clone());
@@ -121,7 +75,7 @@ impl Begun {
     }
 
     fn abandon(&self) {
-        log::release(nginx::log_in_force());
+        log::release(facts::log_in_force());
         self.master.abandon(self.generation.id());
         let state = state();
         let node = self.generation.node();
@@ -172,8 +126,10 @@ pub(crate) fn leave() {
     if state.tracked.as_ref().is_some_and(|tracked| tracked.is_led_by_lua) {
         return;
     }
-    let limit =
-        state.tracked.as_ref().map_or(Duration::from_secs(1), |tracked| tracked.settings.lock_timeout);
+    let limit = state
+        .tracked
+        .as_ref()
+        .map_or(Duration::from_secs(1), |tracked| tracked.settings.timings.lock_timeout);
     let masters = std::mem::take(&mut state.masters);
     drop(state);
     for master in masters {
@@ -188,23 +144,13 @@ pub(crate) fn leave() {
 /// If this process's parent was the master, and has ended: it went into the background, and we are the master now.
 pub(crate) fn adopt() {
     let Some(state) = state_if_free().filter(|state| !state.is_child) else { return };
-    let (masters, opened_by) = (state.masters.clone(), state.opened_by);
+    let masters = state.masters.clone();
     drop(state);
-    wait_for_end_of_parent(opened_by);
     for master in masters {
         if let Err(error) = master.adopt(Wait::Timeout) {
             let name = master.node().name();
             log::log(Level::Error, &format!("cannot become the master of node {name}: {error}"));
         }
-    }
-}
-
-/// The process that nginx leaves behind when it goes into the background ends at once, but perhaps not quickly.
-fn wait_for_end_of_parent(opened_by: u32) {
-    const LONGEST: Duration = Duration::from_secs(10);
-    let begun = Instant::now();
-    while opened_by == std::os::unix::process::parent_id() && begun.elapsed() < LONGEST {
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 
 use ngx::ffi;
 
-use crate::nginx;
+use crate::nginx::facts;
 
 type Handler = unsafe extern "C" fn(*mut ffi::ngx_event_t);
 
@@ -28,11 +28,11 @@ unsafe impl Send for Connection {}
 impl Connection {
     /// `None`: nginx has no free connection left.
     pub(crate) fn new(fd: RawFd, handler: Handler) -> Option<Connection> {
-        if !nginx::has_free_connection() {
+        if !facts::has_free_connection() {
             // Asked for one, it would close others, and say so at each heartbeat.
             return None;
         }
-        let log = nginx::log_in_force();
+        let log = facts::log_in_force();
         // SAFETY: called in init_process or later, when nginx has made its connections; what it hands out has both
         // its events, and is ours until we give it back.
         unsafe {

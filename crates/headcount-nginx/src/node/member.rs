@@ -3,18 +3,20 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use headcount_core::{Join, Member, MemberState, Moment, Step};
 use ngx::ffi;
 
-use crate::border::entry;
-use crate::connection::{Connection, is_asked_to_close};
-use crate::log::{Level, log};
-use crate::master::{log_notices, report, with_lock};
-use crate::nginx;
-use crate::state::{Tracked, state};
-use crate::timer::Timer;
+use crate::nginx::border::entry;
+use crate::nginx::connection::{Connection, is_asked_to_close};
+use crate::nginx::facts;
+use crate::nginx::log::{Level, log};
+use crate::nginx::mutex::relock;
+use crate::nginx::timer::Timer;
+use crate::node::report::{log_notices, report, with_lock};
+use crate::node::state::Tracked;
 
 /// How long a start may wait for the node lock; then the worker serves, and goes on trying.
 const JOIN_WAIT: Duration = Duration::from_secs(1);
@@ -30,11 +32,19 @@ pub(crate) struct Life {
     complained: bool,
 }
 
+/// What this process is as a member, if it is one.
+static LIFE: Mutex<Option<Life>> = Mutex::new(None);
+
+/// Whether it is one.
+pub(crate) fn is_one() -> bool {
+    relock(&LIFE).is_some()
+}
+
 /// Joins with this process. Waits for the node lock a little; in vain: goes on trying while it serves.
 pub(crate) fn start(tracked: &Tracked, number: Option<u32>) {
     let node = tracked.generation.node();
     let mut respawned = false;
-    for child in nginx::ended_children() {
+    for child in facts::ended_children() {
         node.child_exited(child.pid, ExitStatus::from_raw(child.status));
         respawned |= child.is_predecessor;
     }
@@ -45,17 +55,17 @@ pub(crate) fn start(tracked: &Tracked, number: Option<u32>) {
         log(Level::Error, &format!("this worker is not counted yet: {error}"));
         member.needs(Moment::now())
     });
-    let settings = &tracked.settings;
+    let timings = tracked.settings.timings;
     let mut life = Life {
         member,
-        lock_timeout: settings.lock_timeout,
-        heartbeat: settings.heartbeat,
+        lock_timeout: timings.lock_timeout,
+        heartbeat: timings.heartbeat_interval,
         timer: Timer::new(on_time),
         connection: None,
         complained: false,
     };
     life.follow(step);
-    state().life = Some(life);
+    *relock(&LIFE) = Some(life);
 }
 
 impl Life {
@@ -87,7 +97,7 @@ impl Life {
     }
 
     fn on_time(&mut self) {
-        if nginx::is_exiting() {
+        if facts::is_exiting() {
             return self.drain();
         }
         let step = self.member.on_time(Moment::now());
@@ -120,7 +130,7 @@ impl Life {
 
 /// Leaves, if this process is a member.
 pub(crate) fn leave() {
-    let life = state().life.take();
+    let life = relock(&LIFE).take();
     if let Some(life) = life {
         life.leave();
     }
@@ -135,21 +145,21 @@ pub(crate) fn start_helper(tracked: &Tracked) {
     log_notices(tracked.generation.node());
 }
 
-/// This process's life, taken out of the state for as long as it is worked with: nginx, asked for a connection, may
-/// close others first, whose access log reads our variables, and so the state.
+/// This process's life, taken out for as long as it is worked with: nginx, asked for a connection, may close others
+/// first, and that may call us again.
 struct Taken(Option<Life>);
 
 impl Drop for Taken {
     fn drop(&mut self) {
         // Also after a panic: the process stays a member.
         if let Some(life) = self.0.take() {
-            state().life = Some(life);
+            *relock(&LIFE) = Some(life);
         }
     }
 }
 
 fn with_life(act: impl FnOnce(&mut Life)) {
-    let mut taken = Taken(state().life.take());
+    let mut taken = Taken(relock(&LIFE).take());
     if let Some(life) = &mut taken.0 {
         act(life);
     }

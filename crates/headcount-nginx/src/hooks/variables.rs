@@ -5,9 +5,9 @@ use ngx::ffi::{
 };
 use ngx::ngx_string;
 
-use crate::border::entry;
-use crate::nginx;
-use crate::state::{State, state};
+use crate::nginx::border::entry;
+use crate::nginx::facts;
+use crate::node::state::{State, state};
 
 type Read = fn(&State) -> Option<String>;
 
@@ -22,13 +22,13 @@ static VARIABLES: [(fn() -> ngx_str_t, Read); 5] = [
     ),
     (
         || ngx_string!("headcount_worker"),
-        |state| state.tracked.as_ref().and_then(|_| nginx::worker_number()).map(|n| n.to_string()),
+        |state| state.tracked.as_ref().and_then(|_| facts::worker_number()).map(|n| n.to_string()),
     ),
     (
         || ngx_string!("headcount_state"),
         |state| {
             state.tracked.as_ref()?;
-            Some(if nginx::is_exiting() { "draining" } else { "serving" }.to_owned())
+            Some(if facts::is_exiting() { "draining" } else { "serving" }.to_owned())
         },
     ),
     (

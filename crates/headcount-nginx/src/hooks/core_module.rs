@@ -10,18 +10,20 @@ use ngx::ffi::{
 };
 use ngx::ngx_string;
 
-use crate::border::entry;
-use crate::conf::{self, MainConf};
-use crate::master::Begun;
-use crate::nginx::{self, Process};
-use crate::state::state;
-use crate::{log, lua, master, member};
+use crate::hooks::directive::{self, MainConf};
+use crate::nginx::border::entry;
+use crate::nginx::facts::{self, Process};
+use crate::nginx::log;
+use crate::node::loading::Loading;
+use crate::node::master::Begun;
+use crate::node::state::state;
+use crate::node::{loading, lua, master, member};
 
 static mut COMMANDS: [ngx_command_t; 2] = [
     ngx_command_t {
         name: ngx_string!("headcount"),
         type_: (NGX_MAIN_CONF | NGX_DIRECT_CONF | NGX_CONF_ANY) as ngx_uint_t,
-        set: Some(conf::set),
+        set: Some(directive::set),
         conf: 0,
         offset: 0,
         post: ptr::null_mut(),
@@ -55,7 +57,7 @@ unsafe extern "C" fn create_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
     entry("create_conf", ptr::null_mut(), || {
         // SAFETY: a new cycle has its pool.
         let conf = unsafe { Pool::from_ngx_pool((*cycle).pool) }.allocate(MainConf::default());
-        lua::loading_begins(conf);
+        loading::begins();
         conf.cast()
     })
 }
@@ -63,19 +65,20 @@ unsafe extern "C" fn create_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
 /// The configuration has been read; the sockets are not open yet, so it may still fail.
 unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *mut c_char {
     entry("init_conf", ptr::null_mut(), || {
-        if nginx::is_test() || nginx::process() == Process::Signaller {
+        if facts::is_test() || facts::process() == Process::Signaller {
             return ptr::null_mut();
         }
         // SAFETY: what create_conf has made; nobody else uses it meanwhile.
         if let Some(conf) = unsafe { conf.cast::<MainConf>().as_mut() }
-            && let Some(settings) = conf.settings.as_ref().filter(|_| !conf.is_led_by_lua)
+            && let Loading { settings: Some(settings), is_asked_by_lua, is_led_by_lua: false } =
+                loading::so_far()
         {
             // SAFETY: the configuration has been read.
-            conf.begins_late = !conf.is_asked_by_lua && unsafe { lua::may_come_late(cycle) };
+            conf.begins_late = !is_asked_by_lua && unsafe { lua::may_come_late(cycle) };
             if !conf.begins_late {
                 // SAFETY: nginx's core module comes before ours.
-                let workers = unsafe { nginx::worker_processes(cycle) };
-                conf.begun = master::begin(settings, workers);
+                let workers = unsafe { facts::worker_processes(cycle) };
+                conf.begun = master::begin(&settings, workers);
             }
         }
         ptr::null_mut()
@@ -85,18 +88,18 @@ unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *m
 /// The configuration is in force.
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     entry("init_module", SERVE, || {
-        if nginx::is_test() {
+        if facts::is_test() {
             return SERVE;
         }
         // SAFETY: what create_conf has made lies at our place in the cycle; nobody else uses it meanwhile.
         let conf =
             unsafe { (*(*cycle).conf_ctx.add(ngx_headcount_module.index)).cast::<MainConf>().as_mut() };
-        lua::loading_ends();
-        let tracked = conf.and_then(|conf| match (&conf.settings, &mut conf.begun) {
-            (Some(settings), _) if conf.is_led_by_lua => master::commit_for_lua(settings),
+        let Loading { settings, is_led_by_lua, .. } = loading::ends();
+        let tracked = conf.and_then(|conf| match (&settings, &mut conf.begun) {
+            (Some(settings), _) if is_led_by_lua => master::commit_for_lua(settings),
             (Some(settings), begun) if conf.begins_late => {
                 // SAFETY: as above.
-                *begun = master::begin(settings, unsafe { nginx::worker_processes(cycle) });
+                *begun = master::begin(settings, unsafe { facts::worker_processes(cycle) });
                 begun.as_mut().map(Begun::commit)
             }
             (_, Some(begun)) => Some(begun.commit()),
@@ -106,7 +109,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         log::release(unsafe { (*cycle).log });
         let mut state = state();
         state.tracked = tracked.clone();
-        let is_single = state.life.is_some() && nginx::process() == Process::Single;
+        let is_single = member::is_one() && facts::process() == Process::Single;
         drop(state);
         if is_single {
             // The one process is its own successor.
@@ -121,14 +124,14 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
 unsafe extern "C" fn init_process(_: *mut ngx_cycle_t) -> ngx_int_t {
     entry("init_process", SERVE, || {
         let mut state = state();
-        let process = nginx::process();
+        let process = facts::process();
         state.is_child = process != Process::Single;
         let Some(tracked) = state.tracked.clone().filter(|tracked| !tracked.is_led_by_lua) else {
             return SERVE;
         };
         drop(state);
         match process {
-            Process::Worker => member::start(&tracked, nginx::worker_number()),
+            Process::Worker => member::start(&tracked, facts::worker_number()),
             Process::Single => {
                 // Nobody forks, so that no fork has told who went into the background.
                 master::adopt();
