@@ -1,6 +1,8 @@
 //! The arguments of the directive. What is allowed, and the defaults, the core says; here are their names in nginx.conf.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,12 +96,12 @@ pub fn read(arguments: &[String], nginx: &Surroundings) -> Result<Option<Setting
     };
 
     let mut options = Options::new(&node);
-    let path = given.get("path").map(|path| Path::new(nginx.prefix).join(path));
+    // Relative to nginx's prefix, as everywhere in nginx, and that to the folder it was started in.
+    let base = Path::new(OsStr::from_bytes(nginx.folder)).join(nginx.prefix);
+    let path = given.get("path").map(|path| base.join(path));
     if let Some(path) = &path {
-        // Relative to nginx's prefix, as everywhere in nginx, and that to the folder it was started in. Joined as written:
-        // the core looks whether it means a folder.
-        let folder = std::env::current_dir().unwrap_or_default();
-        options = options.path(folder.join(path));
+        // As written: the core looks whether it means a folder.
+        options = options.path(path);
     }
     // What nginx cannot read becomes a 0, which the core allows for none of them.
     let time = |name: &str| given.get(name).map(|text| (nginx.time)(text).unwrap_or_default());

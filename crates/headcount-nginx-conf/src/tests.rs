@@ -132,6 +132,13 @@ fn a_relative_path_begins_at_nginxs_prefix() {
     assert_eq!(given("path=run/x").path.as_deref(), Some(Path::new("/usr/share/nginx/run/x")));
     assert_eq!(given("path=./x").path.as_deref(), Some(Path::new("/usr/share/nginx/x")));
     assert_eq!(given("path=/x=y").path.as_deref(), Some(Path::new("/x=y")));
+    let below = Surroundings { prefix: "shop/", arguments: &[], folder: b"/srv", time: &time };
+    let given = read(&["path=run/x".to_owned()], &below).expect("it is allowed").expect("it is on");
+    assert_eq!(
+        given.path.as_deref(),
+        Some(Path::new("/srv/shop/run/x")),
+        "a prefix is relative to the start"
+    );
 }
 
 #[test]
