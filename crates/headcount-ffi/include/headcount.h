@@ -11,7 +11,7 @@
  * Do not keep an event unfinished: everybody waits.
  *
  * UNITS. Names end in their unit: _ms milliseconds, _ns nanoseconds. Sizes are bytes. Times to compute with
- * are on CLOCK_BOOTTIME.
+ * are on CLOCK_BOOTTIME. A message names an option without its unit, and shows a time with one.
  *
  * STRINGS are UTF-8 and NUL-terminated. What does not fit into a buffer is cut between two characters.
  *
@@ -37,7 +37,7 @@
 
 // The version of everything in this header. Compare it with `headcount_abi_version()` before anything
 // else: they differ when a program runs with another library than it was compiled for.
-#define HEADCOUNT_ABI_VERSION 1
+#define HEADCOUNT_ABI_VERSION 2
 
 // For `headcount_struct_size`: `headcount_options`.
 #define HEADCOUNT_STRUCT_OPTIONS 1
@@ -79,7 +79,7 @@
 // The node lock is held by somebody else, and the call was not to wait.
 #define HEADCOUNT_ERR_BUSY -3
 
-// The node lock was not to be had in time; nothing was done.
+// Waiting for the node lock timed out; nothing was done.
 #define HEADCOUNT_ERR_LOCK_TIMEOUT -4
 
 // The registry has no free slot.
@@ -329,14 +329,16 @@ typedef struct headcount_options {
     uint32_t journal_records;
     // The pid of the master that this server takes over from, if that is not its parent. 0: none.
     uint32_t takes_over_from;
-    // The node's name, at most 48 letters, digits, '.', '_' and '-'. NULL: the name of the program's file.
+    // The node's name: 1 to 48 letters, digits, '.', '_' and '-', not beginning with '.'. NULL: the name of the
+    // program's file.
     const char *node;
     // The registry's file, an absolute path. NULL: /run/headcount/NAME.registry for root, otherwise
     // $XDG_RUNTIME_DIR/headcount/NAME.registry or /dev/shm/headcount-UID/NAME.registry.
     const char *path;
     // How often a worker will beat, in milliseconds. 0: 1,000.
     uint64_t heartbeat_interval_ms;
-    // After how many milliseconds without a heartbeat a worker is stalled. 0: 5,000.
+    // After how many milliseconds without a heartbeat a worker is stalled. 0: five heartbeats, at least 5,000 and
+    // at most a day.
     uint64_t stall_after_ms;
     // How many milliseconds to wait for the node lock. 0: 30,000.
     uint64_t lock_timeout_ms;
@@ -600,6 +602,10 @@ const char *headcount_doubt_reason(uint32_t doubt);
 // fails only for options that are not allowed, or without memory.
 int32_t headcount_open(const struct headcount_options *options, struct headcount_node **node);
 
+// Checks options as `headcount_open` does, without opening anything, and puts the timings that the node would have
+// into them: the defaults, where they are 0.
+int32_t headcount_check_options(struct headcount_options *options);
+
 // Ends what this process has under way: a callback that is not finished (it counts as failed), the watch
 // and the waker. It does not leave, and the handle stays valid: the registry stays mapped until the
 // process ends, since other parts of the process may use it. A server need not call this.
@@ -618,6 +624,13 @@ int32_t headcount_node_info(struct headcount_node *node,
                             char *path,
                             uint64_t path_capacity);
 
+// Finishes the event that was handed out, and hands out the next one: HEADCOUNT_EVENT. HEADCOUNT_OK: that
+// was the last, and the node lock is free.
+//
+// `callback_failed` other than 0 notes in the journal that acting on the event failed; it counts as done.
+// Without an event to finish, it does nothing. To be called by the thread that got the event.
+int32_t headcount_next(struct headcount_node *node, int32_t callback_failed, struct headcount_event *event);
+
 // Begins a generation, in the master: the configuration was read, its workers are about to be forked.
 //
 // `cause` is HEADCOUNT_CAUSE_START, _RELOAD or _UPGRADE, or 0: then it is found out. `workers` says how many
@@ -631,13 +644,6 @@ int32_t headcount_begin(struct headcount_node *node,
                         uint32_t workers,
                         uint64_t *generation,
                         struct headcount_event *event);
-
-// Finishes the event that was handed out, and hands out the next one: HEADCOUNT_EVENT. HEADCOUNT_OK: that
-// was the last, and the node lock is free.
-//
-// `callback_failed` other than 0 notes in the journal that acting on the event failed; it counts as done.
-// Without an event to finish, it does nothing. To be called by the thread that got the event.
-int32_t headcount_next(struct headcount_node *node, int32_t callback_failed, struct headcount_event *event);
 
 // The newest generation that this process, as a master, has begun, also before it went into the background;
 // 0 if it has begun none.
@@ -714,6 +720,27 @@ int32_t headcount_watch_fd(struct headcount_node *node, int32_t *fd);
 int32_t headcount_process(struct headcount_node *node,
                           struct headcount_event *event);
 
+// Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
+// cannot wait for that descriptor themselves. `path` gets what to connect to (64 bytes are enough), once, and
+// only from this process.
+//
+// Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
+// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
+// that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
+// ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
+// another, or closes its end of the connection.
+int32_t headcount_waker_start(struct headcount_node *node,
+                              char *path,
+                              uint64_t capacity);
+
+// The last byte was acted on: the next one may come. HEADCOUNT_ERR_WRONG_STATE if no waker runs.
+int32_t headcount_waker_rearm(struct headcount_node *node);
+
+// Stops the waker: 'Q' is written and the connection closed. `generation` 0: whatever it runs for; else only
+// if it runs for that generation, so that an old one does not stop the new one's. Does not wait for the
+// thread. Does nothing if no such waker runs.
+int32_t headcount_waker_stop(struct headcount_node *node, uint64_t generation);
+
 // Joins a generation with this process, as `headcount_join` does, and goes on from there: it beats, looks after the
 // others, says that it drains as soon as the node lock is free, all from `headcount_member_on_time`. `headcount_leave`
 // ends it.
@@ -746,27 +773,6 @@ int32_t headcount_member_on_readable(struct headcount_node *node,
 int32_t headcount_member_drain(struct headcount_node *node,
                                struct headcount_step *step,
                                struct headcount_event *event);
-
-// Starts a thread that writes to a unix socket when the watch's descriptor becomes readable, for hosts that
-// cannot wait for that descriptor themselves. `path` gets what to connect to (64 bytes are enough), once, and
-// only from this process.
-//
-// Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
-// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
-// that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
-// ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
-// another, or closes its end of the connection.
-int32_t headcount_waker_start(struct headcount_node *node,
-                              char *path,
-                              uint64_t capacity);
-
-// The last byte was acted on: the next one may come. HEADCOUNT_ERR_WRONG_STATE if no waker runs.
-int32_t headcount_waker_rearm(struct headcount_node *node);
-
-// Stops the waker: 'Q' is written and the connection closed. `generation` 0: whatever it runs for; else only
-// if it runs for that generation, so that an old one does not stop the new one's. Does not wait for the
-// thread. Does nothing if no such waker runs.
-int32_t headcount_waker_stop(struct headcount_node *node, uint64_t generation);
 
 // The counts at this instant. `generation` 0: the newest that this process has joined; in a process that
 // has joined none, the newest that is there.
@@ -816,6 +822,16 @@ int32_t headcount_get_snapshot(struct headcount_node *node,
                                uint64_t generation_capacity,
                                struct headcount_process_status *processes,
                                uint64_t process_capacity);
+
+// The name of the node of an nginx that gives it none: "nginx", or, if it was started with -c or -p, a name made of that
+// path. `arguments` are the `number` arguments that nginx was started with, without the program; `prefix` is its
+// prefix, `folder` the working directory of its start. `name` gets at most 49 bytes with the NUL.
+int32_t headcount_nginx_default_node(const char *const *arguments,
+                                     uint64_t number,
+                                     const char *prefix,
+                                     const char *folder,
+                                     char *name,
+                                     uint64_t capacity);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::AcqRel;
 
 use headcount_core::Wait;
 
+use crate::border::words::HEADCOUNT_LEVEL_ERROR;
 use crate::handle;
-use crate::words::HEADCOUNT_LEVEL_ERROR;
 
 /// Has the handlers run at every fork from now on. They are never taken out, which is why the library is
 /// linked so that it is never unloaded.

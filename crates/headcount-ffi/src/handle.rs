@@ -1,24 +1,22 @@
 //! What a `headcount_node *` points to, and the table of all of them.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+pub(crate) mod process;
+pub(crate) mod waker;
+
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::ThreadId;
 
 use headcount_core::internal::PerProcess;
-use headcount_core::{
-    ErrorKind, GenerationId, Master, Member, Node, NoticeLevel, Transition, Transitions, Watch, Worker,
-};
+use headcount_core::{ErrorKind, GenerationId, Master, Node, NoticeLevel, Transition, Transitions, Worker};
 
-use crate::border::Failure;
-use crate::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
-use crate::event::Place;
-use crate::waker::Waker;
-use crate::words::{HEADCOUNT_LEVEL_ERROR, HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
+use self::process::{InFlight, Process};
+use crate::border::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
+use crate::border::entry::Failure;
+use crate::border::event::EventOut;
+use crate::border::words::{HEADCOUNT_LEVEL_ERROR, HEADCOUNT_LEVEL_NOTICE, HEADCOUNT_LEVEL_WARNING};
 
 /// A node, as one process and its forked children hold it. Never freed.
 pub struct Handle {
@@ -32,30 +30,6 @@ pub struct Handle {
     hearts: AtomicPtr<Vec<Worker>>,
     process: PerProcess<Mutex<Process>>,
 }
-
-/// What is true of one process only. A forked child starts it afresh. What it inherited stays as it is, with its
-/// descriptors: it is the parent's, and ending it properly would speak for the parent.
-#[derive(Default)]
-pub(crate) struct Process {
-    notices: VecDeque<(u32, String)>,
-    pub(crate) in_flight: Option<InFlight>,
-    workers: Vec<Worker>,
-    pub(crate) member: Option<Member>,
-    watch: Option<(GenerationId, Watch)>,
-    pub(crate) waker: Option<Waker>,
-    /// It has been a worker, so it never becomes a master, whatever it forks.
-    joined_once: bool,
-}
-
-/// Transitions of which one is being acted on.
-pub(crate) struct InFlight {
-    transitions: Transitions,
-    thread: ThreadId,
-}
-
-// SAFETY: the transitions must stay on the thread that got them. They are handed out again by `take_in_flight` alone,
-// which gives them to no other thread; and nobody drops them, since a handle and what it holds live for ever.
-unsafe impl Send for InFlight {}
 
 /// Told of each transition as it is handed out: for a host that has a word of its own to say on all of them.
 static LISTENER: OnceLock<fn(&Transition)> = OnceLock::new();
@@ -133,24 +107,24 @@ impl Handle {
     }
 
     /// Hands out the next transition, or says that there is none and the lock is free.
-    pub(crate) fn deliver(&self, mut transitions: Transitions, place: Place) -> i32 {
+    pub(crate) fn deliver(&self, mut transitions: Transitions, out: EventOut) -> i32 {
         let Some(transition) = transitions.next() else { return HEADCOUNT_OK };
         if let Some(listener) = LISTENER.get() {
             listener(&transition);
         }
         let thread = std::thread::current().id();
         self.process().in_flight = Some(InFlight { transitions, thread });
-        place.fill(&transition);
+        out.fill(&transition);
         HEADCOUNT_EVENT
     }
 
     /// Completes what was handed out, and hands out what is next.
-    pub(crate) fn deliver_next(&self, failed: bool, place: Place) -> i32 {
+    pub(crate) fn deliver_next(&self, failed: bool, out: EventOut) -> i32 {
         let Some(mut transitions) = self.take_in_flight() else { return HEADCOUNT_OK };
         if failed {
             transitions.callback_failed();
         }
-        self.deliver(transitions, place)
+        self.deliver(transitions, out)
     }
 
     /// Ends, as failed, a callback that this thread began and will never come back to.
@@ -247,58 +221,5 @@ impl Handle {
     pub(crate) fn end(&self) {
         self.process().end_watch();
         self.end_unfinished();
-    }
-}
-
-impl Process {
-    pub(crate) fn worker(&self, generation: GenerationId) -> Option<&Worker> {
-        match generation {
-            0 => self.workers.iter().max_by_key(|w| w.generation()),
-            id => self.workers.iter().find(|w| w.generation() == id),
-        }
-    }
-
-    /// The descriptor of the watch, that of a member or one that is made if there is none yet, and whose it is.
-    pub(crate) fn watch_fd(&mut self) -> Result<(GenerationId, BorrowedFd<'_>), Failure> {
-        if self.member.is_none() {
-            self.watch()?;
-        }
-        let of_member = self.member.as_ref().and_then(|m| Some((m.generation().id(), m.watch_fd()?)));
-        let of_watch = || self.watch.as_ref().map(|(generation, watch)| (*generation, watch.as_fd()));
-        of_member
-            .or_else(of_watch)
-            .ok_or_else(|| Failure::new(ErrorKind::WrongState, "this process has no watch"))
-    }
-
-    /// The watch of a process that looks by itself, made if it is not there yet.
-    pub(crate) fn watch(&mut self) -> Result<(GenerationId, &mut Watch), Failure> {
-        let wrong = |message: &str| Failure::new(ErrorKind::WrongState, message);
-        if self.member.is_some() {
-            return Err(wrong("a member looks in headcount_member_on_readable and headcount_member_on_time"));
-        }
-        let Some(worker) = self.worker(0) else {
-            return Err(wrong("only a process that has joined has a watch"));
-        };
-        if self.watch.is_none() {
-            self.watch = Some((worker.generation(), worker.watch()?));
-        }
-        match &mut self.watch {
-            Some((generation, watch)) => Ok((*generation, watch)),
-            None => Err(wrong("this process has no watch")),
-        }
-    }
-
-    fn end_watch_of(&mut self, generation: GenerationId) {
-        if let Some(waker) = self.waker.take_if(|waker| waker.generation == generation) {
-            waker.stop();
-        }
-        self.watch.take_if(|(of, _)| *of == generation);
-    }
-
-    pub(crate) fn end_watch(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.stop();
-        }
-        self.watch = None;
     }
 }

@@ -4,49 +4,33 @@
 
 #![allow(clippy::missing_safety_doc, reason = "headcount.h says once, at its top, what pointers must be")]
 
+// Each floor uses only those above it in this list.
 mod border;
-mod fork;
+
 mod handle;
 
-// What C sees, in the order of headcount.h; the empty lines keep rustfmt from sorting it.
-mod codes;
+mod fork;
 
-mod words;
+mod calls;
 
-mod options;
-
-mod event;
-
-mod node;
-
-mod worker;
-
-mod watch;
-
-mod member;
-
-mod waker;
-
-mod look;
-
-mod snapshot;
-
-pub use codes::*;
-pub use event::EventRecord;
+pub use border::codes::*;
+pub use border::event::EventRecord;
+pub use border::options::{JoinOptions, OpenOptions};
+pub use border::words::*;
+pub use calls::counts::*;
+pub use calls::journal::*;
+pub use calls::master::*;
+pub use calls::member::*;
+pub use calls::nginx::*;
+pub use calls::node::*;
+pub use calls::snapshot::*;
+pub use calls::watch::*;
+pub use calls::worker::*;
 pub use handle::{Handle, listen};
-pub use look::*;
-pub use member::*;
-pub use node::*;
-pub use options::OpenOptions;
-pub use snapshot::*;
-pub use waker::*;
-pub use watch::*;
-pub use words::*;
-pub use worker::*;
 
 /// The version of everything in this header. Compare it with `headcount_abi_version()` before anything
 /// else: they differ when a program runs with another library than it was compiled for.
-pub const HEADCOUNT_ABI_VERSION: u32 = 1;
+pub const HEADCOUNT_ABI_VERSION: u32 = 2;
 
 /// For `headcount_struct_size`: `headcount_options`.
 pub const HEADCOUNT_STRUCT_OPTIONS: u32 = 1;

@@ -1,4 +1,4 @@
-//! The name of a node that is given none: the same that lua/resty/headcount/options.lua makes, byte for byte.
+//! The name of a node that is given none: for the directive, and through the C library for Lua.
 
 /// "nginx", unless the server was started with a configuration file or a prefix of its own: then a name made of that
 /// path, so that two servers of one package are two nodes. Another path always gives another name.

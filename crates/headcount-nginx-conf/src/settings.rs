@@ -1,9 +1,12 @@
-//! The arguments of the directive: what is allowed, and the defaults.
+//! The arguments of the directive. What is allowed, and the defaults, the core says; here are their names in nginx.conf.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::Options;
+use headcount::{Allowed, Error, NodeSettings, Options};
 
 use crate::name::default_node;
 
@@ -14,12 +17,8 @@ pub struct Settings {
     pub node: String,
     /// The registry's file, if one is given.
     pub path: Option<PathBuf>,
-    /// The time between two heartbeats.
-    pub heartbeat: Duration,
-    /// A worker that has not beaten for this long is stalled.
-    pub stall: Duration,
-    /// How long to wait for the node lock.
-    pub lock_timeout: Duration,
+    /// The timings, given or not.
+    pub timings: NodeSettings,
     /// The slots of a new registry, if given.
     pub slots: Option<u32>,
 }
@@ -27,10 +26,11 @@ pub struct Settings {
 impl Settings {
     /// The same for the core.
     pub fn options(&self) -> Options {
+        let NodeSettings { heartbeat_interval, stall_after, lock_timeout, .. } = self.timings;
         let options = Options::new(&self.node)
-            .heartbeat_interval(self.heartbeat)
-            .stall_after(self.stall)
-            .lock_timeout(self.lock_timeout);
+            .heartbeat_interval(heartbeat_interval)
+            .stall_after(stall_after)
+            .lock_timeout(lock_timeout);
         let options = match self.slots {
             Some(slots) => options.slots(slots),
             None => options,
@@ -55,8 +55,14 @@ pub struct Surroundings<'a> {
     pub time: &'a dyn Fn(&str) -> Option<Duration>,
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
+/// The parameters by their names in nginx.conf and in the core.
+const PARAMETERS: [(&str, &str); 5] = [
+    ("path", "path"),
+    ("heartbeat", "heartbeat_interval"),
+    ("stall", "stall_after"),
+    ("lock_timeout", "lock_timeout"),
+    ("slots", "slots"),
+];
 const ALLOWED: &str = "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout= and slots=";
 
 /// Reads `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024];`, given without its
@@ -69,78 +75,89 @@ pub fn read(arguments: &[String], nginx: &Surroundings) -> Result<Option<Setting
         Some((first, rest)) if !first.contains('=') => (first.as_str(), rest),
         _ => ("on", arguments),
     };
-    let (mut path, mut heartbeat, mut stall, mut lock_timeout, mut slots) = (None, None, None, None, None);
+    let mut given: HashMap<&str, &str> = HashMap::new();
     for argument in rest {
         let Some((name, value)) = argument.split_once('=') else {
             return Err(format!("headcount: parameter \"{argument}\" is not known; allowed are {ALLOWED}"));
         };
-        let is_new = match name {
-            "path" => path.replace(read_path(value, nginx)?).is_none(),
-            "heartbeat" => heartbeat.replace(read_time(name, value, nginx)?).is_none(),
-            "stall" => stall.replace(read_time(name, value, nginx)?).is_none(),
-            "lock_timeout" => lock_timeout.replace(read_time(name, value, nginx)?).is_none(),
-            "slots" => slots.replace(read_slots(value)?).is_none(),
-            _ => return Err(format!("headcount: parameter \"{name}\" is not known; allowed are {ALLOWED}")),
-        };
-        if !is_new {
+        if !PARAMETERS.iter().any(|(known, _)| *known == name) {
+            return Err(format!("headcount: parameter \"{name}\" is not known; allowed are {ALLOWED}"));
+        }
+        if given.insert(name, value).is_some() {
             return Err(format!("headcount: parameter \"{name}\" is given twice"));
         }
     }
-    let heartbeat = heartbeat.unwrap_or(SECOND);
-    let stall = stall.unwrap_or_else(|| (5 * heartbeat).clamp(5 * SECOND, DAY));
-    if stall <= heartbeat {
-        return Err(format!(
-            "headcount: parameter \"stall\" is {stall:?}; allowed is more than \"heartbeat\", which is {heartbeat:?}"
-        ));
-    }
-    // nginx's own flags may be written in any case.
-    let node = if first.eq_ignore_ascii_case("off") {
-        return Ok(None);
-    } else if first.eq_ignore_ascii_case("on") {
+    // nginx's own flags may be written in any case. What is off is checked all the same: a switch hides no mistake.
+    let is_off = first.eq_ignore_ascii_case("off");
+    let node = if is_off || first.eq_ignore_ascii_case("on") {
         default_node(nginx.arguments, nginx.prefix.as_bytes(), nginx.folder)
     } else {
-        read_name(first)?
+        first.to_owned()
     };
-    let lock_timeout = lock_timeout.unwrap_or(30 * SECOND);
-    Ok(Some(Settings { node, path, heartbeat, stall, lock_timeout, slots }))
+
+    let mut options = Options::new(&node);
+    // Relative to nginx's prefix, as everywhere in nginx, and that to the folder it was started in.
+    let base = Path::new(OsStr::from_bytes(nginx.folder)).join(nginx.prefix);
+    let path = given.get("path").map(|path| base.join(path));
+    if let Some(path) = &path {
+        // As written: the core looks whether it means a folder.
+        options = options.path(path);
+    }
+    // What nginx cannot read becomes a 0, which the core allows for none of them.
+    let time = |name: &str| given.get(name).map(|text| (nginx.time)(text).unwrap_or_default());
+    if let Some(time) = time("heartbeat") {
+        options = options.heartbeat_interval(time);
+    }
+    if let Some(time) = time("stall") {
+        options = options.stall_after(time);
+    }
+    if let Some(time) = time("lock_timeout") {
+        options = options.lock_timeout(time);
+    }
+    let slots = given.get("slots").map(|text| text.parse().unwrap_or(0));
+    if let Some(slots) = slots {
+        options = options.slots(slots);
+    }
+    let timings = options.check().map_err(|error| in_words_of_nginx(&error, &given))?;
+    let path = path.map(std::path::absolute).transpose();
+    let path = path.map_err(|error| format!("headcount: parameter \"path\": {error}"))?;
+    Ok((!is_off).then_some(Settings { node, path, timings, slots }))
 }
 
-fn read_name(name: &str) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 48 || name.starts_with('.') || !name.bytes().all(allowed) {
-        return Err(format!(
-            "headcount: the node's name is \"{name}\"; allowed are 1 to 48 letters, digits, \".\", \"_\" and \"-\", \
-             not beginning with \".\""
-        ));
-    }
-    Ok(name.to_owned())
+/// The core's complaint with the parameter's name, and its value as it stands in nginx.conf.
+fn in_words_of_nginx(error: &Error, given: &HashMap<&str, &str>) -> String {
+    let name_of = |option: &str| PARAMETERS.iter().find(|(_, core)| *core == option).map(|(name, _)| *name);
+    let Some(wrong) = error.wrong_option() else { return format!("headcount: {error}") };
+    let Some(name) = name_of(wrong.option) else {
+        // The only option that is no parameter.
+        return format!("headcount: the node's name is {}; allowed are {}", wrong.value, wrong.allowed)
+            .replace('`', "\"");
+    };
+    // As it stands in nginx.conf; but two times that are compared in one unit.
+    let value = match (&wrong.allowed, given.get(name)) {
+        (Allowed::LongerThan { .. }, _) | (_, None) => wrong.value.clone(),
+        (_, Some(text)) => format!("\"{text}\""),
+    };
+    let allowed = match &wrong.allowed {
+        Allowed::Time { from, to } => {
+            format!("a time from {} to {}", time_of_nginx(*from), time_of_nginx(*to))
+        }
+        Allowed::LongerThan { option, time } => {
+            let other = name_of(option).unwrap_or(option);
+            format!("more than \"{other}\", which is {}", time_of_nginx(*time))
+        }
+        Allowed::File => "the path of a file, not of a folder".to_owned(),
+        allowed => allowed.to_string(),
+    };
+    format!("headcount: parameter \"{name}\" is {value}; allowed is {allowed}")
 }
 
-fn read_time(name: &str, value: &str, nginx: &Surroundings) -> Result<Duration, String> {
-    match (nginx.time)(value) {
-        Some(time) if !time.is_zero() && time <= DAY => Ok(time),
-        _ => Err(format!("headcount: parameter \"{name}\" is \"{value}\"; allowed is a time from 1ms to 1d")),
+/// A time as nginx reads it: `1d`, `90s`, `500ms`.
+fn time_of_nginx(time: Duration) -> String {
+    const DAY: u64 = 86_400;
+    match (time.as_secs(), time.subsec_millis()) {
+        (s, 0) if s > 0 && s % DAY == 0 => format!("{}d", s / DAY),
+        (s, 0) if s > 0 => format!("{s}s"),
+        _ => format!("{}ms", time.as_millis()),
     }
-}
-
-fn read_slots(value: &str) -> Result<u32, String> {
-    match value.parse() {
-        Ok(slots) if (2..=65_536).contains(&slots) => Ok(slots),
-        _ => Err(format!(
-            "headcount: parameter \"slots\" is \"{value}\"; allowed is a whole number from 2 to 65536"
-        )),
-    }
-}
-
-/// Relative to nginx's prefix, as everywhere in nginx.
-fn read_path(value: &str, nginx: &Surroundings) -> Result<PathBuf, String> {
-    let names_a_folder = matches!(value.rsplit('/').next(), None | Some("" | "." | ".."));
-    let path = std::path::absolute(Path::new(nginx.prefix).join(value))
-        .map_err(|error| format!("headcount: parameter \"path\" is \"{value}\": {error}"))?;
-    if names_a_folder || path.is_dir() {
-        return Err(format!(
-            "headcount: parameter \"path\" is \"{value}\"; allowed is the path of a file, not of a folder"
-        ));
-    }
-    Ok(path)
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use headcount::NodeSettings;
+
 use crate::{Settings, Surroundings, read};
 
 /// Of nginx's times, as many as these tests use.
@@ -36,14 +38,8 @@ fn refused(line: &str, because: &[&str]) {
 
 #[test]
 fn without_parameters_it_is_on_with_the_documented_defaults() {
-    let expected = Settings {
-        node: "nginx".to_owned(),
-        path: None,
-        heartbeat: Duration::from_secs(1),
-        stall: Duration::from_secs(5),
-        lock_timeout: Duration::from_secs(30),
-        slots: None,
-    };
+    let expected =
+        Settings { node: "nginx".to_owned(), path: None, timings: NodeSettings::default(), slots: None };
     assert_eq!(given(""), expected);
     assert_eq!(given("on"), expected);
 }
@@ -75,16 +71,17 @@ fn all_parameters_in_any_order() {
         "shop"
     );
     assert_eq!(all.path.as_deref(), Some(Path::new("/run/shop/x")));
-    assert_eq!((all.heartbeat, all.stall), (Duration::from_millis(100), Duration::from_millis(400)));
-    assert_eq!((all.lock_timeout, all.slots), (Duration::from_secs(2), Some(64)));
+    let ms = Duration::from_millis;
+    assert_eq!((all.timings.heartbeat_interval, all.timings.stall_after), (ms(100), ms(400)));
+    assert_eq!((all.timings.lock_timeout, all.slots), (ms(2000), Some(64)));
 }
 
 #[test]
 fn a_slow_heartbeat_moves_the_stall_with_it_up_to_a_day() {
-    assert_eq!(given("heartbeat=100ms").stall, Duration::from_secs(5));
-    assert_eq!(given("heartbeat=10s").stall, Duration::from_secs(50));
-    assert_eq!(given("heartbeat=86399s").stall, Duration::from_secs(86_400));
-    refused("heartbeat=1d", &["\"stall\"", "more than \"heartbeat\""]);
+    assert_eq!(given("heartbeat=100ms").timings.stall_after, Duration::from_secs(5));
+    assert_eq!(given("heartbeat=10s").timings.stall_after, Duration::from_secs(50));
+    assert_eq!(given("heartbeat=86399s").timings.stall_after, Duration::from_secs(86_400));
+    refused("heartbeat=1d", &["\"stall\" is 86400s", "more than \"heartbeat\", which is 1d"]);
     refused("heartbeat=2s stall=2s", &["\"stall\" is 2s", "more than \"heartbeat\", which is 2s"]);
 }
 
@@ -135,6 +132,13 @@ fn a_relative_path_begins_at_nginxs_prefix() {
     assert_eq!(given("path=run/x").path.as_deref(), Some(Path::new("/usr/share/nginx/run/x")));
     assert_eq!(given("path=./x").path.as_deref(), Some(Path::new("/usr/share/nginx/x")));
     assert_eq!(given("path=/x=y").path.as_deref(), Some(Path::new("/x=y")));
+    let below = Surroundings { prefix: "shop/", arguments: &[], folder: b"/srv", time: &time };
+    let given = read(&["path=run/x".to_owned()], &below).expect("it is allowed").expect("it is on");
+    assert_eq!(
+        given.path.as_deref(),
+        Some(Path::new("/srv/shop/run/x")),
+        "a prefix is relative to the start"
+    );
 }
 
 #[test]

@@ -5,22 +5,12 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
-mod border;
-mod conf;
-mod connection;
-mod core_module;
-mod http_module;
-mod log;
-mod lua;
-mod master;
-mod member;
+// Each floor uses only those above it in this list.
 mod nginx;
-mod respond;
-mod sentence;
-mod state;
-mod status;
-mod timer;
-mod variables;
+
+mod node;
+
+mod hooks;
 
 use std::ffi::c_char;
 use std::ptr;
@@ -31,8 +21,8 @@ use ngx::ffi::ngx_module_t;
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_modules: [*const ngx_module_t; 3] = [
-    &raw const core_module::ngx_headcount_module,
-    &raw const http_module::ngx_http_headcount_module,
+    &raw const hooks::core_module::ngx_headcount_module,
+    &raw const hooks::http_module::ngx_http_headcount_module,
     ptr::null(),
 ];
 

@@ -1,8 +1,9 @@
-//! One opaque error that says who is to blame and how to mend it.
+//! One opaque error that says who is to blame and how to fix it.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// What went wrong, as far as a program can act on it.
 ///
@@ -16,7 +17,7 @@ pub enum ErrorKind {
     WrongState,
     /// The node lock is held by somebody else, and the call was not to wait.
     Busy,
-    /// The node lock was not to be had within the lock timeout; nothing was done.
+    /// Waiting for the node lock timed out; nothing was done.
     LockTimeout,
     /// The registry has no free slot.
     Full,
@@ -89,7 +90,64 @@ impl ErrorKind {
     }
 }
 
-/// Any failure of headcount. Its text names the file or process concerned and the mend.
+/// An option whose value is not allowed, for a front that has names and units of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WrongOption {
+    /// Its name, which is that of the method of [`crate::Options`], or `node`.
+    pub option: &'static str,
+    /// The value, as the error's text shows it.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: Allowed,
+}
+
+/// What an option may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Allowed {
+    /// The name of a node.
+    Name,
+    /// The absolute path of a file.
+    File,
+    /// A time, both ends included.
+    Time {
+        /// The shortest.
+        from: Duration,
+        /// The longest.
+        to: Duration,
+    },
+    /// A time that is longer than another option's.
+    LongerThan {
+        /// That option.
+        option: &'static str,
+        /// Its value.
+        time: Duration,
+    },
+    /// A whole number, both ends included.
+    Number {
+        /// The smallest.
+        from: u32,
+        /// The largest.
+        to: u32,
+    },
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allowed::Name => f.write_str("1 to 48 letters, digits, `.`, `_` and `-`, not beginning with `.`"),
+            Allowed::File => f.write_str("the absolute path of a file, not of a folder"),
+            Allowed::Time { from, to } => write!(f, "a time from {from:?} to {to:?}"),
+            Allowed::LongerThan { option, time } => {
+                write!(f, "a time longer than `{option}`, which is {time:?}")
+            }
+            Allowed::Number { from, to } => write!(f, "a whole number from {from} to {to}"),
+        }
+    }
+}
+
+/// Any failure of headcount. Its text names the file or process concerned and says how to fix it.
 ///
 /// It repeats what the operating system said, because most texts end up in a log on their own; so there is no
 /// [`source`](std::error::Error::source), which whoever prints the whole chain would print a second time.
@@ -100,6 +158,7 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
+    wrong_option: Option<WrongOption>,
 }
 
 /// The result of most calls.
@@ -107,13 +166,20 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { inner: Box::new(Inner { kind, message: message.into() }) }
+        Error { inner: Box::new(Inner { kind, message: message.into(), wrong_option: None }) }
+    }
+
+    pub(crate) fn option(option: &'static str, value: impl Into<String>, allowed: Allowed) -> Error {
+        let value = value.into();
+        let message = format!("option `{option}` is {value}; allowed is {allowed}");
+        let wrong_option = Some(WrongOption { option, value, allowed });
+        Error { inner: Box::new(Inner { kind: ErrorKind::InvalidOption, message, wrong_option }) }
     }
 
     /// A failed system call on a file of a server's own node.
     pub(crate) fn file(action: &str, path: &Path, source: io::Error) -> Error {
         let kind = kind_of(&source);
-        let mend = match kind {
+        let fix = match kind {
             _ if source.raw_os_error() == Some(libc::EROFS) => {
                 "the file system is read-only: mount a tmpfs there, or set another `path`"
             }
@@ -125,13 +191,13 @@ impl Error {
             ErrorKind::NotFound => "make that folder, or set another `path`",
             _ => "see the system's message; another `path` may help",
         };
-        Error::new(kind, format!("cannot {action} {}: {source} ({mend})", path.display()))
+        Error::new(kind, format!("cannot {action} {}: {source} ({fix})", path.display()))
     }
 
     /// A failed system call on a file of somebody else's node: whoever reads it has no say in its `path`.
     pub(crate) fn of_reader(action: &str, path: &Path, source: io::Error) -> Error {
         let kind = kind_of(&source);
-        let mend = match kind {
+        let fix = match kind {
             ErrorKind::Permission => "run it as the node's owner or root",
             ErrorKind::SymbolicLink => "give the registry itself, not a symbolic link to it",
             ErrorKind::NotFound => "start its server, or give another registry",
@@ -140,7 +206,7 @@ impl Error {
             }
             _ => "see the system's message",
         };
-        Error::new(kind, format!("cannot {action} {}: {source} ({mend})", path.display()))
+        Error::new(kind, format!("cannot {action} {}: {source} ({fix})", path.display()))
     }
 
     pub(crate) fn io(action: &str, source: io::Error) -> Error {
@@ -151,6 +217,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
+    }
+
+    /// The option that is not allowed, if that is what is wrong.
+    #[must_use]
+    pub fn wrong_option(&self) -> Option<&WrongOption> {
+        self.inner.wrong_option.as_ref()
     }
 
     /// The lock was held by somebody else: trying again later may succeed.

@@ -99,7 +99,7 @@ pub use engine::process::{Notice, NoticeLevel};
 pub use engine::sentinel::Watch;
 #[cfg(not(loom))]
 pub use engine::transitions::{Transition, Transitions};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Allowed, Error, ErrorKind, Result, WrongOption};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
 #[cfg(not(loom))]
 pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
@@ -118,7 +118,7 @@ pub use node::Node;
 #[cfg(not(loom))]
 pub use observer::{Observer, RegistryInfo};
 #[cfg(not(loom))]
-pub use options::{Options, default_folder, default_path};
+pub use options::{Options, default_folder, default_node, default_path};
 pub use registry::journal::{Batch, Cursor};
 #[cfg(not(loom))]
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};

@@ -1,17 +1,34 @@
-//! How a node is opened.
+//! How a node is opened: every option's default, its bounds, and the one message about a wrong one. C library, Lua and
+//! nginx module pass on what they are given, and put their own names and units into that message.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::inner::Settings;
 use crate::engine::opening::{self, Request};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Allowed, Error, Result};
 use crate::master::Master;
 use crate::registry::files;
 use crate::registry::layout::Geometry;
 use crate::snapshot::NodeSettings;
 
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(86_400);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+const SLOTS: u32 = 1024;
+const JOURNAL_RECORDS: u32 = 4096;
+/// `stall_after` is so many heartbeats, and no less than so long.
+const STALL_HEARTBEATS: u32 = 5;
+const STALL_AT_LEAST: Duration = Duration::from_secs(5);
+const LONGEST_NAME: usize = 48;
+
 /// How a node is opened. All options have defaults; only the name is asked for.
+///
+/// Two of them depend on each other: a worker is stalled after five heartbeats, but no sooner than after 5 s and no later
+/// than after a day, unless [`Options::stall_after`] is set. So whoever only sets [`Options::heartbeat_interval`] to 10 s
+/// has workers stalled after 50 s.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -31,7 +48,8 @@ pub struct Options {
     node: String,
     path: Option<PathBuf>,
     heartbeat_interval: Duration,
-    stall_after: Duration,
+    /// None: as the heartbeat says.
+    stall_after: Option<Duration>,
     lock_timeout: Duration,
     slots: u32,
     journal_records: u32,
@@ -39,52 +57,54 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options for the node of this name, which is at most 48 letters, digits, `.`, `_` and `-`.
+    /// Options for the node of this name: 1 to 48 letters, digits, `.`, `_` and `-`, not beginning with `.`. A server that
+    /// has no name of its own to give takes [`default_node`].
     pub fn new(node: impl Into<String>) -> Options {
         Options {
             node: node.into(),
             path: None,
-            heartbeat_interval: Duration::from_secs(1),
-            stall_after: Duration::from_secs(5),
-            lock_timeout: Duration::from_secs(30),
-            slots: 1024,
-            journal_records: 4096,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            stall_after: None,
+            lock_timeout: LOCK_TIMEOUT,
+            slots: SLOTS,
+            journal_records: JOURNAL_RECORDS,
             predecessor: None,
         }
     }
 
-    /// The registry's file. Default: `/run/headcount/NAME.registry` for root, otherwise
+    /// The registry's file, an absolute path. Default: `/run/headcount/NAME.registry` for root, otherwise
     /// `$XDG_RUNTIME_DIR/headcount/NAME.registry` or `/dev/shm/headcount-UID/NAME.registry`.
     pub fn path(mut self, path: impl Into<PathBuf>) -> Options {
         self.path = Some(path.into());
         self
     }
 
-    /// How often a worker will beat. Default 1 s.
+    /// How often a worker will beat, from 1 ms to a day. Default 1 s.
     pub fn heartbeat_interval(mut self, interval: Duration) -> Options {
         self.heartbeat_interval = interval;
         self
     }
 
-    /// A worker without a heartbeat for this long is stalled. Default 5 s, at least one interval.
+    /// A worker without a heartbeat for this long is stalled: more than the interval, and at most a day. Default: five
+    /// intervals, at least 5 s, at most a day.
     pub fn stall_after(mut self, limit: Duration) -> Options {
-        self.stall_after = limit;
+        self.stall_after = Some(limit);
         self
     }
 
-    /// How long to wait for the node lock before a call fails. Default 30 s.
+    /// How long to wait for the node lock before a call fails, from 1 ms to a day. Default 30 s.
     pub fn lock_timeout(mut self, limit: Duration) -> Options {
         self.lock_timeout = limit;
         self
     }
 
-    /// How many processes the registry holds. Default 1,024.
+    /// How many processes the registry holds, from 2 to 65,536. Default 1,024.
     pub fn slots(mut self, slots: u32) -> Options {
         self.slots = slots;
         self
     }
 
-    /// How many events the journal keeps. Default 4,096.
+    /// How many events the journal keeps, from 64 to 1,048,576. Default 4,096.
     pub fn journal_records(mut self, records: u32) -> Options {
         self.journal_records = records;
         self
@@ -105,68 +125,95 @@ impl Options {
     /// starting under it, this one becomes `NAME-2`, and a notice says so.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] for an option that is not allowed, [`ErrorKind::Io`] when there is
+    /// [`crate::ErrorKind::InvalidOption`] for an option that is not allowed, [`crate::ErrorKind::Io`] when there is
     /// not even memory.
     pub fn open(&self) -> Result<Master> {
-        let settings = self.settings()?;
+        let NodeSettings { heartbeat_interval, stall_after, lock_timeout } = self.check()?;
         let path = self.path.clone().unwrap_or_else(|| default_path(&self.node));
         let (name, geometry) = (self.node.clone(), self.geometry()?);
+        let settings = Settings { heartbeat_interval, stall_after, lock_timeout };
         let request = Request { name, path, geometry, settings, predecessor: self.predecessor };
         Ok(Master::new(opening::open(&request)?))
+    }
+
+    /// Checks all that can be wrong with the options alone, without opening anything. Gives the timings that the node
+    /// would have.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidOption`]; [`Error::wrong_option`] says which.
+    pub fn check(&self) -> Result<NodeSettings> {
+        if !is_name(&self.node) {
+            return Err(Error::option("node", format!("{:?}", self.node), Allowed::Name));
+        }
+        if let Some(path) = self.path.as_ref().filter(|path| !is_path_of_file(path)) {
+            return Err(Error::option("path", format!("{path:?}"), Allowed::File));
+        }
+        let stall_after = self.stall_after.unwrap_or_else(|| {
+            self.heartbeat_interval.saturating_mul(STALL_HEARTBEATS).clamp(STALL_AT_LEAST, LONGEST)
+        });
+        for (option, value) in [
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("stall_after", stall_after),
+            ("lock_timeout", self.lock_timeout),
+        ] {
+            if !(SHORTEST..=LONGEST).contains(&value) {
+                let allowed = Allowed::Time { from: SHORTEST, to: LONGEST };
+                return Err(Error::option(option, format!("{value:?}"), allowed));
+            }
+        }
+        if stall_after <= self.heartbeat_interval {
+            let allowed = Allowed::LongerThan { option: "heartbeat_interval", time: self.heartbeat_interval };
+            return Err(Error::option("stall_after", format!("{stall_after:?}"), allowed));
+        }
+        self.geometry()?;
+        let &Options { heartbeat_interval, lock_timeout, .. } = self;
+        Ok(NodeSettings { heartbeat_interval, stall_after, lock_timeout })
     }
 
     fn geometry(&self) -> Result<Geometry> {
         Geometry::new(self.slots, self.journal_records)
     }
+}
 
-    /// Checks everything that can be wrong with the options alone.
-    fn settings(&self) -> Result<Settings> {
-        let invalid = |message: String| Err(Error::new(ErrorKind::InvalidOption, message));
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let name = self.node.as_bytes();
-        if name.is_empty() || name.len() > 48 || !name.iter().all(|&b| allowed(b)) || name[0] == b'.' {
-            return invalid(format!(
-                "option `node` is {:?}; allowed are 1 to 48 letters, digits, `.`, `_` and `-`, not beginning with `.`",
-                self.node
-            ));
-        }
-        if let Some(path) = self.path.as_ref().filter(|p| !p.is_absolute() || p.file_name().is_none()) {
-            return invalid(format!(
-                "option `path` is {}; allowed is the absolute path of a file",
-                path.display()
-            ));
-        }
-        let bounds = Duration::from_millis(1)..=Duration::from_secs(86_400);
-        for (option, value) in [
-            ("heartbeat_interval", self.heartbeat_interval),
-            ("stall_after", self.stall_after),
-            ("lock_timeout", self.lock_timeout),
-        ] {
-            if !bounds.contains(&value) {
-                return invalid(format!("option `{option}` is {value:?}; allowed are 1 ms to 1 day"));
-            }
-        }
-        if self.stall_after <= self.heartbeat_interval {
-            return invalid(format!(
-                "option `stall_after` is {:?}; it must be longer than `heartbeat_interval`, which is {:?}",
-                self.stall_after, self.heartbeat_interval
-            ));
-        }
-        self.geometry()?;
-        Ok(Settings {
-            heartbeat_interval: self.heartbeat_interval,
-            stall_after: self.stall_after,
-            lock_timeout: self.lock_timeout,
-        })
-    }
+fn is_in_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_in_a_name) && !name.starts_with('.')
+}
+
+/// As it is written: a folder need not be there yet to be meant.
+fn is_path_of_file(path: &Path) -> bool {
+    let last = path.as_os_str().as_bytes().rsplit(|&b| b == b'/').next();
+    let means_a_folder = matches!(last, None | Some(b"" | b"." | b".."));
+    path.is_absolute() && !means_a_folder && !path.is_dir()
 }
 
 impl Default for NodeSettings {
     /// Those of a node that was opened with nothing but a name.
     fn default() -> NodeSettings {
-        let Options { heartbeat_interval, stall_after, lock_timeout, .. } = Options::new("");
-        NodeSettings { heartbeat_interval, stall_after, lock_timeout }
+        NodeSettings {
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            stall_after: STALL_AT_LEAST,
+            lock_timeout: LOCK_TIMEOUT,
+        }
     }
+}
+
+/// A name for the node of a server that gives none: that of the program's file, made to fit.
+#[must_use]
+pub fn default_node() -> String {
+    name_of_program(&std::env::current_exe().unwrap_or_default())
+}
+
+fn name_of_program(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // What the kernel appends once the file was replaced, as in a binary upgrade.
+    let name = name.trim_end_matches(" (deleted)").trim_start_matches('.');
+    let fit = |c: char| if is_in_a_name(c) { c } else { '_' };
+    let name: String = name.chars().map(fit).take(LONGEST_NAME).collect();
+    if name.is_empty() { "server".to_owned() } else { name }
 }
 
 /// Where the registries of this user's nodes are, unless a path was given: `HEADCOUNT_RUNTIME_DIR`, or
@@ -186,26 +233,80 @@ pub fn default_path(node: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const S: fn(u64) -> Duration = Duration::from_secs;
 
     #[test]
     fn each_bad_option_is_named() {
         let ok = || Options::new("n");
-        let ms = Duration::from_millis;
         for (options, name) in [
             (Options::new(""), "node"),
             (Options::new("a/b"), "node"),
             (Options::new("..x"), "node"),
+            (Options::new("n".repeat(49)), "node"),
             (ok().path("relative"), "path"),
             (ok().heartbeat_interval(Duration::ZERO), "heartbeat_interval"),
-            (ok().heartbeat_interval(ms(500)).stall_after(ms(500)), "stall_after"),
-            (ok().lock_timeout(Duration::from_secs(90_000)), "lock_timeout"),
+            (ok().heartbeat_interval(MS(500)).stall_after(MS(500)), "stall_after"),
+            (ok().heartbeat_interval(S(86_400)), "stall_after"),
+            (ok().stall_after(S(86_401)), "stall_after"),
+            (ok().lock_timeout(S(90_000)), "lock_timeout"),
             (ok().slots(1), "slots"),
             (ok().journal_records(3), "journal_records"),
         ] {
-            let error = options.settings().err().unwrap_or_else(|| panic!("{name} was accepted"));
+            let error = options.check().err().unwrap_or_else(|| panic!("{name} was accepted"));
             assert_eq!(error.kind(), ErrorKind::InvalidOption);
-            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            assert_eq!(error.wrong_option().map(|wrong| wrong.option), Some(name), "{error}");
+            assert!(error.to_string().starts_with(&format!("option `{name}` is ")), "{error}");
         }
+    }
+
+    #[test]
+    fn the_names_of_the_options_are_those_of_what_sets_them() {
+        let error = Options::new("n").heartbeat_interval(S(2)).stall_after(S(1)).check().err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "option `stall_after` is 1s; allowed is a time longer than `heartbeat_interval`, which is 2s"
+        );
+        let wrong = error.wrong_option().unwrap();
+        assert_eq!(wrong.allowed, Allowed::LongerThan { option: "heartbeat_interval", time: S(2) });
+    }
+
+    #[test]
+    fn a_heartbeat_given_alone_moves_the_stall_with_it_up_to_a_day() {
+        let stall_after = |options: Options| options.check().unwrap().stall_after;
+        let beating = |interval| Options::new("n").heartbeat_interval(interval);
+        assert_eq!(stall_after(Options::new("n")), S(5));
+        assert_eq!(stall_after(beating(MS(1))), S(5));
+        assert_eq!(stall_after(beating(S(10))), S(50));
+        assert_eq!(stall_after(beating(S(86_399))), S(86_400));
+        assert_eq!(stall_after(beating(S(10)).stall_after(S(11))), S(11));
+        // In whichever order they are given.
+        assert_eq!(stall_after(Options::new("n").stall_after(S(11)).heartbeat_interval(S(10))), S(11));
+        assert_eq!(Options::new("n").check().unwrap(), NodeSettings::default());
+    }
+
+    #[test]
+    fn a_path_that_means_a_folder_is_refused_whether_it_is_there_or_not() {
+        let check = |path: &str| Options::new("n").path(path).check();
+        for path in ["", "/", "/nowhere/", "/nowhere/.", "/nowhere/..", "relative", "/proc"] {
+            let error = check(path).err().unwrap_or_else(|| panic!("{path} was accepted"));
+            assert_eq!(error.wrong_option().map(|wrong| wrong.option), Some("path"), "{error}");
+        }
+        for path in ["/nowhere/x", "/proc/cpuinfo", "/.x"] {
+            assert!(check(path).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_program_gives_its_name() {
+        assert_eq!(name_of_program(Path::new("/usr/sbin/nginx")), "nginx");
+        assert_eq!(name_of_program(Path::new("/opt/my app (deleted)")), "my_app");
+        assert_eq!(name_of_program(Path::new("/opt/.hidden")), "hidden");
+        assert_eq!(name_of_program(Path::new("/")), "server");
+        assert_eq!(name_of_program(Path::new(&"x".repeat(80))).len(), 48);
+        assert!(Options::new(default_node()).check().is_ok());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 local ffi = require "ffi"
 
-local ABI_VERSION = 1
+local ABI_VERSION = 2
 
 -- Copied by hand from headcount.h. The sizes are compared with the library's below, before anything is called.
 local DECLARATIONS = [[
@@ -82,6 +82,9 @@ local DECLARATIONS = [[
   const char *headcount_doubt_reason(uint32_t doubt);
 
   int32_t headcount_open(const headcount_options *options, headcount_node **node);
+  int32_t headcount_check_options(headcount_options *options);
+  int32_t headcount_nginx_default_node(const char *const *arguments, uint64_t number, const char *prefix,
+                                       const char *folder, char *name, uint64_t capacity);
   int32_t headcount_notice(headcount_node *node, uint32_t *level, char *buffer, uint64_t capacity);
   int32_t headcount_node_info(headcount_node *node, char *name, uint64_t name_capacity,
                               char *path, uint64_t path_capacity);

@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
+local struct = require("resty.headcount.options").struct
 
 local EVENT, BUSY, LOCK_TIMEOUT = 1, -3, -4
 
@@ -60,18 +61,8 @@ function _M.log_notices()
 end
 
 function _M.open(options)
-  local given = ffi.new("headcount_options", {
-    struct_size = ffi.sizeof("headcount_options"),
-    slots = options.slots or 0,
-    journal_records = options.journal_records or 0,
-    node = options.node,
-    path = options.path,
-    heartbeat_interval_ms = options.heartbeat_interval * 1000,
-    stall_after_ms = options.stall_after * 1000,
-    lock_timeout_ms = options.lock_timeout * 1000,
-  })
   local handle = ffi.new("headcount_node *[1]")
-  if library.headcount_open(given, handle) < 0 then return nil, _M.last_error() end
+  if library.headcount_open(struct(options), handle) < 0 then return nil, _M.last_error() end
   _M.handle = handle[0]
   _M.options = options
   local name, path = ffi.new("char[64]"), ffi.new("char[?]", LONGEST_PATH)
@@ -253,7 +244,7 @@ function _M.wait_for_lock(call)
     waited = nginx.clock() - begun
     local holder = err:gsub("^.-: ", "", 1)
     if waited >= timeout then
-      return code, string.format("the node lock was not to be had within %g s: %s", timeout, holder)
+      return code, string.format("timed out after %g s waiting for the node lock: %s", timeout, holder)
     end
     if waited >= next_word then
       _M.log(ngx.NOTICE, string.format("waiting for the node lock for %.1f s: %s", waited, holder))

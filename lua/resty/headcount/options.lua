@@ -1,42 +1,30 @@
--- The options of init{}: what is allowed, and the defaults.
+-- The options of init{}: their names and types. Which values are allowed, and the defaults, the library says.
 
+local ffi = require "ffi"
+local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 
-local DAY = 86400
+local MOST_MS, MOST_NUMBER = 2^53, 2^32 - 1
 
-local function seconds(value)
-  return type(value) == "number" and value >= 0.001 and value <= DAY
-end
-
-local function whole(from, to)
-  return function(value)
-    return type(value) == "number" and value % 1 == 0 and value >= from and value <= to
-  end
-end
-
+-- What can be handed to the library, in whose structure 0 stands for the default.
+local function seconds(value) return type(value) == "number" and value >= 0.001 end
+local function number(value) return type(value) == "number" and value >= 1 and value % 1 == 0 end
+local function text(value) return type(value) == "string" and not value:find("%z") end
 local function callback(value) return type(value) == "function" end
 
-local SECONDS = "a number of seconds from 0.001 to 86400"
+local SECONDS = "a number of seconds, at least 0.001"
+local NUMBER = "a whole number, at least 1"
+local TEXT = "a string without a zero byte"
 local FUNCTION = "a function"
 
-local ALLOWED = {
-  node = {
-    "1 to 48 letters, digits, `.`, `_` and `-`, not beginning with `.`",
-    function(value)
-      return type(value) == "string" and #value <= 48 and value:find("^[%w_-][%w._-]*$") ~= nil
-    end,
-  },
-  path = {
-    "the absolute path of a file",
-    function(value)
-      return type(value) == "string" and value:find("^/.*[^/]$") ~= nil and not value:find("%z")
-    end,
-  },
+local TYPES = {
+  node = { TEXT, text },
+  path = { TEXT, text },
   heartbeat_interval = { SECONDS, seconds },
   stall_after = { SECONDS, seconds },
   lock_timeout = { SECONDS, seconds },
-  slots = { "a whole number from 2 to 65536", whole(2, 65536) },
-  journal_records = { "a whole number from 64 to 1048576", whole(64, 1048576) },
+  slots = { NUMBER, number },
+  journal_records = { NUMBER, number },
   on_generation_start = { FUNCTION, callback },
   on_generation_exit = { FUNCTION, callback },
   on_generation_abandoned = { FUNCTION, callback },
@@ -59,19 +47,49 @@ end
 
 local function names()
   local list = {}
-  for name in pairs(ALLOWED) do list[#list + 1] = "`" .. name .. "`" end
+  for name in pairs(TYPES) do list[#list + 1] = "`" .. name .. "`" end
   table.sort(list)
   return table.concat(list, ", ")
 end
 
--- The options with the defaults filled in, or nil and what is wrong.
+local function milliseconds(value)
+  return value and math.floor(math.min(value * 1000, MOST_MS) + 0.5) or 0
+end
+
+-- The same for the library. Valid as long as the options.
+function _M.struct(options)
+  return ffi.new("headcount_options", {
+    struct_size = ffi.sizeof("headcount_options"),
+    slots = math.min(options.slots or 0, MOST_NUMBER),
+    journal_records = math.min(options.journal_records or 0, MOST_NUMBER),
+    node = options.node,
+    path = options.path,
+    heartbeat_interval_ms = milliseconds(options.heartbeat_interval),
+    stall_after_ms = milliseconds(options.stall_after),
+    lock_timeout_ms = milliseconds(options.lock_timeout),
+  })
+end
+
+local function default_node()
+  local arguments = nginx.arguments()
+  if not arguments then
+    return nil, "set the option `node`: this process cannot find out how nginx was started"
+  end
+  local list, name = ffi.new("const char *[?]", #arguments + 1, arguments), ffi.new("char[64]")
+  local code = library.headcount_nginx_default_node(
+    list, #arguments, ngx.config.prefix(), nginx.folder() or "", name, ffi.sizeof(name))
+  if code < 0 then return nil, ffi.string(library.headcount_last_error()) end
+  return ffi.string(name)
+end
+
+-- The options with name and timings filled in, or nil and what is wrong.
 function _M.check(given)
   if type(given) ~= "table" then
     return nil, "the options are " .. shown(given) .. "; allowed is a table"
   end
   local options = {}
   for name, value in pairs(given) do
-    local rule = ALLOWED[name]
+    local rule = TYPES[name]
     if not rule then
       return nil, "option `" .. tostring(name) .. "` is not known; allowed are " .. names()
     end
@@ -80,70 +98,17 @@ function _M.check(given)
     end
     options[name] = value
   end
-  options.heartbeat_interval = options.heartbeat_interval or 1
-  options.stall_after = options.stall_after or math.min(math.max(5, 5 * options.heartbeat_interval), DAY)
-  options.lock_timeout = options.lock_timeout or 30
-  if options.stall_after <= options.heartbeat_interval then
-    return nil, string.format("option `stall_after` is %s; allowed is more than `heartbeat_interval`, which is %s",
-      options.stall_after, options.heartbeat_interval)
-  end
-  options.node = options.node or _M.default_node(nginx.arguments(), ngx.config.prefix(), nginx.folder())
   if not options.node then
-    return nil, "set the option `node`: this process cannot find out how nginx was started"
+    local name, err = default_node()
+    if not name then return nil, err end
+    options.node = name
   end
+  local checked = _M.struct(options)
+  if library.headcount_check_options(checked) < 0 then return nil, ffi.string(library.headcount_last_error()) end
+  options.heartbeat_interval = tonumber(checked.heartbeat_interval_ms) / 1000
+  options.stall_after = tonumber(checked.stall_after_ms) / 1000
+  options.lock_timeout = tonumber(checked.lock_timeout_ms) / 1000
   return options
-end
-
--- The prefix and the configuration file of a command line, as nginx reads it.
-local function places(arguments)
-  local found, i = {}, 1
-  while i <= #arguments do
-    local argument = arguments[i]
-    if argument:sub(1, 1) == "-" then
-      -- Several letters may stand together; one that takes a value ends them.
-      local letter, value = argument:match("^%-[^cpgse]*([cpgse])(.*)$")
-      if letter then
-        if value == "" then
-          i = i + 1
-          value = arguments[i]
-        end
-        found[letter] = value
-      end
-    end
-    i = i + 1
-  end
-  return found.p, found.c
-end
-
-local function tidy(path)
-  path = path:gsub("/+", "/")
-  local count
-  repeat path, count = path:gsub("/%./", "/") until count == 0
-  return path
-end
-
--- "nginx", unless the server was started with a configuration file or a prefix of its own: then a name made
--- of that path, so that two servers of one package are two nodes. Another path always gives another name.
-function _M.default_node(arguments, prefix, folder)
-  if not arguments then return end
-  local own_prefix, file = places(arguments)
-  if not (own_prefix or file) then return "nginx" end
-
-  if prefix:sub(1, 1) ~= "/" then prefix = (folder or "") .. "/" .. prefix end
-  prefix = tidy(prefix .. "/")
-  local path = file or prefix
-  if path:sub(1, 1) ~= "/" then path = prefix .. path end
-  path = tidy(path)
-  -- The same configuration under two prefixes is two servers.
-  local elsewhere = own_prefix and path:sub(1, #prefix) ~= prefix
-  local identity = elsewhere and prefix .. "\n" .. path or path
-
-  local plain = path:gsub("^/", ""):gsub("/$", "")
-  local name = plain:gsub("/", "-"):gsub("[^%w._-]", "_")
-  if elsewhere or plain:find("[^%w._/]") or #name > 42 then
-    name = name:sub(-33) .. string.format("-%08x", ngx.crc32_long(identity))
-  end
-  return "nginx-" .. name
 end
 
 return _M

@@ -48,9 +48,33 @@ int main(int argc, char **argv) {
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_open(&options, &none));
     CHECK(says("`heartbeat_interval`"));
     options.heartbeat_interval_ms = 6000;
+    options.stall_after_ms = 6000;
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_open(&options, &none));
-    CHECK(says("`stall_after`"));
+    CHECK(says("`stall_after` is 6s") && says("`heartbeat_interval`, which is 6s"));
     CHECK(none == NULL);
+
+    /* The same without opening: the library says what it would take for 0. */
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_check_options(NULL));
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_check_options(&options));
+    CHECK(says("`stall_after`") && options.lock_timeout_ms == 0);
+    options.stall_after_ms = 0;
+    CODE(HEADCOUNT_OK, headcount_check_options(&options));
+    CHECK(options.heartbeat_interval_ms == 6000 && options.stall_after_ms == 30000);
+    CHECK(options.lock_timeout_ms == 30000 && strcmp(options.node, "c-test") == 0);
+    CHECK(access(argv[1], F_OK) != 0);
+
+    /* The name of an nginx's node. */
+    const char *const arguments[] = {"-c", "/srv/shop/nginx.conf"};
+    const char *const hole[] = {"-c", NULL};
+    char name[49];
+    CODE(HEADCOUNT_OK, headcount_nginx_default_node(arguments, 2, "/usr/share/nginx/", "/", name, sizeof name));
+    CHECK(strcmp(name, "nginx-srv-shop-nginx.conf") == 0);
+    CODE(HEADCOUNT_OK, headcount_nginx_default_node(NULL, 0, "/usr/share/nginx/", "/", name, sizeof name));
+    CHECK(strcmp(name, "nginx") == 0);
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_nginx_default_node(NULL, 1, "/", "/", name, sizeof name));
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_nginx_default_node(hole, 2, "/", "/", name, sizeof name));
+    CHECK(says("`arguments` is NULL"));
+    CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_nginx_default_node(arguments, 2, NULL, "/", name, sizeof name));
     node = open_node(argv[1]);
 
     /* Events. */

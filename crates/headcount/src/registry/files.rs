@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Allowed, Error, ErrorKind, Result};
 
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
@@ -50,10 +50,7 @@ pub(crate) fn default_folder() -> PathBuf {
 /// Makes the folder if need be, and refuses one in which strangers could swap our files.
 pub(crate) fn check_folder(path: &Path) -> Result<()> {
     let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
-        return Err(Error::new(
-            ErrorKind::InvalidOption,
-            format!("option `path` is {}: give a file with its folder", path.display()),
-        ));
+        return Err(Error::option("path", format!("{path:?}"), Allowed::File));
     };
     if !folder.exists() {
         std::fs::DirBuilder::new()

@@ -3,7 +3,7 @@
 //! Every field is an atomic, because every field may be written by another process at any time, and by
 //! one that means harm. Nothing in it is a pointer, and no index in it is used unchecked.
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Allowed, Error};
 use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use crate::sys::shared::record;
 
@@ -194,14 +194,12 @@ pub(crate) const JOURNAL_RANGE: std::ops::RangeInclusive<u32> = 64..=1_048_576;
 
 impl Geometry {
     pub(crate) fn new(slots: u32, journal_records: u32) -> Result<Geometry, Error> {
-        let within = |name: &str, value: u32, range: &std::ops::RangeInclusive<u32>| {
+        let within = |option: &'static str, value: u32, range: &std::ops::RangeInclusive<u32>| {
             if range.contains(&value) {
                 return Ok(());
             }
-            Err(Error::new(
-                ErrorKind::InvalidOption,
-                format!("option `{name}` is {value}; allowed are {} to {}", range.start(), range.end()),
-            ))
+            let allowed = Allowed::Number { from: *range.start(), to: *range.end() };
+            Err(Error::option(option, value.to_string(), allowed))
         };
         within("slots", slots, &SLOTS_RANGE)?;
         within("journal_records", journal_records, &JOURNAL_RANGE)?;
