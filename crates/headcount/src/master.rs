@@ -90,7 +90,7 @@ impl Master {
         let previous_run =
             (cause == Cause::Start).then(|| session.facts().find_previous_run(runs.load(Acquire)));
         let id = self.reserve();
-        session.new_generation(NewGeneration {
+        let new = NewGeneration {
             id,
             cause,
             phase: Phase::Announced,
@@ -98,7 +98,12 @@ impl Master {
             master,
             master_pid: process.identity.pid,
             previous_run,
-        })?;
+        };
+        if let Err(full) = session.new_generation(new) {
+            // Room is made by what nobody is in: no server gets here but with a registry that somebody has filled up.
+            session.clear(|facts| facts.next_leftover().or_else(|| facts.next_empty()));
+            session.new_generation(new).map_err(|_| full)?;
+        }
         if previous_run.is_some() {
             runs.fetch_add(1, AcqRel);
             session.clear(|facts| facts.next_leftover());

@@ -97,6 +97,12 @@ impl Facts {
         Some(Act::cleared(untold.then_some((event, mark)), Change::FreeGeneration(g.index)))
     }
 
+    /// The next generation that nobody is in: it is freed, and nobody hears of it.
+    pub(crate) fn next_empty(&self) -> Option<Act> {
+        let g = self.generations.iter().find(|g| self.is_empty(g.id))?;
+        Some(Act::silent(vec![Change::FreeGeneration(g.index)]))
+    }
+
     /// The next worker to clear away whose death nobody lived long enough to report: the table is full of them.
     pub(crate) fn next_unreported(&self) -> Option<Act> {
         let dead = self.slots.iter().find(|s| s.role == Role::Worker && s.liveness == Liveness::Gone)?;
