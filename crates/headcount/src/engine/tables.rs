@@ -4,7 +4,7 @@ use crate::engine::inner::Inner;
 use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
-use crate::lifecycle::{GenerationFacts, Phase, SlotRef};
+use crate::lifecycle::{Facts, GenerationFacts, Phase, SlotRef};
 use crate::registry::layout::Slot;
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
@@ -73,6 +73,23 @@ impl Inner {
             slot.role.store(role.code(), Relaxed);
         });
         Ok(SlotRef { index, version })
+    }
+
+    /// Frees the records that are neither free nor make sense, of which `facts` knows nothing.
+    pub(crate) fn free_unreadable(&self, facts: &Facts) {
+        let is_known = |index: u32, of: &mut dyn Iterator<Item = u32>| of.any(|known| known == index);
+        for (index, slot) in (0u32..).zip(self.store.region.slots()) {
+            let is_taken = slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1;
+            if is_taken && !is_known(index, &mut facts.slots.iter().map(|s| s.index)) {
+                self.free_slot(index);
+            }
+        }
+        for (index, g) in (0u32..).zip(self.store.region.generations()) {
+            let is_taken = g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1;
+            if is_taken && !is_known(index, &mut facts.generations.iter().map(|g| g.index)) {
+                self.free_generation(index);
+            }
+        }
     }
 
     /// Declares the process in a slot to be gone: there never was one of this birth.
