@@ -183,7 +183,9 @@ impl Generation {
             })
         };
         let slot = match claim(&mut session) {
-            Err(error) if error.kind() == ErrorKind::Full && bury_unreported(&mut session) => {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                inner.free_unreadable(session.facts(), true);
+                bury_unreported(&mut session);
                 claim(&mut session)?
             }
             claimed => claimed?,
@@ -217,8 +219,8 @@ impl Generation {
 }
 
 /// The table is full of workers that died so early that none lived long enough to report the others: they
-/// are written into the journal, and their callbacks do not run. `false`: there were none.
-fn bury_unreported(session: &mut Session) -> bool {
+/// are written into the journal, and their callbacks do not run.
+fn bury_unreported(session: &mut Session) {
     let buried = session.clear(|facts| facts.next_unreported());
     if buried > 0 {
         let text = format!(
@@ -228,7 +230,6 @@ fn bury_unreported(session: &mut Session) -> bool {
         );
         session.inner.notice(NoticeLevel::Warning, text);
     }
-    buried > 0
 }
 
 /// Whether somebody has died, and nobody has told yet how.

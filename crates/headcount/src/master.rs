@@ -101,11 +101,13 @@ impl Master {
         };
         if let Err(full) = session.new_generation(new) {
             // Room is made by what nobody is in: no server gets here but with a registry that somebody has filled up.
+            inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover().or_else(|| facts.next_empty()));
             session.new_generation(new).map_err(|_| full)?;
         }
         if previous_run.is_some() {
             runs.fetch_add(1, AcqRel);
+            inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover());
         }
         process.set_begun(id);

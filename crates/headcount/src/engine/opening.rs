@@ -181,6 +181,7 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     let wait = Wait::For(inner.settings().lock_timeout.min(LONGEST_OPENING));
     bury_other_boots(inner);
     let mut session = Session::begin(inner, wait, Operation::Open)?;
+    inner.free_unreadable(session.facts(), true);
     session.heal();
     if let Some(stranger) = strangers(session.facts(), predecessor).next() {
         let pid = stranger.pid();

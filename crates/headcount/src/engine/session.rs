@@ -154,7 +154,7 @@ impl Session {
     pub(crate) fn heal(&mut self) {
         let inner = &self.inner;
         inner.store.restore_header(&inner.name);
-        inner.free_unreadable(&self.facts);
+        inner.free_unreadable(&self.facts, false);
         let own = inner.process().slots();
         let is_stranger =
             |s: &&SlotFacts| s.liveness != Liveness::Gone && !own.contains(&s.at()) && inner.is_stranger(s);

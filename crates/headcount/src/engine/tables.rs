@@ -1,5 +1,7 @@
 //! Claiming and freeing the records of the tables. Only for the holder of the node lock.
 
+use std::collections::BTreeSet;
+
 use crate::engine::inner::Inner;
 use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
@@ -75,18 +77,21 @@ impl Inner {
         Ok(SlotRef { index, version })
     }
 
-    /// Frees the records that are neither free nor make sense, of which `facts` knows nothing.
-    pub(crate) fn free_unreadable(&self, facts: &Facts) {
-        let is_known = |index: u32, of: &mut dyn Iterator<Item = u32>| of.any(|known| known == index);
-        for (index, slot) in (0u32..).zip(self.store.region.slots()) {
-            let is_taken = slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1;
-            if is_taken && !is_known(index, &mut facts.slots.iter().map(|s| s.index)) {
+    /// Frees the records that are neither free nor make sense, so that `facts` knows nothing of them. `everywhere`: also
+    /// where no record should have been yet.
+    pub(crate) fn free_unreadable(&self, facts: &Facts, everywhere: bool) {
+        let (view, region) = (self.view(), &self.store.region);
+        let slots = if everywhere { region.slots() } else { view.used_slots() };
+        let known: BTreeSet<u32> = facts.slots.iter().map(|s| s.index).collect();
+        for (index, slot) in (0u32..).zip(slots).filter(|(index, _)| !known.contains(index)) {
+            if slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1 {
                 self.free_slot(index);
             }
         }
-        for (index, g) in (0u32..).zip(self.store.region.generations()) {
-            let is_taken = g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1;
-            if is_taken && !is_known(index, &mut facts.generations.iter().map(|g| g.index)) {
+        let generations = if everywhere { region.generations() } else { view.used_generations() };
+        let known: BTreeSet<u32> = facts.generations.iter().map(|g| g.index).collect();
+        for (index, g) in (0u32..).zip(generations).filter(|(index, _)| !known.contains(index)) {
+            if g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1 {
                 self.free_generation(index);
             }
         }
