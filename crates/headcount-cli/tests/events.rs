@@ -381,6 +381,8 @@ fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
     let _permit = permit();
     let nginx = stopped();
     let template = std::fs::read(nginx.registry()).expect("a registry");
+    let observer = headcount::Observer::open(&nginx.registry()).expect("a registry");
+    let node = observer.snapshot().expect("a snapshot").node;
     let shared = Folder::new();
     let put = |name: &str| {
         std::fs::write(shared.at("new"), &template).expect("our own folder");
@@ -401,13 +403,13 @@ fn registries_that_come_and_go_leave_a_follower_of_all_nodes_no_descriptor() {
             put(name);
         }
         for name in &names {
-            follower.says(&format!("new node {name}: {}", shared.at(&format!("{name}.registry")).display()));
+            follower.says(&format!("new node {node}: {}", shared.at(&format!("{name}.registry")).display()));
         }
         for name in &names {
             std::fs::remove_file(shared.at(&format!("{name}.registry"))).expect("our own file");
         }
         for name in &names {
-            follower.says(&format!("{name}.registry is gone"));
+            follower.says(&format!("{name}.registry was removed"));
         }
         most = nginx.wait_until("what it had open of them to be closed", || {
             let now = descriptors();

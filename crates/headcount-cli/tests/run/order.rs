@@ -49,7 +49,7 @@ fn each_event_is_delivered_once_and_in_order() {
     // Nothing is delivered twice by the next one.
     let count = all.len();
     let mut again = Follower::start(&own, &["--on", &rule]);
-    again.wait_for_log(&format!("from event {} on", last + 1));
+    again.wait_for_log(&format!("from event {}\n", last + 1));
     again.end();
     assert_eq!(deliveries(&seen).len(), count);
 }

@@ -25,7 +25,7 @@ fn a_rule_that_is_none_is_refused_with_what_is_allowed() {
         (&["--on", "any=true", "--queue", "0"][..], "0 is not in 1..=1048576"),
         (&["--on", "any=true", "--backoff", "2s..1s"][..], "the second time must be the longer one"),
         (&["--on", "any=true", "--timeout", "soon"][..], "allowed are a number and ms, s, m, h or d"),
-        (&["--on", "any=true", "--timeout", "0"][..], "leaves a command no time"),
+        (&["--on", "any=true", "--timeout", "0"][..], "--timeout must be at least 1ms"),
         (&["--on", "any=true", "--from", "monday"][..], "possible values: run, now, oldest"),
         (&[][..], "--on <EVENT[,EVENT…]=COMMAND>"),
     ] {
@@ -55,7 +55,7 @@ fn a_state_file_that_cannot_be_gone_on_with_is_refused_and_left_alone() {
     let path = own.at("no/such/folder/state").display().to_string();
     let (code, text) = refused(&["--registry", "/nowhere", "--state", &path, "--on", "any=true"]);
     assert_eq!(code, Some(4));
-    assert!(text.contains("cannot make") && text.contains("--state"), "{text}");
+    assert!(text.contains("cannot create") && text.contains("--state"), "{text}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn what_is_no_registry_or_of_another_node_is_refused() {
     let path = registry(&own).display().to_string();
     let (code, text) = refused(&["--registry", &path, "--state", &state, "--on", "any=true"]);
     assert_eq!(code, Some(4), "{text}");
-    assert!(text.contains("the state file is about the node another"), "{text}");
+    assert!(text.contains("the state file is for node another"), "{text}");
 }
 
 #[test]
