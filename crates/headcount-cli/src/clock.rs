@@ -1,6 +1,6 @@
-//! The clock that registries carry.
+//! The clocks that registries use.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -11,12 +11,17 @@ pub fn boot_ns() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// A duration in nanoseconds, cut at the far end.
+/// Nanoseconds since 1970, as in [`headcount::Event::time_ns`].
+pub fn wall_ns() -> u64 {
+    nanoseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A duration in nanoseconds, at most `u64::MAX`.
 pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// From some moment on, and till when.
+/// A time limit, and when it began.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     begun_ns: u64,

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use headcount::{ErrorKind, Observer};
 
 use crate::args::NodeSelector;
-use crate::plain::plain_path;
+use crate::escape::escape_path;
 use folders::children;
 pub use folders::{Folders, folders};
 
@@ -29,15 +29,15 @@ impl Found {
     }
 }
 
-/// Whether this user or root has made the file, or has said where to look. Everybody else who may make files can make a
-/// registry of any name, too.
+/// Whether the file belongs to this user or root, or the user said where to look. Anybody else can create a registry of any
+/// name, too.
 pub fn is_ours(path: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
         || std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me || found.uid() == 0)
 }
 
-/// Those that this user or root has made.
+/// Those of this user and of root.
 pub fn ours(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
     registries.retain(|path| is_ours(path));
     registries
@@ -60,22 +60,22 @@ pub fn registries(folders: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// The registries of every node that is meant: of the one that was named, or of all of this host.
+/// The registry of the node that was named, or those of all nodes of this host.
 pub fn paths(selector: &NodeSelector) -> anyhow::Result<Vec<PathBuf>> {
     Ok(named(selector)?.map_or_else(|| registries(&folders()), |path| vec![path]))
 }
 
-/// All nodes that the user means: the named one, or all of this host.
+/// The node that was named, or all nodes of this host.
 pub fn all(selector: &NodeSelector) -> anyhow::Result<Vec<Found>> {
     if let Some(path) = named(selector)? {
         return Ok(vec![Found::at(path)]);
     }
     let found = registries(&folders()).into_iter().map(Found::at);
-    // One that has gone since does not count.
+    // One that has been removed since does not count.
     Ok(found.filter(|f| !matches!(&f.observer, Err(e) if e.kind() == ErrorKind::NotFound)).collect())
 }
 
-/// The one node that the user means: the named one, or the only one of this host.
+/// The node that was named, or the only one of this host.
 pub fn one(selector: &NodeSelector) -> anyhow::Result<(PathBuf, Observer)> {
     let mut found = all(selector)?;
     if found.len() > 1 {
@@ -98,7 +98,7 @@ pub fn no_node() -> String {
     )
 }
 
-/// What to say if there are several, and only one will do.
+/// What to say if there are several, and one is needed.
 pub fn which_one<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
     let names: Vec<_> = paths.map(node_name).collect();
     format!("there are {} nodes on this host: choose one with --node ({})", names.len(), names.join(", "))
@@ -120,7 +120,7 @@ pub fn given(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
 pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let mut places = of_name(registries, name);
     if places.len() > 1 {
-        let places: Vec<_> = places.iter().map(|path| plain_path(path)).collect();
+        let places: Vec<_> = places.iter().map(|path| escape_path(path)).collect();
         bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
     }
     Ok(places.pop())

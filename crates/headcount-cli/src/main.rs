@@ -8,10 +8,10 @@ mod args;
 mod cli;
 mod clock;
 mod commands;
+mod escape;
 mod find;
 mod outcome;
 mod paint;
-mod plain;
 mod poll;
 mod table;
 
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
                 cli::command().error(ErrorKind::ValueValidation, text).exit();
             }
             let text = format!("{error:#}");
-            anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, plain::plain(&text));
+            anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, escape::escape(&text));
             Outcome::Failed.into()
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting for descriptors, and for signals as one of them.
+//! Waiting for descriptors; signals are one of them.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,8 +21,7 @@ pub fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> anyhow::Result<(
     }
 }
 
-/// Signals that are caught from now on, as a descriptor that becomes readable: one that comes right before a wait is not
-/// missed by it.
+/// Catches signals from now on, as a descriptor that becomes readable: a signal that comes right before a wait is not missed.
 pub struct Signals {
     read: UnixStream,
 }
@@ -41,7 +40,7 @@ impl Signals {
     /// Whether one has come since this was asked last.
     pub fn came(&self) -> bool {
         let mut came = false;
-        // Not one more is there when it would block; there is no other end of this pair that could be closed.
+        // Until it would block. The other end of this pair is never closed.
         while (&self.read).read(&mut [0; 64]).is_ok_and(|n| n > 0) {
             came = true;
         }

@@ -15,9 +15,9 @@ use clap::Args;
 use headcount::{kernel_features, remove_stale};
 
 use crate::args::NodeSelector;
+use crate::escape::escape;
 use crate::find;
 use crate::outcome::Outcome;
-use crate::plain::plain;
 use check::{Check, FileFacts, Section};
 use leftovers::Leftovers;
 use registry::RegistryFacts;
@@ -139,7 +139,7 @@ impl Examination {
 
     fn leftover(&mut self, path: &Path, files: &[PathBuf], clean: bool) {
         let check = if clean { self.clean(path) } else { leftovers::judge(path, files) };
-        let subject = format!("registry {}", crate::plain::plain_path(path));
+        let subject = format!("registry {}", crate::escape::escape_path(path));
         self.sections.push(Section { subject, checks: vec![check] });
     }
 
@@ -153,7 +153,7 @@ impl Examination {
             }
             // The error says itself how to fix it.
             Err(e) => {
-                let text = format!("not removed: {}", plain(&e.to_string()));
+                let text = format!("not removed: {}", escape(&e.to_string()));
                 Check { fix: None, ..Check::finding(text, "") }
             }
         }

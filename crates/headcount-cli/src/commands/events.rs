@@ -17,9 +17,9 @@ use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::args::NodeSelector;
+use crate::escape::escape;
 use crate::find::{self, Folders};
 use crate::outcome::Outcome;
-use crate::plain::plain;
 use crate::poll::{Signals, wait};
 use journals::{Batch, Entry, Journals, News};
 use since::From;
@@ -82,11 +82,11 @@ struct Printer<'a> {
     args: &'a EventsArgs,
     zone: TimeZone,
     journals: Journals,
-    /// What was there when it was opened.
+    /// What the journals held when they were opened.
     first: Entries,
-    /// All nodes of this host are meant.
+    /// All nodes of this host were asked for.
     all: bool,
-    /// There is more than was read at once.
+    /// There was more than is read at once.
     more: bool,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Printer<'a> {
         if printer.journals.len() == 0 || !all && !errors.is_empty() {
             return Err(errors.pop().unwrap_or_else(|| anyhow!("{}", find::no_node())));
         }
-        // One of several that cannot be read does not hide the others.
+        // One node that cannot be read does not hide the others.
         errors.iter().for_each(|error| say(&format!("{error:#}")));
         let names = printer.journals.names();
         if names.len() > 1 && matches!(args.since, Some(Since::Seq(_))) {
@@ -119,8 +119,8 @@ impl<'a> Printer<'a> {
         Ok(printer)
     }
 
-    /// What is new and asked for, of all nodes in the order in which it happened. Says what else is new, but what cannot be
-    /// read. `first`: nothing has been read yet.
+    /// New events that were asked for, of all nodes in the order of time, and errors. Tells other news on standard error.
+    /// `first`: nothing has been read yet.
     fn read(&mut self, first: bool) -> anyhow::Result<(Entries, Vec<anyhow::Error>)> {
         let Batch { mut entries, news, more } = self.journals.read(first)?;
         self.more = more;
@@ -177,15 +177,15 @@ impl<'a> Printer<'a> {
             }
             let (found, errors) = self.read(false)?;
             self.print(&found)?;
-            self.journals.let_go();
+            self.journals.close_old();
             for error in errors {
-                // Of several, the others go on.
+                // The other nodes are still followed.
                 if !self.all {
                     return Err(error);
                 }
                 say(&format!("{error:#}"));
             }
-            // Without the last one, a follower of a quiet node would be left behind by `headcount events --follow | head`.
+            // The last one ends `headcount events --follow | head` on a quiet node.
             let stdout = std::io::stdout();
             let mut fds = vec![
                 PollFd::new(&signals, PollFlags::IN),
@@ -213,11 +213,11 @@ struct Discovery {
 
 impl Discovery {
     fn begin() -> anyhow::Result<Discovery> {
-        // What came since the nodes were looked for is found by another search.
+        // What has appeared since the first search is found by the next one.
         Ok(Discovery { folders: Folders::watch()?, changed: true, pause_until: Instant::now() })
     }
 
-    /// The registries that are there, if that may have changed.
+    /// The registries of this host, if they may have changed.
     fn search(&mut self, selector: &NodeSelector) -> anyhow::Result<Option<Vec<PathBuf>>> {
         self.changed |= self.folders.changed()?;
         let begun = Instant::now();
@@ -231,7 +231,7 @@ impl Discovery {
         Ok(Some(found))
     }
 
-    /// Adds the descriptor to wait for. During a pause that is none, and the wait ends with it.
+    /// Adds the descriptor to wait for. During a pause there is none, and its end is returned.
     fn poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> Option<Duration> {
         if self.changed {
             return Some(self.pause_until.saturating_duration_since(Instant::now()));
@@ -241,13 +241,13 @@ impl Discovery {
     }
 }
 
-/// By time; a node's own order stays, and what it lost stays before its next event.
+/// Sorts by time. The events of one node keep their order, and what was lost stays before the next event.
 fn merge(found: &mut Entries) {
     let mut keyed: Vec<(u64, (usize, Entry))> = Vec::with_capacity(found.len());
     let mut next = std::collections::HashMap::new();
     for (number, entry) in found.drain(..).rev() {
         let last: &mut u64 = next.entry(number).or_insert(u64::MAX);
-        // Not later than what follows it, whatever a spoiled registry says.
+        // Not later than the event after it, whatever a damaged registry says.
         let time = if let Entry::Event(event) = &entry { event.boot_ns.min(*last) } else { *last };
         *last = time;
         keyed.push((time, (number, entry)));
@@ -257,7 +257,7 @@ fn merge(found: &mut Entries) {
     found.extend(keyed.into_iter().map(|(_, entry)| entry));
 }
 
-/// The last so many events, and what was lost among them.
+/// Keeps the last `lines` events, and what was lost among them.
 fn keep_last(found: &mut Entries, lines: Option<usize>) {
     let Some(lines) = lines else { return };
     let events = found.iter().filter(|(_, entry)| matches!(entry, Entry::Event(_))).count();
@@ -269,7 +269,7 @@ fn keep_last(found: &mut Entries, lines: Option<usize>) {
     });
 }
 
-/// What is no event, for whoever looks on.
+/// Says on standard error what is not an event.
 fn say(what: &str) {
-    anstream::eprintln!("headcount: {}", plain(what));
+    anstream::eprintln!("headcount: {}", escape(what));
 }

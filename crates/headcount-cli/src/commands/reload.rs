@@ -16,7 +16,7 @@ use headcount_report::age;
 
 use super::wait::node_watch::NodeWatch;
 use super::wait::progress::Progress;
-use super::wait::{STEP, not_reached, reached, reload_failed, unmet, was_abandoned};
+use super::wait::{CHECK_INTERVAL, abandoned, not_reached, reached, reload_failed, unmet, was_abandoned};
 use crate::args::{NodeSelector, duration};
 use crate::clock::{self, Deadline};
 use crate::find;
@@ -51,7 +51,7 @@ pub struct ReloadArgs {
 }
 
 /// How often the master is asked whether it has taken the signal.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Who holds the node lock for longer than this may keep a generation from being announced.
 const LONG_HELD: Duration = Duration::from_millis(500);
@@ -81,7 +81,7 @@ pub fn run(selector: &NodeSelector, args: &ReloadArgs) -> anyhow::Result<Outcome
             return not_reached(&why);
         }
         progress.show(&format!("master {} is busy", master.pid))?;
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
     let mut node = NodeWatch::at(registry.clone());
     let before = node.snapshot()?.with_context(|| format!("{} is gone", registry.display()))?;
@@ -120,7 +120,7 @@ fn wait_till_taken(
             return Ok(None);
         }
         progress.show(&format!("master {} has not taken the signal yet", master.pid))?;
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -187,7 +187,7 @@ impl Reload<'_> {
             }
             progress.show(&unmet::line(&facts.unmet()))?;
             // What the master does is looked at, and what its workers do wakes us.
-            node.wait(STEP)?;
+            node.wait(CHECK_INTERVAL)?;
         }
     }
 
@@ -208,9 +208,7 @@ impl Reload<'_> {
                 self.begun.push(Begun { id, begun_ns });
             }
         }
-        let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
-        self.abandoned.extend(reported.chain(not_yet));
+        self.abandoned.extend(abandoned(events, snapshot));
     }
 }
 

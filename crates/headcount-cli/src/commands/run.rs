@@ -1,8 +1,8 @@
 //! `headcount run`: follows a node from outside, and runs commands or posts to URLs on its events.
 //!
-//! What it promises is in docs/cli/run.md. In short: the state file says which event is next and what is under way, and
-//! is written before and after each attempt; so a restart knows what was delivered, and of one delivery at most that it
-//! may have been.
+//! docs/cli/run.md says what it promises. In short: the state file records which event is next and what is in progress. It is
+//! written before and after each attempt, so a restart knows what was delivered, and that at most one more delivery may have
+//! been.
 
 mod args;
 mod attempt;

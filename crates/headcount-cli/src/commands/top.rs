@@ -1,9 +1,10 @@
 //! `headcount top`: the node, live, in the terminal.
 //!
 //! `life` and `model` are what snapshots and events add up to, `choices` what the person at the keyboard has chosen, and
-//! `view` draws all of it, as a pure function. `reader`, `wake` and `terminal` touch the world.
+//! `view` draws all of it, as a pure function. `reader`, `input` and `terminal` touch the world.
 
 mod choices;
+mod input;
 mod life;
 mod model;
 mod nodes;
@@ -12,7 +13,6 @@ mod terminal;
 mod theme;
 mod timeline;
 mod view;
-mod wake;
 
 use std::io::{IsTerminal, stdout};
 use std::sync::mpsc::TryRecvError;
@@ -28,18 +28,18 @@ use crate::outcome::Outcome;
 use crate::poll::wait;
 
 use choices::{Choices, Step};
+use input::Input;
 use nodes::Nodes;
 use terminal::Screen;
 use theme::Theme;
 use view::Scene;
-use wake::Wake;
 
 #[derive(Args)]
 pub struct TopArgs {}
 
-/// How often the picture is drawn anew when nothing happens: ages grow and bars move.
+/// How often the screen is redrawn when nothing happens: ages grow and bars move.
 const EVERY: Duration = Duration::from_millis(250);
-/// However much happens, it is not drawn sooner after the last time: nobody would see it.
+/// Between two redraws at least, however much happens: nobody would see more.
 const AT_MOST: Duration = Duration::from_millis(25);
 
 pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> {
@@ -51,17 +51,17 @@ pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> 
     }
     let mut nodes = Nodes::find(selector)?;
     // Before the terminal is ours: a signal in between must find its handler.
-    let wakes = wake::listen().context("cannot listen for keys and signals")?;
+    let inputs = input::listen().context("cannot listen for keys and signals")?;
     let mut screen = Screen::enter().context("cannot take the terminal")?;
     let mut top = Top { choices: Choices::default(), theme: Theme::of_environment(), rows: Vec::new() };
-    let mut looked = Instant::now();
+    let mut refreshed = Instant::now();
     loop {
         top.draw(&nodes, &mut screen)?;
         let mut drawn = true;
         // Keys and events are answered at once.
         while drawn {
-            let age = looked.elapsed();
-            let mut fds = vec![PollFd::new(&wakes, PollFlags::IN)];
+            let age = refreshed.elapsed();
+            let mut fds = vec![PollFd::new(&inputs, PollFlags::IN)];
             let limit = if age < AT_MOST {
                 AT_MOST - age
             } else {
@@ -70,10 +70,10 @@ pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> 
             };
             wait(&mut fds, Some(limit))?;
             loop {
-                // All that has come meanwhile is one picture.
-                match wakes.next() {
-                    Ok(wake) => {
-                        if top.answer(wake, &mut nodes, &mut screen)? {
+                // All that has come by now needs only one redraw.
+                match inputs.next() {
+                    Ok(input) => {
+                        if top.answer(input, &mut nodes, &mut screen)? {
                             return Ok(Outcome::Done);
                         }
                         drawn = false;
@@ -84,9 +84,9 @@ pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> 
                     }
                 }
             }
-            if looked.elapsed() >= EVERY || looked.elapsed() >= AT_MOST && nodes.reader.read() {
-                nodes.reader.look();
-                looked = Instant::now();
+            if refreshed.elapsed() >= EVERY || refreshed.elapsed() >= AT_MOST && nodes.reader.read() {
+                nodes.reader.refresh();
+                refreshed = Instant::now();
                 drawn = false;
             }
         }
@@ -96,7 +96,7 @@ pub fn run(selector: &NodeSelector, _args: &TopArgs) -> anyhow::Result<Outcome> 
 struct Top {
     choices: Choices,
     theme: Theme,
-    /// The lives that have a row in the picture.
+    /// The lives that have a row on the screen.
     rows: Vec<u64>,
 }
 
@@ -106,7 +106,7 @@ impl Top {
             live: &nodes.reader.model,
             choices: &self.choices,
             theme: self.theme,
-            node: nodes.place,
+            node: nodes.position,
             trouble: nodes.reader.trouble.as_deref(),
             every: EVERY,
         };
@@ -115,31 +115,33 @@ impl Top {
     }
 
     /// Whether that was the end.
-    fn answer(&mut self, wake: Wake, nodes: &mut Nodes, screen: &mut Screen) -> anyhow::Result<bool> {
-        match wake {
-            Wake::Input(Event::Key(key)) => match self.choices.key(key, &nodes.reader.model, &self.rows) {
-                Step::Stay => {}
-                Step::Quit => return Ok(true),
-                Step::Suspend => wake::stop_job()?,
-                Step::NextNode => {
-                    nodes.next()?;
-                    self.choices.leave_node();
+    fn answer(&mut self, input: Input, nodes: &mut Nodes, screen: &mut Screen) -> anyhow::Result<bool> {
+        match input {
+            Input::Terminal(Event::Key(key)) => {
+                match self.choices.key(key, &nodes.reader.model, &self.rows) {
+                    Step::Stay => {}
+                    Step::Quit => return Ok(true),
+                    Step::Suspend => input::stop_job()?,
+                    Step::NextNode => {
+                        nodes.next()?;
+                        self.choices.leave_node();
+                    }
                 }
-            },
-            // A new size, and what a terminal says unasked, only need another picture.
-            Wake::Input(_) => {}
-            Wake::NoInput(error) => return Err(error).context("cannot read the keyboard"),
-            Wake::Interrupted => return Ok(true),
-            Wake::Ends(signal) => {
-                terminal::leave();
-                return Err(wake::end_by(signal).into());
             }
-            Wake::Stop => {
+            // A new size, and what a terminal says unasked, only need another picture.
+            Input::Terminal(_) => {}
+            Input::Unreadable(error) => return Err(error).context("cannot read the keyboard"),
+            Input::Interrupted => return Ok(true),
+            Input::Ends(signal) => {
                 terminal::leave();
-                wake::stop()?;
+                return Err(input::end_by(signal).into());
+            }
+            Input::Stop => {
+                terminal::leave();
+                input::stop()?;
                 screen.enter_again()?;
             }
-            Wake::Continued => screen.enter_again()?,
+            Input::Continued => screen.enter_again()?,
         }
         Ok(false)
     }

@@ -56,11 +56,11 @@ pub struct WaitArgs {
     pub timeout: Duration,
 }
 
-/// How often the registry is looked at while something is on its way that no event tells of: a worker's start, or what a
+/// How often the registry is read while something is in progress whose end no event tells: a worker's start, or what a
 /// master does with its new generation. Soon enough for a script, and a few file reads.
-pub const STEP: Duration = Duration::from_millis(20);
-/// The same otherwise: what changes then wakes us.
-const LONG_STEP: Duration = Duration::from_secs(1);
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// The same otherwise: then a change wakes us.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
@@ -84,7 +84,7 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
         if let Some(snapshot) = &snapshot {
             if abandoned.baseline.is_none() {
                 abandoned.begin(&wanted, snapshot);
-                // With a number to go by, what was abandoned before we came counts as well.
+                // With --newer-than, what was abandoned before we started counts as well.
                 if wanted.newer_than.is_none() {
                     node.skip_to(snapshot);
                 }
@@ -105,14 +105,14 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
             return not_reached(&unmet::not_reached(args.timeout, &unmet));
         }
         progress.show(&unmet::line(&unmet))?;
-        let on_its_way = snapshot.as_ref().is_some_and(on_its_way);
-        let step = if on_its_way { STEP } else { progress.tick().unwrap_or(LONG_STEP) };
-        node.wait(step.min(deadline.left()))?;
+        let is_in_progress = snapshot.as_ref().is_some_and(is_in_progress);
+        let limit = if is_in_progress { CHECK_INTERVAL } else { progress.tick().unwrap_or(IDLE_INTERVAL) };
+        node.wait(limit.min(deadline.left()))?;
     }
 }
 
-/// Whether something may come of which no event tells.
-fn on_its_way(snapshot: &Snapshot) -> bool {
+/// Whether something is in progress whose end no event tells.
+fn is_in_progress(snapshot: &Snapshot) -> bool {
     let announced = snapshot.generations.iter().any(|g| g.phase == Phase::Announced);
     announced || snapshot.processes.iter().any(|p| p.state == State::Starting)
 }
@@ -120,7 +120,7 @@ fn on_its_way(snapshot: &Snapshot) -> bool {
 /// Generations that were abandoned, and which of them matter.
 #[derive(Default)]
 struct Abandoned {
-    /// Those up to this one are history.
+    /// Those up to this one do not matter.
     baseline: Option<GenerationId>,
     found: BTreeSet<GenerationId>,
 }
@@ -132,17 +132,22 @@ impl Abandoned {
     }
 
     fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
-        let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
-        let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
-        self.found.extend(reported.chain(not_yet));
+        self.found.extend(abandoned(events, snapshot));
     }
 
-    /// The one that failed, unless a newer one is on its way or there.
+    /// The one that failed, unless a newer one has begun.
     fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
         let newest = condition::newest(snapshot).map_or(0, |g| g.id);
         let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }
+}
+
+/// Generations that were abandoned, whether or not that was reported yet.
+pub fn abandoned(events: &[Event], snapshot: &Snapshot) -> impl Iterator<Item = GenerationId> {
+    let reported = events.iter().filter(|e| e.kind == Kind::GenerationAbandoned).map(|e| e.generation);
+    let not_yet = snapshot.generations.iter().filter(|g| g.phase == Phase::Abandoned).map(|g| g.id);
+    reported.chain(not_yet)
 }
 
 /// Why a generation that was announced has no worker.

@@ -1,4 +1,4 @@
-//! The folders in which registries may be.
+//! The folders where registries may be.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,7 +24,7 @@ pub fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// What changes when a node appears or goes: the folders of nodes, and those in which such a folder may appear.
+/// What changes when a node appears or disappears: the folders of nodes, and those in which such a folder may appear.
 fn watched_folders() -> Vec<PathBuf> {
     let mut folders = folders();
     if folders.len() > 1 {
@@ -33,7 +33,7 @@ fn watched_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// None if a folder is missing, or not for us to read.
+/// None if a folder is missing, or we may not read it.
 pub fn children(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
@@ -55,7 +55,7 @@ impl Folders {
         self.watch.changed()
     }
 
-    /// Watches those that have appeared, too.
+    /// Also watches folders that have appeared since.
     pub fn refresh(&mut self) -> headcount::Result<()> {
         self.watch.set(watched_folders())
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use headcount::KernelFeatures;
 
 use super::check::{Check, FileFacts, FileKind, Section};
-use crate::plain::plain_path;
+use crate::escape::escape_path;
 
 pub fn kernel(found: &KernelFeatures) -> Section {
     let pidfd = match found.pidfd {
@@ -43,7 +43,7 @@ pub fn folder(path: &Path, found: &io::Result<FileFacts>, chosen: bool) -> Secti
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Check::finding(
             "does not exist, and neither does its parent folder: no server can have a registry here",
-            format!("mkdir -p {}", plain_path(path)),
+            format!("mkdir -p {}", escape_path(path)),
         ),
         Err(e) => {
             let text = format!("cannot be read: {e}");
@@ -54,7 +54,7 @@ pub fn folder(path: &Path, found: &io::Result<FileFacts>, chosen: bool) -> Secti
             }
         }
     };
-    Section { subject: format!("folder {}", plain_path(path)), checks: vec![check] }
+    Section { subject: format!("folder {}", escape_path(path)), checks: vec![check] }
 }
 
 fn of_a_folder(path: &Path, facts: &FileFacts) -> Check {
@@ -65,7 +65,7 @@ fn of_a_folder(path: &Path, facts: &FileFacts) -> Check {
             FileKind::Link if path.is_dir() => Check::note("is a symbolic link to a folder"),
             kind => Check::finding(
                 format!("is a {}: no server can have a registry here", kind.name()),
-                format!("remove {}", plain_path(path)),
+                format!("remove {}", escape_path(path)),
             ),
         };
     }
@@ -73,13 +73,13 @@ fn of_a_folder(path: &Path, facts: &FileFacts) -> Check {
     if facts.mode & 0o022 != 0 && facts.mode & 0o1000 == 0 {
         return Check::finding(
             format!("{whose}: others could replace the registries in it, so servers refuse it"),
-            format!("chmod go-w {}", plain_path(path)),
+            format!("chmod go-w {}", escape_path(path)),
         );
     }
     match owner_by_name(path) {
         Some(uid) if uid != facts.uid && facts.uid != 0 => Check::finding(
             format!("{whose}: it should belong to uid {uid}, whose servers refuse it"),
-            format!("as root: chown {uid} {}, or remove it", plain_path(path)),
+            format!("as root: chown {uid} {}, or remove it", escape_path(path)),
         ),
         _ => Check::good(whose),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::Check;
 use super::registry::beside;
-use crate::plain::plain_path;
+use crate::escape::escape_path;
 
 const ENDINGS: [&str; 2] = [".lock", ".new"];
 
@@ -41,7 +41,7 @@ pub fn within(folder: &Path) -> Leftovers {
 }
 
 pub fn judge(registry: &Path, files: &[PathBuf]) -> Check {
-    let names: Vec<_> = files.iter().map(|file| plain_path(file)).collect();
+    let names: Vec<_> = files.iter().map(|file| escape_path(file)).collect();
     Check::finding(
         format!(
             "{} without a registry: left over, or the registry was removed while its server runs",
@@ -49,7 +49,7 @@ pub fn judge(registry: &Path, files: &[PathBuf]) -> Check {
         ),
         format!(
             "if its server runs, restart it; if not: headcount doctor --clean --registry {}",
-            plain_path(registry)
+            escape_path(registry)
         ),
     )
 }

@@ -8,7 +8,7 @@ use headcount_report::{age, plural, timestamp};
 
 use super::check::{Check, FileFacts, FileKind, Section};
 use crate::alive::{doubts, helpers, only_helpers};
-use crate::plain::{plain, plain_path};
+use crate::escape::{escape, escape_path};
 
 /// What was read of a registry.
 pub struct RegistryFacts {
@@ -89,12 +89,12 @@ pub fn judge(facts: &RegistryFacts) -> Section {
         }
         Err(e) => checks.push(unreadable(facts, e)),
     }
-    Section { subject: format!("registry {}", plain_path(&facts.path)), checks }
+    Section { subject: format!("registry {}", escape_path(&facts.path)), checks }
 }
 
 fn file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
     let Ok(found) = &facts.registry else { return };
-    let path = plain_path(&facts.path);
+    let path = escape_path(&facts.path);
     let whose = found.whose();
     checks.push(if found.kind != FileKind::Regular {
         Check::finding(format!("is a {}: servers refuse it", found.kind.name()), format!("remove {path}"))
@@ -114,8 +114,8 @@ fn file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
 }
 
 fn unreadable(facts: &RegistryFacts, error: &headcount::Error) -> Check {
-    let path = plain_path(&facts.path);
-    let text = plain(&error.to_string()).into_owned();
+    let path = escape_path(&facts.path);
+    let text = escape(&error.to_string()).into_owned();
     let fix = match error.kind() {
         ErrorKind::Permission => "run headcount doctor as the registry's owner or as root".to_owned(),
         ErrorKind::NotFound => "start its server, or name another registry".to_owned(),
@@ -137,7 +137,7 @@ fn contents(inside: &Inside, checks: &mut Vec<Check>) {
     };
     checks.push(Check::good(format!(
         "node {}, format {}, created {}, last used in {which} ({boot:032x})",
-        plain(&inside.snapshot.node),
+        escape(&inside.snapshot.node),
         info.format,
         timestamp(info.created_ns),
     )));
@@ -167,7 +167,7 @@ fn contents(inside: &Inside, checks: &mut Vec<Check>) {
 
 /// The lock file.
 fn lock_file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
-    let path = plain_path(&beside(&facts.path, ".lock"));
+    let path = escape_path(&beside(&facts.path, ".lock"));
     let anew =
         format!("stop its server, run `headcount doctor --clean` (or remove {path}), start the server again");
     let owner = facts.registry.as_ref().ok().map(|f| f.uid);
@@ -210,7 +210,7 @@ fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
         };
         let clean = format!(
             "start its server again; or, if it is gone for good: headcount doctor --clean --registry {}",
-            plain_path(&facts.path)
+            escape_path(&facts.path)
         );
         checks.push(match only_helpers(snapshot) {
             None => Check::finding(format!("nobody is alive: {why}"), clean),

@@ -9,8 +9,8 @@ use headcount_report::{SCHEMA, plural};
 use serde::Serialize;
 
 use super::check::{Level, Section};
+use crate::escape::escape_path;
 use crate::paint;
-use crate::plain::plain_path;
 use crate::table::{item, paragraph};
 
 /// Under the column of levels.
@@ -37,7 +37,7 @@ pub fn text(sections: &[Section], removed: &[PathBuf]) -> String {
         out.push('\n');
     }
     for path in removed {
-        paragraph(&mut out, 0, Style::new(), &format!("removed {}", plain_path(path)));
+        paragraph(&mut out, 0, Style::new(), &format!("removed {}", escape_path(path)));
     }
     match findings(sections) {
         0 => paragraph(&mut out, 0, paint::GOOD, "no problems found"),

@@ -1,4 +1,4 @@
-//! The journals of one or of all nodes, as they are read on and on.
+//! The journals of one or of all nodes: what they hold, and what comes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,56 +9,56 @@ use headcount::{Cursor, Error, Event, Follow, Followers, Item, Liveness};
 use super::since::From;
 use crate::find;
 
-/// What a journal has to tell.
+/// An entry to print.
 #[derive(Clone, Debug)]
 pub enum Entry {
     Event(Box<Event>),
-    /// So many events, before the next one, were overwritten before they could be read.
+    /// So many events before the next one were overwritten before they could be read.
     Lost(u64),
 }
 
-/// So many events of each node at a time: all that the largest journal holds. Whoever writes faster than we read must not fill our
-/// memory.
+/// How many events of each node are read at once: all that the largest journal holds. A server that writes faster than we read
+/// must not fill our memory.
 const AT_ONCE: usize = 1 << 20;
-/// Registries of other users that are followed at most, among all nodes of a host: anybody can make as many as he likes.
+/// How many registries of other users are followed, when all nodes are: anybody can create any number of them.
 const STRANGERS: usize = 256;
-/// Of these, and of our own, so many at most that were removed while their nodes live on.
+/// How many removed registries are followed whose nodes are still alive.
 const REMOVED: usize = 32;
 
 /// One node's journal.
 struct Journal {
     path: PathBuf,
-    /// The node's name, as its registry says; its file's before there is one.
+    /// The node's name, by its registry; by its file before that is open.
     node: String,
     from: Option<From>,
     of_this_boot: bool,
     is_open: bool,
     is_removed: bool,
-    /// The newest event when it was opened,
+    /// The newest event when it was opened.
     head: u64,
-    /// and the newest that was told, or is not wanted.
-    told: u64,
+    /// The newest event that was read, or skipped.
+    read_to: u64,
 }
 
-/// Something that whoever follows is to be told of.
+/// What happened to a registry.
 #[derive(Debug)]
 pub enum News {
-    /// The file is gone.
+    /// Its file was removed.
     Gone(PathBuf),
-    /// There is one, for the first time or again.
+    /// It was created or replaced.
     Come { node: String, path: PathBuf },
-    /// One among several that came later.
+    /// It belongs to a node that appeared while all nodes are followed.
     New { node: String, path: PathBuf },
     /// It cannot be read.
     Unreadable(Error),
 }
 
-/// What was found: entries with the number of their journal, and news.
+/// What was read at once: entries with the number of their journal, and news.
 #[derive(Default)]
 pub struct Batch {
     pub entries: Vec<(usize, Entry)>,
     pub news: Vec<News>,
-    /// There is more than was read at once.
+    /// There is more.
     pub more: bool,
 }
 
@@ -66,9 +66,9 @@ pub struct Journals {
     followers: Followers,
     /// By their number among the followers.
     journals: Vec<Option<Journal>>,
-    /// To be let go of when what was found in them is printed: it has their names.
+    /// To be closed when their entries are printed, which need their names.
     leaving: BTreeSet<usize>,
-    /// All nodes of this host are meant.
+    /// All nodes of this host were asked for.
     all: bool,
 }
 
@@ -77,9 +77,9 @@ impl Journals {
         Ok(Journals { followers: Followers::new()?, journals: Vec::new(), leaving: BTreeSet::new(), all })
     }
 
-    /// Follows those of these that are not followed yet, from the event on that `from` names, or from the first.
+    /// Follows those that are not followed yet, beginning with the event that `from` names, or with the first.
     pub fn add(&mut self, paths: Vec<PathBuf>, from: Option<From>) -> anyhow::Result<()> {
-        self.let_go();
+        self.close_old();
         let known: BTreeSet<_> = self.journals.iter().flatten().map(|journal| journal.path.clone()).collect();
         let mut strangers = known.iter().filter(|path| !find::is_ours(path)).count();
         for path in paths.into_iter().filter(|path| !known.contains(path)) {
@@ -94,7 +94,7 @@ impl Journals {
     }
 
     fn add_one(&mut self, path: PathBuf, from: Option<From>) -> anyhow::Result<()> {
-        // From number 1 on, and not from the oldest that is kept: then it says how many are no longer.
+        // Not from the oldest that is kept: from 1, it tells how many were overwritten.
         let first = from.and_then(From::first_seq).unwrap_or(1).max(1);
         let number = self.followers.add(&path, Cursor::at(first), Follow::Journal)?;
         let journal = Journal {
@@ -105,7 +105,7 @@ impl Journals {
             is_open: false,
             is_removed: false,
             head: 0,
-            told: first - 1,
+            read_to: first - 1,
         };
         if self.journals.len() <= number {
             self.journals.resize_with(number + 1, || None);
@@ -114,8 +114,8 @@ impl Journals {
         Ok(())
     }
 
-    /// Closes what is not followed any longer. Its name is gone then: so not before what was found in it is printed.
-    pub fn let_go(&mut self) {
+    /// Closes the journals that are no longer followed. Not before their entries are printed, which need their names.
+    pub fn close_old(&mut self) {
         for number in std::mem::take(&mut self.leaving) {
             self.followers.remove(number);
             if let Some(journal) = self.journals.get_mut(number) {
@@ -128,7 +128,7 @@ impl Journals {
         &self.followers
     }
 
-    /// Those that stay.
+    /// Those that are not about to be closed.
     fn staying(&self) -> impl Iterator<Item = &Journal> {
         let journals = self.journals.iter().enumerate().filter(|(number, _)| !self.leaving.contains(number));
         journals.filter_map(|(_, journal)| journal.as_ref())
@@ -150,12 +150,12 @@ impl Journals {
         self.staying().find(|journal| !journal.is_open).map(|journal| journal.path.as_path())
     }
 
-    /// All that is there now. `first`: it is the first time, so nothing that is open is news, and nothing that comes
-    /// meanwhile is waited for: a busy node must not keep us here.
+    /// All that can be read now. `first`: at the first call, open registries are not news, and it ends when all is read that was
+    /// there when they were opened: a busy node must not keep us here.
     pub fn read(&mut self, first: bool) -> anyhow::Result<Batch> {
-        self.let_go();
+        self.close_old();
         let mut batch = Batch::default();
-        // What was lost before an event that is too old is too old as well.
+        // What was lost before an event that is too old, is too old itself.
         let mut skip_lost = BTreeSet::new();
         let mut count = 0;
         let most = AT_ONCE.saturating_mul(self.len().max(1));
@@ -163,7 +163,7 @@ impl Journals {
             match item {
                 Item::Events(events) => {
                     count += events.len();
-                    self.told(number, events.last().map_or(0, |event| event.seq));
+                    self.advance(number, events.last().map_or(0, |event| event.seq));
                     let Some(journal) = self.journals.get(number).and_then(Option::as_ref) else { continue };
                     for event in events {
                         if journal.from.is_none_or(|from| from.covers(&event, journal.of_this_boot)) {
@@ -174,15 +174,15 @@ impl Journals {
                     }
                 }
                 Item::Lost { first, count } => {
-                    self.told(number, first.saturating_add(count).saturating_sub(1));
+                    self.advance(number, first.saturating_add(count).saturating_sub(1));
                     batch.entries.push((number, Entry::Lost(count)));
                 }
-                // It goes on with what comes.
-                Item::SetBack { next, .. } => self.told(number, next.saturating_sub(1)),
+                // It continues with new events.
+                Item::SetBack { next, .. } => self.advance(number, next.saturating_sub(1)),
                 Item::Appeared | Item::Replaced => self.opened(number, first, &mut batch)?,
                 Item::Removed => self.removed(number, &mut batch),
                 Item::Unreadable(error) => self.unreadable(number, first, error, &mut batch),
-                // What can be read again is read.
+                // A registry that is readable again is read.
                 _ => {}
             }
             batch.more = count >= most || first && self.is_read();
@@ -196,14 +196,14 @@ impl Journals {
         Ok(batch)
     }
 
-    /// Whether everything is read that was there when they were opened.
+    /// Whether all is read that was there when the journals were opened.
     fn is_read(&self) -> bool {
-        self.staying().all(|journal| journal.is_open && journal.told >= journal.head)
+        self.staying().all(|journal| journal.is_open && journal.read_to >= journal.head)
     }
 
-    fn told(&mut self, number: usize, seq: u64) {
+    fn advance(&mut self, number: usize, seq: u64) {
         if let Some(Some(journal)) = self.journals.get_mut(number) {
-            journal.told = seq;
+            journal.read_to = seq;
         }
     }
 
@@ -215,7 +215,7 @@ impl Journals {
                 (journal.node, journal.head) = (snapshot.node, snapshot.head);
                 journal.of_this_boot = registry.of_this_boot != Some(false);
             }
-            // It was cut off in this moment: that is told by the next item.
+            // It was truncated at this moment, which the next item tells.
             Err(_) if self.all => {}
             Err(error) => return Err(error).context("cannot read the node"),
         }
@@ -224,7 +224,7 @@ impl Journals {
         if first {
             return Ok(());
         }
-        // All that is in it is new, and numbered anew.
+        // All its events are new, and numbered from 1.
         journal.from = None;
         let (node, path) = (journal.node.clone(), journal.path.clone());
         batch.news.push(match self.all && !was_open {
@@ -238,7 +238,7 @@ impl Journals {
         let Some(journal) = self.journals.get_mut(number).and_then(Option::as_mut) else { return };
         journal.is_removed = true;
         batch.news.push(News::Gone(journal.path.clone()));
-        // Its node may live, and tell more. Among all nodes, which may come and go, that is looked after.
+        // Its node may be alive and write more events. When all nodes are followed, this is checked.
         let lives = || {
             let snapshot = self.followers.observer(number)?.snapshot().ok()?;
             Some(snapshot.liveness() != Liveness::Gone)
@@ -252,7 +252,7 @@ impl Journals {
     fn unreadable(&mut self, number: usize, first: bool, error: Error, batch: &mut Batch) {
         let is_open =
             self.journals.get(number).and_then(Option::as_ref).is_some_and(|journal| journal.is_open);
-        // One among all that could not be read when it came is found again when it can.
+        // When all nodes are followed, the next search finds it again.
         if self.all && !is_open {
             self.leaving.insert(number);
         }

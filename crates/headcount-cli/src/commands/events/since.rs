@@ -1,4 +1,4 @@
-//! `--since`: from which event on.
+//! `--since`: the first event to show.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use jiff::Timestamp;
 use crate::args::duration;
 use crate::clock;
 
-/// From which event on.
+/// The first event to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The event of this number.
+    /// By its number.
     Seq(u64),
-    /// So long ago.
+    /// By its age.
     Ago(Duration),
-    /// Nanoseconds since 1970.
+    /// By its wall time, in nanoseconds since 1970.
     Wall(u64),
 }
 
 impl Since {
     pub fn parse(text: &str) -> Result<Since, String> {
-        // A number alone is an event's: what is written into a script as a duration has a unit.
+        // A bare number is an event's: in a script, a duration has a unit.
         if let Ok(seq) = text.strip_prefix("seq:").unwrap_or(text).parse() {
             return Ok(Since::Seq(seq));
         }
@@ -38,7 +38,7 @@ impl Since {
     }
 }
 
-/// The same, with the present put in.
+/// A `Since`, and the time it is relative to.
 #[derive(Clone, Copy, Debug)]
 pub struct From {
     since: Since,
@@ -48,16 +48,15 @@ pub struct From {
 
 impl From {
     pub fn now(since: Since) -> From {
-        let now = Timestamp::now().as_nanosecond();
-        From { since, boot_ns: clock::boot_ns(), wall_ns: u64::try_from(now).unwrap_or(0) }
+        From { since, boot_ns: clock::boot_ns(), wall_ns: clock::wall_ns() }
     }
 
-    /// The number of the first event that is meant, if it was given.
+    /// The number of the first event to show, if that was given.
     pub fn first_seq(self) -> Option<u64> {
         if let Since::Seq(seq) = self.since { Some(seq) } else { None }
     }
 
-    /// Whether this event is meant. One of another boot can only be told by the wall clock.
+    /// Whether to show this event. Those of another boot have only the wall clock in common with us.
     pub fn covers(&self, event: &Event, of_this_boot: bool) -> bool {
         self.covers_times(event.seq, event.boot_ns, event.time_ns, of_this_boot)
     }

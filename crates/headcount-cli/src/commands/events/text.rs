@@ -9,15 +9,15 @@ use serde::Serialize;
 use super::journals::Entry;
 use crate::paint;
 
-/// How a line looks.
+/// How lines are formatted.
 pub struct LineFormat {
     pub json: bool,
-    /// More than one node: whose event it is.
+    /// More than one node: each line begins with its name.
     pub names: bool,
     pub zone: TimeZone,
 }
 
-/// What stands in the place of events that are lost.
+/// In place of events that were lost.
 #[derive(Serialize)]
 struct Lost<'a> {
     node: &'a str,
@@ -65,7 +65,7 @@ fn colour(kind: Kind) -> Style {
     }
 }
 
-/// Whether an event of this kind is to be shown; all if none was named.
+/// Whether to show an event of this kind: all are shown if none was named.
 pub fn wants(kinds: &[Kind], event: &Event) -> bool {
     kinds.is_empty() || kinds.contains(&event.kind)
 }

@@ -2,10 +2,10 @@
 
 /// How an attempt ended.
 pub enum Attempt {
-    /// It was taken.
+    /// It succeeded.
     Done,
-    /// It was not: why.
+    /// It failed: why.
     Failed(String),
-    /// It was ended because `headcount run` is to end at once.
+    /// It was cut short because `headcount run` must end at once.
     CutShort,
 }

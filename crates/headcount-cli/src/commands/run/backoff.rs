@@ -22,8 +22,8 @@ impl Backoff {
         Ok(backoff)
     }
 
-    /// The wait after so many failures, of which half is by chance: those who failed together shall not try again
-    /// together. `chance` is from 0 to 1.
+    /// The wait after so many failures. Half of it is random, so that many hosts do not retry at the same moment. `chance` is
+    /// from 0 to 1.
     pub fn wait(&self, failures: u32, chance: f64) -> Duration {
         let factor = 2_u32.checked_pow(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let wait = self.first.saturating_mul(factor).min(self.longest);

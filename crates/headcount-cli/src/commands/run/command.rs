@@ -1,4 +1,4 @@
-//! A delivery by a command, in a process group of its own.
+//! Delivers by a command, in a process group of its own.
 
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -20,18 +20,18 @@ use super::stop::{Stop, TICK};
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What the shell does first: it waits for a line on its standard input, and is then replaced by the command's. Should we be
-/// killed before we wrote down what runs, there is no line, and the command was never started.
+/// The shell first waits for a line on its standard input, and is then replaced by the command's. If we are killed before the
+/// state file has the command, there is no line, and the command never starts.
 const GATE: &str = "read -r go && exec /bin/sh -c \"$1\"";
 
-/// A command that runs, or waits at the gate.
+/// A command that runs, or waits to be started.
 pub struct Running {
     child: Child,
     group: Pid,
     start: Instant,
 }
 
-/// Brings a command to the gate. The error is for people.
+/// Makes a command ready to start. The error is for people.
 pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, String> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", GATE, "sh", command]).process_group(0).stdin(Stdio::piped());
@@ -47,7 +47,7 @@ pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, 
 }
 
 impl Running {
-    /// Opens the gate, and hands over the document.
+    /// Starts the command, and hands over the document.
     pub fn start(&mut self, document: &Map<String, Value>) {
         self.start = Instant::now();
         if let Some(mut stdin) = self.child.stdin.take() {
@@ -64,7 +64,7 @@ impl Running {
         Some(Leader { pid, start_time: stat(pid)?.start_time })
     }
 
-    /// Waits for its end, and ends it after `timeout`.
+    /// Waits for its end, and stops it after `timeout`.
     pub fn finish(mut self, timeout: Duration, stop: &Stop, tick: &mut dyn FnMut()) -> Attempt {
         // Without it (an old kernel, a filter of system calls) the end is noticed a tick later.
         let pidfd = pidfd_open(self.group, PidfdFlags::empty()).ok();
@@ -99,7 +99,7 @@ impl Running {
         !matches!(waitid(WaitId::Pid(self.group), options), Ok(None))
     }
 
-    /// After SIGKILL: it takes long only in the kernel's own hands, and then nobody can help it.
+    /// After SIGKILL: this takes long only if the kernel is stuck, and then nothing helps.
     fn reap(&mut self) -> String {
         let limit = Instant::now() + GRACE;
         loop {

@@ -1,4 +1,4 @@
-//! One delivery to its end: attempts, waits between them, and what the state file knows meanwhile.
+//! One delivery from the first attempt to the last, and what the state file records meanwhile.
 
 use std::time::Instant;
 
@@ -18,15 +18,15 @@ use super::webhook::Webhook;
 /// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It is finished, one way or the other: go on with the next.
+    /// It succeeded, or was given up: continue with the next.
     Finished,
-    /// It is to be gone on with at the next start.
+    /// `headcount run` is stopping: the next start continues it.
     Stopped,
-    /// It failed for good, and that is the end.
+    /// It failed for good, and `headcount run` ends with it.
     GaveUp,
 }
 
-/// Delivers, and writes down how far it is.
+/// Delivers, and records its progress.
 pub struct Deliverer<'a> {
     args: &'a RunArgs,
     pub file: StateFile,
@@ -40,7 +40,7 @@ impl<'a> Deliverer<'a> {
         Deliverer { args, file, stop, log, webhook: Webhook::new(args.timeout) }
     }
 
-    /// Goes on with what was under way when an earlier `headcount run` ended.
+    /// Continues what was in progress when an earlier `headcount run` ended.
     pub fn resume(&mut self) -> anyhow::Result<Ended> {
         let Some(flight) = self.file.state.in_flight.clone() else { return Ok(Ended::Finished) };
         let name = describe(&flight.delivery);
@@ -66,7 +66,7 @@ impl<'a> Deliverer<'a> {
         self.attempts(number, rule, &mut || {})
     }
 
-    /// Delivers something to everybody who wants it and has not had it.
+    /// Delivers to each rule that names the event and has not had it yet.
     pub fn deliver(&mut self, notification: &Notification, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
         for (number, rule) in
             self.args.on.iter().enumerate().filter(|(_, rule)| rule.wants(notification.event))
@@ -98,7 +98,7 @@ impl<'a> Deliverer<'a> {
         Ok(Ended::Finished)
     }
 
-    /// The same for every attempt, and for no other event.
+    /// The same for each attempt at this delivery, and unique.
     fn id(&self, notification: &Notification) -> String {
         let registry = self.file.state.registry.as_ref();
         let (node, created) = registry.map_or(("", 0), |r| (r.node.as_str(), r.created_ns));
@@ -157,7 +157,7 @@ impl<'a> Deliverer<'a> {
         Ok(Ended::Finished)
     }
 
-    /// One attempt. What is under way is written down before it begins.
+    /// One attempt. The state file has it before it begins.
     fn attempt(&mut self, rule: &Rule, flight: &InFlight, tick: &mut dyn FnMut()) -> anyhow::Result<Attempt> {
         match &rule.action {
             Action::Command(command) => {
@@ -192,7 +192,7 @@ impl<'a> Deliverer<'a> {
             self.finish(delivery)?;
             return Ok(Ended::Finished);
         }
-        // The next start has as many attempts again.
+        // The next start tries as many times again.
         if let Some(flight) = &mut self.file.state.in_flight {
             flight.failures = 0;
         }

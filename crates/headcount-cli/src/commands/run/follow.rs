@@ -1,6 +1,6 @@
-//! The loop: read, deliver, and look after the node when there is nothing to deliver.
+//! The loop: read, deliver, and wait when there is nothing to deliver.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use headcount_report::plural;
@@ -14,9 +14,10 @@ use super::notification::Notification;
 use super::queue::{Item, Queue, warn_unreadable};
 use super::start_position;
 use super::state::{Ask, Registry, State};
+use crate::clock::wall_ns;
 use crate::outcome::Outcome;
 
-/// How often it is written down what was read and concerns nobody.
+/// How often the position is saved while no rule wants what is read.
 const BETWEEN_SAVES: Duration = Duration::from_secs(1);
 /// How often a node that cannot be read is tried again.
 const BETWEEN_CHECKS: Duration = Duration::from_secs(1);
@@ -26,10 +27,10 @@ pub struct Follower<'a> {
     args: &'a RunArgs,
     locator: Locator,
     deliverer: Deliverer<'a>,
-    /// A registry was there.
+    /// A registry has been followed.
     has_followed: bool,
     saved: Instant,
-    /// As far as the state file knows.
+    /// The position in the state file.
     saved_seq: u64,
 }
 
@@ -39,7 +40,7 @@ impl<'a> Follower<'a> {
         Follower { args, locator, deliverer, has_followed: false, saved: Instant::now(), saved_seq }
     }
 
-    /// Follows until it is to end.
+    /// Follows until it is stopped, or gives up.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let mut ended = self.deliverer.resume()?;
         if ended == Ended::Finished
@@ -62,16 +63,16 @@ impl<'a> Follower<'a> {
         self.state().registry.as_ref().map_or(String::new(), |registry| registry.node.clone())
     }
 
-    /// Finds where to go on in a registry that is there now.
+    /// Finds where to continue in a registry that was opened.
     fn begin(&mut self, registry: &Registry, queue: &mut Queue) -> anyhow::Result<Ended> {
         let (log, args) = (self.deliverer.log, self.args);
         match self.state().registry.clone() {
-            // All of it happened since we look.
+            // All of it has happened since we started.
             None if self.locator.was_missing => self.advance(1),
             None => {
                 match queue.opened().map(|observer| start_position::set(self.state(), observer, args.from)) {
                     Some(Ok(())) => {}
-                    // It was cut off in this moment: it is told when it can be read again, or is made anew.
+                    // It was truncated at this moment: the follower tells when it is readable again, or replaced.
                     Some(Err(error)) => return self.unreadable(&error.to_string()),
                     None => return Ok(Ended::Finished),
                 }
@@ -84,7 +85,7 @@ impl<'a> Follower<'a> {
             ),
             Some(known) if known.created_ns == registry.created_ns => {}
             Some(_) => {
-                // The old one is gone, and whoever lived by it: with its file, or with the boot.
+                // The old registry is gone, and so is its node: with the file, or with the boot.
                 if self.state().node_is_up {
                     let ended = self.died(None, &mut || {})?;
                     if ended != Ended::Finished {
@@ -187,7 +188,7 @@ impl<'a> Follower<'a> {
         let mut limit = None;
         if queue.observer().is_some() {
             if self.state().next_seq == 0 {
-                // From the oldest on, and there is none.
+                // It begins with the oldest event, and there is none.
                 self.state().next_seq = queue.next_seq();
             }
             if self.state().ask == Ask::WhenCaughtUp {
@@ -220,7 +221,7 @@ impl<'a> Follower<'a> {
         Ok(ended)
     }
 
-    /// Asks whether the node is up, where the journal does not say it. The follower finds that it is not.
+    /// Asks the kernel whether the node is up, where the journal no longer says it. If it is not, the follower tells.
     fn ask(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
         let log = self.deliverer.log;
         let Some(observer) = queue.observer() else { return Ok(Ended::Finished) };
@@ -244,9 +245,4 @@ impl<'a> Follower<'a> {
         self.deliverer.file.save()?;
         Ok(Ended::Finished)
     }
-}
-
-fn wall_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

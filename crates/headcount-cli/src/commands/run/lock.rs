@@ -18,7 +18,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a state file. It is a file of its own: the state file is replaced by each write.
+    /// Locks a state file, by a file beside it: the state file itself is replaced by each write.
     pub fn take(state: &Path) -> anyhow::Result<Lock> {
         let path = lock_path(state);
         let mut file = OpenOptions::new()
@@ -42,7 +42,7 @@ impl Lock {
                 let known = file.read_to_string(&mut holder).is_ok();
                 let holder = match holder.trim().parse::<u32>() {
                     Ok(pid) if known => format!("process {pid}"),
-                    // It has taken the lock this moment.
+                    // It has taken the lock at this moment.
                     _ => "another process".to_owned(),
                 };
                 bail!(

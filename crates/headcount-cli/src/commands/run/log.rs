@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::Write;
 
+use crate::escape::escape;
 use crate::paint;
-use crate::plain::plain;
 
 /// Where messages go.
 pub struct Log {
     quiet: bool,
-    /// The last warning about each thing that is looked at again and again.
+    /// The last warning on each subject that is checked again and again.
     said: RefCell<HashMap<&'static str, String>>,
 }
 
@@ -20,21 +20,21 @@ impl Log {
         Log { quiet, said: RefCell::default() }
     }
 
-    /// What goes as it should.
+    /// Progress, unless `--quiet`.
     pub fn note(&self, message: impl Display) {
         if !self.quiet {
-            write(format_args!("headcount run: {}", plain(&message.to_string())));
+            write(format_args!("headcount run: {}", escape(&message.to_string())));
         }
     }
 
-    /// What went wrong.
+    /// A problem.
     pub fn warn(&self, message: impl Display) {
         let (paint, reset) = (paint::WARNING, anstyle::Reset);
         let message = message.to_string();
-        write(format_args!("headcount run: {paint}warning:{reset} {}", plain(&message)));
+        write(format_args!("headcount run: {paint}warning:{reset} {}", escape(&message)));
     }
 
-    /// The same about something that is looked at again and again: once, as long as it stays the same.
+    /// A problem that is found again and again: once, as long as the message stays the same.
     pub fn warn_once(&self, about: &'static str, message: impl Display) {
         let message = message.to_string();
         if self.said.borrow().get(about) != Some(&message) {
@@ -43,13 +43,13 @@ impl Log {
         }
     }
 
-    /// Nothing is wrong with it any more.
+    /// The problem is over: the next one is reported again.
     pub fn is_well(&self, about: &'static str) {
         self.said.borrow_mut().remove(about);
     }
 }
 
 fn write(line: std::fmt::Arguments<'_>) {
-    // Whoever read our messages may be gone. Events are to be delivered all the same.
+    // Whoever read our messages may be gone. Events must be delivered all the same.
     let _ = writeln!(anstream::stderr().lock(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! What is delivered: a document, and the variables that say the same.
+//! What is delivered: a document, and the environment variables that say the same.
 
 use std::ffi::OsString;
 
@@ -44,7 +44,7 @@ const VARIABLES: [(&str, &str); 26] = [
 pub struct Notification {
     /// The event's name, as rules have it.
     pub event: &'static str,
-    /// Where in the journal: the event itself, or the one that would have been next.
+    /// Its position in the journal: the event's number, or that of the event that would have been next.
     pub at: u64,
     /// All but `id`, `attempt` and `retry`.
     pub document: Map<String, Value>,
@@ -70,7 +70,7 @@ impl Notification {
         Notification { event: what.name(), at: event.seq, document }
     }
 
-    /// Nobody is alive: no event says it.
+    /// No process is alive, which no event says.
     pub fn died(node: &str, at: u64, generation: Option<u64>, time_ns: u64) -> Notification {
         let mut document = plain(node, NodeEvent::Died.name(), time_ns);
         document.extend(generation.filter(|&id| id != 0).map(|id| ("generation".into(), id.into())));
@@ -78,7 +78,7 @@ impl Notification {
         Notification { event: NodeEvent::Died.name(), at, document }
     }
 
-    /// The node is up, and the event that said so is gone.
+    /// The node is up, but the event that said so was overwritten.
     pub fn present(node: &str, at: u64, snapshot: &Snapshot) -> Notification {
         let mut document = plain(node, NodeEvent::Started.name(), snapshot.time_ns);
         if let Some(newest) = snapshot.generations.last() {

@@ -1,4 +1,4 @@
-//! The journal as a queue: read ahead while something is being delivered, in a bounded number, and with its gaps.
+//! The journal as a queue: read ahead during a delivery, up to a limit, gaps included.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use super::state::Registry;
 use super::stop::Stop;
 use crate::poll;
 
-/// What warnings are about.
+/// Subjects of warnings that are not repeated.
 const LIVENESS: &str = "liveness";
 const REGISTRY: &str = "registry";
 
 /// What comes next.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// A registry is there, or another one. Nothing of it is read until [`Queue::go_on`] is called.
+    /// A registry was opened, the first or another one. Nothing of it is read until [`Queue::go_on`] is called.
     Opened(Registry),
     /// The registry cannot be read: why.
     Unreadable(String),
@@ -32,9 +32,9 @@ pub enum Item {
         /// How many.
         count: u64,
     },
-    /// The journal ends before events that were read already: what is next is this one.
+    /// The journal ends before events that were already read. The next event has this number.
     SetBack(u64),
-    /// Nobody of the node is alive. Its newest generation.
+    /// No process of the node is alive. Its newest generation.
     Gone(Option<GenerationId>),
 }
 
@@ -44,7 +44,7 @@ pub struct Queue {
     follower: Follower,
     queue: VecDeque<Item>,
     limit: usize,
-    /// Whether it was said where the open registry is to be read from.
+    /// Whether it is known from where to read the open registry.
     is_begun: bool,
 }
 
@@ -60,7 +60,7 @@ impl Queue {
         self.queue.front()
     }
 
-    /// It is delivered.
+    /// Removes the first item: it is delivered.
     pub fn pop(&mut self) {
         self.queue.pop_front();
     }
@@ -70,12 +70,12 @@ impl Queue {
         self.follower.cursor().next_seq()
     }
 
-    /// The registry, as soon as it was begun with.
+    /// The registry, once reading has begun.
     pub fn observer(&self) -> Option<&Observer> {
         self.follower.observer().filter(|_| self.is_begun)
     }
 
-    /// The registry that was opened last, to find out where to begin.
+    /// The registry that was opened last, also before reading has begun.
     pub fn opened(&self) -> Option<&Observer> {
         self.follower.observer()
     }
@@ -86,12 +86,12 @@ impl Queue {
         self.is_begun = true;
     }
 
-    /// Waits for more, or for signals, or for `limit`.
+    /// Waits for more, for a signal, or until `limit` has passed.
     pub fn wait(&self, stop: &Stop, limit: Option<Duration>) -> anyhow::Result<()> {
         poll::wait(&mut [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.follower, PollFlags::IN)], limit)
     }
 
-    /// Reads on, as far as there is room.
+    /// Reads as much as there is room for.
     pub fn read_ahead(&mut self, log: &Log) {
         loop {
             let room = self.limit.saturating_sub(self.queue.len());
@@ -140,7 +140,7 @@ impl Queue {
                 "it is not known whether the node is alive, so its death would not be noticed (run this as the node's \
                  owner, or where /proc shows its processes)",
             ),
-            // It goes on to be read as long as there is no other; and how processes end is told by events.
+            // A removed registry is still read until there is another; how processes end is told by events.
             _ => {}
         }
     }
@@ -157,7 +157,7 @@ impl Queue {
         });
         self.queue.push_back(match registry {
             Ok(registry) => Item::Opened(registry),
-            // It was cut off in this moment. A server that finds it so makes it anew.
+            // It was truncated at this moment. A server that finds it so replaces it.
             Err(error) => Item::Unreadable(error.to_string()),
         });
     }

@@ -1,4 +1,4 @@
-//! What is to be done on which event: `--on EVENT[,EVENT…]=COMMAND`.
+//! What to do on which event: `--on EVENT[,EVENT…]=COMMAND`.
 
 use headcount::Kind;
 
@@ -14,7 +14,7 @@ pub const NODE_EVENTS: [&str; 3] = ["node_started", "node_stopped", "node_died"]
 pub struct Rule {
     text: String,
     events: Vec<&'static str>,
-    /// What is to be done.
+    /// What to do.
     pub action: Action,
 }
 

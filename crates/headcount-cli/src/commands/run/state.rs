@@ -1,4 +1,4 @@
-//! The state file: which event is next, what of it is done, and what is under way.
+//! The state file: which event is next, which of its deliveries are finished, and which one is in progress.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::rules::{Rule, hash, hash_of};
 use crate::find::node_name;
 
-/// The version of the file. Another one is refused: what it says may mean something else.
+/// The version of the file. Others are refused: what they say may mean something else.
 const VERSION: u64 = 1;
 
 /// What the file holds.
@@ -23,21 +23,21 @@ pub struct State {
     /// `headcount_run`: the file's version.
     #[serde(rename = "headcount_run")]
     version: u64,
-    /// The registry that it is about; none before the first one was seen.
+    /// The registry that is followed; none before the first one was found.
     pub registry: Option<Registry>,
     /// The event that is next; 0: the oldest that is kept.
     pub next_seq: u64,
-    /// Whether the node is up, by what was delivered.
+    /// Whether the node is up, according to what was delivered.
     pub node_is_up: bool,
-    /// Whether the kernel is to be asked if it is.
+    /// When to ask the kernel whether it is.
     pub ask: Ask,
-    /// What is finished of what is next.
+    /// Finished deliveries of the next event.
     pub finished: Vec<Delivery>,
-    /// What is under way.
+    /// The delivery in progress.
     pub in_flight: Option<InFlight>,
 }
 
-/// A registry. Its time of making tells it from others. The boot does not: a registry on a disk goes on over it.
+/// A registry. Its creation time tells it from others. The boot does not: a registry on a disk outlives it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registry {
     pub node: String,
@@ -60,7 +60,7 @@ pub enum Ask {
     WhenCaughtUp,
 }
 
-/// One delivery: something about a place in the journal, to a rule.
+/// One delivery: an event at a position in the journal, to a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub at: u64,
@@ -76,11 +76,11 @@ pub struct InFlight {
     pub attempt: u32,
     /// Those of them that failed.
     pub failures: u32,
-    /// An attempt runs. Found so at a start: nobody knows how it ended.
+    /// An attempt runs. If a start finds this, nobody knows how it ended.
     pub running: bool,
-    /// That was so once.
+    /// An earlier attempt was interrupted.
     pub interrupted: bool,
-    /// What it delivers: the journal may have been overrun by the time of another attempt.
+    /// What it delivers: by the next attempt the journal may have overwritten it.
     pub document: Map<String, Value>,
     /// The command that runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -94,7 +94,7 @@ pub struct Leader {
     pub start_time: u64,
 }
 
-/// The file, and what it holds or will hold at the next save.
+/// The file, and the state that the next save writes.
 pub struct StateFile {
     path: PathBuf,
     pub state: State,
@@ -114,7 +114,7 @@ impl StateFile {
         Ok(StateFile { path: path.to_owned(), state: state.clone().unwrap_or(fresh), saved: state })
     }
 
-    /// Writes what has changed, and waits until the disk has it.
+    /// Writes the state if it has changed, and waits until it is on disk.
     pub fn save(&mut self) -> anyhow::Result<()> {
         if self.saved.as_ref() == Some(&self.state) {
             return Ok(());
@@ -126,8 +126,8 @@ impl StateFile {
     }
 }
 
-/// What is in the file. It names a process that is waited for, and ended if it takes too long: so whoever wrote it must
-/// have been allowed to do that himself.
+/// What is in the file. It names a process that is waited for, and stopped if it takes too long: so it must be written by
+/// somebody who may stop that process.
 fn read(mut file: File, path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read {}", path.display());
     let found = file.metadata().with_context(context)?;
@@ -140,7 +140,7 @@ fn read(mut file: File, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Refuses a file that another user, who is not root, has made.
+/// Refuses a file of another user who is not root.
 pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
     let me = rustix::process::geteuid().as_raw();
     if found.uid() != me && found.uid() != 0 {
@@ -175,13 +175,13 @@ fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
         .map_err(|error| anyhow::anyhow!("the state file {path} is corrupt: {error}; {fix}"))
 }
 
-/// Beside it, then over it: whoever reads finds the old one or the new one, whole.
+/// By rename: a reader finds either the whole old file or the whole new one.
 fn replace(path: &Path, state: &State) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut text = serde_json::to_vec_pretty(state)?;
     text.push(b'\n');
-    // One that is there is an interrupted write's; or somebody's who wants us to write where it leads.
+    // One that exists is left by an interrupted write, or is somebody's link to where we should write.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -194,7 +194,7 @@ fn replace(path: &Path, state: &State) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// The file of this node and these rules, where no other is named.
+/// The file for this node and these rules, if none was named.
 pub fn default_path(registry: &Path, rules: &[Rule]) -> anyhow::Result<PathBuf> {
     let folder = default_folder()?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {

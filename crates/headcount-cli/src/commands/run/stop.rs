@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks to end in order, the second to end what is under way.
+//! SIGTERM and SIGINT: the first asks to end after the current delivery, the second to stop that as well.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,10 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::poll::{self, Signals};
 
-/// While something is delivered: how often the journal is read on meanwhile.
+/// How often the journal is read during a delivery.
 pub const TICK: Duration = Duration::from_millis(50);
 
-/// What was asked by signals. Its descriptor is readable when there is something new.
+/// What signals have asked for. The descriptor is readable when one has come.
 pub struct Stop {
     signals: Signals,
     asked: Cell<bool>,
@@ -22,16 +22,16 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Looks out for signals from now on.
+    /// Catches signals from now on.
     pub fn watch() -> anyhow::Result<Stop> {
         let signals = Signals::catch(&[SIGTERM, SIGINT])?;
-        // The end of a terminal or a service manager's reload is no reason to end. Handled, not ignored: commands would
+        // A closed terminal or a service manager's reload is no reason to end. Handled, not ignored: commands would
         // inherit that.
         signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot wait for signals")?;
         Ok(Stop { signals, asked: Cell::default(), urged: Cell::default() })
     }
 
-    /// Whether it is to end.
+    /// Whether to end.
     pub fn is_asked(&self) -> bool {
         if self.signals.came() && self.asked.replace(true) {
             self.urged.set(true);
@@ -39,12 +39,12 @@ impl Stop {
         self.asked.get()
     }
 
-    /// Whether it is to end without waiting for what is under way.
+    /// Whether to end at once, without waiting for the current delivery.
     pub fn is_urged(&self) -> bool {
         self.is_asked() && self.urged.get()
     }
 
-    /// Waits, unless it is to end. `tick` is called again and again.
+    /// Waits, or until asked to end. `tick` is called again and again.
     pub fn wait(&self, time: Duration, tick: &mut dyn FnMut()) -> anyhow::Result<()> {
         let start = Instant::now();
         while !self.is_asked() {

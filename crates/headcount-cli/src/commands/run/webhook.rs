@@ -1,4 +1,4 @@
-//! A delivery by a POST.
+//! Delivers by a POST to a URL.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -11,7 +11,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use super::attempt::Attempt;
 use super::stop::{Stop, TICK};
 
-/// Posts.
+/// Posts to the URLs of rules.
 pub struct Webhook {
     agent: Agent,
     timeout: Duration,
@@ -25,7 +25,7 @@ impl Webhook {
         let config = Agent::config_builder()
             .timeout_global(Some(timeout))
             .http_status_as_error(false)
-            // What is moved is to be named where it is: a redirected POST may arrive as a GET.
+            // A redirected POST may arrive as a GET, so the rule must name the final URL.
             .max_redirects(0)
             .max_redirects_will_error(false)
             // Events are rare: a kept connection would be closed by the other side before the next one.
@@ -36,24 +36,24 @@ impl Webhook {
         Webhook { agent: config.new_agent(), timeout }
     }
 
-    /// Posts a document. In a thread, so that the journal is read on, and signals are heard, while nobody answers.
+    /// Posts a document, in a thread: the journal is read and signals are heard while it waits for the answer.
     pub fn post(&self, url: &str, id: &str, body: String, stop: &Stop, tick: &mut dyn FnMut()) -> Attempt {
         let request = self
             .agent
             .post(url)
             .header("Content-Type", "application/json")
-            // Who wants to drop what comes twice can know it by this.
+            // By this the server can drop what comes twice.
             .header("Idempotency-Key", id);
         let (sender, answer) = mpsc::channel();
         let spawned = thread::Builder::new().spawn(move || {
             let status = request.send(body).map(|response| response.status());
-            // Nobody waits any longer: it is to end.
+            // Nobody waits any longer: the program is ending.
             let _ = sender.send(status);
         });
         if let Err(error) = spawned {
             return Attempt::Failed(format!("cannot start a thread: {error}"));
         }
-        // The library has a time-out of its own; this one is for what it does not cover.
+        // The library has a time-out of its own; this covers what that does not.
         let limit = Instant::now() + self.timeout + Duration::from_secs(5);
         loop {
             match answer.recv_timeout(TICK) {

@@ -10,8 +10,8 @@ use headcount_report::{Death, History, age, plural, sentence, signal_name};
 
 use super::reading::{Drain, Reading};
 use crate::alive;
+use crate::escape::{escape, escape_path};
 use crate::paint;
-use crate::plain::{plain, plain_path};
 use crate::table::{Cell, Side, Table, paragraph};
 
 /// So many deaths are shown one by one.
@@ -37,15 +37,15 @@ pub fn unreadable(path: &std::path::Path, error: &headcount::Error) -> String {
     let mut out = String::new();
     let (bold, bad) = (paint::HEADING, paint::ERROR);
     // Writing into a `String` does not fail, here and below.
-    let _ = writeln!(out, "{bold}registry {}{bold:#}", plain_path(path));
-    paragraph(&mut out, 2, bad, &format!("cannot be read: {}", plain(&error.to_string())));
+    let _ = writeln!(out, "{bold}registry {}{bold:#}", escape_path(path));
+    paragraph(&mut out, 2, bad, &format!("cannot be read: {}", escape(&error.to_string())));
     out
 }
 
 fn head(reading: &Reading, out: &mut String) {
     let snapshot = &reading.snapshot;
     let bold = paint::HEADING;
-    let _ = writeln!(out, "{bold}node {}{bold:#}  {}", plain(&snapshot.node), plain_path(&reading.path));
+    let _ = writeln!(out, "{bold}node {}{bold:#}  {}", escape(&snapshot.node), escape_path(&reading.path));
     let s = &snapshot.settings;
     paragraph(out, 2, Style::new(), &totals(reading));
     paragraph(
@@ -142,7 +142,7 @@ fn how_it_ended(reading: &Reading) -> String {
     }
     let newest = reading.newest.as_ref().map(|e| {
         let ago = Duration::from_nanos(snapshot.boot_ns.saturating_sub(e.boot_ns));
-        (ago, format!("the last event, {} ago: {}", age(ago), plain(&sentence(e))))
+        (ago, format!("the last event, {} ago: {}", age(ago), escape(&sentence(e))))
     });
     let beats = snapshot.processes.iter().filter(|p| p.role == Role::Worker).map(|p| p.heartbeat_age);
     // What nobody was left to report happened after the last thing that anybody said.

@@ -30,7 +30,7 @@ pub struct Life {
     /// As the last look saw it, if it did.
     pub now: Option<ProcessStatus>,
     /// When the last look took place that saw it alive, or its last heartbeat.
-    pub seen_alive: u64,
+    pub last_alive: u64,
     /// The event that told of its start; 0 if none did.
     pub told_by: u64,
 }
@@ -80,7 +80,7 @@ impl Life {
             turns: Vec::new(),
             events: Vec::new(),
             now: None,
-            seen_alive: began,
+            last_alive: began,
             told_by: 0,
         }
     }
@@ -108,9 +108,9 @@ impl Life {
         if matches!(process.state, State::Died | State::Exited) {
             // Nobody tells when it died; it lived when it beat last.
             let beat = heartbeat_age(&process).map_or(0, |age| before(boot_ns, age));
-            self.seen_alive = self.seen_alive.max(beat);
+            self.last_alive = self.last_alive.max(beat);
         } else {
-            self.seen_alive = boot_ns;
+            self.last_alive = boot_ns;
         }
         self.number = self.number.or(process.worker_id);
         if self.cause == Cause::Unknown {
@@ -146,7 +146,7 @@ impl Life {
     pub fn until(&self, now: u64) -> u64 {
         match self.end {
             Some(end) => end.at.max(self.began),
-            None if self.is_gone() => self.seen_alive.max(self.began),
+            None if self.is_gone() => self.last_alive.max(self.began),
             None => now.max(self.began),
         }
     }

@@ -1,4 +1,4 @@
-//! The nodes among which the person at the keyboard goes round.
+//! The nodes of this host, of which one is shown.
 
 use anyhow::{Context, bail};
 
@@ -10,7 +10,7 @@ pub struct Nodes {
     selector: NodeSelector,
     pub reader: Reader,
     /// Which of how many, from 1.
-    pub place: (usize, usize),
+    pub position: (usize, usize),
 }
 
 impl Nodes {
@@ -25,14 +25,14 @@ impl Nodes {
         let node = found.swap_remove(readable.unwrap_or(0));
         node.observer.context("cannot read the node")?;
         let reader = Reader::new(&node.path)?;
-        Ok(Nodes { selector: selector.clone(), reader, place: (readable.unwrap_or(0) + 1, of) })
+        Ok(Nodes { selector: selector.clone(), reader, position: (readable.unwrap_or(0) + 1, of) })
     }
 
-    /// Goes on to the next, among those that are there now.
+    /// Switches to the next of those that exist now.
     pub fn next(&mut self) -> anyhow::Result<()> {
         let mut paths: Vec<_> = find::all(&self.selector)?.into_iter().map(|f| f.path).collect();
         let here = self.reader.path().to_owned();
-        // The one that is shown counts also while its file is away.
+        // The one that is shown counts even if its file is gone.
         if !paths.contains(&here) {
             paths.push(here.clone());
             paths.sort();
@@ -42,7 +42,7 @@ impl Nodes {
         if paths[next] != here {
             self.reader = Reader::new(&paths[next])?;
         }
-        self.place = (next + 1, paths.len());
+        self.position = (next + 1, paths.len());
         Ok(())
     }
 }

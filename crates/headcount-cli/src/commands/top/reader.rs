@@ -1,4 +1,4 @@
-//! Reading one node, again and again, through the end of its processes and of its file.
+//! Reads one node, through the end of its processes and of its file.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,8 +12,8 @@ use super::life::before;
 use super::model::Model;
 use crate::find;
 
-/// So many events are read in one look, at most: whoever writes faster than we read must neither keep us from the screen
-/// nor fill our memory.
+/// How many events are read at once: a server that writes faster than we read must neither keep us from the screen nor fill
+/// our memory.
 const AT_ONCE: usize = 1 << 20;
 /// So many starts and deaths are kept for what the last minutes tell.
 const RECENT: usize = 20_000;
@@ -25,11 +25,11 @@ pub struct Reader {
     pub trouble: Option<String>,
     pub model: Model,
     /// Read, and not in the model yet.
-    unseen: Vec<Event>,
+    pending: Vec<Event>,
     lost: u64,
     /// Starts and deaths.
     recent: VecDeque<Event>,
-    /// How many there were at this path.
+    /// How many registries there were at this path.
     registries: u64,
 }
 
@@ -42,7 +42,7 @@ impl Reader {
             follower: Follower::new(path, Cursor::oldest())?,
             trouble: None,
             model: Model::new(snapshot),
-            unseen: Vec::new(),
+            pending: Vec::new(),
             lost: 0,
             recent: VecDeque::new(),
             registries: 0,
@@ -51,7 +51,7 @@ impl Reader {
         if reader.follower.observer().is_none() {
             reader.is_missing();
         }
-        reader.look();
+        reader.refresh();
         Ok(reader)
     }
 
@@ -62,11 +62,11 @@ impl Reader {
     /// Reads on. Whether something happened that is not in the model yet.
     pub fn read(&mut self) -> bool {
         let mut news = false;
-        while self.unseen.len() < AT_ONCE {
+        while self.pending.len() < AT_ONCE {
             let Some(item) = self.follower.try_next() else { break };
             news = true;
             match item {
-                Item::Events(events) => self.unseen.extend(events),
+                Item::Events(events) => self.pending.extend(events),
                 Item::Lost { count, .. } => self.lost = self.lost.saturating_add(count),
                 Item::Appeared | Item::Readable => self.trouble = None,
                 // What was seen in the old one stays on the screen until there is a new one.
@@ -74,26 +74,26 @@ impl Reader {
                     self.registries += 1;
                     self.trouble = None;
                     self.model = self.model.anew();
-                    (self.unseen, self.lost, self.recent) = (Vec::new(), 0, VecDeque::new());
+                    (self.pending, self.lost, self.recent) = (Vec::new(), 0, VecDeque::new());
                 }
                 Item::Removed => self.is_missing(),
                 Item::Unreadable(error) => self.is_in_trouble(&error),
-                // Another look shows it.
+                // The next snapshot shows it.
                 _ => {}
             }
         }
         news
     }
 
-    /// Looks at the node.
-    pub fn look(&mut self) {
+    /// Takes a new snapshot.
+    pub fn refresh(&mut self) {
         let Some(observer) = self.follower.observer() else { return };
-        let looked = observer.snapshot();
+        let snapshot = observer.snapshot();
         let registries = self.registries;
         // After the snapshot: what led to it is read.
         self.read();
-        match looked {
-            // It is of the one before.
+        match snapshot {
+            // It is of the old registry.
             _ if self.registries != registries => {}
             Ok(snapshot) => self.update(snapshot),
             Err(error) => self.is_in_trouble(&error),
@@ -101,7 +101,7 @@ impl Reader {
     }
 
     fn update(&mut self, snapshot: Snapshot) {
-        let events = std::mem::take(&mut self.unseen);
+        let events = std::mem::take(&mut self.pending);
         let telling = |event: &Event| matches!(event.kind, Kind::WorkerStarted | Kind::WorkerDied);
         self.recent.extend(events.iter().filter(|event| telling(event)).cloned());
         // The start of one that died within the window, and young, may lie before the window.

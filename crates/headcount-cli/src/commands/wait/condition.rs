@@ -9,7 +9,7 @@ use super::processes::{pids, states};
 use super::unmet::Unmet;
 use crate::alive::{self, may_be_alive};
 
-/// What is waited for: all of it, at the same look.
+/// What is waited for: all of it, in one snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub reloaded: bool,
@@ -25,7 +25,7 @@ pub fn newest(snapshot: &Snapshot) -> Option<&GenerationStatus> {
     snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned).max_by_key(|g| g.id)
 }
 
-/// The workers of a generation, those that are gone and not settled yet with them.
+/// The workers of a generation, including those that are gone and not settled yet.
 fn workers(snapshot: &Snapshot, generation: GenerationId) -> impl Iterator<Item = &ProcessStatus> {
     snapshot.processes.iter().filter(move |p| p.role == Role::Worker && p.generation == generation)
 }
@@ -39,7 +39,7 @@ fn doubt(snapshot: &Snapshot, master: u32) -> Option<Doubt> {
 }
 
 impl Wanted {
-    /// Whether an abandoned generation means that what is wanted will not come.
+    /// Whether an abandoned generation means that the conditions cannot be met.
     pub fn needs_a_generation(&self) -> bool {
         self.reloaded || self.workers.is_some()
     }
@@ -63,7 +63,7 @@ impl Wanted {
         if let Some(wanted) = self.workers {
             unmet.extend(other_number(snapshot, wanted));
         }
-        // Somebody may start it again, so it is waited on; but whoever waits must know.
+        // Somebody may start it again, so the wait goes on; but the user must know.
         if !self.stopped && !unmet.is_empty() && snapshot.liveness() == Liveness::Gone {
             unmet.insert(0, Unmet::of(alive::not_alive(snapshot)));
         }
@@ -87,7 +87,7 @@ impl Wanted {
         }
         let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
         let expected = g.expected.unwrap_or(1) as usize;
-        // Where the server does not say how many there will be, all that have come must be through their start.
+        // If the server does not say how many there will be, none of those that are there may still be starting.
         let starting = g.expected.is_none() && workers(snapshot, g.id).any(|p| p.state == State::Starting);
         if g.master_alive == Some(false) {
             return Some(Unmet {
@@ -170,7 +170,7 @@ fn not_drained(snapshot: &Snapshot) -> Option<Unmet> {
             .collect();
         return Some(Unmet { reason: each.join("; "), processes });
     }
-    // It has ended when that was reported. Where nobody is alive, nobody will.
+    // It has ended when that is reported, unless nobody is left to report it.
     let unreported = snapshot.generations.iter().find(|g| g.phase == Phase::Committed && g.id < newest)?;
     let why = format!("generation {} has no process left, but its end is not reported yet", unreported.id);
     (snapshot.liveness() != Liveness::Gone).then(|| Unmet::of(why))

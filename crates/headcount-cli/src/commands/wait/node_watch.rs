@@ -1,4 +1,4 @@
-//! Watches one node: before it exists, and after its registry was replaced, too.
+//! Watches one node, also before it exists and after its registry was replaced.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use headcount::{Cursor, Event, Follower, Item, Kind, Snapshot};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::args::NodeSelector;
+use crate::escape::{escape, escape_path};
 use crate::find::{self, Folders};
-use crate::plain::{plain, plain_path};
 use crate::poll;
 
 /// How the node was named.
@@ -24,19 +24,19 @@ pub struct NodeWatch {
     target: Target,
     /// `None`: its file is not known yet.
     follower: Option<Follower>,
-    /// Where its file may come.
+    /// Where its file may appear.
     folders: Option<Folders>,
-    /// Whether what happened before we came is read as well.
+    /// Whether older events are read as well.
     history: bool,
     /// Generations that began or were abandoned.
     events: Vec<Event>,
-    /// Events up to this one are not asked for.
+    /// Events up to this one are skipped.
     skip: u64,
 }
 
 impl NodeWatch {
-    /// The node that was named, be it there or not, or the only one of this host. `None`: there is none. `history`: its
-    /// events are read from the oldest on, and not only those from now on.
+    /// The node that was named, whether or not it exists, or the only one of this host. `None`: there is none. `history`: older
+    /// events are read as well.
     pub fn find(selector: &NodeSelector, history: bool) -> anyhow::Result<Option<NodeWatch>> {
         let target = if let Some(path) = find::given(selector)? {
             Target::Path(path)
@@ -63,8 +63,8 @@ impl NodeWatch {
     /// What to call it.
     pub fn name(&self) -> String {
         match &self.target {
-            Target::Path(path) => format!("at {}", plain_path(path)),
-            Target::Name(name) => plain(name).into_owned(),
+            Target::Path(path) => format!("at {}", escape_path(path)),
+            Target::Name(name) => escape(name).into_owned(),
         }
     }
 
@@ -76,7 +76,7 @@ impl NodeWatch {
 
     /// The node at this instant. `None`: it is not there.
     ///
-    /// A registry whose file was removed is looked at for as long as there is no other one: its processes may live.
+    /// A registry whose file was removed is read until there is another: its processes may be alive.
     pub fn snapshot(&mut self) -> anyhow::Result<Option<Snapshot>> {
         self.read()?;
         let observer = self.follower.as_ref().and_then(Follower::observer);
@@ -119,7 +119,7 @@ impl NodeWatch {
                     let newest = observer.transpose().context("cannot read the node")?.unwrap_or(0);
                     follower.read_from(Cursor::at(newest.saturating_add(1)));
                 }
-                // Another registry: all that is in it is new.
+                // All events of another registry are new.
                 Item::Replaced => {
                     self.skip = 0;
                     self.events.clear();
@@ -136,7 +136,7 @@ impl NodeWatch {
             Target::Path(path) => return Ok(Some(path.clone())),
             Target::Name(name) => name,
         };
-        // First: what appears after the search is told.
+        // Before the search: what appears after it is told.
         match &mut self.folders {
             Some(folders) => {
                 folders.changed()?;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use headcount::{ProcessStatus, Role, State};
 use headcount_report::age;
 
-/// More than these are counted only.
+/// So many pids are listed at most.
 const NAMED: usize = 8;
 
-/// `2 draining (pids 11, 12), 1 stalled (pid 13)`. Whoever is gone is only counted: in a crash loop they are many.
+/// `2 draining (pids 11, 12), 1 stalled (pid 13)`. Those that are gone are only counted: in a crash loop they are many.
 pub fn pids(processes: &[ProcessStatus]) -> String {
     let mut by_state: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for p in processes {
@@ -33,7 +33,7 @@ fn list(pids: &[u32]) -> String {
     format!("{word} {}{more}", named.join(", "))
 }
 
-/// The same to be put behind something else.
+/// The same, to be appended.
 pub fn states(processes: &[ProcessStatus]) -> String {
     if processes.is_empty() { String::new() } else { format!(", {}", pids(processes)) }
 }
@@ -46,7 +46,7 @@ pub fn describe(p: &ProcessStatus) -> String {
         (role, _) => format!("{role} of generation {}", p.generation),
     };
     let since = match p.state {
-        // How long it has been dead is not what is known of it.
+        // It is not known for how long.
         State::Died | State::Exited | State::Unknown => p.state.name().to_owned(),
         State::Stalled => format!("stalled, its last heartbeat is {} old", age(p.heartbeat_age)),
         state => format!("{} for {}", state.name(), age(p.in_state_for)),

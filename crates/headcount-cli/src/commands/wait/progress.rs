@@ -1,4 +1,4 @@
-//! How far it is: on a terminal one line that is rewritten, elsewhere a line whenever something has changed.
+//! The progress: on a terminal one line that is rewritten, elsewhere a new line at each change.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use headcount_report::age;
 
 use crate::clock::Deadline;
 
-/// How often the line is written anew only for the time in it.
+/// How often the line is rewritten only because time passes.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Where lines stay, there is none sooner after the last one: a crash loop changes with every look.
+/// Between two lines, where they are not rewritten: in a crash loop there is always a change.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Shows on standard error what is waited for.
@@ -28,7 +28,7 @@ impl Progress {
         Progress { deadline, terminal, shown: String::new(), shown_at: Duration::ZERO, dirty: false }
     }
 
-    /// How often it is to be shown though nothing has changed.
+    /// How often to show it even if nothing has changed.
     pub fn tick(&self) -> Option<Duration> {
         self.terminal.then_some(TICK)
     }

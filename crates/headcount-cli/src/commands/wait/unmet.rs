@@ -1,4 +1,4 @@
-//! Conditions that do not hold yet, in words.
+//! Conditions that are not met yet, in words.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::alive::may_be_alive;
 /// So many processes that are gone get a line of their own.
 const GONE: usize = 3;
 
-/// One condition that does not hold.
+/// A condition that is not met.
 #[derive(Clone, Debug)]
 pub struct Unmet {
-    /// Why, without ages: it changes only when something has.
+    /// Why not. Without ages, so that it changes only when something has.
     pub reason: String,
     /// The processes that stand in the way.
     pub processes: Vec<ProcessStatus>,
 }
 
 impl Unmet {
-    /// One that is nobody's fault.
+    /// One that no process stands in the way of.
     pub fn of(reason: impl Into<String>) -> Unmet {
         Unmet { reason: reason.into(), processes: Vec::new() }
     }
@@ -33,7 +33,7 @@ pub fn line(unmet: &[Unmet]) -> String {
     unmet.iter().map(|unmet| unmet.reason.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// What stood in the way when the time was over: a line for each process. Of those that are gone only the last ones.
+/// The message of a time-out, with a line for each process that stood in the way; of those that are gone, only the last.
 pub fn not_reached(timeout: Duration, unmet: &[Unmet]) -> String {
     let mut text = format!("timed out after {}: {}", age(timeout), line(unmet));
     let mut told = BTreeSet::new();

@@ -86,7 +86,7 @@ fn about(life: &Life, model: &Model) -> Vec<(String, String)> {
     }
     let Some(now) = life.now.as_ref().filter(|_| life.end.is_none()) else { return lines };
     if life.is_gone() {
-        let ago = age(std::time::Duration::from_nanos(snapshot.boot_ns.saturating_sub(life.seen_alive)));
+        let ago = age(std::time::Duration::from_nanos(snapshot.boot_ns.saturating_sub(life.last_alive)));
         line("died", format!("not reported yet; it was alive {ago} ago"));
     } else {
         line("state", format!("{} for {}", life.state_name(), age(now.in_state_for)));

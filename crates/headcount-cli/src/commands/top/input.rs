@@ -1,5 +1,5 @@
-//! What wakes the program: keys, a new size, signals. Each comes from a thread of its own through one channel, so that the
-//! one that draws never hangs in reading: a terminal that is gone reads as an endless nothing.
+//! What comes from outside: keys, a new size, signals. Each comes from a thread of its own through one channel, so that
+//! drawing never waits for reading: reading from a terminal that is gone never returns.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::terminal;
 
-/// How long the one that draws has for its end after it was told.
+/// How long the drawing thread may take to end after it was told.
 const GRACE: Duration = Duration::from_secs(2);
 
-pub enum Wake {
-    Input(Event),
-    /// The keyboard cannot be read any more.
-    NoInput(io::Error),
+pub enum Input {
+    Terminal(Event),
+    /// The keyboard can no longer be read.
+    Unreadable(io::Error),
     /// SIGINT: as Ctrl-C.
     Interrupted,
     /// A signal that ends the program.
@@ -32,77 +32,77 @@ pub enum Wake {
 }
 
 /// What has come. The descriptor is readable when there is something.
-pub struct Wakes {
-    from: Receiver<Wake>,
+pub struct Inputs {
+    from: Receiver<Input>,
     bell: Arc<OwnedFd>,
 }
 
-impl Wakes {
-    pub fn next(&self) -> Result<Wake, TryRecvError> {
-        // Before the look: what comes after it rings again. It is not there if nobody has rung.
+impl Inputs {
+    pub fn next(&self) -> Result<Input, TryRecvError> {
+        // First: what comes later rings again. It fails if nobody has rung.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         self.from.try_recv()
     }
 }
 
-impl AsFd for Wakes {
+impl AsFd for Inputs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 }
 
-/// Where what wakes us goes to.
+/// Where input is sent.
 #[derive(Clone)]
-struct To {
-    to: Sender<Wake>,
+struct InputSender {
+    to: Sender<Input>,
     bell: Arc<OwnedFd>,
 }
 
-impl To {
-    /// Whether there is still somebody to hear it.
-    fn send(&self, wake: Wake) -> bool {
-        let sent = self.to.send(wake).is_ok();
-        // It is full after 2^64 - 2 rings that nobody has heard.
+impl InputSender {
+    /// Whether somebody still receives it.
+    fn send(&self, input: Input) -> bool {
+        let sent = self.to.send(input).is_ok();
+        // It would be full after 2^64 - 2 unread rings.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         sent
     }
 }
 
-/// Begins to listen.
-pub fn listen() -> io::Result<Wakes> {
+/// Starts both threads.
+pub fn listen() -> io::Result<Inputs> {
     let (to, from) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let to = To { to, bell: Arc::clone(&bell) };
+    let to = InputSender { to, bell: Arc::clone(&bell) };
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT])?;
-    let of_signals = to.clone();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || hear_signals(signals, &of_signals))?;
+    let signals_to = to.clone();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || hear_signals(signals, &signals_to))?;
     thread::Builder::new().name("keys".to_owned()).spawn(move || hear_keys(&to))?;
-    Ok(Wakes { from, bell })
+    Ok(Inputs { from, bell })
 }
 
-fn hear_keys(to: &To) {
+fn hear_keys(to: &InputSender) {
     loop {
-        let wake = match event::read() {
-            Ok(event) => Wake::Input(event),
-            Err(error) => Wake::NoInput(error),
+        let input = match event::read() {
+            Ok(event) => Input::Terminal(event),
+            Err(error) => Input::Unreadable(error),
         };
-        let last = matches!(wake, Wake::NoInput(_));
-        if !to.send(wake) || last {
+        let last = matches!(input, Input::Unreadable(_));
+        if !to.send(input) || last {
             return;
         }
     }
 }
 
-fn hear_signals(mut signals: Signals, to: &To) {
+fn hear_signals(mut signals: Signals, to: &InputSender) {
     for signal in signals.forever() {
-        let wake = match signal {
-            SIGINT => Wake::Interrupted,
-            SIGTSTP => Wake::Stop,
-            SIGCONT => Wake::Continued,
-            ends => Wake::Ends(ends),
+        let input = match signal {
+            SIGINT => Input::Interrupted,
+            SIGTSTP => Input::Stop,
+            SIGCONT => Input::Continued,
+            ends => Input::Ends(ends),
         };
-        let ends = matches!(wake, Wake::Interrupted | Wake::Ends(_));
-        if !to.send(wake) {
+        let ends = matches!(input, Input::Interrupted | Input::Ends(_));
+        if !to.send(input) {
             return;
         }
         if ends {

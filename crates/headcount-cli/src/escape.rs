@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The text without anything that a terminal would obey: control characters, and those that turn the direction of
 /// writing, are written out.
-pub fn plain(text: &str) -> Cow<'_, str> {
+pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(obeyed) {
         return Cow::Borrowed(text);
     }
@@ -23,8 +23,8 @@ pub fn plain(text: &str) -> Cow<'_, str> {
 }
 
 /// A path, in the same way.
-pub fn plain_path(path: &Path) -> String {
-    plain(&path.to_string_lossy()).into_owned()
+pub fn escape_path(path: &Path) -> String {
+    escape(&path.to_string_lossy()).into_owned()
 }
 
 fn obeyed(c: char) -> bool {
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn nothing_is_obeyed() {
-        assert!(matches!(plain("nginx Ä 7 %"), Cow::Borrowed("nginx Ä 7 %")));
-        assert_eq!(plain("a\u{1b}[2J\r\n\u{9b}\u{202e}b"), "a\\u{1b}[2J\\u{d}\\u{a}\\u{9b}\\u{202e}b");
+        assert!(matches!(escape("nginx Ä 7 %"), Cow::Borrowed("nginx Ä 7 %")));
+        assert_eq!(escape("a\u{1b}[2J\r\n\u{9b}\u{202e}b"), "a\\u{1b}[2J\\u{d}\\u{a}\\u{9b}\\u{202e}b");
     }
 }
