@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::artifacts::{self, Server};
 use crate::native;
 use crate::process;
+use crate::room::Room;
 
 /// How headcount gets into the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl Setup {
     }
 
     /// In these namespaces.
-    pub fn inside(mut self, room: &crate::Room) -> Self {
+    pub fn inside(mut self, room: &Room) -> Self {
         self.before = room.enter();
         self.namesake = Some(room.pid());
         self

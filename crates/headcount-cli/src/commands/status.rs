@@ -7,7 +7,6 @@ mod text;
 mod text_tests;
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 
@@ -15,7 +14,7 @@ use crate::args::NodeSelector;
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
-use reading::Reading;
+use reading::{Reading, Unreadable};
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -32,9 +31,6 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// A registry that cannot be read, and why.
-type Unreadable = (PathBuf, headcount::Error);
 
 pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome> {
     let (readings, unreadable) = read(find::all(selector)?);

@@ -3,13 +3,13 @@
 use headcount_report::{Death, NodeDocument, SCHEMA};
 use serde::Serialize;
 
-use super::reading::Reading;
+use super::reading::{Reading, Unreadable};
 
 #[derive(Serialize)]
 pub struct Document {
     schema: u32,
     nodes: Vec<Node>,
-    unreadable: Vec<Unreadable>,
+    unreadable: Vec<UnreadableDocument>,
 }
 
 #[derive(Serialize)]
@@ -38,20 +38,20 @@ struct DeathDocument {
 }
 
 #[derive(Serialize)]
-struct Unreadable {
+struct UnreadableDocument {
     path: String,
     kind: &'static str,
     error: String,
 }
 
 impl Document {
-    pub fn new(readings: &[Reading], unreadable: &[super::Unreadable]) -> Document {
+    pub fn new(readings: &[Reading], unreadable: &[Unreadable]) -> Document {
         Document {
             schema: SCHEMA,
             nodes: readings.iter().map(node).collect(),
             unreadable: unreadable
                 .iter()
-                .map(|(path, error)| Unreadable {
+                .map(|(path, error)| UnreadableDocument {
                     path: path.to_string_lossy().into_owned(),
                     kind: error.kind().name(),
                     error: error.to_string(),

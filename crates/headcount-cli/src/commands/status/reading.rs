@@ -18,6 +18,9 @@ pub struct Reading {
     pub draining: Vec<Drain>,
 }
 
+/// A registry that cannot be read, and why.
+pub type Unreadable = (PathBuf, headcount::Error);
+
 /// A generation whose workers drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {

@@ -7,7 +7,8 @@ use ratatui::style::Style;
 
 use super::super::life::{Ending, Life, heartbeat_age};
 use super::super::model::Model;
-use super::{Page, Scene, clock, list};
+use super::list;
+use super::page::{Page, Scene, clock};
 
 pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let model = scene.model();

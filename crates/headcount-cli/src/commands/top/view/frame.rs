@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
 use super::super::choices::{Mode, Sort};
-use super::{Page, Scene, short};
+use super::page::{Page, Scene, short};
 
 /// Draws the frame, and gives what is left inside of it.
 pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>) -> Rect {

@@ -3,7 +3,7 @@
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::Page;
+use super::page::Page;
 
 const KEYS: [(&str, &str); 14] = [
     ("q, Ctrl-C", "quit"),

@@ -11,7 +11,8 @@ use super::super::life::{Life, Stretch, heartbeat_age};
 use super::super::model::{Model, What};
 use super::super::theme::Theme;
 use super::super::timeline::{Ink, Mark, Window};
-use super::{Page, Scene, clock, frame, short};
+use super::frame;
+use super::page::{Page, Scene, clock, short};
 
 /// Which columns stand left of the bars.
 #[derive(Clone, Copy, PartialEq, Eq)]
