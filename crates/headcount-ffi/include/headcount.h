@@ -118,7 +118,7 @@
 // The kernel lacks something that is needed.
 #define HEADCOUNT_ERR_UNSUPPORTED -16
 
-// A fault in headcount itself: please report it, with the message.
+// A bug in headcount: please report it, with the message.
 #define HEADCOUNT_ERR_PANIC -100
 
 // The caller's structure has another size than the library's: they are of different versions.
@@ -428,8 +428,8 @@ typedef struct headcount_step {
     uint32_t next_ms;
     // 1: the descriptor of `headcount_watch_fd` is worth waiting for.
     uint32_t listen;
-    // 1: it looks after all others, or is the first to take over from who does. Where waiting for a descriptor is
-    // dear, the rest may do without: they hear of it a heartbeat later if both of these die at once.
+    // 1: it watches all others, or is the first to take over from the one that does. Where waiting for a descriptor is
+    // expensive, the rest may do without: they learn a heartbeat later if both of these die at once.
     uint32_t on_duty;
     // 1: it drains, and could not say so yet. The process is not to end before the next step.
     uint32_t unsaid;
@@ -757,7 +757,7 @@ int32_t headcount_member_join(struct headcount_node *node,
 // by `headcount_notice`.
 //
 // While an event of this process is not finished it beats, and leaves the rest for later.
-// HEADCOUNT_ERR_WRONG_STATE if this process is no member.
+// HEADCOUNT_ERR_WRONG_STATE if this process is not a member.
 int32_t headcount_member_on_time(struct headcount_node *node,
                                  struct headcount_step *step,
                                  struct headcount_event *event);

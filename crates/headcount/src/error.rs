@@ -273,7 +273,7 @@ mod tests {
         assert!(error.to_string().contains("/x/y"));
     }
     #[test]
-    fn a_mend_is_for_whoever_reads_it() {
+    fn a_fix_is_for_whoever_reads_it() {
         let missing = || io::Error::from_raw_os_error(libc::ENOENT);
         let path = Path::new("/x/y");
         assert!(Error::file("make", path, missing()).to_string().contains("another `path`"));

@@ -235,17 +235,24 @@ fn a_server_that_says_so_takes_over() {
 #[test]
 fn a_server_goes_into_the_background() {
     let _alone = alone();
-    goes_into_the_background(Duration::ZERO);
+    goes_into_the_background(Duration::ZERO, false);
 }
 
 #[test]
 fn a_server_goes_into_the_background_of_a_slow_machine() {
     let _alone = alone();
-    goes_into_the_background(Duration::from_millis(300));
+    goes_into_the_background(Duration::from_millis(300), false);
+}
+
+#[test]
+fn a_server_that_has_begun_a_session_is_sure_of_its_parents_end() {
+    let _alone = alone();
+    // Longer than it would wait for a parent that may be a master, and its own.
+    goes_into_the_background(Duration::from_millis(1500), true);
 }
 
 /// The foreground process needs that long to end.
-fn goes_into_the_background(slow: Duration) {
+fn goes_into_the_background(slow: Duration, with_session: bool) {
     let place = Place::new();
     let callbacks = Callbacks::new();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
@@ -255,6 +262,9 @@ fn goes_into_the_background(slow: Duration) {
         callbacks.run(transitions);
         // Forgotten: the foreground process ends, and its child goes on.
         std::mem::forget(fork(|_| {
+            if with_session {
+                rustix::process::setsid().expect("a session");
+            }
             assert!(master.adopt(Wait::Timeout).expect("adopt"), "it is the master now");
             assert!(!master.adopt(Wait::Timeout).expect("adopt again"), "it was already");
             master.commit(generation.id());

@@ -40,7 +40,7 @@ pub const HEADCOUNT_ERR_IN_USE: i32 = -14;
 pub const HEADCOUNT_ERR_IO: i32 = -15;
 /// The kernel lacks something that is needed.
 pub const HEADCOUNT_ERR_UNSUPPORTED: i32 = -16;
-/// A fault in headcount itself: please report it, with the message.
+/// A bug in headcount: please report it, with the message.
 pub const HEADCOUNT_ERR_PANIC: i32 = -100;
 /// The caller's structure has another size than the library's: they are of different versions.
 pub const HEADCOUNT_ERR_ABI_MISMATCH: i32 = -101;

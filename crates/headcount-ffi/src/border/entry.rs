@@ -45,7 +45,7 @@ pub(crate) fn entry(call: impl FnOnce() -> Outcome) -> i32 {
         Ok(Ok(code)) => return code,
         Ok(Err(failure)) => failure,
         Err(panic) => {
-            Failure { code: Code::Panic, message: format!("a fault in headcount: {}", text_of(&*panic)) }
+            Failure { code: Code::Panic, message: format!("a bug in headcount: {}", text_of(&*panic)) }
         }
     };
     let number = failure.code.number();
@@ -85,7 +85,7 @@ pub(crate) unsafe trait Sized32: Copy {
     const NAME: &'static str;
 }
 
-/// Refuses what can be seen to be no pointer to a `T`.
+/// Refuses a pointer that is NULL or not aligned for a `T`.
 pub(crate) fn check_pointer<T>(pointer: *const T, what: &str) -> Result<(), Failure> {
     if pointer.is_null() || !pointer.is_aligned() {
         let fault = if pointer.is_null() { "NULL" } else { "not aligned" };
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(code, crate::border::codes::HEADCOUNT_ERR_PANIC);
         // SAFETY: the pointer is the library's own.
         let message = unsafe { CStr::from_ptr(headcount_last_error()) }.to_str().unwrap();
-        assert_eq!(message, "a fault in headcount: oh  dear");
+        assert_eq!(message, "a bug in headcount: oh  dear");
     }
 
     #[test]

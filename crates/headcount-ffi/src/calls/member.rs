@@ -29,8 +29,8 @@ pub struct StepRecord {
     pub next_ms: u32,
     /// 1: the descriptor of `headcount_watch_fd` is worth waiting for.
     pub listen: u32,
-    /// 1: it looks after all others, or is the first to take over from who does. Where waiting for a descriptor is
-    /// dear, the rest may do without: they hear of it a heartbeat later if both of these die at once.
+    /// 1: it watches all others, or is the first to take over from the one that does. Where waiting for a descriptor is
+    /// expensive, the rest may do without: they learn a heartbeat later if both of these die at once.
     pub on_duty: u32,
     /// 1: it drains, and could not say so yet. The process is not to end before the next step.
     pub unsaid: u32,
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn headcount_member_join(
 /// by `headcount_notice`.
 ///
 /// While an event of this process is not finished it beats, and leaves the rest for later.
-/// HEADCOUNT_ERR_WRONG_STATE if this process is no member.
+/// HEADCOUNT_ERR_WRONG_STATE if this process is not a member.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_member_on_time(
     node: *mut Handle,
@@ -176,7 +176,7 @@ unsafe fn act(
         let mut process = handle.process();
         let Process { member, in_flight, waker, .. } = &mut *process;
         let Some(member) = member else {
-            return Err(Failure::new(ErrorKind::WrongState, "this process is no member, or has left"));
+            return Err(Failure::new(ErrorKind::WrongState, "this process is not a member, or has left"));
         };
         let was_waiting = member.state() == MemberState::Waiting;
         let step =

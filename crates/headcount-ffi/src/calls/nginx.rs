@@ -26,8 +26,12 @@ pub unsafe extern "C" fn headcount_nginx_default_node(
             // SAFETY: not NULL, as just checked; a NUL-terminated string by the caller's word.
             Ok::<_, Failure>(unsafe { CStr::from_ptr(text) }.to_bytes().to_vec())
         };
-        let number = usize::try_from(number)
-            .map_err(|_| Failure::new(ErrorKind::InvalidOption, format!("argument `number` is {number}")))?;
+        let number = usize::try_from(number).map_err(|_| {
+            Failure::new(
+                ErrorKind::InvalidOption,
+                format!("argument `number` is {number}: that is more than fits into memory"),
+            )
+        })?;
         let mut list = Vec::new();
         if number > 0 {
             check_pointer(arguments, "arguments")?;

@@ -88,7 +88,7 @@ pub unsafe extern "C" fn headcount_waker_rearm(node: *mut Handle) -> i32 {
         let handle = handle::find(node)?;
         let process = handle.process();
         let Some(waker) = &process.waker else {
-            return Err(Failure::new(ErrorKind::WrongState, "no waker runs in this process"));
+            return Err(Failure::new(ErrorKind::WrongState, "this process has no running waker"));
         };
         waker.rearm();
         Ok(HEADCOUNT_OK)

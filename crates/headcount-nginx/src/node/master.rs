@@ -48,7 +48,10 @@ fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
             generation
         }
         Err(error) if error.kind() == ErrorKind::LockTimeout => {
-            log::log(Level::Error, &format!("the first worker is to announce the new generation: {error}"));
+            log::log(
+                Level::Error,
+                &format!("the new generation will be announced by its first worker: {error}"),
+            );
             Generation::of(node, master.reserve())
         }
         Err(error) => return Err(error),
@@ -165,7 +168,7 @@ fn watch_forks() {
         if unsafe { pthread_atfork(Some(before_fork), None, None) } != 0 {
             log::log(
                 Level::Warn,
-                "no memory for a fork handler: with `daemon on` the master will be taken for lost",
+                "no memory for a fork handler: with `daemon on` the master will be reported as lost",
             );
         }
     });

@@ -31,7 +31,7 @@ pub(crate) fn log_notices(node: &Node) {
     }
 }
 
-/// Calls again and again, as long as only the node lock is missing and there is time; says whom it waits for.
+/// Calls again while somebody else holds the node lock and there is time; logs who that is.
 pub(crate) fn with_lock<T>(
     limit: Duration,
     mut call: impl FnMut(Wait) -> Result<T, Error>,

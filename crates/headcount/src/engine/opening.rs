@@ -230,15 +230,16 @@ pub(crate) fn adopt_master(inner: &Arc<Inner>, wait: Wait) -> Result<bool> {
     // not about to end, is a master, and we are a child of its own. On a machine that has too much to do, "at once"
     // takes its time, and its memory that is given back takes more.
     const PATIENCE: Duration = Duration::from_millis(500);
-    const PATIENCE_WITH_ONE_THAT_ENDS: Duration = Duration::from_secs(10);
+    // Either it is about to end, or this process has begun a session of its own, as who goes into the background does.
+    const PATIENCE_IF_IT_SURELY_ENDS: Duration = Duration::from_secs(10);
     let lives = || parent.liveness() != Liveness::Gone;
     if lives()
         && let Ok(pidfd) = process::open_pidfd(parent.pid)
         && lives()
     {
         process::wait_for_end(pidfd.as_fd(), PATIENCE);
-        if lives() && process::is_ending(parent.pid) {
-            process::wait_for_end(pidfd.as_fd(), PATIENCE_WITH_ONE_THAT_ENDS);
+        if lives() && (process::leads_a_session() || process::is_ending(parent.pid)) {
+            process::wait_for_end(pidfd.as_fd(), PATIENCE_IF_IT_SURELY_ENDS);
         }
     }
     if lives() {

@@ -35,6 +35,11 @@ pub(crate) fn is_ending(pid: u32) -> bool {
     read_stat(pid).and_then(|stat| parse_flags(&stat)).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
+/// Whether this process has begun a session, and has not only been born into one.
+pub(crate) fn leads_a_session() -> bool {
+    rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid())
+}
+
 fn read_stat(pid: u32) -> Option<Vec<u8>> {
     use std::io::Read;
     // Longer than any; and one read is what `std::fs::read` would need seven for: a joining worker has others wait.
