@@ -8,16 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::engine::inner::{Inner, Settings};
-use crate::engine::look::View;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Role;
-use crate::lifecycle::{Facts, Intent, SlotFacts, SlotRef};
+use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::header::boot_id;
 use crate::registry::layout::Geometry;
-use crate::registry::region::Region;
 use crate::registry::store::{LONGEST_OPENING, Opened, Store};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::grown::Grown;
@@ -85,9 +83,9 @@ fn open_files(request: &Request) -> Result<Arc<Inner>> {
         if OPEN.iter().any(|inner| inner.store.lies_at(&path)) {
             continue;
         }
-        let is_kin = |region: &Region| kin_of(&look_outside(region), request.predecessor);
+        let relatives = relatives(request.predecessor);
         let timeout = request.settings.lock_timeout;
-        let (store, remarks) = match Store::open(&path, &name, request.geometry, timeout, &is_kin)? {
+        let (store, remarks) = match Store::open(&path, &name, request.geometry, timeout, &relatives)? {
             Opened::Ours(store, remarks) => (store, remarks),
             Opened::Taken => {
                 taken.get_or_insert_with(|| ("another server is just starting under it".to_owned(), name));
@@ -148,11 +146,6 @@ fn namesake(path: &Path, name: &str, number: u32) -> (PathBuf, String) {
     (path.with_file_name(file), format!("{name}-{number}"))
 }
 
-/// A look by who is not part of it yet.
-fn look_outside(region: &Region) -> Facts {
-    View { region }.facts(&mut |slot| slot.identity.liveness())
-}
-
 /// The live masters of a table that are not this process's kin. Kin is this very process, its parent, and who it was told
 /// to take over from: each by its identity, since a number is soon somebody else's.
 fn strangers(facts: &Facts, predecessor: Option<u32>) -> impl Iterator<Item = &SlotFacts> {
@@ -166,14 +159,6 @@ fn relatives(predecessor: Option<u32>) -> Vec<Identity> {
     kin.extend(Identity::parent());
     kin.extend(predecessor.map(Identity::of));
     kin
-}
-
-/// Whether a live master of the table is kin, and none a stranger.
-fn kin_of(facts: &Facts, predecessor: Option<u32>) -> bool {
-    let kin = relatives(predecessor);
-    let is_kin = |s: &&SlotFacts| s.role == Role::Master && kin.iter().any(|k| k.is(&s.identity));
-    facts.slots.iter().any(|s| is_kin(&s) && s.liveness == Liveness::Alive)
-        && strangers(facts, predecessor).next().is_none()
 }
 
 /// Makes this process a master of the node. `Some`: another, unrelated one has it, in words.
@@ -192,13 +177,9 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
             _ => format!("its master is process {pid}, of another server"),
         }));
     }
-    claim_master_slot(&mut session)?;
+    session.claim_master()?;
     inner.header().namespace.store(inner.process().identity.namespace, Relaxed);
     Ok(None)
-}
-
-fn claim_master_slot(session: &mut Session) -> Result<SlotRef> {
-    session.claim_slot(Role::Master, |slot| slot.intent.store(Intent::Serving.code(), Relaxed))
 }
 
 /// Of another boot nobody is alive, whoever has the same id and birth in this one.
@@ -247,16 +228,8 @@ pub(crate) fn adopt_master(inner: &Arc<Inner>, wait: Wait) -> Result<bool> {
         return Ok(false);
     }
     let mut session = Session::begin(inner, wait, Operation::Begin)?;
-    let slot = claim_master_slot(&mut session)?;
-    for record in inner.view().used_generations() {
-        if record.master_slot.load(Relaxed) == old.index && record.master_version.load(Relaxed) == old.version
-        {
-            record.master_slot.store(slot.index, Relaxed);
-            record.master_version.store(slot.version, Relaxed);
-            record.master_pid.store(process::pid(), Relaxed);
-        }
-    }
-    session.look();
+    session.claim_master()?;
+    session.inherit_generations(old);
     // The old one's slot has nothing left to tell.
     session.tidy();
     inner.store.opened();

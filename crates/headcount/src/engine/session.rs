@@ -1,6 +1,7 @@
 //! The node lock, and what is known and done while it is held: one look, then one change after the other, in the
 //! registry and in what was seen alike.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::inner::Inner;
@@ -155,14 +156,17 @@ impl Session {
         let inner = &self.inner;
         inner.store.restore_header(&inner.name);
         inner.free_unreadable(&self.facts, false);
-        let own = inner.process().slots();
-        let is_stranger =
-            |s: &&SlotFacts| s.liveness != Liveness::Gone && !own.contains(&s.at()) && inner.is_stranger(s);
+        let (own, me) = (inner.process().slots(), inner.process().identity);
+        let mut asked = BTreeMap::new();
+        let mut is_stranger = |s: &&SlotFacts| {
+            // In another's name, or once more in ours.
+            s.liveness != Liveness::Gone
+                && !own.contains(&s.at())
+                && (s.identity.is(&me) || *asked.entry(s.identity).or_insert_with(|| inner.is_stranger(s)))
+        };
         let strangers: Vec<_> =
-            self.facts.slots.iter().filter(is_stranger).map(|s| (s.index, s.pid())).collect();
-        for (index, _) in &strangers {
-            inner.bury(*index);
-        }
+            self.facts.slots.iter().filter(|s| is_stranger(s)).map(|s| (s.index, s.pid())).collect();
+        strangers.iter().for_each(|(index, _)| inner.free_slot(*index));
         if let Some((_, pid)) = strangers.first() {
             let text = format!(
                 "{}: {} processes stood in the registry that are none of this node, process {pid} among them",
@@ -172,6 +176,47 @@ impl Session {
             inner.notice(NoticeLevel::Warning, text);
             self.look();
         }
+        if self.facts.generations.len() > self.inner.store.region.generations().len() / 2 {
+            self.clear(|facts| facts.next_empty());
+        }
+        self.reclaim_master();
+    }
+
+    /// The slot of this master may have been overwritten: then it takes another one.
+    fn reclaim_master(&mut self) {
+        let process = self.inner.process();
+        let Some(master) = process.master() else { return };
+        let is_whole = |s: &SlotFacts| {
+            s.at() == master
+                && s.role == Role::Master
+                && s.identity.is(&process.identity)
+                && s.exited_seq == 0
+        };
+        if self.facts.slots.iter().any(is_whole) {
+            return;
+        }
+        match self.claim_master() {
+            Ok(_) => self.inherit_generations(master),
+            Err(error) => self.inner.notice(NoticeLevel::Warning, error.to_string()),
+        }
+    }
+
+    /// Makes this process a master of the node.
+    pub(crate) fn claim_master(&mut self) -> Result<SlotRef> {
+        self.claim_slot(Role::Master, |slot| slot.intent.store(Intent::Serving.code(), Relaxed))
+    }
+
+    /// The generations of a master that this one has been before, in another process or another slot, are its own.
+    pub(crate) fn inherit_generations(&mut self, old: SlotRef) {
+        let Some(new) = self.inner.process().master() else { return };
+        for g in self.inner.view().used_generations() {
+            if (g.master_slot.load(Relaxed), g.master_version.load(Relaxed)) == (old.index, old.version) {
+                g.master_slot.store(new.index, Relaxed);
+                g.master_version.store(new.version, Relaxed);
+                g.master_pid.store(process::pid(), Relaxed);
+            }
+        }
+        self.look();
     }
 
     /// Frees what has nothing to tell.

@@ -55,14 +55,14 @@ impl Store {
     /// Opens the node at `path`, making its files where they are missing.
     ///
     /// From then on nobody else can open it, until [`Store::opened`]: the lock is that of a file description, which
-    /// children share, so it also covers the time in which a server goes into the background. Who belongs to a
-    /// server that runs already (`is_kin`) does not need it.
+    /// children share, so it also covers the time in which a server goes into the background. Whoever has a relative
+    /// among the members takes over from a server that runs already, and does not need it.
     pub(crate) fn open(
         path: &Path,
         name: &str,
         geometry: Geometry,
         timeout: Duration,
-        is_kin: &dyn Fn(&Region) -> bool,
+        relatives: &[Identity],
     ) -> Result<Opened> {
         check_folder(path)?;
         let lock_at = lock_path(path);
@@ -87,10 +87,11 @@ impl Store {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(e) => return Err(Error::file("lock", &lock_at, e.into())),
             }
-            if let Some((fd, Ok(geometry))) = find(path)?
-                && let Ok(region) = map(&fd, path, geometry)
-                && is_kin(&region)
+            if has_kin(&lock_file, relatives)
+                && let Some((fd, found)) = find(path)?
+                && let Some(geometry) = found.ok().or_else(|| has_size_of(&fd, geometry))
             {
+                let region = map(&fd, path, geometry)?;
                 return Ok(Opened::Ours(Store::new(region, lock_file, path, false)?, Remarks::new()));
             }
             if clock::elapsed_since(begun) > timeout {
@@ -112,10 +113,13 @@ impl Store {
                 }
                 Some((fd, found))
             }
+            // Spoiled by a worker of the server that we belong to: whoever takes over sets it right.
+            Some((fd, Err(_))) if has_kin(&lock_file, relatives) && has_size_of(&fd, geometry).is_some() => {
+                Some((fd, geometry))
+            }
             // Another version's, or spoiled: no loss to replace it if nobody uses it.
             Some((_, Err(error))) => {
-                if !matches!(error.kind(), ErrorKind::Version | ErrorKind::Corrupt) || has_members(&lock_file)
-                {
+                if has_members(&lock_file) {
                     return Err(error);
                 }
                 std::fs::remove_file(path).map_err(|e| Error::file("replace", path, e))?;
@@ -283,6 +287,17 @@ pub(crate) fn is_member(lock_file: BorrowedFd<'_>, process: &Identity) -> Option
         Ok(ByteLock::Process(_) | ByteLock::Unseen) => Some(true),
         Ok(ByteLock::Description) | Err(_) => None,
     }
+}
+
+/// Whether one of these is a member that is alive.
+fn has_kin(lock_file: &OwnedFd, relatives: &[Identity]) -> bool {
+    relatives.iter().any(|process| is_member(lock_file.as_fd(), process) == Some(true))
+}
+
+/// The geometry, if the file is just as long as it asks for.
+fn has_size_of(fd: &OwnedFd, geometry: Geometry) -> Option<Geometry> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    (u64::try_from(stat.st_size) == Ok(geometry.file_size() as u64)).then_some(geometry)
 }
 
 /// Whether any process has proved that it is a member. Cannot be asked: then one may have.

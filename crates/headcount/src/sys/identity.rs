@@ -71,7 +71,7 @@ impl Doubt {
 }
 
 /// What is special about one process among all that ever had, or will have, its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Birth {
     /// Not known, because neither pidfds nor `/proc` tell.
     Unknown,
@@ -101,7 +101,7 @@ impl Birth {
 }
 
 /// A process, whoever has its id by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity {
     pub(crate) pid: u32,
     /// The inode number of its pid namespace, 0 if it is not known.
