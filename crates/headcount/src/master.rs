@@ -81,6 +81,7 @@ impl Master {
         let process = inner.process();
         let mut session = Session::begin(inner, wait, Operation::Begin)?;
         session.heal();
+        session.reclaim_master();
         let master = process.master();
         let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
         let cause = begin.cause.unwrap_or_else(guess);
@@ -181,6 +182,8 @@ impl Master {
         inner.store.opened();
         let Some(master) = inner.process().master() else { return Ok(Transitions::none()) };
         let session = Session::begin(inner, wait, Operation::Leave)?;
+        // What the next start goes by must not be what a worker has made of it.
+        inner.store.restore_header(&inner.name);
         let others =
             session.facts().slots.iter().filter(|s| s.role != Role::Helper && s.index != master.index);
         let is_alone = !others.clone().any(|s| s.liveness != Liveness::Gone);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
 
+use family::home::{Home, leave_all};
 use family::worker::{Habit, worker};
 use family::{Child, Place, Random, alone, fork, registry};
 
@@ -232,4 +233,41 @@ fn a_vandal_harms_only_the_registry() {
 fn a_vandal_in_a_registry_of_the_default_size_holds_nobody_up() {
     let _alone = alone();
     vandalised(|place| Options::new("node").path(place.registry()), 6, Duration::from_secs(2));
+}
+
+/// What a worker has written into the table of others is set right by the next reload.
+#[test]
+fn a_master_heals_its_own_slot_and_takes_strangers_out() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let first = home.begin(1);
+    let mut old = home.serving(&first, 0);
+    let registry = home.place.registry();
+    let master = std::process::id();
+    let mine = registry::slot_of(&registry, master);
+    let theirs = registry::slot_of(&registry, old.pid());
+    // A live process that is none of the node, in a copy of the worker's slot; and the master's own is garbage.
+    let mut stranger = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+    let forged = registry::slot(&registry, 9);
+    for (to, from) in forged.iter().zip(theirs) {
+        to.store(from.load(SeqCst), SeqCst);
+    }
+    let name = registry::name_of(stranger.id());
+    forged[2].store(u64::from(stranger.id()), SeqCst);
+    forged[registry::BIRTH].store(name & ((1 << 40) - 1), SeqCst);
+    mine[registry::BIRTH].fetch_add(1, SeqCst);
+    // `slots_used`
+    registry::words(&registry)[176 / 8].fetch_add(10, SeqCst);
+
+    let second = home.begin(1);
+    let mut new = home.serving(&second, 0);
+    leave_all([&mut old]);
+    let snapshot = home.node.snapshot();
+    assert!(snapshot.processes.iter().all(|p| p.pid != stranger.id()), "{snapshot:#?}");
+    let known = snapshot.generations.iter().find(|g| g.id == second.id()).expect("it is there");
+    assert_eq!((known.master, known.master_alive), (master, Some(true)));
+    assert_eq!(snapshot.total, 1);
+    leave_all([&mut new]);
+    stranger.kill().expect("kill");
+    stranger.wait().expect("wait");
 }

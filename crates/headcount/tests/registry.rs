@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
-use headcount::{Begin, Join, Options, Wait};
+use headcount::{Begin, ErrorKind, Join, Options, Wait};
 
 use family::callbacks::Callbacks;
 use family::{Child, Place, alone, become_nobody, fork, is_root, registry, skip};
@@ -348,6 +348,13 @@ fn what_is_no_file_is_left_alone() {
             let path = place.folder().join(name);
             make(&path);
             let before = Untouched::meta(&path);
+            if (name, kind) == ("node.registry", "a directory") {
+                // That is no path of a file, so the option is wrong.
+                let error = place.options().open().err().expect("a directory was accepted");
+                assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+                assert_eq!(Untouched::meta(&path), before);
+                continue;
+            }
             // Nor is it opened, where a FIFO would have it wait for a writer.
             let why = format!("{name} is not a regular file but {kind}");
             open(place.options(), || ()).ends().without_file(&[&why, "remove it"]);

@@ -39,6 +39,7 @@ pub(crate) struct Process {
     pub(crate) identity: Identity,
     /// The slot that it holds as a master: its index + 1, 0 for none; and its version.
     master: (AtomicU32, AtomicU64),
+    last_master: (AtomicU32, AtomicU64),
     /// The master that this process was forked from, or was before it went into the background.
     pub(crate) inherited_master: Option<(SlotRef, Identity)>,
     /// The newest generation that this process, as a master, has begun, also before it went into the background; 0: none.
@@ -71,6 +72,7 @@ impl Process {
         Process {
             identity: Identity::own(),
             master: (AtomicU32::new(0), AtomicU64::new(0)),
+            last_master: (AtomicU32::new(0), AtomicU64::new(0)),
             inherited_master: masters.or_else(|| parent.and_then(|p| p.inherited_master)),
             begun: AtomicU64::new(parent.map_or(0, |p| p.begun.load(Relaxed))),
             // What a child forks is no master either.
@@ -139,10 +141,18 @@ impl Process {
         Some(SlotRef { index, version: self.master.1.load(Relaxed) })
     }
 
+    /// The slot that it holds as a master, or held: until it has left.
+    pub(crate) fn master_once(&self) -> Option<SlotRef> {
+        let index = self.last_master.0.load(Relaxed).checked_sub(1)?;
+        Some(SlotRef { index, version: self.last_master.1.load(Relaxed) })
+    }
+
     pub(crate) fn set_master(&self, slot: Option<SlotRef>) {
         // In this order, so that a child that is forked meanwhile finds the pair, or none.
         self.master.0.store(0, Release);
         if let Some(slot) = slot {
+            self.last_master.1.store(slot.version, Relaxed);
+            self.last_master.0.store(slot.index + 1, Relaxed);
             self.master.1.store(slot.version, Relaxed);
             self.master.0.store(slot.index + 1, Release);
         }

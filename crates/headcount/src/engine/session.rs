@@ -179,13 +179,12 @@ impl Session {
         if self.facts.generations.len() > self.inner.store.region.generations().len() / 2 {
             self.clear(|facts| facts.next_empty());
         }
-        self.reclaim_master();
     }
 
-    /// The slot of this master may have been overwritten: then it takes another one.
-    fn reclaim_master(&mut self) {
+    /// The slot of this master may have been overwritten, or freed for what somebody wrote into it: then it takes another.
+    pub(crate) fn reclaim_master(&mut self) {
         let process = self.inner.process();
-        let Some(master) = process.master() else { return };
+        let Some(master) = process.master_once() else { return };
         let is_whole = |s: &SlotFacts| {
             s.at() == master
                 && s.role == Role::Master

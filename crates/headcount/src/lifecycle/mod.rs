@@ -10,6 +10,8 @@ pub(crate) use act::{Act, Change, Mark, Stage, Subject};
 pub use axes::{Intent, Phase, Progress, State};
 pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts, SlotRef};
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::event::{GenerationId, Role};
 use crate::sys::identity::Liveness;
 
@@ -93,11 +95,40 @@ pub(crate) enum Step {
     },
 }
 
+/// What is asked of the whole table for each of its generations: gathered once, since somebody may have filled it up.
+struct Standing {
+    /// The generations that have a worker, reported or not.
+    populated: BTreeSet<GenerationId>,
+    /// The masters that are alive, or may be.
+    masters: BTreeSet<(u32, u64)>,
+    /// The newest generation of each master, of those that are there.
+    newest_of: BTreeMap<(u32, u64), GenerationId>,
+}
+
+impl Standing {
+    fn of(facts: &Facts) -> Standing {
+        let slots = |role: Role| facts.slots.iter().filter(move |s| s.role == role);
+        let mut newest_of = BTreeMap::new();
+        for g in facts.generations.iter().filter(|g| g.is_there()) {
+            let newest = newest_of.entry((g.master_slot, g.master_version)).or_insert(g.id);
+            *newest = g.id.max(*newest);
+        }
+        Standing {
+            populated: slots(Role::Worker).map(|s| s.generation).collect(),
+            masters: slots(Role::Master)
+                .filter(|s| s.liveness != Liveness::Gone)
+                .map(|s| (s.index, s.version))
+                .collect(),
+            newest_of,
+        }
+    }
+}
+
 impl Facts {
     /// The generation has no worker, and no more will come: somebody else has taken over, or its master
     /// is gone.
-    fn has_ended(&self, g: &GenerationFacts, scope: Scope) -> bool {
-        if !g.is_there() || !self.is_empty(g.id) {
+    fn has_ended(&self, g: &GenerationFacts, scope: Scope, all: &Standing) -> bool {
+        if !g.is_there() || all.populated.contains(&g.id) {
             return false;
         }
         if scope == Scope::LastWord {
@@ -107,11 +138,10 @@ impl Facts {
             // It will leave, or die, in its turn.
             return false;
         }
-        let master_gone = self.master_alive(g) == Some(false);
-        let newer = || self.generations.iter().filter(|n| n.id > g.id && n.is_there());
-        let superseded =
-            newer().any(|n| n.master_slot == g.master_slot && n.master_version == g.master_version);
-        let taken_over = newer().next().is_some();
+        let master = (g.master_slot, g.master_version);
+        let master_gone = !all.masters.contains(&master);
+        let superseded = all.newest_of.get(&master).is_some_and(|&newest| newest > g.id);
+        let taken_over = all.newest_of.values().any(|&newest| newest > g.id);
         if taken_over && !master_gone && g.awaits_replacement(self.now) {
             return false;
         }
@@ -199,13 +229,14 @@ impl Facts {
                 }
             }
         }
+        let all = Standing::of(self);
         for g in self.generations.iter().filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0) {
             let generation = g.index;
-            let late = self.master_alive(g) == Some(false)
+            let late = !all.masters.contains(&(g.master_slot, g.master_version))
                 && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
             let vanished = g.phase == Phase::Announced && (late || scope == Scope::LastWord);
             let never_came = g.phase == Phase::Abandoned || vanished;
-            let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope));
+            let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope, &all));
             match over {
                 false => {}
                 true if g.started_seq == 0 => return Some(Step::ReleaseGeneration { generation }),

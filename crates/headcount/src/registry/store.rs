@@ -67,10 +67,9 @@ impl Store {
         check_folder(path)?;
         let lock_at = lock_path(path);
         // Before anything is made beside it: it may be no registry at all. One that is spoiled still has its lock file.
-        let is_ours = files::open_own(&lock_at, OFlags::PATH, 0o077).is_ok_and(|fd| fd.is_some());
         if let Some((_, Err(error))) = find(path)?
             && error.kind() == ErrorKind::NotARegistry
-            && !is_ours
+            && files::look_at(&lock_at).is_ok_and(|found| found.is_none())
         {
             return Err(error);
         }
@@ -119,7 +118,8 @@ impl Store {
             }
             // Another version's, or spoiled: no loss to replace it if nobody uses it.
             Some((_, Err(error))) => {
-                if has_members(&lock_file) {
+                let is_registry = error.kind() != ErrorKind::NotARegistry;
+                if !is_registry || has_members(&lock_file) {
                     return Err(error);
                 }
                 std::fs::remove_file(path).map_err(|e| Error::file("replace", path, e))?;
