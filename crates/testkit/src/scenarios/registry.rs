@@ -134,6 +134,10 @@ pub fn corrupt_while_running(i: Integration) {
             (now.len() == 2 && !now.iter().any(|pid| old.contains(pid))).then_some(())
         });
         nginx.must_serve();
+        // They leave, too. A TERM meanwhile has nginx complain of a socket that Lua was about to close.
+        nginx.wait_until("the old workers' end", || {
+            (!old.iter().any(|&pid| process::is_alive(pid))).then_some(())
+        });
         process::send(nginx.master(), Signal::TERM);
         nginx.gone();
         assert!(nginx.bad_lines().is_empty(), "{:?}", nginx.bad_lines());
