@@ -130,7 +130,7 @@ fn at_every_step(arguments: &[&str]) -> String {
     eprintln!("{arguments:?}: {steps:?}, the longest reload took {:?}", server.longest);
     assert_eq!(code, 0, "{arguments:?} after {steps:?}");
     // Who is alive is asked of the kernel by other means than locks.
-    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks == 0, "{steps:?}");
+    assert!(steps.all > 100 && steps.with_registry > 10 && steps.with_locks > 10, "{steps:?}");
     std::fs::read_to_string(out).expect("what it said")
 }
 

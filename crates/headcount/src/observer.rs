@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FileType, OFlags, fstat};
 
@@ -14,10 +15,11 @@ use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, SLOTS_RANGE, Slot};
 use crate::registry::reading::{JournalFile, read_exact};
 use crate::registry::region::Region;
-use crate::registry::store::is_member;
+use crate::registry::store::{is_member, maps};
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
 use crate::sys::memory::Page;
 
@@ -78,8 +80,9 @@ impl Observer {
         let view = View { region: &region };
         let name = header::stored_name(region.header());
         let boot = self.boot(region.header());
+        let mut members = Members { observer: self, lock_file: None, begun: clock::boot_ns() };
         let facts = view.facts(&mut |slot| match boot {
-            Some(true) => self.liveness(slot),
+            Some(true) => self.liveness(slot, &mut members),
             // Of another boot nobody is alive, whoever has the same id in this one.
             Some(false) => Liveness::Gone,
             None => Liveness::Unknown(Doubt::BootUnknown),
@@ -163,15 +166,17 @@ impl Observer {
     }
 
     /// The record is a copy, so it is compared once more with the registry before somebody is called gone.
-    fn liveness(&self, slot: &SlotFacts) -> Liveness {
+    fn liveness(&self, slot: &SlotFacts, members: &mut Members<'_>) -> Liveness {
         let answer = match slot.identity.liveness() {
             unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-                match self.is_member(slot) {
+                match members.has(slot) {
                     Some(true) => Liveness::Alive,
                     Some(false) => Liveness::Gone,
                     None => unknown,
                 }
             }
+            // Somebody who lives, and whom another has written there.
+            Liveness::Alive if members.is_stranger(slot) => Liveness::Gone,
             known => known,
         };
         if answer == Liveness::Gone && !self.still(slot.index, slot.version) {
@@ -180,21 +185,43 @@ impl Observer {
         answer
     }
 
-    /// Whether it has proved that it is a member, by the lock file, which only its owner and root may open.
-    fn is_member(&self, slot: &SlotFacts) -> Option<bool> {
-        let lock_at = files::lock_path(&self.path);
-        if let Some(node) = opening::with_lock_file(&lock_at) {
-            return node.store.is_member(&slot.identity, slot.lock_tag);
-        }
-        let lock_file = files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok()??;
-        let id = files::FileId::of(&lock_file).ok()?;
-        (id.tag() == slot.lock_tag).then(|| is_member(lock_file.as_fd(), &slot.identity)).flatten()
-    }
-
     /// Whether the slot is still the one that was copied.
     fn still(&self, index: u32, version: u64) -> bool {
         let at = (self.geometry.slots_offset() + index as usize * size_of::<Slot>()) as u64;
         self.journal().word(at).is_ok_and(|now| now == version)
+    }
+}
+
+/// Who is a member, as the lock file proves it to its owner.
+struct Members<'a> {
+    observer: &'a Observer,
+    /// Opened when it is needed; `Some(None)`: it may not be.
+    lock_file: Option<Option<OwnedFd>>,
+    begun: u64,
+}
+
+impl Members<'_> {
+    /// How long one snapshot asks: each question costs as much as there are locks in the file.
+    const LONGEST: Duration = Duration::from_millis(20);
+
+    /// `None`: no proof either way.
+    fn has(&mut self, slot: &SlotFacts) -> Option<bool> {
+        let lock_at = files::lock_path(&self.observer.path);
+        if let Some(node) = opening::with_lock_file(&lock_at) {
+            return node.store.is_member(&slot.identity, slot.lock_tag);
+        }
+        let open = || files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok().flatten();
+        let lock_file = self.lock_file.get_or_insert_with(open).as_ref()?;
+        let id = files::FileId::of(lock_file).ok()?;
+        let may_ask = id.tag() == slot.lock_tag && clock::elapsed_since(self.begun) < Members::LONGEST;
+        may_ask.then(|| is_member(lock_file.as_fd(), &slot.identity)).flatten()
+    }
+
+    /// Certainly none: it has proved nothing, and has not mapped the registry as far as can be told.
+    fn is_stranger(&mut self, slot: &SlotFacts) -> bool {
+        let registry = files::FileId::of(&self.observer.file).ok();
+        self.has(slot) == Some(false)
+            && registry.and_then(|id| maps(slot.pid(), id, &self.observer.path)) != Some(true)
     }
 }
 

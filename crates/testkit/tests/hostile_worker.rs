@@ -262,7 +262,9 @@ impl<'a> Siege<'a> {
         let arguments = ["wait", "--reloaded", "--drained", "--timeout", "15s", &option, &path];
         let wait =
             program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(2 * PATIENCE);
-        if wait.code != Some(0) {
+        // Of what a worker has made of the header after the last process was gone, nobody can say more than that.
+        let is_spoiled = wait.code == Some(4) && wait.err.contains("is no headcount registry");
+        if wait.code != Some(0) && !is_spoiled {
             self.wrong(format!("after the attack: headcount wait --reloaded: {:?} {}", wait.code, wait.err));
         }
         self.must_be_right("after the attack and a reload");
@@ -306,7 +308,9 @@ impl<'a> Siege<'a> {
         let arguments = ["wait", "--stopped", "--timeout", "5s", &option, &path];
         let wait =
             program::begin(&mut headcount(&[], &arguments), "headcount wait", &self.guard).end(PATIENCE);
-        if wait.code != Some(0) {
+        // Of what a worker has made of the header after the last process was gone, nobody can say more than that.
+        let is_spoiled = wait.code == Some(4) && wait.err.contains("is no headcount registry");
+        if wait.code != Some(0) && !is_spoiled {
             self.wrong(format!("after the stop: headcount wait --stopped: {:?} {}", wait.code, wait.err));
         }
         nginx.run();

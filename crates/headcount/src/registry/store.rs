@@ -66,10 +66,11 @@ impl Store {
     ) -> Result<Opened> {
         check_folder(path)?;
         let lock_at = lock_path(path);
+        let had_lock_file = files::look_at(&lock_at).is_ok_and(|found| found.is_some());
         // Before anything is made beside it: it may be no registry at all. One that is spoiled still has its lock file.
         if let Some((_, Err(error))) = find(path)?
             && error.kind() == ErrorKind::NotARegistry
-            && files::look_at(&lock_at).is_ok_and(|found| found.is_none())
+            && !had_lock_file
         {
             return Err(error);
         }
@@ -117,9 +118,11 @@ impl Store {
                 Some((fd, geometry))
             }
             // Another version's, or spoiled: no loss to replace it if nobody uses it.
-            Some((_, Err(error))) => {
-                let is_registry = error.kind() != ErrorKind::NotARegistry;
-                if !is_registry || has_members(&lock_file) {
+            Some((fd, Err(error))) => {
+                // What has the size of one, beside a lock file of ours, was one.
+                let is_spoiled = error.kind() != ErrorKind::NotARegistry
+                    || had_lock_file && has_size_of(&fd, geometry).is_some();
+                if !is_spoiled || has_members(&lock_file) {
                     return Err(error);
                 }
                 std::fs::remove_file(path).map_err(|e| Error::file("replace", path, e))?;
@@ -255,21 +258,9 @@ impl Store {
         by.is_ok_and(|by| by == ByteLock::Process(process.pid))
     }
 
-    /// Whether a process has the registry mapped, as all members have, whatever they have closed since. `None` where
-    /// `/proc` does not tell.
+    /// Whether a process has the registry mapped: see [`maps`].
     pub(crate) fn is_mapped_by(&self, pid: u32) -> Option<bool> {
-        let (id, path) = (self.id?, self.path.as_ref()?);
-        let maps = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-        // Field 5 of a line is the inode number. On a file system in layers it is another one than the file's own: so
-        // the name counts as well.
-        let (inode, name) = (id.inode.to_string(), path.file_name()?.to_string_lossy());
-        for line in std::io::BufRead::lines(std::io::BufReader::new(maps)) {
-            let line = line.ok()?;
-            if line.split_ascii_whitespace().nth(4) == Some(&inode) || line.contains(&*name) {
-                return Some(true);
-            }
-        }
-        Some(false)
+        maps(pid, self.id?, self.path.as_ref()?)
     }
 
     /// Whether a process, other than this one, is a member that is alive, by its byte in the lock file.
@@ -287,6 +278,22 @@ pub(crate) fn is_member(lock_file: BorrowedFd<'_>, process: &Identity) -> Option
         Ok(ByteLock::Process(_) | ByteLock::Unseen) => Some(true),
         Ok(ByteLock::Description) | Err(_) => None,
     }
+}
+
+/// Whether a process has a file mapped, as all members have the registry, whatever they have closed since. `None` where
+/// `/proc` does not tell.
+pub(crate) fn maps(pid: u32, id: FileId, path: &Path) -> Option<bool> {
+    let list = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+    // Field 5 of a line is the inode number. On a file system in layers it is another one than the file's own: so
+    // the name counts as well.
+    let (inode, name) = (id.inode.to_string(), path.file_name()?.to_string_lossy());
+    for line in std::io::BufRead::lines(std::io::BufReader::new(list)) {
+        let line = line.ok()?;
+        if line.split_ascii_whitespace().nth(4) == Some(&inode) || line.contains(&*name) {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// Whether one of these is a member that is alive.
