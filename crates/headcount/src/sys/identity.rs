@@ -167,6 +167,12 @@ impl Identity {
 
     /// Whether it is alive: exact, some microseconds.
     pub(crate) fn liveness(&self) -> Liveness {
+        /// As many as the kernel can be told to give out.
+        const MOST_IDS: u32 = 1 << 22;
+        if self.pid == 0 || self.pid > MOST_IDS || self.namespace != 0 && !self.is_of_a_namespace() {
+            // No process was ever called so.
+            return Liveness::Gone;
+        }
         let same_namespace = self.shares_namespace(&Identity::own());
         let found = find(self.pid, self.birth);
         if let Found::Somebody { birth: birth @ Birth::Inode(_), has_ended } = found
@@ -231,10 +237,6 @@ fn exists(pid: u32) -> Option<bool> {
 }
 
 fn find(pid: u32, like: Birth) -> Found {
-    if i32::try_from(pid).map_or(0, |pid| pid) <= 0 {
-        // No process has such an id.
-        return Found::Nobody;
-    }
     match process::open_pidfd(pid) {
         Ok(pidfd) => Found::Somebody {
             birth: match (birth_by(&pidfd), like) {
