@@ -85,7 +85,11 @@ impl Observer {
             Some(true) => self.liveness(slot, &mut members),
             // Of another boot nobody is alive, whoever has the same id in this one.
             Some(false) => Liveness::Gone,
-            None => Liveness::Unknown(Doubt::BootUnknown),
+            // Who is gone in this boot is gone, whichever it was.
+            None => match self.liveness(slot, &mut members) {
+                Liveness::Alive => Liveness::Unknown(Doubt::BootUnknown),
+                other => other,
+            },
         });
         let may_hold =
             |word: u64| boot != Some(false) && Identity::from_word(word).liveness() != Liveness::Gone;
