@@ -73,7 +73,7 @@ impl Worker {
     pub fn drain(&self, wait: Wait) -> Result<Transitions> {
         self.check()?;
         let slot = self.node.inner.slot(self.slot.index)?;
-        if Intent::from_code(slot.intent.load(Acquire)) == Intent::Draining {
+        if Intent::from_code(slot.intent.load(Acquire)) == Some(Intent::Draining) {
             return Ok(Transitions::none());
         }
         let session = Session::begin(&self.node.inner, wait, Operation::Drain)?;

@@ -11,7 +11,7 @@ use crate::engine::look::View;
 use crate::engine::process::{Notice, NoticeLevel, Process};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
-use crate::lifecycle::{Facts, SlotFacts, SlotRef};
+use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
@@ -180,11 +180,6 @@ impl Inner {
         {
             slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
         }
-    }
-
-    /// What a slot of this very process says.
-    pub(crate) fn own_facts(&self, slot: SlotRef) -> Option<SlotFacts> {
-        self.view().slot(slot.index, &mut |_| Liveness::Alive)
     }
 
     /// The exact answer about the process in a slot.

@@ -75,10 +75,6 @@ impl Memory {
         Ok(Memory { base, len, _copy: copy })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// `count` records from `offset` on; as many of them as lie within the memory, none if the offset is not aligned.
     pub(crate) fn table<T: Shared>(&self, offset: usize, count: usize) -> &[T] {
         let room = self.len.saturating_sub(offset) / size_of::<T>();
