@@ -12,15 +12,11 @@
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::epoll;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::event::{Timespec, epoll};
 
 use crate::engine::inner::Inner;
 use crate::engine::look;
@@ -34,6 +30,7 @@ use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
+use crate::sys::timer::Timer;
 use crate::sys::{clock, process};
 
 /// What a worker is told about the other processes of its node.
@@ -47,7 +44,7 @@ pub struct Watch {
     me: SlotRef,
     epoll: OwnedFd,
     /// Makes the descriptor readable when it is time to look. `None`: whoever drives this keeps the time, by `due`.
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
     watched: HashMap<u32, Watched>,
     most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
@@ -130,12 +127,12 @@ impl Watch {
     pub(crate) fn new(inner: Arc<Inner>, me: SlotRef) -> Result<Watch> {
         let now = clock::boot_ns();
         let mut watch = Watch::without_timer(inner, me, now)?;
-        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
-            .map_err(failed)?;
-        let data = epoll::EventData::new_u64(TIMER);
-        epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
-        watch.timer = Some(timer);
+        let timer = Timer::new().and_then(|timer| {
+            let data = epoll::EventData::new_u64(TIMER);
+            epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN)?;
+            Ok(timer)
+        });
+        watch.timer = Some(timer.map_err(|e| Error::io("make the watch of a worker", e))?);
         // Look at once: there may be something to take over.
         let awake = watch.due();
         watch.arm(now, Duration::ZERO)?;
@@ -145,8 +142,8 @@ impl Watch {
 
     /// One whose owner looks by itself at [`Watch::due`], so that this needs no wake-up of its own.
     pub(crate) fn without_timer(inner: Arc<Inner>, me: SlotRef, now: u64) -> Result<Watch> {
-        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|e| Error::io("make the watch of a worker", e.into()))?;
         // A process may also be stopped between its joining and this: it is known to have been awake at its last beat.
         let awake = inner.slot(me.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed).min(now));
         Ok(Watch {
@@ -320,14 +317,13 @@ impl Watch {
     /// Whether the bell has rung, and nothing else has happened.
     fn drain_events(&mut self) -> Result<bool> {
         let mut events = Vec::with_capacity(64);
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&zero)) {
+        let now = Timespec::default();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
         }
         if let Some(timer) = &self.timer {
-            // Empty is what it shall be.
-            let _ = rustix::io::read(timer, &mut [0; 8]);
+            timer.has_fired();
         }
         Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == BELL))
     }
@@ -504,17 +500,7 @@ impl Watch {
     fn arm(&self, now: u64, after: Duration) -> Result<()> {
         self.due.set(now.saturating_add(ns(after)));
         let Some(timer) = &self.timer else { return Ok(()) };
-        let after = after.max(Duration::from_nanos(1));
-        let spec = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec {
-                tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(after.subsec_nanos()),
-            },
-        };
-        timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)
-            .map(|_| ())
-            .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))
+        timer.set(Some(after)).map_err(|e| Error::io("set the watch's timer", e))
     }
 }
 

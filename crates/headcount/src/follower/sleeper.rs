@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn rings(bell: &OwnedFd, limit: Duration) -> bool {
-        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+        let limit = Timespec::try_from(limit).unwrap();
         poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(&limit)).unwrap();
         rustix::io::read(bell, &mut [0; 8]).is_ok()
     }

@@ -18,3 +18,4 @@ pub(crate) mod reader_futex;
 pub(crate) mod record_lock;
 pub(crate) mod shared;
 pub(crate) mod thread;
+pub(crate) mod timer;

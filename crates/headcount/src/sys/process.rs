@@ -113,11 +113,7 @@ pub(crate) enum PidfdState {
 /// What has come of `events` within `limit`.
 fn look(pidfd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> rustix::io::Result<PollFlags> {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, events)];
-    let limit = Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(0),
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    };
-    poll(&mut fds, Some(&limit))?;
+    poll(&mut fds, Some(&Timespec::try_from(limit).unwrap_or_default()))?;
     Ok(fds[0].revents())
 }
 
