@@ -96,12 +96,6 @@ pub enum Follow {
 const BATCH: usize = 1024;
 /// So many processes are held at most, over all nodes.
 const MOST_PROCESSES: usize = 512;
-/// Everything is looked at this often, should a change not have been told: a writer may be killed in the very moment before
-/// it wakes its readers, and more strangers may sleep on a journal than a writer wakes at once.
-const BACKSTOP: Duration = Duration::from_secs(10);
-/// The same while it is known that some change is not told.
-const SLOW: Duration = Duration::from_secs(1);
-
 /// Follows any number of registries, also before they are there.
 ///
 /// Ask [`Followers::try_next`] until it has nothing, then wait until the descriptor ([`AsFd`]) is readable, or let
@@ -121,7 +115,6 @@ pub struct Followers {
     batch: usize,
     /// Whose turn it is.
     turn: usize,
-    looked: Instant,
 }
 
 const BELL: u64 = 0;
@@ -148,8 +141,8 @@ impl Followers {
         for (source, token) in sources {
             epoll::add(&epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         }
-        let (sleepers, nodes, looked) = (Vec::new(), Vec::new(), Instant::now());
-        Ok(Followers { epoll, bell, timer, folders, sleepers, nodes, batch: BATCH, turn: 0, looked })
+        let (sleepers, nodes) = (Vec::new(), Vec::new());
+        Ok(Followers { epoll, bell, timer, folders, sleepers, nodes, batch: BATCH, turn: 0 })
     }
 
     /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by; that of one
@@ -300,13 +293,8 @@ impl Followers {
                     let _ = rustix::io::read(&self.bell, &mut [0; 8]);
                     nodes.iter_mut().flatten().for_each(Followed::check_journal);
                 }
-                TIMER => {
-                    self.timer.has_fired();
-                    if self.looked.elapsed() >= slowness(nodes) {
-                        self.looked = Instant::now();
-                        nodes.iter_mut().flatten().for_each(Followed::check_all);
-                    }
-                }
+                // Something is due.
+                TIMER => drop(self.timer.has_fired()),
                 FOLDERS => {
                     // If the kernel does not answer: as if it had. Nothing tells that a file was cut off: so that is looked
                     // at as well.
@@ -332,17 +320,10 @@ impl Followers {
         for sleeper in &self.sleepers {
             sleeper.arm(parts.next().unwrap_or_default().to_vec());
         }
-        let deadlines = self.nodes.iter().flatten().filter_map(Followed::deadline);
-        let looks = (!self.nodes.is_empty()).then(|| self.looked + slowness(&self.nodes));
-        let next = deadlines.chain(looks).min();
+        let next = self.nodes.iter().flatten().filter_map(Followed::deadline).min();
         let set = self.timer.set(next.map(|at| at.saturating_duration_since(Instant::now())));
         debug_assert!(set.is_ok(), "{set:?}");
     }
-}
-
-/// How often everything is looked at.
-fn slowness(nodes: &[Option<Followed>]) -> Duration {
-    if nodes.iter().flatten().any(Followed::is_slow) { SLOW } else { BACKSTOP }
 }
 
 impl AsFd for Followers {

@@ -11,7 +11,7 @@ use super::life::Life;
 use super::processes::Processes;
 use super::sleeper::Expected;
 use super::{Follow, Item};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::observer::Observer;
 use crate::registry::journal::Cursor;
@@ -19,14 +19,15 @@ use crate::registry::layout::Header;
 use crate::sys::identity::Liveness;
 use crate::sys::reader_futex::RemoteWord;
 
+/// Everything is looked at this often, should a change not have been told: a writer may be killed in the very moment before
+/// it wakes its readers, and more strangers may sleep on a journal than a writer wakes at once.
+const BACKSTOP: Duration = Duration::from_secs(10);
+/// The same while it is known that some change is not told.
+const SLOW: Duration = Duration::from_secs(1);
 /// A file that is replaced by way of its removal is away for a moment.
 const AWAY: Duration = Duration::from_millis(50);
 /// A look at a node takes longer the more processes it has. At most one part in so many of our time goes into looks.
 const LOOK_SHARE: u32 = 10;
-/// Between two looks at a node with processes whose end is not told.
-const LOOKS: Duration = Duration::from_secs(1);
-/// As often at most a look is taken again because there were new processes in it.
-const ROUNDS: usize = 4;
 
 /// What a node needs of the set that it is followed in.
 pub(super) struct Surroundings<'a> {
@@ -66,8 +67,6 @@ struct Open {
     head: u64,
     life: Life,
     processes: Processes,
-    /// Not all of its live processes tell when they end.
-    others: bool,
     not_before: Option<Instant>,
 }
 
@@ -87,7 +86,6 @@ impl Open {
             head: 0,
             life: Life::default(),
             processes: Processes::default(),
-            others: false,
             not_before: None,
         }
     }
@@ -145,7 +143,7 @@ impl Followed {
     }
 
     /// Whether changes of it are not told, so that it must be looked at by time.
-    pub(super) fn is_slow(&self) -> bool {
+    fn is_slow(&self) -> bool {
         let trouble = self.file_trouble.is_some() || self.read_trouble.is_some();
         trouble || self.open.as_ref().is_some_and(|open| open.word.is_none())
     }
@@ -157,7 +155,6 @@ impl Followed {
 
     pub(super) fn check_all(&mut self) {
         self.file = Some(Instant::now());
-        self.check_journal();
     }
 
     pub(super) fn check_journal(&mut self) {
@@ -181,6 +178,9 @@ impl Followed {
         if due(self.file) && self.next.is_none() {
             self.file = None;
             self.look_at_file(around.now);
+            self.check_journal();
+            let pause = if self.is_slow() { SLOW } else { BACKSTOP };
+            sooner(&mut self.file, around.now + pause);
         } else if due(self.read) {
             self.read = None;
             self.read_on(around.batch);
@@ -227,9 +227,7 @@ impl Followed {
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.file_trouble.as_ref() != Some(&text) {
-                    self.file_trouble = Some(text);
+                if is_news(&mut self.file_trouble, &error) {
                     self.items.push_back(Item::Unreadable(error));
                 }
             }
@@ -287,12 +285,9 @@ impl Followed {
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.read_trouble.as_ref() != Some(&text) {
-                    self.read_trouble = Some(text);
-                    if self.next.is_none() {
-                        self.items.push_back(Item::Unreadable(error));
-                    }
+                sooner(&mut self.file, Instant::now() + SLOW);
+                if is_news(&mut self.read_trouble, &error) && self.next.is_none() {
+                    self.items.push_back(Item::Unreadable(error));
                 }
             }
         }
@@ -312,30 +307,20 @@ impl Followed {
             return self.look = Some(at);
         }
         let begun = Instant::now();
-        let mut rounds = 0;
-        let looked = loop {
-            let snapshot = match open.observer.snapshot() {
-                Ok(snapshot) => snapshot,
-                Err(error) => break Err(error),
-            };
-            let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
-            self.items.extend(held.ended.into_iter().map(|pid| Item::Ended { pid }));
-            rounds += 1;
-            if held.new.is_empty() || rounds == ROUNDS {
-                open.others = held.others || !held.new.is_empty();
-                break Ok(snapshot);
-            }
-        };
-        let now = Instant::now();
-        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
-        let Ok(snapshot) = looked else {
+        let Ok(snapshot) = open.observer.snapshot() else {
             // What cannot be looked at cannot be read either, and that is where it is told.
-            (self.read, self.look) = (Some(now), Some(now + LOOKS));
+            (self.read, self.look) = (Some(begun), Some(begun + SLOW));
             return;
         };
-        if open.others {
-            sooner(&mut self.look, now + LOOKS);
+        let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
+        let now = Instant::now();
+        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
+        if !held.ended.is_empty() {
+            self.look = Some(now);
+        } else if held.others {
+            self.look = Some(now + SLOW);
         }
+        self.items.extend(held.ended.into_iter().map(|pid| Item::Ended { pid }));
         // What the last ones did before they died may have come after our last look into the journal.
         let is_read = open.observer.newest_seq().map_or(true, |head| self.cursor.next_seq() > head);
         if snapshot.liveness() == Liveness::Gone && !is_read && self.read_trouble.is_none() {
@@ -348,6 +333,12 @@ impl Followed {
             sooner(&mut self.look, now + again);
         }
     }
+}
+
+/// Whether this is another error than was told last.
+fn is_news(told: &mut Option<String>, error: &Error) -> bool {
+    let before = told.replace(error.to_string());
+    before != *told
 }
 
 /// What was read, with the gaps where they are. `next` is the number that was to come first, `end` the one after the last.
