@@ -280,7 +280,7 @@ fn let_sentinel_go_first(inner: &Inner) {
 fn joined_worker(inner: &Inner, generation: GenerationId) -> Option<SlotRef> {
     let joined = relock(&inner.process().joined).clone();
     joined.into_iter().find(|s| {
-        inner.slot(s.index).is_ok_and(|slot| {
+        inner.slot(s.index).is_some_and(|slot| {
             slot.version.load(Relaxed) == s.version && slot.generation.load(Relaxed) == generation
         })
     })

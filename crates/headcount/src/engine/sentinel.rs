@@ -25,7 +25,7 @@ use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage};
+use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage, Step};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
@@ -238,16 +238,21 @@ impl Watch {
                 // What was rung before we could hear it.
                 return self.look(now);
             }
-            self.watch_all(&facts);
+            self.watch_those(&facts, |_| true);
         } else {
             self.listen(false)?;
-            self.watch_office(&facts, deputy);
+            // The one who takes over as well: that may have happened since, without our having been told.
+            let office = [sentinel_index(&self.inner), deputy];
+            self.watch_those(&facts, |index| office.contains(&Some(index)));
             self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        if facts.now < self.judge_not_before && self.only_stalls(&facts)
-            || facts.next_step(Scope::Everything).is_none()
-        {
+        let is_well = match facts.next_step(Scope::Everything) {
+            None => true,
+            Some(Step::ReportStalled(_)) => facts.now < self.judge_not_before,
+            Some(_) => false,
+        };
+        if is_well {
             self.open_since = None;
             self.arm(
                 now,
@@ -306,12 +311,6 @@ impl Watch {
 
     fn be_patient(&mut self, now: u64) {
         self.judge_not_before = now.saturating_add(2 * ns(self.inner.settings().heartbeat_interval));
-    }
-
-    fn only_stalls(&self, facts: &Facts) -> bool {
-        let mut patient = facts.clone();
-        patient.stall_after = u64::MAX;
-        patient.next_step(Scope::Everything).is_none()
     }
 
     /// Whether the bell has rung, and nothing else has happened.
@@ -381,23 +380,12 @@ impl Watch {
         Ok(())
     }
 
-    /// The sentinel, and the one who takes over from it: that may have happened since, without our having been told.
-    fn watch_office(&mut self, facts: &Facts, deputy: Option<u32>) {
-        let (sentinel, me) = (sentinel_index(&self.inner), self.me.index);
-        let holds_it = |index: u32| [sentinel, deputy].contains(&Some(index)) && index != me;
-        self.watched.retain(|index, _| holds_it(*index));
-        for slot in facts.slots.iter().filter(|s| holds_it(s.index)) {
-            self.watch(slot);
-        }
-    }
-
-    fn watch_all(&mut self, facts: &Facts) {
-        self.watched
-            .retain(|index, w| facts.slots.iter().any(|s| s.index == *index && s.version == w.version));
+    /// Watches those of these slots that others hold, and nobody else.
+    fn watch_those(&mut self, facts: &Facts, wanted: impl Fn(u32) -> bool) {
         let me = self.me.index;
-        for slot in facts.slots.iter().filter(|s| s.index != me) {
-            self.watch(slot);
-        }
+        let wanted: Vec<_> = facts.slots.iter().filter(|s| s.index != me && wanted(s.index)).collect();
+        self.watched.retain(|index, w| wanted.iter().any(|s| s.index == *index && s.version == w.version));
+        wanted.into_iter().for_each(|slot| self.watch(slot));
     }
 
     fn watch(&mut self, slot: &SlotFacts) {

@@ -20,13 +20,6 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, process};
 
-/// What a stage takes next.
-pub(crate) enum Next {
-    Act(Act),
-    /// The stage has nothing more.
-    Over,
-}
-
 pub(crate) struct Session {
     pub(crate) inner: Arc<Inner>,
     lock: NodeLock,
@@ -84,9 +77,9 @@ impl Session {
         self.is_stale = false;
     }
 
-    /// What a stage takes next. Each step takes something away from the table, unless somebody who means harm puts it
-    /// back all the time: then this stops, and says so.
-    pub(crate) fn next(&mut self, stage: Stage) -> Next {
+    /// What a stage takes next; `None`: it has nothing more. Each step takes something away from the table, unless
+    /// somebody who means harm puts it back all the time: then this stops, and says so.
+    pub(crate) fn next(&mut self, stage: Stage) -> Option<Act> {
         if self.is_stale {
             self.look();
         }
@@ -94,12 +87,9 @@ impl Session {
             if let Err(error) = self.revive(id) {
                 self.inner.notice(NoticeLevel::Warning, error.to_string());
             }
-            return Next::Over;
+            return None;
         }
-        match self.facts.act(stage) {
-            Some(act) if self.may_go_on() => Next::Act(act),
-            _ => Next::Over,
-        }
+        self.facts.act(stage).filter(|_| self.may_go_on())
     }
 
     fn may_go_on(&mut self) -> bool {
@@ -317,7 +307,7 @@ impl Session {
 
     /// Changes a record, and reads it again. Who is alive is not asked again, so it must still be about the same process.
     fn change_slot(&mut self, index: u32, change: impl FnOnce(&Slot)) {
-        let (head, Ok(slot)) = (self.next_seq(), self.inner.slot(index)) else { return };
+        let (head, Some(slot)) = (self.next_seq(), self.inner.slot(index)) else { return };
         change(slot);
         if let Some(known) = self.facts.slots.iter_mut().find(|s| s.index == index)
             && let Some(read) = self.inner.view().slot(index, head, &mut |_| known.liveness)
@@ -328,7 +318,7 @@ impl Session {
     }
 
     fn change_generation(&mut self, index: u32, change: impl FnOnce(&GenerationRecord)) {
-        let (head, Ok(generation)) = (self.next_seq(), self.inner.generation_at(index)) else { return };
+        let (head, Some(generation)) = (self.next_seq(), self.inner.generation_at(index)) else { return };
         change(generation);
         if let Some(known) = self.facts.generations.iter_mut().find(|g| g.index == index)
             && let Some(read) = self.inner.view().generation(index, head)

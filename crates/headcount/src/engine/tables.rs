@@ -91,7 +91,7 @@ impl Inner {
 
     /// Declares the process in a slot to be gone: there never was one of this birth.
     pub(crate) fn bury(&self, index: u32) {
-        let Ok(slot) = self.slot(index) else { return };
+        let Some(slot) = self.slot(index) else { return };
         let (birth_kind, birth) = Birth::Inode(0).to_words();
         rewrite(&slot.version, || {
             slot.namespace.store(self.process().identity.namespace, Relaxed);
@@ -102,7 +102,7 @@ impl Inner {
     }
 
     pub(crate) fn free_slot(&self, index: u32) {
-        let Ok(slot) = self.slot(index) else { return };
+        let Some(slot) = self.slot(index) else { return };
         rewrite(&slot.version, || slot.role.store(0, Relaxed));
         let process = self.process();
         relock(&process.joined).retain(|s| s.index != index);
@@ -155,7 +155,7 @@ impl Inner {
     }
 
     pub(crate) fn free_generation(&self, index: u32) {
-        let Ok(record) = self.generation_at(index) else { return };
+        let Some(record) = self.generation_at(index) else { return };
         rewrite(&record.version, || record.phase.store(0, Relaxed));
     }
 }
