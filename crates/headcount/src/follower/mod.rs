@@ -109,6 +109,8 @@ pub struct Followers {
     epoll: Arc<OwnedFd>,
     bell: Arc<OwnedFd>,
     timer: Timer,
+    /// What the timer is set to: setting it takes longer than all the rest.
+    set_to: Option<Instant>,
     folders: FolderWatch,
     sleepers: Vec<Sleeper>,
     nodes: Vec<Option<Followed>>,
@@ -142,7 +144,7 @@ impl Followers {
             epoll::add(&epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         }
         let (sleepers, nodes) = (Vec::new(), Vec::new());
-        Ok(Followers { epoll, bell, timer, folders, sleepers, nodes, batch: BATCH, turn: 0 })
+        Ok(Followers { epoll, bell, timer, set_to: None, folders, sleepers, nodes, batch: BATCH, turn: 0 })
     }
 
     /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by; that of one
@@ -294,7 +296,10 @@ impl Followers {
                     nodes.iter_mut().flatten().for_each(Followed::check_journal);
                 }
                 // Something is due.
-                TIMER => drop(self.timer.has_fired()),
+                TIMER => {
+                    self.timer.has_fired();
+                    self.set_to = None;
+                }
                 FOLDERS => {
                     // If the kernel does not answer: as if it had. Nothing tells that a file was cut off: so that is looked
                     // at as well.
@@ -321,8 +326,11 @@ impl Followers {
             sleeper.arm(parts.next().unwrap_or_default().to_vec());
         }
         let next = self.nodes.iter().flatten().filter_map(Followed::deadline).min();
-        let set = self.timer.set(next.map(|at| at.saturating_duration_since(Instant::now())));
-        debug_assert!(set.is_ok(), "{set:?}");
+        if next != self.set_to {
+            let set = self.timer.set(next.map(|at| at.saturating_duration_since(Instant::now())));
+            debug_assert!(set.is_ok(), "{set:?}");
+            self.set_to = next;
+        }
     }
 }
 
