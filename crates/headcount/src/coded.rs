@@ -7,6 +7,7 @@ macro_rules! coded {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$doc])* $variant,)* }
 
+        #[allow(dead_code, reason = "not all of them are asked for everything")]
         impl $name {
             /// Every value.
             pub const ALL: &'static [$name] = &[$($name::$variant),*];

@@ -113,6 +113,27 @@ pub enum PreviousRun {
     },
 }
 
+impl PreviousRun {
+    /// As words of a record: a code, and of an unclean one its generation and workers.
+    pub(crate) fn to_words(run: Option<PreviousRun>) -> (u32, GenerationId, u32) {
+        match run {
+            None => (0, 0, 0),
+            Some(PreviousRun::None) => (1, 0, 0),
+            Some(PreviousRun::Clean) => (2, 0, 0),
+            Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
+        }
+    }
+
+    pub(crate) fn from_words(code: u32, generation: GenerationId, workers: u32) -> Option<PreviousRun> {
+        match code {
+            1 => Some(PreviousRun::None),
+            2 => Some(PreviousRun::Clean),
+            3 => Some(PreviousRun::Unclean { generation, workers }),
+            _ => None,
+        }
+    }
+}
+
 /// The workers of three neighbouring generations.
 ///
 /// A count is the number of live workers that are not stalled. `None`: there is no such generation;

@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::lifecycle::{Facts, Intent, Scope, SlotFacts, SlotRef, Stage};
 use crate::node::Node;
+use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, futex};
 use crate::worker::Worker;
@@ -244,7 +244,6 @@ fn has_unexplained(facts: &Facts) -> bool {
 fn wait_for_causes(inner: &Inner) {
     const PATIENCE_NS: u64 = 20_000_000;
     let deadline = clock::boot_ns().saturating_add(PATIENCE_NS);
-    let nobody = AtomicU32::new(0);
     loop {
         let facts = inner.facts();
         let dead = facts.slots.iter().filter(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
@@ -252,7 +251,7 @@ fn wait_for_causes(inner: &Inner) {
         if !has_unexplained(&facts) || facts.now > deadline {
             return;
         }
-        futex::wait_for_change(&nobody, 0, Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -281,7 +280,7 @@ fn let_sentinel_go_first(inner: &Inner) {
 fn joined_worker(inner: &Inner, generation: GenerationId) -> Option<SlotRef> {
     let joined = relock(&inner.process().joined).clone();
     joined.into_iter().find(|s| {
-        inner.slot(s.index).is_ok_and(|slot| {
+        inner.slot(s.index).is_some_and(|slot| {
             slot.version.load(Relaxed) == s.version && slot.generation.load(Relaxed) == generation
         })
     })

@@ -44,40 +44,23 @@
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back. (A [`Follower`], which is
 //!   for programs beside the server, has a thread that sleeps.)
 
-// Under loom only what it tests is used: see `seqlock.rs`.
-#![cfg_attr(loom, allow(dead_code, unused_imports))]
-
-#[cfg(not(loom))]
 mod engine;
-#[cfg(not(loom))]
 mod follower;
-#[cfg(not(loom))]
 mod generation;
-#[cfg(not(loom))]
 mod kernel;
-#[cfg(not(loom))]
 mod lifecycle;
-#[cfg(not(loom))]
 mod master;
-#[cfg(not(loom))]
 mod member;
-#[cfg(not(loom))]
 mod node;
-#[cfg(not(loom))]
 mod observer;
-#[cfg(not(loom))]
 mod options;
-#[cfg(not(loom))]
 mod snapshot;
-#[cfg(not(loom))]
 mod stale;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod tokio;
-#[cfg(not(loom))]
 mod worker;
 
 /// For the crates of this project alone. No promise is made about it.
-#[cfg(not(loom))]
 #[doc(hidden)]
 pub mod internal {
     pub use crate::sys::per_process::PerProcess;
@@ -91,40 +74,23 @@ mod sys;
 
 #[cfg(all(feature = "tokio", not(loom)))]
 pub use self::tokio::AsyncMember;
-#[cfg(not(loom))]
 pub use engine::node_lock::Wait;
-#[cfg(not(loom))]
 pub use engine::process::{Notice, NoticeLevel};
-#[cfg(not(loom))]
 pub use engine::sentinel::Watch;
-#[cfg(not(loom))]
 pub use engine::transitions::{Transition, Transitions};
 pub use error::{Allowed, Error, ErrorKind, Result, WrongOption};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
-#[cfg(not(loom))]
 pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
-#[cfg(not(loom))]
 pub use generation::{Generation, Join};
-#[cfg(not(loom))]
 pub use kernel::{KernelFeatures, kernel_features};
-#[cfg(not(loom))]
 pub use lifecycle::{Phase, State};
-#[cfg(not(loom))]
 pub use master::{Begin, Master};
-#[cfg(not(loom))]
 pub use member::{Member, MemberState, Moment, Step};
-#[cfg(not(loom))]
 pub use node::Node;
-#[cfg(not(loom))]
 pub use observer::{Observer, RegistryInfo};
-#[cfg(not(loom))]
 pub use options::{Options, default_folder, default_node, default_path};
 pub use registry::journal::{Batch, Cursor};
-#[cfg(not(loom))]
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
-#[cfg(not(loom))]
 pub use stale::remove_stale;
-#[cfg(not(loom))]
 pub use sys::identity::{Doubt, Liveness};
-#[cfg(not(loom))]
 pub use worker::Worker;

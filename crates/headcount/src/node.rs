@@ -45,7 +45,7 @@ impl Node {
     /// Takes the messages that have come up for the log in this process, oldest first.
     #[must_use]
     pub fn take_notices(&self) -> Vec<Notice> {
-        self.inner.take_notices()
+        self.inner.process().take_notices()
     }
 
     /// The newest generation that this process, as a master, has begun, also before it went into the
@@ -80,7 +80,7 @@ impl Node {
     pub fn child_exited(&self, pid: u32, status: ExitStatus) {
         let facts = self.inner.facts();
         for s in facts.slots.iter().filter(|s| s.pid() == pid && s.liveness != Liveness::Alive) {
-            if let Ok(slot) = self.inner.slot(s.index) {
+            if let Some(slot) = self.inner.slot(s.index) {
                 slot.wait_status.store(1 << 32 | u64::from(status.into_raw() as u32), Release);
             }
         }

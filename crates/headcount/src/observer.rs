@@ -12,16 +12,15 @@ use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::SlotFacts;
 use crate::registry::journal::{Batch, Cursor};
-use crate::registry::layout::{Geometry, Header, JOURNAL_RANGE, SLOTS_RANGE, Slot};
-use crate::registry::reading::{JournalFile, read_exact};
+use crate::registry::layout::{Geometry, Header, Slot};
+use crate::registry::reading::JournalFile;
 use crate::registry::region::Region;
-use crate::registry::store::{is_member, maps};
+use crate::registry::store::{geometry_of, is_member, maps};
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
-use crate::sys::memory::Page;
 
 /// A reader of some node's registry.
 ///
@@ -161,27 +160,16 @@ impl Observer {
 
     /// The registry's tables, up to `len` bytes, without the journal.
     fn copy(&self, len: usize) -> Result<Region> {
-        let failed = |e| Error::of_reader("read", &self.path, e);
-        // A region has a journal: the smallest, and not the one of the file, which may be large.
-        let smallest = Geometry::new(self.geometry.slots() as u32, *JOURNAL_RANGE.start())?;
-        let mut pages = Page::buffer(smallest.file_size());
-        read_exact(self.file.as_fd(), &mut Page::bytes_mut(&mut pages)[..len], 0).map_err(failed)?;
-        Region::copy(pages, smallest).ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
+        Region::read(self.file.as_fd(), self.geometry, len)
+            .map_err(|e| Error::of_reader("read", &self.path, e))
     }
 
     /// The record is a copy, so it is compared once more with the registry before somebody is called gone.
     fn liveness(&self, slot: &SlotFacts, members: &mut Members<'_>) -> Liveness {
         let answer = match slot.identity.liveness() {
-            unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-                match members.has(slot) {
-                    Some(true) => Liveness::Alive,
-                    Some(false) => Liveness::Gone,
-                    None => unknown,
-                }
-            }
             // Somebody who lives, and whom another has written there.
             Liveness::Alive if members.is_stranger(slot) => Liveness::Gone,
-            known => known,
+            known => known.or_else(|| members.has(slot)),
         };
         if answer == Liveness::Gone && !self.still(slot.index, slot.version) {
             return Liveness::Unknown(Doubt::Changing);
@@ -246,25 +234,14 @@ fn open_to_read(path: &Path) -> Result<OwnedFd> {
     files::open_looked_at(path, &looked_at, &stat, OFlags::RDONLY).map_err(failed)
 }
 
+/// The same as for a server; but what is no registry is nothing that a reader is to remove.
 fn read_geometry(file: &OwnedFd, path: &Path) -> Result<Geometry> {
-    let stat = fstat(file).map_err(|e| Error::of_reader("look at", path, e.into()))?;
-    let smallest = Geometry::new(*SLOTS_RANGE.start(), *JOURNAL_RANGE.start())?;
-    let mut pages = Page::buffer(smallest.file_size());
-    let read = rustix::io::pread(file, &mut Page::bytes_mut(&mut pages)[..4096], 0)
-        .map_err(|e| Error::of_reader("read", path, e.into()))?;
-    let not_a_registry = |why: &str| {
-        let text = format!("{} is no headcount registry{why} (give another one)", path.display());
-        Error::new(ErrorKind::NotARegistry, text)
-    };
-    if read < 4096 {
-        return Err(not_a_registry(&format!(": it has {read} bytes")));
-    }
-    let region = Region::copy(pages, smallest)
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    // The same as for a server; but what is no registry is nothing that a reader is to remove.
-    header::read_geometry(region.header(), size, path).map_err(|error| match error.kind() {
-        ErrorKind::NotARegistry => not_a_registry(""),
+    let found = geometry_of(file, path).map_err(|e| Error::of_reader("read", path, e))?;
+    found.map_err(|error| match error.kind() {
+        ErrorKind::NotARegistry => {
+            let text = format!("{} is no headcount registry (give another one)", path.display());
+            Error::new(ErrorKind::NotARegistry, text)
+        }
         _ => error,
     })
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
 use crate::lifecycle::{Intent, Scope, SlotRef, Stage};
 use crate::node::Node;
+use crate::registry::layout::Slot;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
 
@@ -53,7 +54,7 @@ impl Worker {
     /// The same, with the time as the caller has it.
     #[inline]
     pub(crate) fn beat_at(&self, now: u64) {
-        let Ok(slot) = self.node.inner.slot(self.slot.index) else { return };
+        let Some(slot) = self.node.inner.slot(self.slot.index) else { return };
         if slot.version.load(Relaxed) != self.slot.version {
             // It has left, and the slot may be somebody else's by now.
             return;
@@ -72,8 +73,8 @@ impl Worker {
     /// [`ErrorKind::LockTimeout`] or [`ErrorKind::Busy`] if somebody else holds the node lock.
     pub fn drain(&self, wait: Wait) -> Result<Transitions> {
         self.check()?;
-        let slot = self.node.inner.slot(self.slot.index)?;
-        if Intent::from_code(slot.intent.load(Acquire)) == Intent::Draining {
+        let intent = |slot: &Slot| Intent::from_code(slot.intent.load(Acquire));
+        if self.node.inner.slot(self.slot.index).and_then(intent) == Some(Intent::Draining) {
             return Ok(Transitions::none());
         }
         let session = Session::begin(&self.node.inner, wait, Operation::Drain)?;
@@ -124,8 +125,8 @@ impl Worker {
 
     fn check(&self) -> Result<()> {
         let ours = relock(&self.node.inner.process().joined).contains(&self.slot);
-        let same = self.node.inner.slot(self.slot.index)?.version.load(Acquire) == self.slot.version;
-        if ours && same {
+        let slot = self.node.inner.slot(self.slot.index);
+        if ours && slot.is_some_and(|slot| slot.version.load(Acquire) == self.slot.version) {
             return Ok(());
         }
         Err(Error::new(

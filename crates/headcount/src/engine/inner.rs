@@ -9,9 +9,8 @@ use std::time::Duration;
 use crate::engine::liveness::{Asking, liveness_of};
 use crate::engine::look::View;
 use crate::engine::process::{Notice, NoticeLevel, Process};
-use crate::error::{Error, ErrorKind, Result};
 use crate::event::GenerationId;
-use crate::lifecycle::{Facts, SlotFacts, SlotRef};
+use crate::lifecycle::{Facts, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
@@ -74,10 +73,6 @@ impl Inner {
         self.process().notice(Notice { level, text });
     }
 
-    pub(crate) fn take_notices(&self) -> Vec<Notice> {
-        self.process().take_notices()
-    }
-
     pub(crate) fn header(&self) -> &Header {
         self.store.region.header()
     }
@@ -90,16 +85,12 @@ impl Inner {
         self.view().journal()
     }
 
-    pub(crate) fn slot(&self, index: u32) -> Result<&Slot> {
-        self.store.region.slots().get(index as usize).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("{}: there is no slot {index}", self.place()))
-        })
+    pub(crate) fn slot(&self, index: u32) -> Option<&Slot> {
+        self.store.region.slots().get(index as usize)
     }
 
-    pub(crate) fn generation_at(&self, index: u32) -> Result<&GenerationRecord> {
-        self.store.region.generations().get(index as usize).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("{}: there is no generation record {index}", self.place()))
-        })
+    pub(crate) fn generation_at(&self, index: u32) -> Option<&GenerationRecord> {
+        self.store.region.generations().get(index as usize)
     }
 
     pub(crate) fn generation_record(&self, id: GenerationId) -> Option<&GenerationRecord> {
@@ -130,7 +121,7 @@ impl Inner {
     pub(crate) fn cannot_prove(&self) {
         if self.store.path.is_some() {
             for slot in self.process().slots() {
-                if let Ok(record) = self.slot(slot.index) {
+                if let Some(record) = self.slot(slot.index) {
                     record.lock_tag.store(0, Relaxed);
                 }
             }
@@ -175,16 +166,11 @@ impl Inner {
 
     /// Notes how the process in a slot ended.
     pub(crate) fn note_end(&self, index: u32, version: u64, status: i32) {
-        if let Ok(slot) = self.slot(index)
+        if let Some(slot) = self.slot(index)
             && slot.version.load(Acquire) == version
         {
             slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
         }
-    }
-
-    /// What a slot of this very process says.
-    pub(crate) fn own_facts(&self, slot: SlotRef) -> Option<SlotFacts> {
-        self.view().slot(slot.index, &mut |_| Liveness::Alive)
     }
 
     /// The exact answer about the process in a slot.

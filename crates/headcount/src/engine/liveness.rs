@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::lifecycle::{SlotFacts, SlotRef};
 use crate::registry::store::Store;
 use crate::sys::clock;
-use crate::sys::identity::{Doubt, Identity, Liveness};
+use crate::sys::identity::{Identity, Liveness};
 
 /// One look: who is asked, and how.
 ///
@@ -100,14 +100,5 @@ impl LockPace {
 
 /// The exact answer about a process of a node.
 pub(crate) fn liveness_of(store: &Store, identity: &Identity, lock_tag: u32) -> Liveness {
-    match identity.liveness() {
-        unknown @ Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) => {
-            match store.is_member(identity, lock_tag) {
-                Some(true) => Liveness::Alive,
-                Some(false) => Liveness::Gone,
-                None => unknown,
-            }
-        }
-        known => known,
-    }
+    identity.liveness().or_else(|| store.is_member(identity, lock_tag))
 }

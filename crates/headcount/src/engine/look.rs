@@ -59,19 +59,19 @@ impl<'a> View<'a> {
         &generations[..used.min(generations.len())]
     }
 
-    /// One slot, if anybody is in it.
-    pub(crate) fn slot(self, index: u32, oracle: Oracle<'_>) -> Option<SlotFacts> {
-        let slot = self.region.slots().get(index as usize)?;
-        slot_facts(index, slot, self.region.header().head.load(Acquire), oracle)
+    /// One slot, if anybody is in it. Everything that has a number up to `head` is taken as reported: the lock's holder
+    /// includes the report that it is just about to write.
+    pub(crate) fn slot(self, index: u32, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+        slot_facts(index, self.region.slots().get(index as usize)?, head, oracle)
+    }
+
+    /// One generation, as [`View::slot`].
+    pub(crate) fn generation(self, index: u32, head: u64) -> Option<GenerationFacts> {
+        generation_facts(index, self.region.generations().get(index as usize)?, head)
     }
 
     pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {
-        self.facts_as_of(self.region.header().head.load(Acquire), oracle)
-    }
-
-    /// The facts with everything taken as reported that has a number up to `head`. The lock's holder asks
-    /// for those that include the report that it is just about to write.
-    pub(crate) fn facts_as_of(self, head: u64, oracle: Oracle<'_>) -> Facts {
+        let head = self.region.header().head.load(Acquire);
         let slots = (0u32..).zip(self.used_slots());
         let generations = (0u32..).zip(self.used_generations());
         let mut facts = Facts {
@@ -112,7 +112,8 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<
             cause: Cause::from_code(slot.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
             joined_ns: slot.joined_ns.load(Relaxed),
             joined_wall_ns: slot.joined_wall_ns.load(Relaxed),
-            intent: Intent::from_code(slot.intent.load(Relaxed)),
+            // Garbage reads as serving, the intent that hides nothing.
+            intent: Intent::from_code(slot.intent.load(Relaxed)).unwrap_or(Intent::Serving),
             intent_since_ns: slot.intent_since_ns.load(Relaxed),
             heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
             tries: slot.retry.load(Relaxed),
@@ -160,15 +161,11 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             abandoned_seq: reported(&generation.abandoned_seq, head),
             start_delivered: generation.start_delivered.load(Relaxed) != 0,
             tries: generation.retry.load(Relaxed),
-            previous_run: match generation.previous_run.load(Relaxed) {
-                1 => Some(PreviousRun::None),
-                2 => Some(PreviousRun::Clean),
-                3 => Some(PreviousRun::Unclean {
-                    generation: generation.previous_generation.load(Relaxed),
-                    workers: generation.previous_workers.load(Relaxed),
-                }),
-                _ => None,
-            },
+            previous_run: PreviousRun::from_words(
+                generation.previous_run.load(Relaxed),
+                generation.previous_generation.load(Relaxed),
+                generation.previous_workers.load(Relaxed),
+            ),
             joining: false,
         })
     })

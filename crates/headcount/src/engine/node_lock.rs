@@ -12,11 +12,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coded::coded;
 use crate::engine::inner::Inner;
 use crate::engine::process::{NoticeLevel, relock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
-use crate::sys::atomic::AtomicU32;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, futex, process};
@@ -33,28 +33,15 @@ pub enum Wait {
     For(Duration),
 }
 
-/// What the lock is held for, as others may read it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Open = 1,
-    Begin = 2,
-    Join = 3,
-    Drain = 4,
-    Leave = 5,
-    Settle = 6,
-}
-
-impl Operation {
-    fn name(code: u32) -> &'static str {
-        match code {
-            1 => "open",
-            2 => "begin",
-            3 => "join",
-            4 => "drain",
-            5 => "leave",
-            6 => "settle",
-            _ => "unknown",
-        }
+coded! {
+    /// What the lock is held for, as others may read it.
+    Operation {
+        Open = 1, "open";
+        Begin = 2, "begin";
+        Join = 3, "join";
+        Drain = 4, "drain";
+        Leave = 5, "leave";
+        Settle = 6, "settle";
     }
 }
 
@@ -175,7 +162,7 @@ impl NodeLock {
         let header = self.inner.header();
         header.holder_pid.store(self.pid, Relaxed);
         header.holder_since.store(clock::boot_ns(), Relaxed);
-        header.holder_operation.store(operation as u32, Release);
+        header.holder_operation.store(operation.code(), Release);
     }
 
     /// Not so in a child that was forked in a callback: the lock, and all that is done under it, is its parent's.
@@ -235,11 +222,10 @@ impl Waiting {
             self.next_word = so_far + NEXT_WORD;
         }
         let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
-        let nobody = AtomicU32::new(0);
         self.in_vain = self.in_vain.saturating_add(1);
         match self.in_vain {
             0..MOST_IN_VAIN => futex::wait_for_change(&inner.header().released, released, sleep),
-            _ => futex::wait_for_change(&nobody, 0, sleep),
+            _ => std::thread::sleep(sleep),
         }
     }
 }
@@ -256,7 +242,10 @@ fn holder(inner: &Inner) -> String {
                 age(header.callback_since.load(Relaxed))
             )
         }
-        _ => format!("in {}", Operation::name(header.holder_operation.load(Relaxed))),
+        _ => {
+            let operation = Operation::from_code(header.holder_operation.load(Relaxed));
+            format!("in {}", operation.map_or("unknown", Operation::name))
+        }
     };
     let since = age(header.holder_since.load(Relaxed));
     format!("process {pid} of {} has held it for {since:.1?}, {callback}", inner.place())

@@ -12,15 +12,11 @@
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::epoll;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::event::{Timespec, epoll};
 
 use crate::engine::inner::Inner;
 use crate::engine::look;
@@ -29,11 +25,12 @@ use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage};
+use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage, Step};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
 use crate::sys::process::PidfdState;
+use crate::sys::timer::Timer;
 use crate::sys::{clock, process};
 
 /// What a worker is told about the other processes of its node.
@@ -47,7 +44,7 @@ pub struct Watch {
     me: SlotRef,
     epoll: OwnedFd,
     /// Makes the descriptor readable when it is time to look. `None`: whoever drives this keeps the time, by `due`.
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
     watched: HashMap<u32, Watched>,
     most_watched: usize,
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
@@ -130,12 +127,12 @@ impl Watch {
     pub(crate) fn new(inner: Arc<Inner>, me: SlotRef) -> Result<Watch> {
         let now = clock::boot_ns();
         let mut watch = Watch::without_timer(inner, me, now)?;
-        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
-            .map_err(failed)?;
-        let data = epoll::EventData::new_u64(TIMER);
-        epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN).map_err(failed)?;
-        watch.timer = Some(timer);
+        let timer = Timer::new().and_then(|timer| {
+            let data = epoll::EventData::new_u64(TIMER);
+            epoll::add(&watch.epoll, &timer, data, epoll::EventFlags::IN)?;
+            Ok(timer)
+        });
+        watch.timer = Some(timer.map_err(|e| Error::io("make the watch of a worker", e))?);
         // Look at once: there may be something to take over.
         let awake = watch.due();
         watch.arm(now, Duration::ZERO)?;
@@ -145,8 +142,8 @@ impl Watch {
 
     /// One whose owner looks by itself at [`Watch::due`], so that this needs no wake-up of its own.
     pub(crate) fn without_timer(inner: Arc<Inner>, me: SlotRef, now: u64) -> Result<Watch> {
-        let failed = |e: rustix::io::Errno| Error::io("make the watch of a worker", e.into());
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|e| Error::io("make the watch of a worker", e.into()))?;
         // A process may also be stopped between its joining and this: it is known to have been awake at its last beat.
         let awake = inner.slot(me.index).map_or(now, |slot| slot.heartbeat_ns.load(Relaxed).min(now));
         Ok(Watch {
@@ -241,16 +238,21 @@ impl Watch {
                 // What was rung before we could hear it.
                 return self.look(now);
             }
-            self.watch_all(&facts);
+            self.watch_those(&facts, |_| true);
         } else {
             self.listen(false)?;
-            self.watch_office(&facts, deputy);
+            // The one who takes over as well: that may have happened since, without our having been told.
+            let office = [sentinel_index(&self.inner), deputy];
+            self.watch_those(&facts, |index| office.contains(&Some(index)));
             self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        if facts.now < self.judge_not_before && self.only_stalls(&facts)
-            || facts.next_step(Scope::Everything).is_none()
-        {
+        let is_well = match facts.next_step(Scope::Everything) {
+            None => true,
+            Some(Step::ReportStalled(_)) => facts.now < self.judge_not_before,
+            Some(_) => false,
+        };
+        if is_well {
             self.open_since = None;
             self.arm(
                 now,
@@ -311,23 +313,16 @@ impl Watch {
         self.judge_not_before = now.saturating_add(2 * ns(self.inner.settings().heartbeat_interval));
     }
 
-    fn only_stalls(&self, facts: &Facts) -> bool {
-        let mut patient = facts.clone();
-        patient.stall_after = u64::MAX;
-        patient.next_step(Scope::Everything).is_none()
-    }
-
     /// Whether the bell has rung, and nothing else has happened.
     fn drain_events(&mut self) -> Result<bool> {
         let mut events = Vec::with_capacity(64);
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&zero)) {
+        let now = Timespec::default();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("look at the watch of a worker", e.into())),
         }
         if let Some(timer) = &self.timer {
-            // Empty is what it shall be.
-            let _ = rustix::io::read(timer, &mut [0; 8]);
+            timer.has_fired();
         }
         Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == BELL))
     }
@@ -385,23 +380,12 @@ impl Watch {
         Ok(())
     }
 
-    /// The sentinel, and the one who takes over from it: that may have happened since, without our having been told.
-    fn watch_office(&mut self, facts: &Facts, deputy: Option<u32>) {
-        let (sentinel, me) = (sentinel_index(&self.inner), self.me.index);
-        let holds_it = |index: u32| [sentinel, deputy].contains(&Some(index)) && index != me;
-        self.watched.retain(|index, _| holds_it(*index));
-        for slot in facts.slots.iter().filter(|s| holds_it(s.index)) {
-            self.watch(slot);
-        }
-    }
-
-    fn watch_all(&mut self, facts: &Facts) {
-        self.watched
-            .retain(|index, w| facts.slots.iter().any(|s| s.index == *index && s.version == w.version));
+    /// Watches those of these slots that others hold, and nobody else.
+    fn watch_those(&mut self, facts: &Facts, wanted: impl Fn(u32) -> bool) {
         let me = self.me.index;
-        for slot in facts.slots.iter().filter(|s| s.index != me) {
-            self.watch(slot);
-        }
+        let wanted: Vec<_> = facts.slots.iter().filter(|s| s.index != me && wanted(s.index)).collect();
+        self.watched.retain(|index, w| wanted.iter().any(|s| s.index == *index && s.version == w.version));
+        wanted.into_iter().for_each(|slot| self.watch(slot));
     }
 
     fn watch(&mut self, slot: &SlotFacts) {
@@ -504,17 +488,7 @@ impl Watch {
     fn arm(&self, now: u64, after: Duration) -> Result<()> {
         self.due.set(now.saturating_add(ns(after)));
         let Some(timer) = &self.timer else { return Ok(()) };
-        let after = after.max(Duration::from_nanos(1));
-        let spec = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec {
-                tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(after.subsec_nanos()),
-            },
-        };
-        timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)
-            .map(|_| ())
-            .map_err(|e| Error::io("set the watch's timer", io::Error::from(e)))
+        timer.set(Some(after)).map_err(|e| Error::io("set the watch's timer", e))
     }
 }
 

@@ -11,20 +11,14 @@ use crate::engine::tables::NewGeneration;
 use crate::error::Result;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
 use crate::lifecycle::{
-    Act, Change, Facts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotFacts, SlotRef, Stage, Subject,
+    Act, Change, Facts, GenerationFacts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotFacts, SlotRef, Stage,
+    Subject,
 };
 use crate::registry::layout::{Generation as GenerationRecord, Slot};
-use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, process};
-
-/// What a stage takes next.
-pub(crate) enum Next {
-    Act(Act),
-    /// The stage has nothing more.
-    Over,
-}
 
 pub(crate) struct Session {
     pub(crate) inner: Arc<Inner>,
@@ -83,9 +77,9 @@ impl Session {
         self.is_stale = false;
     }
 
-    /// What a stage takes next. Each step takes something away from the table, unless somebody who means harm puts it
-    /// back all the time: then this stops, and says so.
-    pub(crate) fn next(&mut self, stage: Stage) -> Next {
+    /// What a stage takes next; `None`: it has nothing more. Each step takes something away from the table, unless
+    /// somebody who means harm puts it back all the time: then this stops, and says so.
+    pub(crate) fn next(&mut self, stage: Stage) -> Option<Act> {
         if self.is_stale {
             self.look();
         }
@@ -93,12 +87,9 @@ impl Session {
             if let Err(error) = self.revive(id) {
                 self.inner.notice(NoticeLevel::Warning, error.to_string());
             }
-            return Next::Over;
+            return None;
         }
-        match self.facts.act(stage) {
-            Some(act) if self.may_go_on() => Next::Act(act),
-            _ => Next::Over,
-        }
+        self.facts.act(stage).filter(|_| self.may_go_on())
     }
 
     fn may_go_on(&mut self) -> bool {
@@ -233,10 +224,7 @@ impl Session {
     pub(crate) fn report(&mut self, mut event: Event, mark: Option<Mark>) -> Event {
         let seq = self.next_seq();
         if let Some(mark) = mark {
-            if let Some(word) = self.marked(mark) {
-                word.store(seq, Release);
-            }
-            self.facts.mark(mark, seq);
+            self.mark(mark, seq);
         }
         event.counts = self.facts.counts(event.generation);
         event.time_ns = clock::wall_ns();
@@ -246,54 +234,46 @@ impl Session {
         event
     }
 
-    fn marked(&self, mark: Mark) -> Option<&AtomicU64> {
-        let slot = |index: u32| self.inner.slot(index).ok();
-        let generation = |index: u32| self.inner.generation_at(index).ok();
+    fn mark(&mut self, mark: Mark, seq: u64) {
         match mark {
-            Mark::Started(index) => slot(index).map(|s| &s.started_seq),
-            Mark::Exited(index) => slot(index).map(|s| &s.exited_seq),
-            Mark::Died(index) => slot(index).map(|s| &s.died_seq),
-            Mark::Stalled(index) => slot(index).map(|s| &s.stalled_seq),
-            Mark::Recovered(index) => slot(index).map(|s| &s.recovered_seq),
-            Mark::GenerationStarted(index) => generation(index).map(|g| &g.started_seq),
-            Mark::Ended(index) => generation(index).map(|g| &g.ended_seq),
-            Mark::Abandoned(index) => generation(index).map(|g| &g.abandoned_seq),
+            Mark::Started(index) => self.change_slot(index, |s| s.started_seq.store(seq, Release)),
+            Mark::Exited(index) => self.change_slot(index, |s| s.exited_seq.store(seq, Release)),
+            Mark::Died(index) => self.change_slot(index, |s| s.died_seq.store(seq, Release)),
+            Mark::Stalled(index) => self.change_slot(index, |s| s.stalled_seq.store(seq, Release)),
+            Mark::Recovered(index) => self.change_slot(index, |s| s.recovered_seq.store(seq, Release)),
+            Mark::GenerationStarted(index) => {
+                self.change_generation(index, |g| g.started_seq.store(seq, Release));
+            }
+            Mark::Ended(index) => self.change_generation(index, |g| g.ended_seq.store(seq, Release)),
+            Mark::Abandoned(index) => self.change_generation(index, |g| g.abandoned_seq.store(seq, Release)),
         }
     }
 
     fn apply(&mut self, change: Change) {
-        self.facts.now = clock::boot_ns();
-        self.write(change);
-        self.facts.apply(change);
-    }
-
-    fn write(&self, change: Change) {
-        let header = self.inner.header();
-        let now = self.facts.now;
-        let slot = |index: u32, write: &dyn Fn(&Slot)| {
-            if let Ok(slot) = self.inner.slot(index) {
-                write(slot);
-            }
-        };
-        let generation = |index: u32, write: &dyn Fn(&GenerationRecord)| {
-            if let Ok(record) = self.inner.generation_at(index) {
-                write(record);
-            }
-        };
+        let now = clock::boot_ns();
+        self.facts.now = now;
         match change {
-            Change::FreeSlot(index) => self.inner.free_slot(index),
-            Change::FreeGeneration(index) => self.inner.free_generation(index),
-            Change::Intent(index, intent) => slot(index, &|s| {
+            Change::FreeSlot(index) => {
+                self.inner.free_slot(index);
+                self.facts.slots.retain(|s| s.index != index);
+            }
+            Change::FreeGeneration(index) => {
+                self.inner.free_generation(index);
+                self.facts.generations.retain(|g| g.index != index);
+            }
+            Change::Intent(index, intent) => self.change_slot(index, |s| {
                 s.intent_since_ns.store(now, Relaxed);
                 s.intent.store(intent.code(), Release);
             }),
-            Change::Serving(index) => slot(index, &|s| {
+            Change::Serving(index) => self.change_slot(index, |s| {
                 s.heartbeat_ns.store(now, Relaxed);
                 s.intent_since_ns.store(now, Relaxed);
                 s.intent.store(Intent::Serving.code(), Release);
             }),
-            Change::DiedAtWork(index, at) => generation(index, &|g| g.died_at_work.store(at, Relaxed)),
-            Change::Joined { generation: index, number, is_complete } => generation(index, &|g| {
+            Change::DiedAtWork(index, at) => {
+                self.change_generation(index, |g| g.died_at_work.store(at, Relaxed));
+            }
+            Change::Joined { generation: index, number, is_complete } => self.change_generation(index, |g| {
                 g.joined.fetch_add(1, Relaxed);
                 if let Some(number) = number.filter(|&n| n < 64) {
                     g.came.fetch_or(1 << number, Relaxed);
@@ -303,19 +283,47 @@ impl Session {
                     g.died_at_work.store(0, Relaxed);
                 }
             }),
-            Change::StartDelivered(index) => generation(index, &|g| {
+            Change::StartDelivered(index) => self.change_generation(index, |g| {
                 g.start_delivered.store(1, Relaxed);
                 g.retry.store(0, Relaxed);
             }),
-            Change::ForgetTries(index) => generation(index, &|g| g.retry.store(0, Relaxed)),
-            Change::SlotTries(index) => slot(index, &|s| more(&s.retry)),
-            Change::GenerationTries(index) => generation(index, &|g| more(&g.retry)),
-            Change::Redeliver(seq) => header.redeliver_seq.store(seq, Release),
-            Change::RedeliverTries => more(&header.redeliver_tries),
-            Change::Redelivered => {
-                header.redeliver_seq.store(0, Relaxed);
-                header.redeliver_tries.store(0, Relaxed);
+            Change::ForgetTries(index) => self.change_generation(index, |g| g.retry.store(0, Relaxed)),
+            Change::SlotTries(index) => self.change_slot(index, |s| more(&s.retry)),
+            Change::GenerationTries(index) => self.change_generation(index, |g| more(&g.retry)),
+            Change::Redeliver(seq) => self.redeliver(seq, self.facts.redeliver_tries),
+            Change::RedeliverTries => {
+                self.redeliver(self.facts.redeliver_seq, self.facts.redeliver_tries.saturating_add(1));
             }
+            Change::Redelivered => self.redeliver(0, 0),
+        }
+    }
+
+    fn redeliver(&mut self, seq: u64, tries: u32) {
+        let header = self.inner.header();
+        header.redeliver_seq.store(seq, Release);
+        header.redeliver_tries.store(tries, Relaxed);
+        (self.facts.redeliver_seq, self.facts.redeliver_tries) = (seq, tries);
+    }
+
+    /// Changes a record, and reads it again. Who is alive is not asked again, so it must still be about the same process.
+    fn change_slot(&mut self, index: u32, change: impl FnOnce(&Slot)) {
+        let (head, Some(slot)) = (self.next_seq(), self.inner.slot(index)) else { return };
+        change(slot);
+        if let Some(known) = self.facts.slots.iter_mut().find(|s| s.index == index)
+            && let Some(read) = self.inner.view().slot(index, head, &mut |_| known.liveness)
+            && read.identity == known.identity
+        {
+            *known = read;
+        }
+    }
+
+    fn change_generation(&mut self, index: u32, change: impl FnOnce(&GenerationRecord)) {
+        let (head, Some(generation)) = (self.next_seq(), self.inner.generation_at(index)) else { return };
+        change(generation);
+        if let Some(known) = self.facts.generations.iter_mut().find(|g| g.index == index)
+            && let Some(read) = self.inner.view().generation(index, head)
+        {
+            *known = GenerationFacts { joining: known.joining, ..read };
         }
     }
 
@@ -327,14 +335,15 @@ impl Session {
             Role::Master => process.set_master(Some(slot)),
             _ => relock(&process.joined).push(slot),
         }
-        self.facts.slots.extend(self.inner.own_facts(slot));
+        let facts = self.inner.view().slot(slot.index, self.next_seq(), &mut |_| Liveness::Alive);
+        self.facts.slots.extend(facts);
         self.facts.own.push(slot.index);
         Ok(slot)
     }
 
     pub(crate) fn new_generation(&mut self, new: NewGeneration) -> Result<()> {
-        let facts = self.inner.new_generation(new)?;
-        self.facts.generations.push(facts);
+        let index = self.inner.new_generation(new)?;
+        self.facts.generations.extend(self.inner.view().generation(index, self.next_seq()));
         Ok(())
     }
 
@@ -417,7 +426,7 @@ impl Session {
     }
 }
 
-fn more(tries: &crate::sys::atomic::AtomicU32) {
+fn more(tries: &AtomicU32) {
     tries.store(tries.load(Relaxed).saturating_add(1), Relaxed);
 }
 
@@ -433,26 +442,19 @@ fn repair_records(inner: &Inner) {
         }
     };
     never_happened(&header.redeliver_seq);
+    let half_done = |version: &AtomicU64, kind: &AtomicU32| {
+        let odd = version.load(Relaxed);
+        if odd % 2 == 1 {
+            kind.store(0, Relaxed);
+            version.store(odd.wrapping_add(1), Release);
+        }
+    };
     for slot in inner.view().used_slots() {
-        for seq in
-            [&slot.started_seq, &slot.exited_seq, &slot.died_seq, &slot.stalled_seq, &slot.recovered_seq]
-        {
-            never_happened(seq);
-        }
-        let version = slot.version.load(Relaxed);
-        if version % 2 == 1 {
-            slot.role.store(0, Relaxed);
-            slot.version.store(version.wrapping_add(1), Release);
-        }
+        slot.seqs().into_iter().for_each(never_happened);
+        half_done(&slot.version, &slot.role);
     }
     for generation in inner.view().used_generations() {
-        for seq in [&generation.started_seq, &generation.ended_seq, &generation.abandoned_seq] {
-            never_happened(seq);
-        }
-        let version = generation.version.load(Relaxed);
-        if version % 2 == 1 {
-            generation.phase.store(0, Relaxed);
-            generation.version.store(version.wrapping_add(1), Release);
-        }
+        generation.seqs().into_iter().for_each(never_happened);
+        half_done(&generation.version, &generation.phase);
     }
 }

@@ -6,7 +6,7 @@ use crate::engine::inner::Inner;
 use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
-use crate::lifecycle::{Facts, GenerationFacts, Phase, SlotRef};
+use crate::lifecycle::{Facts, Phase, SlotRef};
 use crate::registry::layout::Slot;
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
@@ -61,16 +61,8 @@ impl Inner {
             slot.worker_id.store(-1, Relaxed);
             slot.cause.store(0, Relaxed);
             slot.retry.store(0, Relaxed);
-            for seq in [
-                &slot.started_seq,
-                &slot.exited_seq,
-                &slot.died_seq,
-                &slot.stalled_seq,
-                &slot.recovered_seq,
-                &slot.wait_status,
-            ] {
-                seq.store(0, Relaxed);
-            }
+            slot.wait_status.store(0, Relaxed);
+            slot.seqs().into_iter().for_each(|seq| seq.store(0, Relaxed));
             fill(slot);
             slot.role.store(role.code(), Relaxed);
         });
@@ -99,7 +91,7 @@ impl Inner {
 
     /// Declares the process in a slot to be gone: there never was one of this birth.
     pub(crate) fn bury(&self, index: u32) {
-        let Ok(slot) = self.slot(index) else { return };
+        let Some(slot) = self.slot(index) else { return };
         let (birth_kind, birth) = Birth::Inode(0).to_words();
         rewrite(&slot.version, || {
             slot.namespace.store(self.process().identity.namespace, Relaxed);
@@ -110,7 +102,7 @@ impl Inner {
     }
 
     pub(crate) fn free_slot(&self, index: u32) {
-        let Ok(slot) = self.slot(index) else { return };
+        let Some(slot) = self.slot(index) else { return };
         rewrite(&slot.version, || slot.role.store(0, Relaxed));
         let process = self.process();
         relock(&process.joined).retain(|s| s.index != index);
@@ -119,8 +111,8 @@ impl Inner {
         }
     }
 
-    /// Puts a generation into the table, and gives what it is from now on.
-    pub(crate) fn new_generation(&self, new: NewGeneration) -> Result<GenerationFacts> {
+    /// Puts a generation into the table, and gives its index.
+    pub(crate) fn new_generation(&self, new: NewGeneration) -> Result<u32> {
         let records = self.store.region.generations();
         let free = (0u32..).zip(records).find(|(_, g)| g.phase.load(Relaxed) == 0);
         let Some((index, record)) = free else {
@@ -134,7 +126,6 @@ impl Inner {
                 ),
             ));
         };
-        let (begun_ns, begun_wall_ns) = (clock::boot_ns(), clock::wall_ns());
         let (master_slot, master_version) = new.master.map_or((u32::MAX, 0), |m| (m.index, m.version));
         // First of all: a repair looks no further than this.
         self.header().generations_used.fetch_max(index + 1, Release);
@@ -144,55 +135,27 @@ impl Inner {
             record.master_slot.store(master_slot, Relaxed);
             record.master_version.store(master_version, Relaxed);
             record.master_pid.store(new.master_pid, Relaxed);
-            record.begun_ns.store(begun_ns, Relaxed);
-            record.begun_wall_ns.store(begun_wall_ns, Relaxed);
+            record.begun_ns.store(clock::boot_ns(), Relaxed);
+            record.begun_wall_ns.store(clock::wall_ns(), Relaxed);
             record.expected.store(new.expected, Relaxed);
             record.joined.store(0, Relaxed);
             record.came.store(0, Relaxed);
             record.died_at_work.store(0, Relaxed);
-            for seq in [&record.started_seq, &record.ended_seq, &record.abandoned_seq] {
-                seq.store(0, Relaxed);
-            }
+            record.seqs().into_iter().for_each(|seq| seq.store(0, Relaxed));
             record.start_delivered.store(0, Relaxed);
             record.marks.store(0, Relaxed);
             record.retry.store(0, Relaxed);
-            let (code, generation, workers) = match new.previous_run {
-                None => (0, 0, 0),
-                Some(PreviousRun::None) => (1, 0, 0),
-                Some(PreviousRun::Clean) => (2, 0, 0),
-                Some(PreviousRun::Unclean { generation, workers }) => (3, generation, workers),
-            };
+            let (code, generation, workers) = PreviousRun::to_words(new.previous_run);
             record.previous_generation.store(generation, Relaxed);
             record.previous_workers.store(workers, Relaxed);
             record.previous_run.store(code, Relaxed);
             record.phase.store(new.phase.code(), Relaxed);
         });
-        Ok(GenerationFacts {
-            index,
-            id: new.id,
-            phase: new.phase,
-            cause: new.cause,
-            master_slot,
-            master_version,
-            master_pid: new.master_pid,
-            begun_ns,
-            begun_wall_ns,
-            expected: new.expected,
-            joined: 0,
-            came: 0,
-            died_at_work: 0,
-            started_seq: 0,
-            ended_seq: 0,
-            abandoned_seq: 0,
-            start_delivered: false,
-            tries: 0,
-            previous_run: new.previous_run,
-            joining: false,
-        })
+        Ok(index)
     }
 
     pub(crate) fn free_generation(&self, index: u32) {
-        let Ok(record) = self.generation_at(index) else { return };
+        let Some(record) = self.generation_at(index) else { return };
         rewrite(&record.version, || record.phase.store(0, Relaxed));
     }
 }

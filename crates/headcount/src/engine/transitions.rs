@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 
-use crate::engine::session::{Next, Session};
+use crate::engine::session::Session;
 use crate::event::Event;
 use crate::lifecycle::{Act, Stage};
 
@@ -46,9 +46,12 @@ impl std::fmt::Debug for Transitions {
 }
 
 impl Transitions {
-    pub(crate) fn new(session: Session, stages: impl IntoIterator<Item = Stage>) -> Transitions {
+    pub(crate) fn new(
+        session: impl Into<Option<Session>>,
+        stages: impl IntoIterator<Item = Stage>,
+    ) -> Transitions {
         Transitions {
-            session: Some(session),
+            session: session.into(),
             stages: stages.into_iter().collect(),
             current: None,
             _stays_on_its_thread: PhantomData,
@@ -57,12 +60,7 @@ impl Transitions {
 
     /// Nothing to report, and no lock.
     pub(crate) fn none() -> Transitions {
-        Transitions {
-            session: None,
-            stages: VecDeque::new(),
-            current: None,
-            _stays_on_its_thread: PhantomData,
-        }
+        Transitions::new(None, [])
     }
 
     /// Whether there never was anything to report.
@@ -84,7 +82,7 @@ impl Transitions {
                 self.session = None;
                 break;
             };
-            let Next::Act(act) = session.next(stage) else {
+            let Some(act) = session.next(stage) else {
                 self.stages.pop_front();
                 continue;
             };

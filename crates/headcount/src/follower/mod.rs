@@ -8,7 +8,6 @@ mod life;
 mod node;
 mod processes;
 mod sleeper;
-mod timer;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -26,9 +25,9 @@ use crate::observer::Observer;
 use crate::registry::journal::Cursor;
 use crate::sys::identity::Liveness;
 use crate::sys::process;
+use crate::sys::timer::Timer;
 use node::{Followed, Surroundings};
 use sleeper::{Expected, MOST_WORDS, Sleeper};
-use timer::Timer;
 
 /// What a follower has to tell.
 ///
@@ -97,12 +96,6 @@ pub enum Follow {
 const BATCH: usize = 1024;
 /// So many processes are held at most, over all nodes.
 const MOST_PROCESSES: usize = 512;
-/// Everything is looked at this often, should a change not have been told: a writer may be killed in the very moment before
-/// it wakes its readers, and more strangers may sleep on a journal than a writer wakes at once.
-const BACKSTOP: Duration = Duration::from_secs(10);
-/// The same while it is known that some change is not told.
-const SLOW: Duration = Duration::from_secs(1);
-
 /// Follows any number of registries, also before they are there.
 ///
 /// Ask [`Followers::try_next`] until it has nothing, then wait until the descriptor ([`AsFd`]) is readable, or let
@@ -116,13 +109,14 @@ pub struct Followers {
     epoll: Arc<OwnedFd>,
     bell: Arc<OwnedFd>,
     timer: Timer,
+    /// What the timer is set to: setting it takes longer than all the rest.
+    set_to: Option<Instant>,
     folders: FolderWatch,
     sleepers: Vec<Sleeper>,
     nodes: Vec<Option<Followed>>,
     batch: usize,
     /// Whose turn it is.
     turn: usize,
-    looked: Instant,
 }
 
 const BELL: u64 = 0;
@@ -149,19 +143,8 @@ impl Followers {
         for (source, token) in sources {
             epoll::add(&epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         }
-        let sleepers = vec![Sleeper::start(Arc::clone(&bell))?];
-        let nodes = Vec::new();
-        Ok(Followers {
-            epoll,
-            bell,
-            timer,
-            folders,
-            sleepers,
-            nodes,
-            batch: BATCH,
-            turn: 0,
-            looked: Instant::now(),
-        })
+        let (sleepers, nodes) = (Vec::new(), Vec::new());
+        Ok(Followers { epoll, bell, timer, set_to: None, folders, sleepers, nodes, batch: BATCH, turn: 0 })
     }
 
     /// Follows one more, from this event on. Its number in this set is what [`Followers::try_next`] calls it by; that of one
@@ -176,19 +159,11 @@ impl Followers {
             Some(free) => *free = node,
             None => self.nodes.push(node),
         }
-        let added = self.watch_folders().and_then(|()| {
-            while self.sleepers.len() * MOST_WORDS < self.nodes.len() {
-                self.sleepers.push(Sleeper::start(Arc::clone(&self.bell))?);
-            }
-            Ok(())
-        });
-        match added {
-            Ok(()) => Ok(number),
-            Err(error) => {
-                self.nodes[number] = None;
-                Err(Error::io("follow a registry", error))
-            }
+        let added = self.watch_folders().and_then(|()| self.start_sleepers());
+        if added.is_err() {
+            self.nodes[number] = None;
         }
+        added.map(|()| number)
     }
 
     /// Follows this one no longer, and closes what is open of it.
@@ -200,10 +175,17 @@ impl Followers {
         }
     }
 
-    fn watch_folders(&mut self) -> std::io::Result<()> {
+    fn watch_folders(&mut self) -> Result<()> {
         let folders = self.nodes.iter().flatten().filter_map(|node| node.path().parent());
-        let folders = folders.map(Path::to_owned).collect();
-        self.folders.replace(folders)
+        self.folders.set(folders.map(Path::to_owned))
+    }
+
+    fn start_sleepers(&mut self) -> Result<()> {
+        while self.sleepers.len() * MOST_WORDS < self.nodes.len() {
+            let sleeper = Sleeper::start(Arc::clone(&self.bell));
+            self.sleepers.push(sleeper.map_err(|e| Error::io("follow a registry", e))?);
+        }
+        Ok(())
     }
 
     /// Reads on from another event. Right after [`Item::Appeared`] and [`Item::Replaced`] nothing of the registry has been read
@@ -261,10 +243,7 @@ impl Followers {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            let left = left.map(|left| Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            });
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
             match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for a registry", error.into())),
@@ -297,9 +276,8 @@ impl Followers {
     /// Takes in what the kernel tells. Whether it told something.
     fn collect(&mut self) -> bool {
         let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 64];
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let events = loop {
-            match epoll::wait(&self.epoll, &mut buffer, Some(&zero)) {
+            match epoll::wait(&self.epoll, &mut buffer, Some(&Timespec::default())) {
                 Ok((events, _)) => break events,
                 Err(Errno::INTR) => {}
                 // It has no other failure with a descriptor that is open; then as if it had told everything.
@@ -317,12 +295,10 @@ impl Followers {
                     let _ = rustix::io::read(&self.bell, &mut [0; 8]);
                     nodes.iter_mut().flatten().for_each(Followed::check_journal);
                 }
+                // Something is due.
                 TIMER => {
                     self.timer.has_fired();
-                    if self.looked.elapsed() >= slowness(nodes) {
-                        self.looked = Instant::now();
-                        nodes.iter_mut().flatten().for_each(Followed::check_all);
-                    }
+                    self.set_to = None;
                 }
                 FOLDERS => {
                     // If the kernel does not answer: as if it had. Nothing tells that a file was cut off: so that is looked
@@ -349,16 +325,13 @@ impl Followers {
         for sleeper in &self.sleepers {
             sleeper.arm(parts.next().unwrap_or_default().to_vec());
         }
-        let deadlines = self.nodes.iter().flatten().filter_map(Followed::deadline);
-        let looks = (!self.nodes.is_empty()).then(|| self.looked + slowness(&self.nodes));
-        let set = self.timer.set(deadlines.chain(looks).min());
-        debug_assert!(set.is_ok(), "{set:?}");
+        let next = self.nodes.iter().flatten().filter_map(Followed::deadline).min();
+        if next != self.set_to {
+            let set = self.timer.set(next.map(|at| at.saturating_duration_since(Instant::now())));
+            debug_assert!(set.is_ok(), "{set:?}");
+            self.set_to = next;
+        }
     }
-}
-
-/// How often everything is looked at.
-fn slowness(nodes: &[Option<Followed>]) -> Duration {
-    if nodes.iter().flatten().any(Followed::is_slow) { SLOW } else { BACKSTOP }
 }
 
 impl AsFd for Followers {

@@ -11,7 +11,7 @@ use super::life::Life;
 use super::processes::Processes;
 use super::sleeper::Expected;
 use super::{Follow, Item};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::observer::Observer;
 use crate::registry::journal::Cursor;
@@ -19,14 +19,15 @@ use crate::registry::layout::Header;
 use crate::sys::identity::Liveness;
 use crate::sys::reader_futex::RemoteWord;
 
+/// Everything is looked at this often, should a change not have been told: a writer may be killed in the very moment before
+/// it wakes its readers, and more strangers may sleep on a journal than a writer wakes at once.
+const BACKSTOP: Duration = Duration::from_secs(10);
+/// The same while it is known that some change is not told.
+const SLOW: Duration = Duration::from_secs(1);
 /// A file that is replaced by way of its removal is away for a moment.
 const AWAY: Duration = Duration::from_millis(50);
 /// A look at a node takes longer the more processes it has. At most one part in so many of our time goes into looks.
 const LOOK_SHARE: u32 = 10;
-/// Between two looks at a node with processes whose end is not told.
-const LOOKS: Duration = Duration::from_secs(1);
-/// As often at most a look is taken again because there were new processes in it.
-const ROUNDS: usize = 4;
 
 /// What a node needs of the set that it is followed in.
 pub(super) struct Surroundings<'a> {
@@ -48,9 +49,9 @@ pub(super) struct Followed {
     /// Another registry that is at the path by now, and the event up to which the old one is read before.
     next: Option<(Observer, u64)>,
     items: VecDeque<Item>,
-    file: Work,
-    read: Work,
-    look: Work,
+    file: Due,
+    read: Due,
+    look: Due,
     /// Since when there is nothing at the path; and whether that was told.
     away: Option<(Instant, bool)>,
     /// What was told of the file at the path, and of the one that is open.
@@ -66,39 +67,14 @@ struct Open {
     head: u64,
     life: Life,
     processes: Processes,
-    /// Not all of its live processes tell when they end.
-    others: bool,
     not_before: Option<Instant>,
 }
 
-/// Something to be done: now, at an instant, or not at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
-    None,
-    Now,
-    At(Instant),
-}
+/// When something is to be done, if at all.
+type Due = Option<Instant>;
 
-impl Work {
-    fn is_due(self, now: Instant) -> bool {
-        match self {
-            Work::None => false,
-            Work::Now => true,
-            Work::At(at) => at <= now,
-        }
-    }
-
-    fn sooner(&mut self, at: Instant) {
-        *self = match *self {
-            Work::Now => Work::Now,
-            Work::At(other) => Work::At(other.min(at)),
-            Work::None => Work::At(at),
-        };
-    }
-
-    fn at(self) -> Option<Instant> {
-        if let Work::At(at) = self { Some(at) } else { None }
-    }
+fn sooner(due: &mut Due, at: Instant) {
+    *due = Some(due.map_or(at, |due| due.min(at)));
 }
 
 impl Open {
@@ -110,7 +86,6 @@ impl Open {
             head: 0,
             life: Life::default(),
             processes: Processes::default(),
-            others: false,
             not_before: None,
         }
     }
@@ -125,9 +100,9 @@ impl Followed {
             open: None,
             next: None,
             items: VecDeque::new(),
-            file: Work::Now,
-            read: Work::None,
-            look: Work::None,
+            file: Some(Instant::now()),
+            read: None,
+            look: None,
             away: None,
             file_trouble: None,
             read_trouble: None,
@@ -168,24 +143,23 @@ impl Followed {
     }
 
     /// Whether changes of it are not told, so that it must be looked at by time.
-    pub(super) fn is_slow(&self) -> bool {
+    fn is_slow(&self) -> bool {
         let trouble = self.file_trouble.is_some() || self.read_trouble.is_some();
         trouble || self.open.as_ref().is_some_and(|open| open.word.is_none())
     }
 
     /// When there is something to do that nothing else tells.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.file, self.read, self.look].into_iter().filter_map(Work::at).min()
+        [self.file, self.read, self.look].into_iter().flatten().min()
     }
 
     pub(super) fn check_all(&mut self) {
-        self.file = Work::Now;
-        self.check_journal();
+        self.file = Some(Instant::now());
     }
 
     pub(super) fn check_journal(&mut self) {
         if self.open.is_some() {
-            self.read = Work::Now;
+            self.read = Some(Instant::now());
         }
     }
 
@@ -194,21 +168,24 @@ impl Followed {
         let Some(open) = &mut self.open else { return };
         if open.processes.let_go(pid) {
             self.items.push_back(Item::Ended { pid });
-            self.look = Work::Now;
+            self.look = Some(Instant::now());
         }
     }
 
     /// Does something of what is due. `false`: nothing is.
     pub(super) fn work(&mut self, around: &Surroundings<'_>) -> bool {
-        let due = |work: Work| work.is_due(around.now);
+        let due = |due: Due| due.is_some_and(|at| at <= around.now);
         if due(self.file) && self.next.is_none() {
-            self.file = Work::None;
+            self.file = None;
             self.look_at_file(around.now);
+            self.check_journal();
+            let pause = if self.is_slow() { SLOW } else { BACKSTOP };
+            sooner(&mut self.file, around.now + pause);
         } else if due(self.read) {
-            self.read = Work::None;
+            self.read = None;
             self.read_on(around.batch);
         } else if due(self.look) {
-            self.look = Work::None;
+            self.look = None;
             self.look_at_node(around);
         } else {
             return false;
@@ -234,7 +211,7 @@ impl Followed {
                 // What the old one has to say comes first; what somebody goes on writing into it does not.
                 let last = open.observer.newest_seq().unwrap_or(0);
                 self.next = Some((observer, last));
-                self.read = Work::Now;
+                self.read = Some(Instant::now());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.file_is_well();
@@ -246,13 +223,11 @@ impl Followed {
                     self.away = Some((since, true));
                     self.items.push_back(Item::Removed);
                 } else if !told {
-                    self.file = Work::At(since + AWAY);
+                    self.file = Some(since + AWAY);
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.file_trouble.as_ref() != Some(&text) {
-                    self.file_trouble = Some(text);
+                if is_news(&mut self.file_trouble, &error) {
                     self.items.push_back(Item::Unreadable(error));
                 }
             }
@@ -270,8 +245,8 @@ impl Followed {
         self.open = Some(Open::new(observer));
         self.read_trouble = None;
         self.items.push_back(item);
-        self.read = Work::Now;
-        self.look = if self.follow == Follow::Node { Work::Now } else { Work::None };
+        self.read = Some(Instant::now());
+        self.look = (self.follow == Follow::Node).then(Instant::now);
     }
 
     fn read_on(&mut self, batch: usize) {
@@ -299,78 +274,71 @@ impl Followed {
                 let wanted = if began.next_seq() == 0 { first } else { began.next_seq() };
                 if !batch.events.is_empty() && self.follow == Follow::Node {
                     open.life.somebody_wrote();
-                    self.look = Work::Now;
+                    self.look = Some(Instant::now());
                 }
                 self.items.extend(in_order(wanted, batch.events, end));
                 open.head = open.head.max(end.saturating_sub(1));
                 let is_old_one_read = self.next.as_ref().is_some_and(|(_, last)| end > *last);
                 if end <= open.head && !is_old_one_read {
-                    self.read = Work::Now;
+                    self.read = Some(Instant::now());
                     return;
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.read_trouble.as_ref() != Some(&text) {
-                    self.read_trouble = Some(text);
-                    if self.next.is_none() {
-                        self.items.push_back(Item::Unreadable(error));
-                    }
+                sooner(&mut self.file, Instant::now() + SLOW);
+                if is_news(&mut self.read_trouble, &error) && self.next.is_none() {
+                    self.items.push_back(Item::Unreadable(error));
                 }
             }
         }
         // All of it, or all that can be read. Only when all of it is told: until then what is open is what is told of.
         if self.next.is_some() && !self.items.is_empty() {
-            self.read = Work::Now;
+            self.read = Some(Instant::now());
         } else if let Some((observer, _)) = self.next.take() {
             self.cursor = Cursor::at(1);
             self.take_up(observer, Item::Replaced);
-            self.file = Work::Now;
+            self.file = Some(Instant::now());
         }
     }
 
     fn look_at_node(&mut self, around: &Surroundings<'_>) {
         let Some(open) = &mut self.open else { return };
         if let Some(at) = open.not_before.filter(|at| *at > around.now) {
-            return self.look = Work::At(at);
+            return self.look = Some(at);
         }
         let begun = Instant::now();
-        let mut rounds = 0;
-        let looked = loop {
-            let snapshot = match open.observer.snapshot() {
-                Ok(snapshot) => snapshot,
-                Err(error) => break Err(error),
-            };
-            let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
-            self.items.extend(held.ended.into_iter().map(|pid| Item::Ended { pid }));
-            rounds += 1;
-            if held.new.is_empty() || rounds == ROUNDS {
-                open.others = held.others || !held.new.is_empty();
-                break Ok(snapshot);
-            }
-        };
-        let now = Instant::now();
-        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
-        let Ok(snapshot) = looked else {
+        let Ok(snapshot) = open.observer.snapshot() else {
             // What cannot be looked at cannot be read either, and that is where it is told.
-            (self.read, self.look) = (Work::Now, Work::At(now + LOOKS));
+            (self.read, self.look) = (Some(begun), Some(begun + SLOW));
             return;
         };
-        if open.others {
-            self.look.sooner(now + LOOKS);
+        let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
+        let now = Instant::now();
+        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
+        if !held.ended.is_empty() {
+            self.look = Some(now);
+        } else if held.others {
+            self.look = Some(now + SLOW);
         }
+        self.items.extend(held.ended.into_iter().map(|pid| Item::Ended { pid }));
         // What the last ones did before they died may have come after our last look into the journal.
         let is_read = open.observer.newest_seq().map_or(true, |head| self.cursor.next_seq() > head);
         if snapshot.liveness() == Liveness::Gone && !is_read && self.read_trouble.is_none() {
-            (self.read, self.look) = (Work::Now, Work::Now);
+            (self.read, self.look) = (Some(now), Some(now));
             return;
         }
         let verdict = open.life.judge(&snapshot, now);
         self.items.extend(verdict.news.map(Item::Node));
         if let Some(again) = verdict.again {
-            self.look.sooner(now + again);
+            sooner(&mut self.look, now + again);
         }
     }
+}
+
+/// Whether this is another error than was told last.
+fn is_news(told: &mut Option<String>, error: &Error) -> bool {
+    let before = told.replace(error.to_string());
+    before != *told
 }
 
 /// What was read, with the gaps where they are. `next` is the number that was to come first, `end` the one after the last.

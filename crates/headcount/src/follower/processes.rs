@@ -8,7 +8,6 @@ use std::sync::Arc;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use crate::event::Role;
 use crate::snapshot::{ProcessStatus, Snapshot};
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::process::{has_ended, open_pidfd};
@@ -49,9 +48,6 @@ impl Drop for Process {
 /// What [`Processes::hold`] did.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// These are held now, and were not before. Their ids were looked at before the descriptors were opened: it takes another
-    /// look to know that they are the same processes.
-    pub(super) new: Vec<u32>,
     /// These have ended.
     pub(super) ended: Vec<u32>,
     /// There are live ones that are not held: there are too many, this kernel opens no such descriptor for us, or they are
@@ -76,7 +72,7 @@ impl Processes {
         let mut held = Held::default();
         let (alive, elsewhere) = wanted(snapshot);
         held.others = elsewhere;
-        let set: BTreeSet<_> = alive.iter().copied().collect();
+        let set: BTreeSet<_> = alive.iter().map(|process| process.pid).collect();
         self.held.retain(|pid, process| {
             let keep = set.contains(pid);
             // What left its node and lives on has not ended.
@@ -85,7 +81,7 @@ impl Processes {
             }
             keep
         });
-        for pid in alive {
+        for &ProcessStatus { pid, identity, .. } in alive {
             if self.held.contains_key(&pid) {
                 continue;
             }
@@ -94,11 +90,12 @@ impl Processes {
                 break;
             }
             match Process::open(pid, epoll, token(pid)) {
-                Ok(process) => {
+                // Its id was looked at before this was opened: only now is it certain that it is the same process.
+                Ok(process) if identity.is_none_or(|identity| identity.liveness() == Liveness::Alive) => {
                     self.held.insert(pid, process);
-                    held.new.push(pid);
                 }
                 // It has ended meanwhile; so it was there, and is not any more.
+                Ok(_) => held.ended.push(pid),
                 Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => held.ended.push(pid),
                 Err(_) => held.others = true,
             }
@@ -114,26 +111,21 @@ impl Processes {
 
 /// Each that is alive, once. Masters come first, then workers: as long as one of these is held, the end of the node is told.
 /// And whether there are others in a pid namespace where their ids mean nothing to us.
-fn wanted(snapshot: &Snapshot) -> (Vec<u32>, bool) {
-    let rank = |role| match role {
-        Role::Master => 0,
-        Role::Worker => 1,
-        Role::Helper => 2,
-    };
+fn wanted(snapshot: &Snapshot) -> (Vec<&ProcessStatus>, bool) {
     let namespace = Identity::own().namespace;
     let is_here = |p: &ProcessStatus| p.identity.is_none_or(|identity| identity.namespace == namespace);
     let alive = snapshot.processes.iter().filter(|p| p.liveness == Liveness::Alive && p.pid != 0);
-    let (here, elsewhere): (Vec<_>, Vec<_>) = alive.partition(|p| is_here(p));
-    let mut here: Vec<_> = here.into_iter().map(|p| (rank(p.role), p.pid)).collect();
-    here.sort_unstable();
+    let (mut here, elsewhere): (Vec<_>, Vec<_>) = alive.partition(|p| is_here(p));
+    here.sort_by_key(|p| (p.role.code(), p.pid));
     let mut seen = BTreeSet::new();
-    let pids = here.into_iter().map(|(_, pid)| pid).filter(|pid| seen.insert(*pid)).collect();
-    (pids, !elsewhere.is_empty())
+    here.retain(|p| seen.insert(p.pid));
+    (here, !elsewhere.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Role;
     use crate::lifecycle::State;
 
     fn look(pids: &[u32]) -> Snapshot {
@@ -152,9 +144,9 @@ mod tests {
         let mut processes = Processes::default();
         // The same one in a thousand slots is one.
         let mut held = processes.hold(&look(&vec![pids[0]; 1000]), &epoll, 3, u64::from);
-        assert_eq!((held.new, held.others, processes.len()), (vec![pids[0]], false, 1));
+        assert_eq!((held.others, processes.len()), (false, 1));
         held = processes.hold(&look(&pids), &epoll, 3, u64::from);
-        assert_eq!((held.new.len(), held.others, processes.len()), (2, true, 3));
+        assert_eq!((held.others, processes.len()), (true, 3));
         // Another look with others alive: those are let go of that left, and have not ended.
         held = processes.hold(&look(&pids[3..]), &epoll, 3, u64::from);
         assert_eq!((held.ended, processes.len()), (vec![], 2));

@@ -27,18 +27,12 @@ pub(super) struct Sleeper {
 struct Shared {
     bell: Arc<OwnedFd>,
     called: SharedWord,
-    orders: Mutex<Orders>,
-}
-
-#[derive(Default)]
-struct Orders {
-    /// None: nothing is waited for.
-    words: Arc<[Expected]>,
-    stop: bool,
+    /// What is waited for, which may be nothing; `None`: the thread is to end.
+    orders: Mutex<Option<Arc<[Expected]>>>,
 }
 
 impl Shared {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
+    fn orders(&self) -> MutexGuard<'_, Option<Arc<[Expected]>>> {
         // Nothing is done under it that could panic half-way.
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,8 +45,8 @@ impl Sleeper {
     }
 
     fn start_with(bell: Arc<OwnedFd>, waits_for_several: bool) -> std::io::Result<Sleeper> {
-        let shared =
-            Arc::new(Shared { bell, called: SharedWord::default(), orders: Mutex::new(Orders::default()) });
+        let orders = Mutex::new(Some(Arc::default()));
+        let shared = Arc::new(Shared { bell, called: SharedWord::default(), orders });
         let of_thread = Arc::clone(&shared);
         spawn_without_signals("headcount-wait", move || sleep(&of_thread, waits_for_several))?;
         Ok(Sleeper { shared })
@@ -62,10 +56,10 @@ impl Sleeper {
     pub(super) fn arm(&self, words: Vec<Expected>) {
         let mut orders = self.shared.orders();
         let same = |(a, b): (&Expected, &Expected)| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1;
-        if orders.words.len() == words.len() && orders.words.iter().zip(&words).all(same) {
+        if orders.iter().any(|now| now.len() == words.len() && now.iter().zip(&words).all(same)) {
             return;
         }
-        orders.words = words.into();
+        *orders = Some(words.into());
         drop(orders);
         self.shared.called.call();
     }
@@ -73,7 +67,7 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.shared.orders().stop = true;
+        *self.shared.orders() = None;
         self.shared.called.call();
     }
 }
@@ -82,13 +76,7 @@ impl Drop for Sleeper {
 fn sleep(shared: &Shared, mut waits_for_several: bool) {
     loop {
         let called = shared.called.value();
-        let (words, stop) = {
-            let orders = shared.orders();
-            (Arc::clone(&orders.words), orders.stop)
-        };
-        if stop {
-            return;
-        }
+        let Some(words) = shared.orders().clone() else { return };
         let refs: Vec<(&RemoteWord, u32)> = words.iter().map(|(word, value)| (&**word, *value)).collect();
         let outcome = match &refs[..] {
             [] => {
@@ -117,7 +105,7 @@ fn sleep(shared: &Shared, mut waits_for_several: bool) {
         if shared.called.value() != called {
             continue;
         }
-        orders.words = Arc::default();
+        *orders = Some(Arc::default());
         drop(orders);
         // It is full after 2^64 - 2 rings.
         let rung = rustix::io::write(&shared.bell, &1u64.to_ne_bytes());
@@ -148,7 +136,7 @@ mod tests {
     }
 
     fn rings(bell: &OwnedFd, limit: Duration) -> bool {
-        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+        let limit = Timespec::try_from(limit).unwrap();
         poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(&limit)).unwrap();
         rustix::io::read(bell, &mut [0; 8]).is_ok()
     }

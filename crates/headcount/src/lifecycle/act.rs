@@ -2,7 +2,7 @@
 //!
 //! Whole decisions: the engine carries them out in the order in which they stand here, and decides nothing itself.
 
-use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Phase, Scope, SlotFacts, Step, coarse};
+use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Scope, SlotFacts, Step, coarse};
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
 
 /// What is left to do while the node lock is held.
@@ -215,8 +215,8 @@ impl Facts {
             Step::Redeliver(seq) => {
                 Act::known(seq, None).delivered(self.redeliver_tries).after(Change::Redelivered)
             }
-            Step::Release { slot } => Act::silent(vec![Change::FreeSlot(slot)]),
-            Step::ReportDied { slot } => {
+            Step::Release(slot) => Act::silent(vec![Change::FreeSlot(slot)]),
+            Step::ReportDied(slot) => {
                 let facts = self.slot(slot)?;
                 let act = Act::report(death(facts, Kind::WorkerDied), Some(Mark::Died(slot)));
                 match self.generation(facts.generation) {
@@ -226,10 +226,10 @@ impl Facts {
                     _ => act,
                 }
             }
-            Step::ReportMasterLost { slot } => {
+            Step::ReportMasterLost(slot) => {
                 Act::report(self.master_lost(self.slot(slot)?), Some(Mark::Died(slot)))
             }
-            Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => {
+            Step::DeliverDied(slot) | Step::DeliverMasterLost(slot) => {
                 let facts = self.slot(slot)?;
                 let event = match facts.role {
                     Role::Master => self.master_lost(facts),
@@ -238,32 +238,32 @@ impl Facts {
                 let act = Act::known(facts.died_seq, Some(self.as_of_now(event, facts.died_seq)));
                 act.delivered(facts.tries).after(Change::FreeSlot(slot))
             }
-            Step::ReportHelperExited { slot } => {
+            Step::ReportHelperExited(slot) => {
                 Act::report(death(self.slot(slot)?, Kind::HelperExited), Some(Mark::Exited(slot)))
             }
-            Step::ReleaseGeneration { generation } => Act::silent(vec![Change::FreeGeneration(generation)]),
-            Step::ReportAbandoned { generation } => {
+            Step::ReleaseGeneration(generation) => Act::silent(vec![Change::FreeGeneration(generation)]),
+            Step::ReportAbandoned(generation) => {
                 let g = self.generation_at(generation)?;
                 let event = about_generation(g, Kind::GenerationAbandoned, Cause::NoWorkers);
                 Act::report(event, Some(Mark::Abandoned(generation))).before(Change::ForgetTries(generation))
             }
-            Step::ReportEnded { generation } => {
+            Step::ReportEnded(generation) => {
                 let g = self.generation_at(generation)?;
                 let event = about_generation(g, Kind::GenerationEnded, self.going(g.id));
                 Act::report(event, Some(Mark::Ended(generation))).before(Change::ForgetTries(generation))
             }
-            Step::DeliverAbandoned { generation } => {
+            Step::DeliverAbandoned(generation) => {
                 let g = self.generation_at(generation)?;
                 self.deliver_generation(g, g.abandoned_seq, Kind::GenerationAbandoned)
             }
-            Step::DeliverEnded { generation } => {
+            Step::DeliverEnded(generation) => {
                 let g = self.generation_at(generation)?;
                 self.deliver_generation(g, g.ended_seq, Kind::GenerationEnded)
             }
-            Step::ReportStalled { slot } => {
+            Step::ReportStalled(slot) => {
                 self.report_live(slot, Kind::WorkerStalled, Cause::Overdue, Mark::Stalled(slot))?
             }
-            Step::ReportRecovered { slot } => {
+            Step::ReportRecovered(slot) => {
                 self.report_live(slot, Kind::WorkerRecovered, Cause::Unknown, Mark::Recovered(slot))?
             }
         })
@@ -332,71 +332,6 @@ impl Facts {
         match about.kind {
             Kind::WorkerStalled | Kind::WorkerRecovered => self.redeliver_tries,
             _ => slot.or(generation).unwrap_or(0),
-        }
-    }
-
-    /// The same change in the facts as the engine makes in the records, so that they need not be read again.
-    pub(crate) fn apply(&mut self, change: Change) {
-        let now = self.now;
-        match change {
-            Change::FreeSlot(index) => self.slots.retain(|s| s.index != index),
-            Change::FreeGeneration(index) => self.generations.retain(|g| g.index != index),
-            Change::Intent(index, intent) => self.change_slot(index, |s| {
-                s.intent = intent;
-                s.intent_since_ns = now;
-            }),
-            Change::Serving(index) => self.change_slot(index, |s| {
-                s.intent = Intent::Serving;
-                s.intent_since_ns = now;
-                s.heartbeat_ns = now;
-            }),
-            Change::DiedAtWork(index, at) => self.change_generation(index, |g| g.died_at_work = at),
-            Change::Joined { generation, number, is_complete } => self.change_generation(generation, |g| {
-                g.joined = g.joined.saturating_add(1);
-                g.came |= number.filter(|&n| n < 64).map_or(0, |n| 1 << n);
-                g.phase = Phase::Committed;
-                if is_complete {
-                    g.died_at_work = 0;
-                }
-            }),
-            Change::StartDelivered(index) => self.change_generation(index, |g| {
-                g.start_delivered = true;
-                g.tries = 0;
-            }),
-            Change::ForgetTries(index) => self.change_generation(index, |g| g.tries = 0),
-            Change::SlotTries(index) => self.change_slot(index, |s| s.tries = s.tries.saturating_add(1)),
-            Change::GenerationTries(index) => {
-                self.change_generation(index, |g| g.tries = g.tries.saturating_add(1));
-            }
-            Change::Redeliver(seq) => self.redeliver_seq = seq,
-            Change::RedeliverTries => self.redeliver_tries = self.redeliver_tries.saturating_add(1),
-            Change::Redelivered => (self.redeliver_seq, self.redeliver_tries) = (0, 0),
-        }
-    }
-
-    /// Notes that the event with this number reports it.
-    pub(crate) fn mark(&mut self, mark: Mark, seq: u64) {
-        match mark {
-            Mark::Started(index) => self.change_slot(index, |s| s.started_seq = seq),
-            Mark::Exited(index) => self.change_slot(index, |s| s.exited_seq = seq),
-            Mark::Died(index) => self.change_slot(index, |s| s.died_seq = seq),
-            Mark::Stalled(index) => self.change_slot(index, |s| s.stalled_seq = seq),
-            Mark::Recovered(index) => self.change_slot(index, |s| s.recovered_seq = seq),
-            Mark::GenerationStarted(index) => self.change_generation(index, |g| g.started_seq = seq),
-            Mark::Ended(index) => self.change_generation(index, |g| g.ended_seq = seq),
-            Mark::Abandoned(index) => self.change_generation(index, |g| g.abandoned_seq = seq),
-        }
-    }
-
-    fn change_slot(&mut self, index: u32, change: impl FnOnce(&mut SlotFacts)) {
-        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index) {
-            change(slot);
-        }
-    }
-
-    fn change_generation(&mut self, index: u32, change: impl FnOnce(&mut GenerationFacts)) {
-        if let Some(generation) = self.generations.iter_mut().find(|g| g.index == index) {
-            change(generation);
         }
     }
 }

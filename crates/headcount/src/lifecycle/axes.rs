@@ -14,37 +14,17 @@ pub enum Progress {
     Unwatched,
 }
 
-/// What a process says that it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Intent {
-    /// Joined, and its start callback has not ended.
-    Starting,
-    /// Takes work.
-    Serving,
-    /// Finishes its work, takes no new.
-    Draining,
-    /// Its exit callback runs.
-    Leaving,
-}
-
-impl Intent {
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Intent::Starting => 1,
-            Intent::Serving => 2,
-            Intent::Draining => 3,
-            Intent::Leaving => 4,
-        }
-    }
-
-    /// Garbage reads as serving, the intent that hides nothing.
-    pub(crate) fn from_code(code: u32) -> Intent {
-        match code {
-            1 => Intent::Starting,
-            3 => Intent::Draining,
-            4 => Intent::Leaving,
-            _ => Intent::Serving,
-        }
+coded! {
+    /// What a process says that it is about.
+    Intent {
+        /// Joined, and its start callback has not ended.
+        Starting = 1, "starting";
+        /// Takes work.
+        Serving = 2, "serving";
+        /// Finishes its work, takes no new.
+        Draining = 3, "draining";
+        /// Its exit callback runs.
+        Leaving = 4, "leaving";
     }
 }
 

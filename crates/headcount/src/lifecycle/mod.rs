@@ -47,52 +47,26 @@ pub(crate) enum Scope {
     LastWord,
 }
 
-/// The next thing to do, by whoever holds the node lock.
+/// The next thing to do, by whoever holds the node lock, and the index of the slot or generation that it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Run the callback of this event again.
     Redeliver(u64),
     /// A slot that has nothing to tell: free it.
-    Release {
-        slot: u32,
-    },
-    ReportDied {
-        slot: u32,
-    },
-    DeliverDied {
-        slot: u32,
-    },
-    ReportHelperExited {
-        slot: u32,
-    },
-    ReportMasterLost {
-        slot: u32,
-    },
-    DeliverMasterLost {
-        slot: u32,
-    },
+    Release(u32),
+    ReportDied(u32),
+    DeliverDied(u32),
+    ReportHelperExited(u32),
+    ReportMasterLost(u32),
+    DeliverMasterLost(u32),
+    ReportStalled(u32),
+    ReportRecovered(u32),
     /// A generation whose start was never reported: free its record.
-    ReleaseGeneration {
-        generation: u32,
-    },
-    ReportAbandoned {
-        generation: u32,
-    },
-    DeliverAbandoned {
-        generation: u32,
-    },
-    ReportEnded {
-        generation: u32,
-    },
-    DeliverEnded {
-        generation: u32,
-    },
-    ReportStalled {
-        slot: u32,
-    },
-    ReportRecovered {
-        slot: u32,
-    },
+    ReleaseGeneration(u32),
+    ReportAbandoned(u32),
+    DeliverAbandoned(u32),
+    ReportEnded(u32),
+    DeliverEnded(u32),
 }
 
 /// What is asked of the whole table for each of its generations: gathered once, since somebody may have filled it up.
@@ -185,31 +159,28 @@ impl Facts {
     fn release(&self) -> Option<Step> {
         let over = |s: &&SlotFacts| match s.role {
             Role::Master => {
-                s.exited_seq != 0
-                    || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release { slot: s.index })
+                s.exited_seq != 0 || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release(s.index))
             }
             Role::Worker | Role::Helper => s.exited_seq != 0 || s.started_seq == 0,
         };
-        self.gone().find(over).map(|s| Step::Release { slot: s.index })
+        self.gone().find(over).map(|s| Step::Release(s.index))
     }
 
     fn delivery(&self, scope: Scope) -> Option<Step> {
         let again = Some((self.redeliver_seq, Step::Redeliver(self.redeliver_seq)))
             .filter(|_| self.redeliver_seq != 0 && matches!(scope, Scope::Everything | Scope::LastWord));
         let dead = self.gone().filter(|s| s.died_seq != 0 && self.covers(scope, s.generation)).map(|s| {
-            let slot = s.index;
             let step = match s.role {
-                Role::Master => Step::DeliverMasterLost { slot },
-                Role::Worker | Role::Helper => Step::DeliverDied { slot },
+                Role::Master => Step::DeliverMasterLost(s.index),
+                Role::Worker | Role::Helper => Step::DeliverDied(s.index),
             };
             (s.died_seq, step)
         });
         let over = self.generations.iter().filter(|g| self.covers(scope, g.id)).filter_map(|g| {
-            let generation = g.index;
             match (g.abandoned_seq, g.ended_seq) {
                 (0, 0) => None,
-                (0, seq) => Some((seq, Step::DeliverEnded { generation })),
-                (seq, _) => Some((seq, Step::DeliverAbandoned { generation })),
+                (0, seq) => Some((seq, Step::DeliverEnded(g.index))),
+                (seq, _) => Some((seq, Step::DeliverAbandoned(g.index))),
             }
         });
         again.into_iter().chain(dead).chain(over).min_by_key(|(seq, _)| *seq).map(|(_, step)| step)
@@ -218,10 +189,9 @@ impl Facts {
     /// Deaths first, then what follows from them.
     fn report(&self, scope: Scope) -> Option<Step> {
         for s in self.gone().filter(|s| s.died_seq == 0 && self.covers(scope, s.generation)) {
-            let slot = s.index;
             match s.role {
-                Role::Worker => return Some(Step::ReportDied { slot }),
-                Role::Helper => return Some(Step::ReportHelperExited { slot }),
+                Role::Worker => return Some(Step::ReportDied(s.index)),
+                Role::Helper => return Some(Step::ReportHelperExited(s.index)),
                 Role::Master => {
                     if let Some(step) = self.master_gone(s) {
                         return Some(step);
@@ -231,7 +201,6 @@ impl Facts {
         }
         let all = Standing::of(self);
         for g in self.generations.iter().filter(|g| g.ended_seq == 0 && g.abandoned_seq == 0) {
-            let generation = g.index;
             let late = !all.masters.contains(&(g.master_slot, g.master_version))
                 && self.now.saturating_sub(g.begun_ns) > ADOPTION_GRACE_NS;
             let vanished = g.phase == Phase::Announced && (late || scope == Scope::LastWord);
@@ -239,9 +208,9 @@ impl Facts {
             let over = self.covers(scope, g.id) && (never_came || self.has_ended(g, scope, &all));
             match over {
                 false => {}
-                true if g.started_seq == 0 => return Some(Step::ReleaseGeneration { generation }),
-                true if never_came => return Some(Step::ReportAbandoned { generation }),
-                true => return Some(Step::ReportEnded { generation }),
+                true if g.started_seq == 0 => return Some(Step::ReleaseGeneration(g.index)),
+                true if never_came => return Some(Step::ReportAbandoned(g.index)),
+                true => return Some(Step::ReportEnded(g.index)),
             }
         }
         if !matches!(scope, Scope::Everything | Scope::LastWord) {
@@ -249,11 +218,10 @@ impl Facts {
         }
         let judges = self.may_judge();
         self.slots.iter().filter(|s| s.liveness == Liveness::Alive && s.started_seq != 0).find_map(|s| {
-            let slot = s.index;
             let overdue = s.progress(self.now, self.stall_after) == Progress::Overdue;
             match (overdue, s.is_reported_stalled()) {
-                (true, false) if judges => Some(Step::ReportStalled { slot }),
-                (false, true) => Some(Step::ReportRecovered { slot }),
+                (true, false) if judges => Some(Step::ReportStalled(s.index)),
+                (false, true) => Some(Step::ReportRecovered(s.index)),
                 _ => None,
             }
         })
@@ -268,11 +236,10 @@ impl Facts {
     /// A master that vanished: news for its workers, or nothing (it went into the background, or its
     /// workers left before it).
     fn master_gone(&self, master: &SlotFacts) -> Option<Step> {
-        let slot = master.index;
         let mut own = self.generations_of(master).peekable();
         let young = |g: &GenerationFacts| self.now.saturating_sub(g.begun_ns) <= ADOPTION_GRACE_NS;
         if own.peek().is_none() {
-            return Some(Step::Release { slot });
+            return Some(Step::Release(master.index));
         }
         let orphans = self.slots.iter().any(|s| {
             s.role == Role::Worker
@@ -280,10 +247,10 @@ impl Facts {
                 && own.clone().any(|g| g.id == s.generation)
         });
         if orphans {
-            return Some(Step::ReportMasterLost { slot });
+            return Some(Step::ReportMasterLost(master.index));
         }
         let waiting = own.any(|g| g.phase == Phase::Announced && young(g));
-        (!waiting).then_some(Step::Release { slot })
+        (!waiting).then_some(Step::Release(master.index))
     }
 }
 

@@ -149,14 +149,14 @@ impl Server {
             let generation_of =
                 |index: u32| generations.iter().find(|g| g.index == index).expect("a generation");
             match step {
-                Step::ReportDied { slot } => self.journal.push((Kind::WorkerDied, of(slot).generation, slot)),
-                Step::ReportStalled { slot } => {
+                Step::ReportDied(slot) => self.journal.push((Kind::WorkerDied, of(slot).generation, slot)),
+                Step::ReportStalled(slot) => {
                     self.journal.push((Kind::WorkerStalled, of(slot).generation, slot))
                 }
-                Step::ReportRecovered { slot } => {
+                Step::ReportRecovered(slot) => {
                     self.journal.push((Kind::WorkerRecovered, of(slot).generation, slot))
                 }
-                Step::ReportEnded { generation } => {
+                Step::ReportEnded(generation) => {
                     let id = generation_of(generation).id;
                     assert!(
                         !slots.iter().any(|s| s.role == Role::Worker && s.generation == id),
@@ -164,7 +164,7 @@ impl Server {
                     );
                     self.journal.push((Kind::GenerationEnded, id, 0));
                 }
-                Step::ReportAbandoned { generation } => {
+                Step::ReportAbandoned(generation) => {
                     self.journal.push((Kind::GenerationAbandoned, generation_of(generation).id, 0));
                 }
                 _ => {}

@@ -175,19 +175,19 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
             assert_eq!(std::mem::take(&mut facts.redeliver_seq), seq);
             Some(seq)
         }
-        Step::ReportDied { slot } | Step::ReportMasterLost { slot } => {
+        Step::ReportDied(slot) | Step::ReportMasterLost(slot) => {
             report(&mut of(&mut facts.slots, slot).died_seq)
         }
-        Step::ReportHelperExited { slot } => report(&mut of(&mut facts.slots, slot).exited_seq),
-        Step::ReportAbandoned { generation } => {
+        Step::ReportHelperExited(slot) => report(&mut of(&mut facts.slots, slot).exited_seq),
+        Step::ReportAbandoned(generation) => {
             report(&mut generation_of(&mut facts.generations, generation).abandoned_seq)
         }
-        Step::ReportEnded { generation } => {
+        Step::ReportEnded(generation) => {
             report(&mut generation_of(&mut facts.generations, generation).ended_seq)
         }
-        Step::ReportStalled { slot } | Step::ReportRecovered { slot } => {
+        Step::ReportStalled(slot) | Step::ReportRecovered(slot) => {
             let s = of(&mut facts.slots, slot);
-            let seq = if matches!(step, Step::ReportStalled { .. }) {
+            let seq = if matches!(step, Step::ReportStalled(_)) {
                 &mut s.stalled_seq
             } else {
                 &mut s.recovered_seq
@@ -201,17 +201,17 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
             );
             Some(*head)
         }
-        Step::DeliverDied { slot } | Step::DeliverMasterLost { slot } => {
+        Step::DeliverDied(slot) | Step::DeliverMasterLost(slot) => {
             let seq = of(&mut facts.slots, slot).died_seq;
             facts.slots.retain(|s| s.index != slot);
             Some(seq)
         }
-        Step::DeliverAbandoned { generation } | Step::DeliverEnded { generation } => {
+        Step::DeliverAbandoned(generation) | Step::DeliverEnded(generation) => {
             let g = generation_of(&mut facts.generations, generation).clone();
             facts.generations.retain(|g| g.index != generation);
-            Some(if matches!(step, Step::DeliverEnded { .. }) { g.ended_seq } else { g.abandoned_seq })
+            Some(if matches!(step, Step::DeliverEnded(_)) { g.ended_seq } else { g.abandoned_seq })
         }
-        Step::Release { slot } => {
+        Step::Release(slot) => {
             let s = of(&mut facts.slots, slot).clone();
             assert_eq!(s.liveness, Liveness::Gone, "a living process lost its slot");
             let told = s.role == Role::Master || s.exited_seq != 0 || s.started_seq == 0;
@@ -219,7 +219,7 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
             facts.slots.retain(|s| s.index != slot);
             None
         }
-        Step::ReleaseGeneration { generation } => {
+        Step::ReleaseGeneration(generation) => {
             let g = generation_of(&mut facts.generations, generation);
             assert_eq!(g.started_seq, 0, "forgotten without a word: {g:?}");
             facts.generations.retain(|g| g.index != generation);
@@ -270,7 +270,7 @@ proptest! {
         while let Some(step) = facts.next_step(Scope::Everything) {
             let seq = apply(&mut facts, &mut head, step);
             steps.push(step);
-            if matches!(step, Step::Redeliver(_) | Step::DeliverDied { .. } | Step::DeliverMasterLost { .. } | Step::DeliverAbandoned { .. } | Step::DeliverEnded { .. }) {
+            if matches!(step, Step::Redeliver(_) | Step::DeliverDied(_) | Step::DeliverMasterLost(_) | Step::DeliverAbandoned(_) | Step::DeliverEnded(_)) {
                 prop_assert!(seq.is_some_and(|seq| seq >= delivered), "{seq:?} after {delivered}: {steps:?}");
                 delivered = seq.unwrap_or(0);
             }
@@ -281,24 +281,24 @@ proptest! {
     fn a_scope_keeps_to_its_own_matters(mut facts in any_facts(), mine in 0..7u64) {
         let before = facts.clone();
         for step in settle(&mut facts.clone(), Scope::Tidy) {
-            prop_assert!(matches!(step, Step::Release { .. }), "{step:?}");
+            prop_assert!(matches!(step, Step::Release(_)), "{step:?}");
         }
         for step in settle(&mut facts, Scope::Generation(mine)) {
             let about = match step {
-                Step::Release { .. } => continue,
-                Step::ReportDied { slot } | Step::DeliverDied { slot } | Step::ReportHelperExited { slot } => {
+                Step::Release(_) => continue,
+                Step::ReportDied(slot) | Step::DeliverDied(slot) | Step::ReportHelperExited(slot) => {
                     before.slots.iter().find(|s| s.index == slot).map(|s| s.generation)
                 }
                 // A master is of no generation, and generation 0 is none.
-                Step::ReportMasterLost { .. } | Step::DeliverMasterLost { .. } => Some(0),
-                Step::ReportAbandoned { generation }
-                | Step::DeliverAbandoned { generation }
-                | Step::ReportEnded { generation }
-                | Step::DeliverEnded { generation }
-                | Step::ReleaseGeneration { generation } => {
+                Step::ReportMasterLost(_) | Step::DeliverMasterLost(_) => Some(0),
+                Step::ReportAbandoned(generation)
+                | Step::DeliverAbandoned(generation)
+                | Step::ReportEnded(generation)
+                | Step::DeliverEnded(generation)
+                | Step::ReleaseGeneration(generation) => {
                     before.generations.iter().find(|g| g.index == generation).map(|g| g.id)
                 }
-                Step::Redeliver(_) | Step::ReportStalled { .. } | Step::ReportRecovered { .. } => None,
+                Step::Redeliver(_) | Step::ReportStalled(_) | Step::ReportRecovered(_) => None,
             };
             prop_assert_eq!(about, Some(mine), "{:?}", step);
         }

@@ -150,15 +150,10 @@ fn write(r: &Record, event: &Event) {
     r.time_ns.store(event.time_ns, Relaxed);
     r.boot_ns.store(event.boot_ns, Relaxed);
     r.heartbeat_ns.store(event.heartbeat_ns, Relaxed);
-    let (run, run_workers, detail) = match event.previous_run {
-        None => (0, 0, event.detail),
-        Some(PreviousRun::None) => (1, 0, event.detail),
-        Some(PreviousRun::Clean) => (2, 0, event.detail),
-        Some(PreviousRun::Unclean { generation, workers }) => (3, saturate(workers), generation),
-    };
-    r.detail.store(detail, Relaxed);
+    let (run, generation, workers) = PreviousRun::to_words(event.previous_run);
+    r.detail.store(if generation == 0 { event.detail } else { generation }, Relaxed);
     r.previous_run.store(run, Relaxed);
-    r.previous_workers.store(run_workers, Relaxed);
+    r.previous_workers.store(saturate(workers), Relaxed);
     r.kind.store(event.kind.code(), Relaxed);
     r.cause.store(event.cause.code(), Relaxed);
     r.pid.store(event.pid, Relaxed);
@@ -199,15 +194,11 @@ pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
         },
         signal: Some(r.signal.load(Relaxed)).filter(|&s| s > 0),
         exit_code: Some(r.exit_code.load(Relaxed)).filter(|&c| c >= 0),
-        previous_run: match r.previous_run.load(Relaxed) {
-            1 => Some(PreviousRun::None),
-            2 => Some(PreviousRun::Clean),
-            3 => Some(PreviousRun::Unclean {
-                generation: detail,
-                workers: count(r.previous_workers.load(Relaxed)).unwrap_or(0),
-            }),
-            _ => None,
-        },
+        previous_run: PreviousRun::from_words(
+            r.previous_run.load(Relaxed),
+            detail,
+            count(r.previous_workers.load(Relaxed)).unwrap_or(0),
+        ),
         detail,
         time_ns: r.time_ns.load(Relaxed),
         boot_ns: r.boot_ns.load(Relaxed),

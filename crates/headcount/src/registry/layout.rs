@@ -181,6 +181,20 @@ record! {
     }
 }
 
+impl Slot {
+    /// The numbers of the events that reported something of it.
+    pub(crate) fn seqs(&self) -> [&AtomicU64; 5] {
+        [&self.started_seq, &self.exited_seq, &self.died_seq, &self.stalled_seq, &self.recovered_seq]
+    }
+}
+
+impl Generation {
+    /// The numbers of the events that reported something of it.
+    pub(crate) fn seqs(&self) -> [&AtomicU64; 3] {
+        [&self.started_seq, &self.ended_seq, &self.abandoned_seq]
+    }
+}
+
 /// The sizes of one registry's tables. Kept in private memory once it is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
@@ -193,6 +207,9 @@ pub(crate) const SLOTS_RANGE: std::ops::RangeInclusive<u32> = 2..=65_536;
 pub(crate) const JOURNAL_RANGE: std::ops::RangeInclusive<u32> = 64..=1_048_576;
 
 impl Geometry {
+    pub(crate) const SMALLEST: Geometry =
+        Geometry { slots: *SLOTS_RANGE.start(), journal_records: *JOURNAL_RANGE.start() };
+
     pub(crate) fn new(slots: u32, journal_records: u32) -> Result<Geometry, Error> {
         let within = |option: &'static str, value: u32, range: &std::ops::RangeInclusive<u32>| {
             if range.contains(&value) {
@@ -204,6 +221,10 @@ impl Geometry {
         within("slots", slots, &SLOTS_RANGE)?;
         within("journal_records", journal_records, &JOURNAL_RANGE)?;
         Ok(Geometry { slots, journal_records })
+    }
+
+    pub(crate) fn with_smallest_journal(self) -> Geometry {
+        Geometry { journal_records: Geometry::SMALLEST.journal_records, ..self }
     }
 
     pub(crate) fn slots(self) -> usize {

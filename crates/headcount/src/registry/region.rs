@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
+use crate::registry::reading::read_exact;
 use crate::sys::memory::{Memory, Page};
 
 /// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
@@ -23,10 +24,13 @@ impl Region {
         Ok(Region { memory: Memory::anonymous(geometry.file_size())?, geometry })
     }
 
-    /// A private copy, as a reader makes it. `None` if it is too short for `geometry`.
-    pub(crate) fn copy(pages: Vec<Page>, geometry: Geometry) -> Option<Region> {
-        let memory = Memory::copy(pages).ok()?;
-        (memory.len() >= geometry.file_size()).then_some(Region { memory, geometry })
+    /// A private copy of the first `len` bytes of a file, without its journal.
+    pub(crate) fn read(file: BorrowedFd<'_>, geometry: Geometry, len: usize) -> io::Result<Region> {
+        // A region has a journal: the smallest, and not the one of the file, which may be large.
+        let geometry = geometry.with_smallest_journal();
+        let mut pages = Page::buffer(geometry.file_size());
+        read_exact(file, &mut Page::bytes_mut(&mut pages)[..len], 0)?;
+        Ok(Region { memory: Memory::copy(pages)?, geometry })
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

@@ -15,14 +15,12 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 use crate::registry::files::{self, FileId, beside, check_folder, lock_path};
 use crate::registry::header::{self, boot_id, initialise, read_geometry};
-use crate::registry::layout::{Geometry, JOURNAL_RANGE, SLOTS_RANGE, engaged_byte, member_byte};
+use crate::registry::layout::{Geometry, Header, engaged_byte, member_byte};
 use crate::registry::region::Region;
-use crate::sys::atomic::AtomicU32;
 use crate::sys::bell::Bell;
+use crate::sys::clock;
 use crate::sys::identity::Identity;
-use crate::sys::memory::Page;
 use crate::sys::record_lock::{self, ByteLock};
-use crate::sys::{clock, futex};
 
 /// An opened node: its memory, its lock file, its bell. Never closed: see `sys/record_lock.rs`.
 pub(crate) struct Store {
@@ -74,7 +72,6 @@ impl Store {
         {
             return Err(error);
         }
-        let nobody = AtomicU32::new(0);
         let begun = clock::boot_ns();
         let timeout = timeout.min(LONGEST_OPENING);
         let lock_file = loop {
@@ -97,7 +94,7 @@ impl Store {
             if clock::elapsed_since(begun) > timeout {
                 return Ok(Opened::Taken);
             }
-            futex::wait_for_change(&nobody, 0, Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         };
         let mut remarks = Remarks::new();
         let registry = match find(path)? {
@@ -319,31 +316,25 @@ fn find(path: &Path) -> Result<Option<(OwnedFd, Result<Geometry>)>> {
     if vfs.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(Error::file("write to", path, Errno::ROFS.into()));
     }
-    let geometry = geometry_of(&fd, path);
+    let geometry = geometry_of(&fd, path).map_err(|e| Error::file("read", path, e))?;
     Ok(Some((fd, geometry)))
 }
 
-fn geometry_of(fd: &OwnedFd, path: &Path) -> Result<Geometry> {
-    let size = rustix::fs::fstat(fd).map_err(|e| Error::file("look at", path, e.into()))?.st_size;
-    let size = u64::try_from(size).unwrap_or(0);
-    // The smallest geometry: only the header of this copy is looked at.
-    let header_only = Geometry::new(*SLOTS_RANGE.start(), *JOURNAL_RANGE.start())?;
-    let mut pages = Page::buffer(header_only.file_size());
-    let read = rustix::io::pread(fd, &mut Page::bytes_mut(&mut pages)[..4096], 0)
-        .map_err(|e| Error::file("read", path, e.into()))?;
-    if read < 4096 {
-        return Err(Error::new(
+/// What the header of a registry's file says of it, or what is wrong with that.
+pub(crate) fn geometry_of(fd: &OwnedFd, path: &Path) -> io::Result<Result<Geometry>> {
+    let size = rustix::fs::fstat(fd)?.st_size;
+    match Region::read(fd.as_fd(), Geometry::SMALLEST, size_of::<Header>()) {
+        Ok(copy) => Ok(read_geometry(copy.header(), u64::try_from(size).unwrap_or(0), path)),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(Error::new(
             ErrorKind::NotARegistry,
             format!(
                 "{} is truncated: it has {size} bytes, less than the first page of a registry (remove it, or set \
                  another `path`)",
                 path.display()
             ),
-        ));
+        ))),
+        Err(e) => Err(e),
     }
-    let copy = Region::copy(pages, header_only)
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} cannot be copied", path.display())))?;
-    read_geometry(copy.header(), size, path)
 }
 
 fn map(fd: &OwnedFd, path: &Path, geometry: Geometry) -> Result<Region> {

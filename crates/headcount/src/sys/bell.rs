@@ -12,27 +12,24 @@
 //! looks; every listener also looks by itself once a second.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::atomic::Ordering::SeqCst;
 use super::atomic::fence;
 use super::memory::SharedWord;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use super::timer::Timer;
 
 /// Shared by a master and all that it forks.
 pub(crate) struct Bell {
-    timer: OwnedFd,
+    timer: Timer,
     /// 1: a listener has begun a look since the last ring.
     is_awaited: SharedWord,
 }
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Bell> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Bell { timer, is_awaited: SharedWord::new()? })
+        Ok(Bell { timer: Timer::new()?, is_awaited: SharedWord::new()? })
     }
 
     /// To be called by a listener before each look: what changes after that is rung for.
@@ -48,12 +45,8 @@ impl Bell {
         if self.is_awaited.get().swap(0, SeqCst) == 0 {
             return;
         }
-        let now = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: 0, tv_nsec: 1 },
-        };
         // It cannot fail for a timer of our own making; if it did, the listeners look by themselves.
-        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &now);
+        let _ = self.timer.set(Some(Duration::ZERO));
     }
 }
 
@@ -65,7 +58,9 @@ impl AsFd for Bell {
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::epoll;
+    use std::os::fd::OwnedFd;
+
+    use rustix::event::{Timespec, epoll};
 
     use super::*;
 

@@ -11,12 +11,10 @@ pub(crate) fn wait_for_change(word: &AtomicU32, expected: u32, limit: Duration) 
     #[cfg(not(loom))]
     {
         use rustix::thread::futex;
-        let limit = rustix::fs::Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
+        // More than a `Timespec` holds is for ever.
+        let limit = rustix::time::Timespec::try_from(limit).ok();
         // Woken, timed out, interrupted, or the word had changed already: in each case, look again.
-        let _ = futex::wait(word, futex::Flags::empty(), expected, Some(&limit));
+        let _ = futex::wait(word, futex::Flags::empty(), expected, limit.as_ref());
     }
     #[cfg(loom)]
     let _ = (word, expected, limit);

@@ -37,6 +37,16 @@ impl Liveness {
             Liveness::Unknown(_) => "unknown",
         }
     }
+
+    /// Where the namespace keeps us from telling, what the proof of membership says.
+    pub(crate) fn or_else(self, is_member: impl FnOnce() -> Option<bool>) -> Liveness {
+        let Liveness::Unknown(Doubt::OtherNamespace | Doubt::NamespaceUnknown) = self else { return self };
+        match is_member() {
+            Some(true) => Liveness::Alive,
+            Some(false) => Liveness::Gone,
+            None => self,
+        }
+    }
 }
 
 coded! {

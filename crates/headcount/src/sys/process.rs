@@ -1,11 +1,12 @@
 //! Asking the kernel about a process, and how it ended.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 /// The own process id, asked anew each time: a fork changes it.
 pub(crate) fn pid() -> u32 {
@@ -113,11 +114,7 @@ pub(crate) enum PidfdState {
 /// What has come of `events` within `limit`.
 fn look(pidfd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> rustix::io::Result<PollFlags> {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, events)];
-    let limit = Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(0),
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    };
-    poll(&mut fds, Some(&limit))?;
+    poll(&mut fds, Some(&Timespec::try_from(limit).unwrap_or_default()))?;
     Ok(fds[0].revents())
 }
 
@@ -214,22 +211,14 @@ pub(crate) fn tells_exits() -> Option<bool> {
     };
     // A zombie until we wait for it: its number is nobody else's meanwhile.
     let pidfd = u32::try_from(child).ok().and_then(|pid| open_pidfd(pid).ok());
-    let mut status = 0;
-    loop {
-        // SAFETY: `status` is a valid place for the kernel to write to; the child is ours.
-        let answer = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        if answer != -1 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            break;
-        }
-    }
-    use std::os::fd::AsFd;
+    let child = Pid::from_raw(child)?;
+    // Which child it was is known, and how it ended is asked otherwise.
+    let _ = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
     Some(pidfd.and_then(|fd| wait_status(fd.as_fd())) == Some(CODE << 8))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
