@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headcount::{ErrorKind, Observer};
+use headcount::{ErrorKind, Liveness, Observer};
 
 use crate::args::NodeSelector;
 use crate::escape::escape_path;
@@ -116,14 +116,23 @@ pub fn given(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     selector.registry.as_ref().map(absolute).transpose()
 }
 
-/// The one registry of the node with this name, if it exists.
+/// The one registry of the node with this name, if it exists. One that was left behind does not stand in the way of one
+/// whose node lives.
 pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let mut places = of_name(registries, name);
+    if places.len() > 1 && places.iter().filter(|path| lives(path)).count() == 1 {
+        places.retain(|path| lives(path));
+    }
     if places.len() > 1 {
         let places: Vec<_> = places.iter().map(|path| escape_path(path)).collect();
         bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
     }
     Ok(places.pop())
+}
+
+fn lives(path: &Path) -> bool {
+    let snapshot = Observer::open(path).and_then(|observer| observer.snapshot());
+    snapshot.is_ok_and(|snapshot| snapshot.liveness() == Liveness::Alive)
 }
 
 fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
