@@ -5,6 +5,9 @@ use crate::coded::coded;
 /// Identifies a generation of one node. Numbers only grow, also over restarts.
 pub type GenerationId = u64;
 
+/// The last number of a generation: as many as a Lua number holds exactly.
+pub(crate) const LAST_GENERATION: GenerationId = 1 << 53;
+
 coded! {
     /// What happened.
     #[non_exhaustive]

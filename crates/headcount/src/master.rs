@@ -9,7 +9,7 @@ use crate::engine::session::Session;
 use crate::engine::tables::NewGeneration;
 use crate::engine::transitions::Transitions;
 use crate::error::Result;
-use crate::event::{Cause, GenerationId, Role};
+use crate::event::{Cause, GenerationId, LAST_GENERATION, Role};
 use crate::generation::Generation;
 use crate::lifecycle::{Phase, Scope, Stage};
 use crate::node::Node;
@@ -80,7 +80,7 @@ impl Master {
         let inner = self.inner();
         let process = inner.process();
         let mut session = Session::begin(inner, wait, Operation::Begin)?;
-        session.heal();
+        session.heal(true);
         session.reclaim_master();
         let master = process.master();
         let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
@@ -120,17 +120,16 @@ impl Master {
     /// worker begins it. Takes no lock.
     #[must_use]
     pub fn reserve(&self) -> GenerationId {
-        /// As many as a Lua number holds exactly.
-        const MOST: GenerationId = 1 << 53;
         let last = &self.inner().header().last_generation;
         let mut old = last.load(Acquire);
         loop {
-            let next = if old < MOST {
+            let next = if old < LAST_GENERATION / 2 {
                 old + 1
             } else {
-                // Somebody has spoiled it: go on from what is in the table.
-                let known = self.inner().view().used_generations().iter().map(|g| g.id.load(Acquire));
-                known.filter(|&id| id < MOST).max().unwrap_or(0) + 1
+                // Somebody has spoiled it: go on from what is in the table, where there is room for as many again.
+                let known = || self.inner().view().used_generations().iter().map(|g| g.id.load(Acquire));
+                let newest = known().filter(|&id| id <= LAST_GENERATION / 2).max().unwrap_or(0);
+                (newest + 1..).find(|&id| known().all(|other| other != id)).unwrap_or(1)
             };
             match last.compare_exchange(old, next, AcqRel, Acquire) {
                 Ok(_) => return next,

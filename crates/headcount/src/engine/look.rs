@@ -1,6 +1,6 @@
 //! A look at the registry: shared memory, which anybody may have spoiled, becomes facts.
 
-use crate::event::{Cause, PreviousRun, Role};
+use crate::event::{Cause, LAST_GENERATION, PreviousRun, Role};
 use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, SlotFacts};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation, Slot};
@@ -144,7 +144,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
     consistent(&generation.version, |_| {
         Some(GenerationFacts {
             index,
-            id: generation.id.load(Relaxed),
+            id: Some(generation.id.load(Relaxed)).filter(|id| (1..=LAST_GENERATION).contains(id))?,
             phase: Phase::from_code(generation.phase.load(Relaxed))?,
             cause: Cause::from_code(generation.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
             master_slot: generation.master_slot.load(Relaxed),

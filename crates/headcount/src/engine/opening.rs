@@ -167,7 +167,7 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     bury_other_boots(inner);
     let mut session = Session::begin(inner, wait, Operation::Open)?;
     inner.free_unreadable(session.facts(), true);
-    session.heal();
+    session.heal(inner.store.has_kin(&relatives(predecessor)));
     if let Some(stranger) = strangers(session.facts(), predecessor).next() {
         let pid = stranger.pid();
         return Ok(Some(match stranger.liveness {

@@ -14,6 +14,7 @@ use crate::lifecycle::{
     Act, Change, Facts, GenerationFacts, Intent, MOST_TRIES, Mark, Phase, Scope, SlotFacts, SlotRef, Stage,
     Subject,
 };
+use crate::registry::journal::MOST_EVENTS;
 use crate::registry::layout::{Generation as GenerationRecord, Slot};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
@@ -39,7 +40,7 @@ impl Session {
             // Before anything is believed.
             repair_records(inner);
         }
-        inner.journal().heal_head();
+        inner.journal().heal_head(MOST_EVENTS);
         let budget = 64 + 8 * inner.store.region.geometry().slots();
         let mut session = Session {
             inner: inner.clone(),
@@ -143,9 +144,16 @@ impl Session {
     /// For a master: sets right what only somebody who means harm can have spoiled, and what would outlive him. The header
     /// gets back what never changes. And strangers are taken out of the table: processes that live, or of which it is not
     /// known, and that are no members. They will not end with the one who wrote them there.
-    pub(crate) fn heal(&mut self) {
+    ///
+    /// `is_ours`: the node is certainly this server's. Then nobody else of it can be in another pid namespace.
+    pub(crate) fn heal(&mut self, is_ours: bool) {
         let inner = &self.inner;
         inner.store.restore_header(&inner.name);
+        // Well before others would: what they have reported under higher numbers counts as not reported.
+        if inner.journal().heal_head(MOST_EVENTS / 2) {
+            self.look();
+        }
+        let inner = &self.inner;
         inner.free_unreadable(&self.facts, false);
         let (own, me) = (inner.process().slots(), inner.process().identity);
         let mut asked = BTreeMap::new();
@@ -153,7 +161,8 @@ impl Session {
             // In another's name, or once more in ours.
             s.liveness != Liveness::Gone
                 && !own.contains(&s.at())
-                && (s.identity.is(&me) || *asked.entry(s.identity).or_insert_with(|| inner.is_stranger(s)))
+                && (s.identity.is(&me)
+                    || *asked.entry(s.identity).or_insert_with(|| inner.is_stranger(s, is_ours)))
         };
         let strangers: Vec<_> =
             self.facts.slots.iter().filter(|s| is_stranger(s)).map(|s| (s.index, s.pid())).collect();
@@ -179,7 +188,8 @@ impl Session {
         let is_whole = |s: &SlotFacts| {
             s.at() == master
                 && s.role == Role::Master
-                && s.identity.is(&process.identity)
+                // In all its parts, since others see it by each of them.
+                && s.identity == process.identity
                 && s.exited_seq == 0
         };
         if self.facts.slots.iter().any(is_whole) {

@@ -62,6 +62,9 @@ pub(crate) fn believable(head: u64) -> u64 {
     head.min(u64::MAX - 1)
 }
 
+/// More than any node ever has; half of it is, too.
+pub(crate) const MOST_EVENTS: u64 = 1 << 53;
+
 /// A view of the ring. `head` is the number of the newest event.
 pub(crate) struct Journal<'a> {
     pub(crate) head: &'a AtomicU64,
@@ -97,15 +100,15 @@ impl Journal<'_> {
         seq
     }
 
-    /// Goes on after the newest record, if somebody has spoiled the head: no node has ever so many events. One load where
-    /// all is well. Only the holder of the node lock may call it.
-    pub(crate) fn heal_head(&self) {
-        const MOST: u64 = 1 << 53;
-        if self.head.load(Relaxed) <= MOST {
-            return;
+    /// Goes on after the newest record, if somebody has spoiled the head: no node has ever so many events. Leaves room for
+    /// as many again. One load where all is well. Only the holder of the node lock may call it.
+    pub(crate) fn heal_head(&self, most: u64) -> bool {
+        let is_spoiled = self.head.load(Relaxed) > most;
+        if is_spoiled {
+            let numbers = self.records.iter().map(|r| r.seq.load(Relaxed));
+            self.head.store(numbers.filter(|&seq| seq <= MOST_EVENTS / 2).max().unwrap_or(0), Release);
         }
-        let numbers = self.records.iter().map(|r| r.seq.load(Relaxed));
-        self.head.store(numbers.filter(|&seq| seq <= MOST).max().unwrap_or(0), Release);
+        is_spoiled
     }
 
     /// Counts the newest event, in case its writer died before it could. Does nothing if it did not. Only the holder

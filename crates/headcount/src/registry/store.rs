@@ -185,6 +185,11 @@ impl Store {
         }
     }
 
+    /// Whether one of these is a member that is alive.
+    pub(crate) fn has_kin(&self, relatives: &[Identity]) -> bool {
+        self.lock_file.as_ref().is_some_and(|lock_file| has_kin(lock_file, relatives))
+    }
+
     /// Whether this is the registry that lies at `path`.
     pub(crate) fn lies_at(&self, path: &Path) -> bool {
         self.id.is_some() && FileId::at(path) == self.id

@@ -179,11 +179,14 @@ impl Identity {
     pub(crate) fn liveness(&self) -> Liveness {
         /// As many as the kernel can be told to give out.
         const MOST_IDS: u32 = 1 << 22;
-        if self.pid == 0 || self.pid > MOST_IDS || self.namespace != 0 && !self.is_of_a_namespace() {
+        let own = Identity::own();
+        // Where the kernel gives out such numbers: a sandbox may have others.
+        let is_nowhere = self.namespace != 0 && !self.is_of_a_namespace() && own.is_of_a_namespace();
+        if self.pid == 0 || self.pid > MOST_IDS || is_nowhere {
             // No process was ever called so.
             return Liveness::Gone;
         }
-        let same_namespace = self.shares_namespace(&Identity::own());
+        let same_namespace = self.shares_namespace(&own);
         let found = find(self.pid, self.birth);
         if let Found::Somebody { birth: birth @ Birth::Inode(_), has_ended } = found
             && birth == self.birth
