@@ -167,8 +167,11 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     bury_other_boots(inner);
     let mut session = Session::begin(inner, wait, Operation::Open)?;
     inner.free_unreadable(session.facts(), true);
-    session.heal(inner.store.has_kin(&relatives(predecessor)));
-    if let Some(stranger) = strangers(session.facts(), predecessor).next() {
+    let is_ours = inner.store.has_kin(&relatives(predecessor));
+    session.heal(is_ours);
+    // Nobody of whom it is not known whether he lives stands between relatives: somebody may write such names all the time.
+    let blocks = |s: &&SlotFacts| !is_ours || s.liveness == Liveness::Alive;
+    if let Some(stranger) = strangers(session.facts(), predecessor).find(blocks) {
         let pid = stranger.pid();
         return Ok(Some(match stranger.liveness {
             Liveness::Unknown(doubt) => {
