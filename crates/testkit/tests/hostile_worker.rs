@@ -406,7 +406,7 @@ macro_rules! attacks {
 attacks! {
     held: hostage ofd_locks record_locks flock fixed ends strangers lock_words masters_lock siblings_lock strangers_lock
         joiners holes bell_storm bell_silence futexes files;
-    open: noise = "not solved: after it, a second master may find the registry unreadable and count in memory of its own"
-        extremes = "not solved: after it, a master's record may stay lost, or a forged one stay, until the next start"
-        full = "not solved: a table full of forged records keeps a start waiting for its time limit"
+    open: noise = "not solved: a second master that starts during it may take another name"
+        extremes = "not solved: a second master that starts during it may take another name"
+        full = "not solved: a start may find no free record, and forged ones stay until the next start"
 }
