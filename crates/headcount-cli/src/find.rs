@@ -116,10 +116,13 @@ pub fn given(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     selector.registry.as_ref().map(absolute).transpose()
 }
 
-/// The one registry of the node with this name, if it exists. One that was left behind does not stand in the way of one
+/// The one registry of the node with this name, if it exists: this user's own before those of others, and of these the one
 /// whose node lives.
 pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let mut places = of_name(registries, name);
+    if places.iter().any(|path| is_own(path)) {
+        places.retain(|path| is_own(path));
+    }
     if places.len() > 1 && places.iter().filter(|path| lives(path)).count() == 1 {
         places.retain(|path| lives(path));
     }
@@ -128,6 +131,11 @@ pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<O
         bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
     }
     Ok(places.pop())
+}
+
+fn is_own(path: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me)
 }
 
 fn lives(path: &Path) -> bool {

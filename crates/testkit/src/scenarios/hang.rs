@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::program::headcount;
 use crate::wait::{PATIENCE, boot_clock};
 use crate::{Integration, Kind, Nginx, Report, Signal, process};
 
@@ -9,6 +10,18 @@ fn wait_word(nginx: &Nginx, kind: Kind, pid: i32) -> Report {
     nginx.wait_for(&format!("{} of {pid}", kind.name()), PATIENCE, |all| {
         all.of(kind).into_iter().find(|r| r.pid() == pid).cloned()
     })
+}
+
+/// A draining worker is judged by its heartbeats from the first one on, since some servers cannot beat while they drain.
+fn wait_until_it_beats_while_it_drains(nginx: &Nginx, pid: i32) {
+    let registry = nginx.registry().display().to_string();
+    nginx.wait_until("a heartbeat of the draining worker", || {
+        let status = headcount(&[], &["status", "--json", "--registry", &registry]).output().ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+        let all = status.pointer("/nodes/0/processes")?.as_array()?;
+        let it = all.iter().find(|p| p["pid"] == pid && p["state"] == "draining")?;
+        (it["heartbeat_age"].as_f64()? < it["in_state_for"].as_f64()?).then_some(())
+    });
 }
 
 /// Row 19, a stopped process.
@@ -110,6 +123,7 @@ pub fn hung_while_draining_then_dead(i: Integration) {
     let nginx = Nginx::start_ready(super::quick(i).workers(2).allow_kills());
     let client = nginx.slow_client();
     nginx.reload_and_settle(2);
+    wait_until_it_beats_while_it_drains(&nginx, client.worker);
     nginx.freeze(client.worker);
     wait_word(&nginx, Kind::WorkerStalled, client.worker);
     process::send(client.worker, Signal::KILL);
