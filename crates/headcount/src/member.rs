@@ -141,6 +141,9 @@ impl Member {
                 if is_worker {
                     self.make_watch(now);
                 }
+                if let Some(watch) = self.watch.as_mut().filter(|_| likely_on_duty) {
+                    watch.watch_sentinel();
+                }
                 Ok(self.step(now, transitions))
             }
             Err(error) => {

@@ -388,6 +388,15 @@ impl Watch {
         wanted.into_iter().for_each(|slot| self.watch(slot));
     }
 
+    /// Watches the sentinel from now on, without a look: how it ended can only be told by who watched it before its parent
+    /// asked.
+    pub(crate) fn watch_sentinel(&mut self) {
+        let Some(index) = sentinel_index(&self.inner).filter(|index| *index != self.me.index) else { return };
+        let head = self.inner.header().head.load(Acquire);
+        let slot = self.inner.view().slot(index, head, &mut |_| Liveness::Alive);
+        slot.iter().for_each(|slot| self.watch(slot));
+    }
+
     fn watch(&mut self, slot: &SlotFacts) {
         if self.watched.get(&slot.index).is_some_and(|w| w.version == slot.version)
             || slot.liveness != Liveness::Alive
