@@ -18,6 +18,7 @@ use crate::registry::header::boot_id;
 use crate::registry::layout::Geometry;
 use crate::registry::store::{LONGEST_OPENING, Opened, Store};
 use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::clock;
 use crate::sys::grown::Grown;
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::per_process::PerProcess;
@@ -217,14 +218,21 @@ pub(crate) fn adopt_master(inner: &Arc<Inner>, wait: Wait) -> Result<bool> {
     // Either it is about to end, or this process has begun a session of its own, as who goes into the background does.
     const PATIENCE_IF_IT_SURELY_ENDS: Duration = Duration::from_secs(10);
     let lives = || parent.liveness() != Liveness::Gone;
-    if lives()
-        && let Ok(pidfd) = process::open_pidfd(parent.pid)
-        && lives()
-    {
-        process::wait_for_end(pidfd.as_fd(), PATIENCE);
-        if lives() && (process::leads_a_session() || process::is_ending(parent.pid)) {
-            process::wait_for_end(pidfd.as_fd(), PATIENCE_IF_IT_SURELY_ENDS);
+    let pidfd = process::open_pidfd(parent.pid);
+    let wait_for_end = |patience| match &pidfd {
+        Ok(pidfd) if lives() => process::wait_for_end(pidfd.as_fd(), patience),
+        Ok(_) => {}
+        // A sandbox without pidfds, or no descriptor left: nothing tells, so it is looked for.
+        Err(_) => {
+            let begun = clock::boot_ns();
+            while lives() && clock::elapsed_since(begun) < patience {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
+    };
+    wait_for_end(PATIENCE);
+    if lives() && (process::leads_a_session() || process::is_ending(parent.pid)) {
+        wait_for_end(PATIENCE_IF_IT_SURELY_ENDS);
     }
     if lives() {
         me.is_no_master.store(true, Release);
