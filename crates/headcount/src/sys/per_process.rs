@@ -10,9 +10,11 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use super::process;
 
-struct Entry<T> {
+struct Entry<T: 'static> {
     pid: u32,
     value: T,
+    /// The parent's, so that it is not taken for a leak.
+    _parents: Option<&'static Entry<T>>,
 }
 
 /// One `T` for each process that asks for it.
@@ -42,11 +44,12 @@ impl<T: Sync + Send + 'static> PerProcess<T> {
         let pid = process::pid();
         let current = self.current.load(Acquire);
         // SAFETY: NULL, or an entry that was leaked below after it was completely made, and is never freed.
-        let found = unsafe { current.as_ref() };
+        let found: Option<&'static Entry<T>> = unsafe { current.as_ref() };
         if let Some(entry) = found.filter(|entry| entry.pid == pid) {
             return &entry.value;
         }
-        let new = Box::into_raw(Box::new(Entry { pid, value: make(found.map(|entry| &entry.value)) }));
+        let value = make(found.map(|entry| &entry.value));
+        let new = Box::into_raw(Box::new(Entry { pid, value, _parents: found }));
         match self.current.compare_exchange(current, new, AcqRel, Acquire) {
             // SAFETY: just made, and leaked from here on.
             Ok(_) => unsafe { &(*new).value },
