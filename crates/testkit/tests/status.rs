@@ -122,10 +122,11 @@ fn the_document_is_true_at_each_moment() {
     );
 
     nginx.reload_and_settle(2);
-    let node = server.json("/json")["nodes"][0].take();
-    let generations: Vec<_> =
-        node["generations"].as_array().expect("generations").iter().map(|g| &g["id"]).collect();
-    assert_eq!(generations, [2]);
+    nginx.wait_until("the old generation to be gone, and the new one alone", || {
+        let node = server.json("/json")["nodes"][0].take();
+        let generations = node["generations"].as_array().expect("generations");
+        (generations.len() == 1 && generations[0]["id"] == 2).then_some(())
+    });
 }
 
 #[test]

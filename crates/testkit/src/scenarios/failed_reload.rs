@@ -108,6 +108,7 @@ pub fn a_configuration_that_is_none(i: Integration) {
     nginx.wait_for_log("nginx's complaint", |line| line.contains("unknown directive"));
     nginx.change(|setup| setup);
     nginx.reload_and_settle(2);
+    nginx.wait_for("the old generation's end", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);
