@@ -11,15 +11,16 @@ use crate::engine::look::View;
 use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::SlotFacts;
+use crate::registry::files::FileId;
 use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, Slot};
+use crate::registry::membership::{Strangers, is_member};
 use crate::registry::reading::JournalFile;
 use crate::registry::region::Region;
-use crate::registry::store::{geometry_of, is_member, maps};
+use crate::registry::store::{Store, geometry_of};
 use crate::registry::{files, header};
 use crate::snapshot::Snapshot;
 use crate::sys::atomic::Ordering::Relaxed;
-use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
 
 /// A reader of some node's registry.
@@ -79,13 +80,14 @@ impl Observer {
         let view = View { region: &region };
         let name = header::stored_name(region.header());
         let boot = self.boot(region.header());
-        let mut members = Members { observer: self, lock_file: None, begun: clock::boot_ns() };
+        let lock_file = LockFile::beside(&self.path);
+        let mut strangers = self.strangers(&lock_file);
         let facts = view.facts(&mut |slot| match boot {
-            Some(true) => self.liveness(slot, &mut members),
+            Some(true) => self.liveness(slot, &lock_file, &mut strangers),
             // Of another boot nobody is alive, whoever has the same id in this one.
             Some(false) => Liveness::Gone,
             // Who is gone in this boot is gone, whichever it was.
-            None => match self.liveness(slot, &mut members) {
+            None => match self.liveness(slot, &lock_file, &mut strangers) {
                 Liveness::Alive => Liveness::Unknown(Doubt::BootUnknown),
                 other => other,
             },
@@ -164,12 +166,35 @@ impl Observer {
             .map_err(|e| Error::of_reader("read", &self.path, e))
     }
 
+    fn strangers<'a>(&'a self, lock_file: &'a LockFile<'_>) -> Strangers<'a> {
+        const LONGEST: Duration = Duration::from_millis(20);
+        match lock_file {
+            LockFile::OfNode(store) => store.strangers(LONGEST),
+            LockFile::Opened(fd, tag) => self.strangers_by(Some((fd.as_fd(), *tag)), LONGEST),
+            LockFile::Nobody => self.strangers_by(None, LONGEST),
+        }
+    }
+
+    fn strangers_by<'a>(
+        &'a self,
+        lock_file: Option<(BorrowedFd<'a>, u32)>,
+        limit: Duration,
+    ) -> Strangers<'a> {
+        let registry = FileId::of(&self.file).ok().map(|id| (id, self.path.as_path()));
+        Strangers::new(lock_file, registry, limit)
+    }
+
     /// The record is a copy, so it is compared once more with the registry before somebody is called gone.
-    fn liveness(&self, slot: &SlotFacts, members: &mut Members<'_>) -> Liveness {
+    fn liveness(
+        &self,
+        slot: &SlotFacts,
+        lock_file: &LockFile<'_>,
+        strangers: &mut Strangers<'_>,
+    ) -> Liveness {
         let answer = match slot.identity.liveness() {
             // Somebody who lives, and whom another has written there.
-            Liveness::Alive if members.is_stranger(slot) => Liveness::Gone,
-            known => known.or_else(|| members.has(slot)),
+            Liveness::Alive if strangers.has(&slot.identity, slot.lock_tag) => Liveness::Gone,
+            known => known.or_else(|| lock_file.is_member(slot)),
         };
         if answer == Liveness::Gone && !self.still(slot.index, slot.version) {
             return Liveness::Unknown(Doubt::Changing);
@@ -184,36 +209,31 @@ impl Observer {
     }
 }
 
-/// Who is a member, as the lock file proves it to its owner.
-struct Members<'a> {
-    observer: &'a Observer,
-    /// Opened when it is needed; `Some(None)`: it may not be.
-    lock_file: Option<Option<OwnedFd>>,
-    begun: u64,
+/// The lock file, as far as it may be asked: for its owner.
+enum LockFile<'a> {
+    /// Of a node that this process has open: it may not be opened once more.
+    OfNode(&'a Store),
+    Opened(OwnedFd, u32),
+    Nobody,
 }
 
-impl Members<'_> {
-    /// How long one snapshot asks: each question costs as much as there are locks in the file.
-    const LONGEST: Duration = Duration::from_millis(20);
-
-    /// `None`: no proof either way.
-    fn has(&mut self, slot: &SlotFacts) -> Option<bool> {
-        let lock_at = files::lock_path(&self.observer.path);
+impl LockFile<'_> {
+    fn beside(registry: &Path) -> LockFile<'static> {
+        let lock_at = files::lock_path(registry);
         if let Some(node) = opening::with_lock_file(&lock_at) {
-            return node.store.is_member(&slot.identity, slot.lock_tag);
+            return LockFile::OfNode(&node.store);
         }
-        let open = || files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok().flatten();
-        let lock_file = self.lock_file.get_or_insert_with(open).as_ref()?;
-        let id = files::FileId::of(lock_file).ok()?;
-        let may_ask = id.tag() == slot.lock_tag && clock::elapsed_since(self.begun) < Members::LONGEST;
-        may_ask.then(|| is_member(lock_file.as_fd(), &slot.identity)).flatten()
+        let opened = files::open_own(&lock_at, OFlags::RDONLY, 0o077).ok().flatten();
+        let tagged = opened.and_then(|fd| FileId::of(&fd).ok().map(|id| (fd, id.tag())));
+        tagged.map_or(LockFile::Nobody, |(fd, tag)| LockFile::Opened(fd, tag))
     }
 
-    /// Certainly none: it has proved nothing, and has not mapped the registry as far as can be told.
-    fn is_stranger(&mut self, slot: &SlotFacts) -> bool {
-        let registry = files::FileId::of(&self.observer.file).ok();
-        self.has(slot) == Some(false)
-            && registry.and_then(|id| maps(slot.pid(), id, &self.observer.path)) != Some(true)
+    fn is_member(&self, slot: &SlotFacts) -> Option<bool> {
+        match self {
+            LockFile::OfNode(store) => store.is_member(&slot.identity, slot.lock_tag),
+            LockFile::Opened(fd, tag) if *tag == slot.lock_tag => is_member(fd.as_fd(), &slot.identity),
+            LockFile::Opened(..) | LockFile::Nobody => None,
+        }
     }
 }
 

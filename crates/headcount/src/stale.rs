@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observer::Observer;
 use crate::registry::files::{FileId, check_file, lock_path, make_or_open_lock};
-use crate::registry::store::has_members;
+use crate::registry::membership::has_members;
 use crate::sys::identity::Liveness;
 use crate::sys::process;
 
@@ -53,7 +53,7 @@ pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
     if has_registry {
         nobody_listed_lives(path)?;
     }
-    if has_members(&lock_file) {
+    if has_members(lock_file.as_fd()) {
         return Err(in_use(path, "processes of it are alive"));
     }
     match Openers::of(locked) {

@@ -128,24 +128,6 @@ impl Inner {
         }
     }
 
-    /// Whether the process in a slot is certainly no member of this node: it neither shares its byte of the lock file nor,
-    /// as far as can be told, has mapped the registry.
-    pub(crate) fn is_stranger(&self, slot: &SlotFacts, is_ours: bool) -> bool {
-        let (process, lock_tag) = (&slot.identity, self.store.lock_tag());
-        let namespace = self.process().identity.namespace;
-        let is_local = process.namespace == namespace;
-        // One of a container may have proved itself in a lock file that was removed since.
-        if !is_local
-            && process.is_of_a_namespace()
-            && slot.lock_tag != lock_tag
-            && !(is_ours && namespace != 0)
-        {
-            return false;
-        }
-        self.store.is_member(process, lock_tag) == Some(false)
-            && !(is_local && self.store.is_mapped_by(process.pid) == Some(true))
-    }
-
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
         let process = self.process();

@@ -86,6 +86,7 @@ impl<'a> View<'a> {
         };
         // After the heartbeats were read, or a beat in between would lie in the future.
         facts.now = clock::boot_ns();
+        facts.forget_the_future();
         facts
     }
 }

@@ -170,8 +170,11 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     inner.free_unreadable(session.facts(), true);
     let is_ours = inner.store.has_kin(&relatives(predecessor));
     session.heal(is_ours);
-    // Nobody of whom it is not known whether he lives stands between relatives: somebody may write such names all the time.
-    let blocks = |s: &&SlotFacts| !is_ours || s.liveness == Liveness::Alive;
+    // Between relatives nobody stands: somebody may write such names all the time. But a server that was started by a worker
+    // of the node is the child of a member, and yet another server: the kernel says so, by its parent's parent.
+    let grandparent = if is_ours { process::parent_of(process::parent_pid()) } else { None };
+    let blocks =
+        |s: &&SlotFacts| !is_ours || grandparent == Some(s.pid()) && inner.store.is_proven(&s.identity);
     if let Some(stranger) = strangers(session.facts(), predecessor).find(blocks) {
         let pid = stranger.pid();
         return Ok(Some(match stranger.liveness {

@@ -1,8 +1,8 @@
 //! The node lock, and what is known and done while it is held: one look, then one change after the other, in the
 //! registry and in what was seen alike.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::{NodeLock, Operation, Wait};
@@ -147,6 +147,7 @@ impl Session {
     ///
     /// `is_ours`: the node is certainly this server's. Then nobody else of it can be in another pid namespace.
     pub(crate) fn heal(&mut self, is_ours: bool) {
+        const LONGEST_SEARCH: Duration = Duration::from_millis(500);
         let inner = &self.inner;
         inner.store.restore_header(&inner.name);
         // Well before others would: what they have reported under higher numbers counts as not reported.
@@ -156,13 +157,12 @@ impl Session {
         let inner = &self.inner;
         inner.free_unreadable(&self.facts, false);
         let (own, me) = (inner.process().slots(), inner.process().identity);
-        let mut asked = BTreeMap::new();
+        let mut strangers = inner.store.strangers(LONGEST_SEARCH).of_own_node(is_ours);
+        // In another's name, or once more in ours.
         let mut is_stranger = |s: &&SlotFacts| {
-            // In another's name, or once more in ours.
             s.liveness != Liveness::Gone
                 && !own.contains(&s.at())
-                && (s.identity.is(&me)
-                    || *asked.entry(s.identity).or_insert_with(|| inner.is_stranger(s, is_ours)))
+                && (s.identity.is(&me) || strangers.has(&s.identity, s.lock_tag))
         };
         let strangers: Vec<_> =
             self.facts.slots.iter().filter(|s| is_stranger(s)).map(|s| (s.index, s.pid())).collect();

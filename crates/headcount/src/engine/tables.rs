@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
 use crate::lifecycle::{Facts, Phase, SlotRef};
 use crate::registry::layout::Slot;
-use crate::registry::seqlock::rewrite;
+use crate::registry::seqlock::{rewrite, rewrite_beyond};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::identity::Birth;
@@ -47,7 +47,9 @@ impl Inner {
         let (birth_kind, birth) = identity.birth.to_words();
         // First of all: a repair looks no further than this.
         self.header().slots_used.fetch_max(index + 1, Release);
-        let version = rewrite(&slot.version, || {
+        // The claim's version is the time: a process that has held this slot before, in a table that was spoiled since, does
+        // not take it for its own.
+        let version = rewrite_beyond(now, &slot.version, || {
             slot.pid.store(identity.pid, Relaxed);
             slot.namespace.store(identity.namespace, Relaxed);
             slot.birth_kind.store(birth_kind, Relaxed);

@@ -4,6 +4,7 @@ pub(crate) mod files;
 pub(crate) mod header;
 pub(crate) mod journal;
 pub(crate) mod layout;
+pub(crate) mod membership;
 pub(crate) mod reading;
 pub(crate) mod region;
 pub(crate) mod seqlock;

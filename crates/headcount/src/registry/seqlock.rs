@@ -13,7 +13,13 @@ const ATTEMPTS: usize = if cfg!(loom) { 2 } else { 8 };
 
 /// Rewrites a record with a version, which is odd meanwhile. Gives the new version.
 pub(crate) fn rewrite(version: &AtomicU64, write: impl FnOnce()) -> u64 {
-    let meanwhile = version.load(Relaxed) | 1;
+    rewrite_beyond(0, version, write)
+}
+
+/// The same, with a version that is greater than `floor`: where no version may come again, even if somebody has set the
+/// record to zero.
+pub(crate) fn rewrite_beyond(floor: u64, version: &AtomicU64, write: impl FnOnce()) -> u64 {
+    let meanwhile = version.load(Relaxed).max(floor) | 1;
     version.store(meanwhile, Relaxed);
     // A reader that sees any of the following stores also sees the odd version.
     fence(Release);

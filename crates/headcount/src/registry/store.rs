@@ -1,7 +1,7 @@
 //! Opening a node's files: the registry, and beside it the lock file; making or replacing them.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed as RelaxedBool;
@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::registry::files::{self, FileId, beside, check_folder, lock_path};
 use crate::registry::header::{self, boot_id, initialise, read_geometry};
 use crate::registry::layout::{Geometry, Header, engaged_byte, member_byte};
+use crate::registry::membership::{self, Strangers, has_kin, has_members};
 use crate::registry::region::Region;
 use crate::sys::bell::Bell;
 use crate::sys::clock;
@@ -84,7 +85,7 @@ impl Store {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(e) => return Err(Error::file("lock", &lock_at, e.into())),
             }
-            if has_kin(&lock_file, relatives)
+            if has_kin(lock_file.as_fd(), relatives)
                 && let Some((fd, found)) = find(path)?
                 && let Some(geometry) = found.ok().or_else(|| has_size_of(&fd, geometry))
             {
@@ -111,7 +112,9 @@ impl Store {
                 Some((fd, found))
             }
             // Spoiled by a worker of the server that we belong to: whoever takes over sets it right.
-            Some((fd, Err(_))) if has_kin(&lock_file, relatives) && has_size_of(&fd, geometry).is_some() => {
+            Some((fd, Err(_)))
+                if has_kin(lock_file.as_fd(), relatives) && has_size_of(&fd, geometry).is_some() =>
+            {
                 Some((fd, geometry))
             }
             // Another version's, or spoiled: no loss to replace it if nobody uses it.
@@ -119,7 +122,7 @@ impl Store {
                 // What has the size of one, beside a lock file of ours, was one.
                 let is_spoiled = error.kind() != ErrorKind::NotARegistry
                     || had_lock_file && has_size_of(&fd, geometry).is_some();
-                if !is_spoiled || has_members(&lock_file) {
+                if !is_spoiled || has_members(lock_file.as_fd()) {
                     return Err(error);
                 }
                 std::fs::remove_file(path).map_err(|e| Error::file("replace", path, e))?;
@@ -128,7 +131,7 @@ impl Store {
                 None
             }
             None => {
-                if has_members(&lock_file) {
+                if has_members(lock_file.as_fd()) {
                     remarks.push(format!(
                         "{}: the registry was removed while its node runs; a new one was made, without the running \
                          generations (restart the server to have them counted)",
@@ -187,7 +190,7 @@ impl Store {
 
     /// Whether one of these is a member that is alive.
     pub(crate) fn has_kin(&self, relatives: &[Identity]) -> bool {
-        self.lock_file.as_ref().is_some_and(|lock_file| has_kin(lock_file, relatives))
+        self.lock_file.as_ref().is_some_and(|lock_file| has_kin(lock_file.as_fd(), relatives))
     }
 
     /// Whether this is the registry that lies at `path`.
@@ -255,63 +258,27 @@ impl Store {
     /// Whether exactly this process, of our pid namespace, shares its byte: so it is alive. `false` proves
     /// nothing.
     pub(crate) fn is_proven(&self, process: &Identity) -> bool {
-        let Some(lock_file) = &self.lock_file else { return false };
-        let by = record_lock::ask(lock_file.as_fd(), member_byte(process.to_word()));
-        by.is_ok_and(|by| by == ByteLock::Process(process.pid))
+        self.lock_file.as_ref().is_some_and(|fd| membership::is_proven(fd.as_fd(), process))
     }
 
-    /// Whether a process has the registry mapped: see [`maps`].
-    pub(crate) fn is_mapped_by(&self, pid: u32) -> Option<bool> {
-        maps(pid, self.id?, self.path.as_ref()?)
+    /// Who is none of the members.
+    pub(crate) fn strangers(&self, limit: Duration) -> Strangers<'_> {
+        let lock_file = self.lock_file.as_ref().map(|fd| (fd.as_fd(), self.lock_tag()));
+        Strangers::new(lock_file, self.id.zip(self.path.as_deref()), limit)
     }
 
     /// Whether a process, other than this one, is a member that is alive, by its byte in the lock file.
     /// `None`: no proof either way.
     pub(crate) fn is_member(&self, process: &Identity, lock_tag: u32) -> Option<bool> {
         let lock_file = self.lock_file.as_ref().filter(|_| lock_tag == self.lock_tag())?;
-        is_member(lock_file.as_fd(), process)
+        membership::is_member(lock_file.as_fd(), process)
     }
-}
-
-/// Whether a process, in whatever pid namespace, is alive and a member, by its byte in the lock file.
-pub(crate) fn is_member(lock_file: BorrowedFd<'_>, process: &Identity) -> Option<bool> {
-    match record_lock::ask(lock_file, member_byte(process.to_word())) {
-        Ok(ByteLock::Free) => Some(false),
-        Ok(ByteLock::Process(_) | ByteLock::Unseen) => Some(true),
-        Ok(ByteLock::Description) | Err(_) => None,
-    }
-}
-
-/// Whether a process has a file mapped, as all members have the registry, whatever they have closed since. `None` where
-/// `/proc` does not tell.
-pub(crate) fn maps(pid: u32, id: FileId, path: &Path) -> Option<bool> {
-    let list = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-    // Field 5 of a line is the inode number. On a file system in layers it is another one than the file's own: so
-    // the name counts as well.
-    let (inode, name) = (id.inode.to_string(), path.file_name()?.to_string_lossy());
-    for line in std::io::BufRead::lines(std::io::BufReader::new(list)) {
-        let line = line.ok()?;
-        if line.split_ascii_whitespace().nth(4) == Some(&inode) || line.contains(&*name) {
-            return Some(true);
-        }
-    }
-    Some(false)
-}
-
-/// Whether one of these is a member that is alive.
-fn has_kin(lock_file: &OwnedFd, relatives: &[Identity]) -> bool {
-    relatives.iter().any(|process| is_member(lock_file.as_fd(), process) == Some(true))
 }
 
 /// The geometry, if the file is just as long as it asks for.
 fn has_size_of(fd: &OwnedFd, geometry: Geometry) -> Option<Geometry> {
     let stat = rustix::fs::fstat(fd).ok()?;
     (u64::try_from(stat.st_size) == Ok(geometry.file_size() as u64)).then_some(geometry)
-}
-
-/// Whether any process has proved that it is a member. Cannot be asked: then one may have.
-pub(crate) fn has_members(lock_file: &OwnedFd) -> bool {
-    !matches!(record_lock::ask_any(lock_file.as_fd()), Ok(ByteLock::Free))
 }
 
 /// The registry at `path`, open for writing, and its geometry or what is wrong with it; `None` if there is none.

@@ -18,6 +18,12 @@ pub(crate) fn parent_pid() -> u32 {
     rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get() as u32)
 }
 
+/// The id of the parent of a process; `None` where `/proc` does not tell.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    // Field 4.
+    fields(&read_stat(pid)?)?.nth(1)?.parse().ok()
+}
+
 /// The start time of a process in clock ticks since boot. Together with the pid it names a process
 /// uniquely until the next boot; `None` when there is no such process or `/proc` does not tell.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
@@ -38,7 +44,9 @@ pub(crate) fn is_ending(pid: u32) -> bool {
 
 /// Whether this process has begun a session, and has not only been born into one.
 pub(crate) fn leads_a_session() -> bool {
-    rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid())
+    // Not rustix's: in a container the leader may be outside of the pid namespace and so be 0, which its `Pid` cannot be.
+    // SAFETY: asks for a number, of the own process.
+    u32::try_from(unsafe { libc::getsid(0) }).is_ok_and(|leader| leader == pid())
 }
 
 fn read_stat(pid: u32) -> Option<Vec<u8>> {

@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 use std::{io, process, thread};
 
+use nix::unistd::{getppid, getsid};
 use ratatui::crossterm::event::{self, Event};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Signal, getpgrp, getppid, getsid};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -131,7 +132,7 @@ pub fn stop() -> io::Result<()> {
 /// Ctrl-Z: all of our job is stopped, as the terminal itself would do it; we are told like the others.
 pub fn stop_job() -> io::Result<()> {
     if somebody_continues_us() {
-        Ok(rustix::process::kill_process_group(getpgrp(), Signal::TSTP)?)
+        Ok(rustix::process::kill_current_process_group(Signal::TSTP)?)
     } else {
         Ok(())
     }
@@ -139,6 +140,7 @@ pub fn stop_job() -> io::Result<()> {
 
 /// Without a shell with jobs above us nobody would. The kernel says the same of orphaned process groups.
 fn somebody_continues_us() -> bool {
-    let session = |pid| getsid(pid).ok();
-    getppid().is_some_and(|parent| session(Some(parent)) == session(None))
+    let parent = getppid();
+    // 0 is a parent outside of the pid namespace: a session leader may be there too, and be 0 for both.
+    parent.as_raw() != 0 && getsid(Some(parent)).ok() == getsid(None).ok()
 }
