@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::{Operation, Wait};
-use crate::engine::process::{NoticeLevel, relock};
+use crate::engine::process::NoticeLevel;
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, ErrorKind, Result};
@@ -278,10 +278,8 @@ fn let_sentinel_go_first(inner: &Inner) {
 }
 
 fn joined_worker(inner: &Inner, generation: GenerationId) -> Option<SlotRef> {
-    let joined = relock(&inner.process().joined).clone();
-    joined.into_iter().find(|s| {
-        inner.slot(s.index).is_some_and(|slot| {
-            slot.version.load(Relaxed) == s.version && slot.generation.load(Relaxed) == generation
-        })
-    })
+    let is_in = |slot: &SlotRef| {
+        inner.slot(slot.index).is_some_and(|record| record.generation.load(Relaxed) == generation)
+    };
+    inner.own_slots().into_iter().find(is_in)
 }

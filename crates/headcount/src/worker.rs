@@ -125,8 +125,7 @@ impl Worker {
 
     fn check(&self) -> Result<()> {
         let ours = relock(&self.node.inner.process().joined).contains(&self.slot);
-        let slot = self.node.inner.slot(self.slot.index);
-        if ours && slot.is_some_and(|slot| slot.version.load(Acquire) == self.slot.version) {
+        if ours && self.node.inner.holds(self.slot) {
             return Ok(());
         }
         Err(Error::new(

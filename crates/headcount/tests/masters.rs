@@ -159,6 +159,42 @@ fn stranger(place: &Place, predecessor: Option<u32>) -> (Child, String, String) 
 }
 
 #[test]
+fn a_server_that_a_worker_starts_is_another_one() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(1);
+    let registry = home.place.registry();
+    let mut child = fork(|line| {
+        let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
+        transitions.run(|_| ());
+        let program = std::env::current_exe().expect("this program");
+        let mut server = Command::new(program)
+            .args(["--exact", "the_new_binary", "--ignored", "--test-threads=1"])
+            .env(PLACE, &registry)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("start a server");
+        line.expect("end");
+        server.stdin.take().expect("a pipe").write_all(b"leave\n").expect("tell");
+        assert!(server.wait().expect("wait").success());
+        worker.leave(Wait::Timeout).expect("leave").run(|_| ());
+        0
+    });
+    // Its parent is a member of the node, but no master of it.
+    let other = home.place.folder().join("node-2.registry");
+    let snapshot = wait_for("its worker", || {
+        let snapshot = Observer::open(&other).ok()?.snapshot().ok()?;
+        (snapshot.total == 1).then_some(snapshot)
+    });
+    assert_eq!(snapshot.node, "node-2");
+    let (snapshot, _) = observe(&home.place);
+    assert_eq!((snapshot.processes.len(), snapshot.total), (2, 1), "{snapshot:?}");
+    child.say("end");
+    child.ended_well();
+}
+
+#[test]
 fn two_servers_do_not_share_a_node_by_accident() {
     let _alone = alone();
     let place = Place::new();

@@ -37,13 +37,15 @@ local life, under_way
 -- What wakes it. Made by the master: with the first one ngx_lua makes 4,094 more, half a megabyte.
 local bell = semaphore.new()
 
--- Runs callbacks, and then looks again, until there are none: only that has the waker ring again.
+-- Runs callbacks, and then looks again, until there are none: only that has the waker ring again. However many there
+-- are, requests are served in between, and the worker notices that it is told to end.
 local function deliver(code)
   under_way = under_way + 1
   while code == EVENT do
     node.deliver(code)
-    -- One that drains must not beat unless it can tell when to stop.
-    if step.state == DRAINING then break end
+    -- One that drains must not beat unless it can tell when to stop: the other thread looks.
+    if step.state == DRAINING or ngx.worker.exiting() then break end
+    ngx.sleep(0)
     code = library.headcount_member_on_readable(node.handle, aside, node.event)
   end
   under_way = under_way - 1
@@ -104,9 +106,9 @@ local function unless_over(beside)
 end
 
 -- How many seconds one that drains may sleep. nil: nothing else keeps this process any more, so that we must not.
-local function drains_on(drains_since, listener)
-  local others = nginx.no_timers_left()
-  if under_way == 0 and not listener and others ~= false or others == nil then return end
+-- `is_free`: no other timers were left when the thread woke. What it has done since may have made one.
+local function drains_on(drains_since, listener, is_free)
+  if under_way == 0 and not listener and is_free ~= false or is_free == nil then return end
   local age = nginx.clock() - drains_since
   return math.max(0.01, math.min(age / 20, 0.5, node.options.heartbeat_interval))
 end
@@ -119,6 +121,7 @@ local function live()
   local call = library.headcount_member_on_time
   while true do
     local is_exiting = ngx.worker.exiting()
+    local is_free = is_exiting and nginx.no_timers_left()
     if is_exiting then call = library.headcount_member_drain end
     local code = call(node.handle, step, node.event)
     -- In a thread of its own, since a callback may yield for long, and heartbeats go on.
@@ -135,7 +138,7 @@ local function live()
       if listener then library.headcount_waker_stop(node.handle, 0) end
       if step.state == DRAINING then
         drains_since = drains_since or nginx.clock()
-        seconds = drains_on(drains_since, listener)
+        seconds = drains_on(drains_since, listener, is_free)
         if not seconds then break end
       end
     elseif not listener then

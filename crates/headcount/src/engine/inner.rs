@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use crate::engine::liveness::{Asking, liveness_of};
-use crate::engine::look::View;
+use crate::engine::look::{View, identity_in};
 use crate::engine::process::{Notice, NoticeLevel, Process};
 use crate::event::GenerationId;
-use crate::lifecycle::{Facts, SlotFacts};
+use crate::lifecycle::{Facts, SlotFacts, SlotRef};
 use crate::registry::journal::Journal;
 use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
 use crate::registry::store::Store;
@@ -128,10 +128,24 @@ impl Inner {
         }
     }
 
+    /// Whether this process is in this slot: by its identity as well, since somebody may have spoiled the version.
+    pub(crate) fn holds(&self, slot: SlotRef) -> bool {
+        self.slot(slot.index).is_some_and(|record| {
+            record.version.load(Acquire) == slot.version && identity_in(record) == self.process().identity
+        })
+    }
+
+    /// The slots that this process is in.
+    pub(crate) fn own_slots(&self) -> Vec<SlotRef> {
+        let mut slots = self.process().slots();
+        slots.retain(|&slot| self.holds(slot));
+        slots
+    }
+
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
         let process = self.process();
-        let own = process.slots();
+        let own = self.own_slots();
         let mut asking = Asking::new(&self.store, &process.locks, &own);
         let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);

@@ -214,7 +214,7 @@ impl Watch {
         }
         let facts = self.inner.facts();
         self.notice_own_sleep_since(now, facts.now);
-        let Some(me) = facts.slots.iter().find(|s| s.index == self.me.index && s.version == self.me.version)
+        let Some(me) = facts.slots.iter().find(|s| s.at() == self.me).filter(|_| self.inner.holds(self.me))
         else {
             // We have left.
             self.watched.clear();

@@ -31,7 +31,14 @@ pub(crate) struct Session {
     budget: usize,
     /// When the steps must have come to an end, callbacks apart.
     until: u64,
+    /// When the callback began that runs now.
+    paused: u64,
+    /// The newest event that was there before and has been delivered by this session: they come in their order.
+    delivered: u64,
 }
+
+/// A thousand deaths at once take less. Whoever has more to do lets others have the lock, and then goes on.
+const LONGEST: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(crate) fn begin(inner: &Arc<Inner>, wait: Wait, operation: Operation) -> Result<Session> {
@@ -48,7 +55,9 @@ impl Session {
             facts: Facts::default(),
             is_stale: false,
             budget,
-            until: 0,
+            until: clock::boot_ns().saturating_add(clock::nanos(LONGEST)),
+            paused: 0,
+            delivered: 0,
         };
         session.look();
         if let Some(dead) = session.lock.interrupted() {
@@ -70,16 +79,13 @@ impl Session {
 
     /// Looks again: a callback may have taken long, or a record was changed directly.
     pub(crate) fn look(&mut self) {
-        /// A thousand deaths at once take less.
-        const LONGEST_NS: u64 = 500_000_000;
-        self.until = clock::boot_ns().saturating_add(LONGEST_NS);
         self.facts = self.inner.facts();
         self.facts.as_reported = true;
         self.is_stale = false;
     }
 
-    /// What a stage takes next; `None`: it has nothing more. Each step takes something away from the table, unless
-    /// somebody who means harm puts it back all the time: then this stops, and says so.
+    /// What a stage takes next; `None`: it has nothing more, or it has taken long enough. Each step takes something away
+    /// from the table, unless somebody who means harm puts it back all the time: then this stops, and says so.
     pub(crate) fn next(&mut self, stage: Stage) -> Option<Act> {
         if self.is_stale {
             self.look();
@@ -90,11 +96,23 @@ impl Session {
             }
             return None;
         }
-        self.facts.act(stage).filter(|_| self.may_go_on())
+        self.facts.act(stage).filter(|act| self.may_go_on(act))
     }
 
-    fn may_go_on(&mut self) -> bool {
-        if self.budget == 0 || clock::boot_ns() > self.until {
+    fn may_go_on(&mut self, act: &Act) -> bool {
+        if clock::boot_ns() > self.until {
+            self.inner.ring();
+            return false;
+        }
+        let is_in_order = match act.subject {
+            Subject::Known(seq, _) if act.deliver => {
+                let is_next = seq > self.delivered;
+                self.delivered = seq;
+                is_next
+            }
+            _ => true,
+        };
+        if self.budget == 0 || !is_in_order {
             let text =
                 format!("{}: there is no end of work, the registry is being spoiled", self.inner.place());
             self.inner.notice(NoticeLevel::Warning, text);
@@ -133,7 +151,7 @@ impl Session {
     /// Carries out acts for which no callback runs, until `next` gives none.
     pub(crate) fn clear(&mut self, mut next: impl FnMut(&Facts) -> Option<Act>) -> usize {
         let mut done = 0;
-        while let Some(act) = next(&self.facts).filter(|_| self.may_go_on()) {
+        while let Some(act) = next(&self.facts).filter(|act| self.may_go_on(act)) {
             self.carry_out(&act);
             self.complete(&act);
             done += 1;
@@ -156,7 +174,7 @@ impl Session {
         }
         let inner = &self.inner;
         inner.free_unreadable(&self.facts, false);
-        let (own, me) = (inner.process().slots(), inner.process().identity);
+        let (own, me) = (inner.own_slots(), inner.process().identity);
         let mut strangers = inner.store.strangers(LONGEST_SEARCH).of_own_node(is_ours);
         // In another's name, or once more in ours.
         let mut is_stranger = |s: &&SlotFacts| {
@@ -380,15 +398,17 @@ impl Session {
 
     /// Notes that a callback about this event is about to run. Should this process die in it, the next
     /// holder of the lock finds the note.
-    pub(crate) fn callback_begins(&self, event: &Event) {
+    pub(crate) fn callback_begins(&mut self, event: &Event) {
+        self.paused = clock::boot_ns();
         let header = self.inner.header();
         header.callback_kind.store(event.kind.code(), Relaxed);
-        header.callback_since.store(clock::boot_ns(), Relaxed);
+        header.callback_since.store(self.paused, Relaxed);
         header.callback_seq.store(event.seq, Release);
     }
 
     pub(crate) fn callback_ends(&mut self) {
         self.inner.header().callback_seq.store(0, Release);
+        self.until = self.until.saturating_add(clock::boot_ns().saturating_sub(self.paused));
         self.is_stale = true;
     }
 

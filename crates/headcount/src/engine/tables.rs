@@ -1,8 +1,10 @@
 //! Claiming and freeing the records of the tables. Only for the holder of the node lock.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::engine::inner::Inner;
+use crate::engine::look::identity_in;
 use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
@@ -26,18 +28,28 @@ pub(crate) struct NewGeneration {
 }
 
 impl Inner {
-    /// Claims a free slot for this process.
-    pub(crate) fn claim_slot(&self, role: Role, fill: impl FnOnce(&Slot)) -> Result<SlotRef> {
+    /// A slot that nobody is in. Where somebody has filled the table up, one of those that he has made up: freed first, it
+    /// would be taken again before we are in it.
+    fn find_room(&self) -> Option<(u32, &Slot)> {
+        const LONGEST_SEARCH: Duration = Duration::from_millis(100);
         let slots = self.store.region.slots();
-        let free = (0u32..).zip(slots).find(|(_, slot)| slot.role.load(Relaxed) == 0);
-        let Some((index, slot)) = free else {
+        let all = || (0u32..).zip(slots);
+        all().find(|(_, slot)| slot.role.load(Relaxed) == 0).or_else(|| {
+            let mut strangers = self.store.strangers(LONGEST_SEARCH);
+            all().find(|(_, slot)| strangers.has(&identity_in(slot), slot.lock_tag.load(Relaxed)))
+        })
+    }
+
+    /// Claims a slot for this process.
+    pub(crate) fn claim_slot(&self, role: Role, fill: impl FnOnce(&Slot)) -> Result<SlotRef> {
+        let Some((index, slot)) = self.find_room() else {
             return Err(Error::new(
                 ErrorKind::Full,
                 format!(
                     "{}: all {} slots are taken; set the option `slots` higher, stop the server, remove the registry \
                      and start again",
                     self.place(),
-                    slots.len()
+                    self.store.region.slots().len()
                 ),
             ));
         };
