@@ -217,6 +217,9 @@
 // The master never came to start workers.
 #define HEADCOUNT_CAUSE_NO_WORKERS 12
 
+// Told to leave, though its master was not told to stop: the master replaces it.
+#define HEADCOUNT_CAUSE_RECYCLED 13
+
 // Spawns the workers.
 #define HEADCOUNT_ROLE_MASTER 1
 

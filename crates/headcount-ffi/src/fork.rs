@@ -25,7 +25,8 @@ pub(crate) fn watch_forks() {
     }
 }
 
-/// In a process that is about to fork: if its parent was the master and is gone, it is the master now.
+/// In a process that is about to fork: if its parent was the master and is gone, it is the master now. And a master says
+/// from now on when it is told to stop.
 extern "C" fn before() {
     // Costs a look at a few private fields in every process but that one.
     let adopt = || {
@@ -34,6 +35,8 @@ extern "C" fn before() {
                 handle.note(HEADCOUNT_LEVEL_ERROR, format!("cannot become the master of the node: {error}"));
             }
         }
+        // By now a server has set its handlers.
+        handle::all().for_each(|handle| handle.master.watch_stop_signals());
     };
     // What went wrong is told by the first call of the server that needs a master.
     let _ = catch_unwind(AssertUnwindSafe(adopt));

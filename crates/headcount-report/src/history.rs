@@ -31,7 +31,7 @@ pub struct Death {
     pub signal: Option<i32>,
     /// Its exit code, where the kernel tells.
     pub exit_code: Option<i32>,
-    /// How long ago it was reported.
+    /// How long ago it died: it was reported, or, if its whole node was killed, it gave its last sign of life.
     pub age: Duration,
     /// How long it had lived, if the journal still has its start.
     pub lived: Option<Duration>,
@@ -45,6 +45,12 @@ pub struct CrashLoop {
     pub deaths: u32,
     /// How long ago the last of them died.
     pub last: Duration,
+}
+
+/// A worker that has started.
+struct Life {
+    start: u64,
+    is_leaving: bool,
 }
 
 impl History {
@@ -62,17 +68,42 @@ impl History {
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>, boot_ns: u64) -> History {
         let mut started = HashMap::new();
         let mut history = History::default();
+        let mut young: Vec<Duration> = Vec::new();
+        let since = |ns: u64| Duration::from_nanos(boot_ns.saturating_sub(ns));
         for event in events {
-            let age = Duration::from_nanos(boot_ns.saturating_sub(event.boot_ns));
+            let age = since(event.boot_ns);
+            let who = (event.generation, event.pid);
             match event.kind {
                 Kind::WorkerStarted => {
-                    started.insert((event.generation, event.pid), event.boot_ns);
+                    started.insert(who, Life { start: event.boot_ns, is_leaving: false });
                     if event.cause == Cause::Respawn && age <= History::WINDOW {
                         history.respawns += 1;
                     }
                 }
-                Kind::WorkerDied if age <= History::WINDOW => {
-                    let start = started.remove(&(event.generation, event.pid));
+                Kind::WorkerDraining => {
+                    if let Some(life) = started.get_mut(&who) {
+                        life.is_leaving = true;
+                    }
+                }
+                Kind::WorkerDied => {
+                    let life = started.remove(&who);
+                    // One that was found dead at a later start: it ended after its last sign of life.
+                    let is_unclean = event.cause == Cause::Unclean;
+                    let died = if is_unclean && event.heartbeat_ns != 0 {
+                        event.heartbeat_ns.min(event.boot_ns)
+                    } else {
+                        event.boot_ns
+                    };
+                    let age = since(died);
+                    if age > History::WINDOW {
+                        continue;
+                    }
+                    let lived = life.as_ref().map(|l| Duration::from_nanos(died.saturating_sub(l.start)));
+                    // Who was killed with its node, or died on its way out, is not replaced.
+                    let is_replaced = !is_unclean && !life.is_some_and(|l| l.is_leaving);
+                    if is_replaced && lived.is_some_and(|lived| lived < History::YOUNG) {
+                        young.push(age);
+                    }
                     history.deaths.push(Death {
                         pid: event.pid,
                         worker_id: event.worker_id,
@@ -80,20 +111,21 @@ impl History {
                         signal: event.signal,
                         exit_code: event.exit_code,
                         age,
-                        lived: start.map(|s| Duration::from_nanos(event.boot_ns.saturating_sub(s))),
+                        lived,
                     });
                 }
+                // A node that was stopped does not go on dying.
+                Kind::MasterExited if event.cause == Cause::Stop => young.clear(),
                 _ => {}
             }
         }
         history.deaths.reverse();
-        let mut young =
-            history.deaths.iter().filter(|d| d.lived.is_some_and(|l| l < History::YOUNG)).peekable();
-        if let Some(last) = young.peek().map(|d| d.age) {
-            let deaths = u32::try_from(young.count()).unwrap_or(u32::MAX);
-            if deaths >= History::LOOP_DEATHS && last <= History::LOOP_LASTS {
-                history.crash_loop = Some(CrashLoop { deaths, last });
-            }
+        if let Some(&last) = young.last()
+            && young.len() >= History::LOOP_DEATHS as usize
+            && last <= History::LOOP_LASTS
+        {
+            let deaths = u32::try_from(young.len()).unwrap_or(u32::MAX);
+            history.crash_loop = Some(CrashLoop { deaths, last });
         }
         history
     }
@@ -119,6 +151,13 @@ mod tests {
         [at(Kind::WorkerStarted, cause, start), death]
     }
 
+    /// Found dead at a start, a second after the start was its last heartbeat.
+    fn unclean([start, mut death]: [Event; 2]) -> [Event; 2] {
+        death.cause = Cause::Unclean;
+        death.heartbeat_ns = start.boot_ns + S;
+        [start, death]
+    }
+
     fn of(lives: &[[Event; 2]]) -> History {
         let mut events = lives.concat();
         events.sort_by_key(|e| e.boot_ns);
@@ -142,6 +181,31 @@ mod tests {
         assert_eq!((of(&old).crash_loop, of(&old).deaths.len()), (None, 5), "they had lived for long");
         let over: Vec<_> = (0..5).map(|i| life(i, 200, 1, Cause::Start)).collect();
         assert_eq!((of(&over).crash_loop, of(&over).deaths.len()), (None, 5), "the last one died long ago");
+        let killed: Vec<_> = (0..5).map(|i| unclean(life(i, 52, 51, Cause::Start))).collect();
+        assert_eq!(
+            (of(&killed).crash_loop, of(&killed).deaths.len()),
+            (None, 5),
+            "they were killed with their node"
+        );
+        let ends: Vec<_> =
+            of(&killed).deaths.iter().map(|d| (d.lived.map(|l| l.as_secs()), d.age.as_secs())).collect();
+        assert_eq!(
+            ends,
+            vec![(Some(1), 51); 5],
+            "by their last sign of life, and not by when that was found out"
+        );
+        let leaving: Vec<_> = (0u32..5).map(|i| life(i, 30, 2, Cause::Start)).collect();
+        let mut events = leaving.concat();
+        events.extend(leaving.iter().map(|life| {
+            let mut draining = Event::new(Kind::WorkerDraining, Cause::Stop);
+            (draining.pid, draining.generation, draining.boot_ns) = (life[0].pid, 1, life[0].boot_ns + S);
+            draining
+        }));
+        events.sort_by_key(|e| e.boot_ns);
+        assert_eq!(History::of(&events, NOW).crash_loop, None, "they died on their way out");
+        let mut stopped = (0u32..5).flat_map(|i| life(i, 30, 1, Cause::Respawn)).collect::<Vec<_>>();
+        stopped.push(Event::new(Kind::MasterExited, Cause::Stop));
+        assert_eq!(History::of(&stopped, NOW).crash_loop, None, "the node was stopped");
         let past: Vec<_> = (0..5).map(|i| life(i, 600, 1, Cause::Respawn)).collect();
         assert_eq!(of(&past), History::default(), "that is history no more");
     }

@@ -68,6 +68,7 @@ fn because(event: &Event) -> String {
         Cause::Resume => " again, after it had ended".to_owned(),
         Cause::Stop => ": the node stops".to_owned(),
         Cause::Superseded => ": another generation has taken over".to_owned(),
+        Cause::Recycled => ": it alone was told to, and is replaced".to_owned(),
         other => format!(" ({other})"),
     }
 }

@@ -83,6 +83,8 @@ coded! {
         Unclean = 11, "unclean";
         /// The master never came to start workers.
         NoWorkers = 12, "no_workers";
+        /// Told to leave, though its master was not told to stop: the master replaces it.
+        Recycled = 13, "recycled";
     }
 }
 

@@ -11,10 +11,11 @@ use crate::engine::transitions::Transitions;
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, LAST_GENERATION, Role};
 use crate::generation::Generation;
-use crate::lifecycle::{Phase, Scope, Stage};
+use crate::lifecycle::{Intent, Phase, Scope, Stage};
 use crate::node::Node;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::identity::Liveness;
+use crate::sys::stop_signals;
 
 /// How a generation begins.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,7 +112,7 @@ impl Master {
             inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover());
         }
-        process.set_begun(id);
+        process.set_begun(id, begin.workers);
         let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];
         Ok((Generation::of(&self.node, id), Transitions::new(session, stages)))
     }
@@ -169,6 +170,22 @@ impl Master {
     /// [`crate::ErrorKind::Full`] if there is no free slot.
     pub fn adopt(&self, wait: Wait) -> Result<bool> {
         opening::adopt_master(self.inner(), wait)
+    }
+
+    /// Has this process say at once when a signal tells it to stop (SIGTERM, SIGINT or SIGQUIT, those of them that it
+    /// handles). Then a worker that leaves is known to leave alone, and to be replaced, or together with its node; without it,
+    /// the last worker to leave is taken for the node's end. To be called after the server has set its handlers: they are
+    /// called by one of ours, as before. Best before each fork: it costs a few microseconds. Does nothing in a process that
+    /// is no master.
+    pub fn watch_stop_signals(&self) {
+        let inner = self.inner();
+        let own = inner.process().master();
+        let Some(record) = own.and_then(|slot| opening::kept(inner)?.slot(slot.index)) else { return };
+        let (serving, listening) = (Intent::Serving.code(), Intent::Listening.code());
+        if stop_signals::watch(&record.intent, Intent::Leaving.code()) {
+            // Losing the race means that it was told to stop.
+            let _ = record.intent.compare_exchange(serving, listening, AcqRel, Acquire);
+        }
     }
 
     /// The master leaves properly. If no process of the node is left, it reports what nobody was left to

@@ -144,9 +144,11 @@ function _M.init(options, with_on_event)
 end
 
 function _M.init_worker()
+  if _M.before_join then _M.before_join() end
   note_call("init_worker", pcall(function()
     return require("resty.headcount").init_worker()
   end))
+  if _M.after_join then _M.after_join() end
 end
 
 function _M.exit_worker()

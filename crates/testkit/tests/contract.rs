@@ -162,6 +162,15 @@ contract! {
     row30_disk_full = scenarios::registry::disk_full;
     row30_too_many_workers = scenarios::registry::too_many_workers;
     row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
+    row31_slow_crash_loop [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::slow_crash_loop;
+    row31_tight_crash_loop [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::tight_crash_loop;
+    row31_crash_loop_that_ends [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::crash_loop_that_ends;
+    row37_recycled = scenarios::surroundings::recycled;
+    row38_killed_with_the_node = scenarios::surroundings::killed_with_the_node;
+    row46_stopped_sentinel = scenarios::surroundings::stopped_sentinel;
+    row48_retry_that_dies [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::surroundings::retry_that_dies;
+    row49_resumed_generation_knows_its_size = scenarios::surroundings::resumed_generation_knows_its_size;
+    row50_one_that_never_joined [lua "the delay is in Lua's init_worker"] = scenarios::surroundings::one_that_never_joined;
     row33_timers_used_up [lua "timers are Lua's"] = scenarios::limits::timers_used_up;
     row33_connections_used_up [lua "timers are Lua's"] = scenarios::limits::connections_used_up;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;

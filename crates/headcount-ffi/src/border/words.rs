@@ -71,6 +71,8 @@ pub const HEADCOUNT_CAUSE_OVERDUE: u32 = 10;
 pub const HEADCOUNT_CAUSE_UNCLEAN: u32 = 11;
 /// The master never came to start workers.
 pub const HEADCOUNT_CAUSE_NO_WORKERS: u32 = 12;
+/// Told to leave, though its master was not told to stop: the master replaces it.
+pub const HEADCOUNT_CAUSE_RECYCLED: u32 = 13;
 
 /// Spawns the workers.
 pub const HEADCOUNT_ROLE_MASTER: u32 = 1;

@@ -154,6 +154,8 @@ pub(crate) fn adopt() {
             let name = master.node().name();
             log::log(Level::Error, &format!("cannot become the master of node {name}: {error}"));
         }
+        // By now nginx has set its handlers.
+        master.watch_stop_signals();
     }
 }
 

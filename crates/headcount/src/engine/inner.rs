@@ -149,6 +149,7 @@ impl Inner {
         let mut asking = Asking::new(&self.store, &process.locks, &own);
         let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);
+        self.find_expected(&mut facts);
         facts.own = own.iter().map(|s| s.index).collect();
         facts
     }
@@ -188,6 +189,17 @@ impl Inner {
             return self.process().is_engaged();
         }
         self.store.is_engaged(&process) != Some(false) && process.liveness() == Liveness::Alive
+    }
+
+    /// Asks of each generation that others have taken over, and that waits for a worker that was forked and has not joined
+    /// yet, whether there is one.
+    fn find_expected(&self, facts: &mut Facts) {
+        for index in facts.awaiting() {
+            let Some(master) = facts.generation_at(index).map(|g| g.master_pid) else { continue };
+            let is_known = |pid: &u32| facts.slots.iter().any(|s| s.pid() == *pid);
+            let is_empty = process::children(master).is_some_and(|children| children.iter().all(is_known));
+            facts.generations.iter_mut().filter(|g| g.index == index).for_each(|g| g.nobody_comes = is_empty);
+        }
     }
 
     /// Asks of each generation without workers whether somebody is about to join it.

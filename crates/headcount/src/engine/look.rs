@@ -168,6 +168,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
                 generation.previous_workers.load(Relaxed),
             ),
             joining: false,
+            nobody_comes: false,
         })
     })
 }

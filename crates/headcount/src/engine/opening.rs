@@ -46,6 +46,11 @@ pub(crate) fn with_lock_file(path: &Path) -> Option<&'static Arc<Inner>> {
     OPEN.iter().find(|inner| inner.store.has_lock_file(path))
 }
 
+/// The same node, as what is kept until this process ends.
+pub(crate) fn kept(inner: &Arc<Inner>) -> Option<&'static Inner> {
+    OPEN.iter().find(|open| Arc::ptr_eq(open, inner)).map(Arc::as_ref)
+}
+
 /// Opens the node.
 pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     let _turn = relock(OPENING.get(|_| Mutex::new(())));

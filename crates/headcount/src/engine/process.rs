@@ -44,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) inherited_master: Option<(SlotRef, Identity)>,
     /// The newest generation that this process, as a master, has begun, also before it went into the background; 0: none.
     begun: AtomicU64,
+    /// How many workers its last generations were to have, by number: its children may have to begin one of them again.
+    expected: [(AtomicU64, AtomicU32); REMEMBERED],
     /// A child of a master, found out by a fork of its own: it is not to be asked again at each of them.
     pub(crate) is_no_master: AtomicBool,
     /// The lock file in which it has proved that it is a member; 0: in none.
@@ -60,6 +62,9 @@ pub(crate) struct Process {
 
 const MAX_NOTICES: usize = 64;
 
+/// An old master of an upgrade starts workers of its last generation again; in between, reloads may have failed.
+const REMEMBERED: usize = 16;
+
 /// A poisoned mutex only says that a thread panicked: none of ours guards an invariant that a panic
 /// could break, since what must be consistent lies in the registry.
 pub(crate) fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,6 +80,11 @@ impl Process {
             last_master: (AtomicU32::new(0), AtomicU64::new(0)),
             inherited_master: masters.or_else(|| parent.and_then(|p| p.inherited_master)),
             begun: AtomicU64::new(parent.map_or(0, |p| p.begun.load(Relaxed))),
+            expected: std::array::from_fn(|i| {
+                let (id, workers) =
+                    parent.map_or((0, 0), |p| (p.expected[i].0.load(Relaxed), p.expected[i].1.load(Relaxed)));
+                (AtomicU64::new(id), AtomicU32::new(workers))
+            }),
             // What a child forks is no master either.
             is_no_master: AtomicBool::new(
                 parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),
@@ -162,8 +172,18 @@ impl Process {
         Some(self.begun.load(Relaxed)).filter(|&id| id != 0)
     }
 
-    pub(crate) fn set_begun(&self, id: GenerationId) {
+    pub(crate) fn set_begun(&self, id: GenerationId, workers: u32) {
         self.begun.store(id, Relaxed);
+        let (of, expected) = &self.expected[id as usize % REMEMBERED];
+        expected.store(workers, Relaxed);
+        of.store(id, Relaxed);
+    }
+
+    /// How many workers a generation was to have that this process, or the master that it was forked from, has begun; 0 if
+    /// that is not known.
+    pub(crate) fn expected_of(&self, id: GenerationId) -> u32 {
+        let (of, expected) = &self.expected[id as usize % REMEMBERED];
+        if of.load(Relaxed) == id { expected.load(Relaxed) } else { 0 }
     }
 
     /// The slots that it holds.

@@ -351,7 +351,7 @@ impl Session {
         if let Some(known) = self.facts.generations.iter_mut().find(|g| g.index == index)
             && let Some(read) = self.inner.view().generation(index, head)
         {
-            *known = GenerationFacts { joining: known.joining, ..read };
+            *known = GenerationFacts { joining: known.joining, nobody_comes: known.nobody_comes, ..read };
         }
     }
 
@@ -389,7 +389,7 @@ impl Session {
             id,
             cause: Cause::Resume,
             phase: Phase::Committed,
-            expected: 0,
+            expected: self.inner.process().expected_of(id),
             master,
             master_pid: parent.map_or(0, |p| p.pid),
             previous_run: None,

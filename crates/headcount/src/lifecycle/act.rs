@@ -260,6 +260,9 @@ impl Facts {
                 let g = self.generation_at(generation)?;
                 self.deliver_generation(g, g.ended_seq, Kind::GenerationEnded)
             }
+            Step::DeliverStarted(generation) => {
+                Act { is_last: false, ..self.start_generation(self.generation_at(generation)?)? }
+            }
             Step::ReportStalled(slot) => {
                 self.report_live(slot, Kind::WorkerStalled, Cause::Overdue, Mark::Stalled(slot))?
             }
@@ -296,11 +299,15 @@ impl Facts {
     }
 
     /// Why a process goes: another generation has taken over, a newer one or, after an upgrade that was rolled back,
-    /// an older one that serves; or else the node stops.
+    /// an older one that serves; or it alone was told to; or else the node stops.
     fn going(&self, generation: GenerationId) -> Cause {
         let counts = self.counts(generation);
         let rolled_back = counts.prev.is_some_and(|workers| workers > counts.prev_draining);
-        if counts.next.is_some() || rolled_back { Cause::Superseded } else { Cause::Stop }
+        match counts.next.is_some() || rolled_back {
+            true => Cause::Superseded,
+            false if self.is_kept(generation) => Cause::Recycled,
+            false => Cause::Stop,
+        }
     }
 
     /// What follows for the records if a process died inside of the callback about this event.

@@ -23,8 +23,10 @@ coded! {
         Serving = 2, "serving";
         /// Finishes its work, takes no new.
         Draining = 3, "draining";
-        /// Its exit callback runs.
+        /// Its exit callback runs. A master was told to stop.
         Leaving = 4, "leaving";
+        /// A master that has not been told to stop, and would say so.
+        Listening = 5, "listening";
     }
 }
 

@@ -57,7 +57,7 @@ impl SlotFacts {
             Intent::Serving => true,
             // Some servers cannot beat while they drain. One that has beaten since can.
             Intent::Draining => self.heartbeat_ns > self.intent_since_ns,
-            Intent::Starting | Intent::Leaving => false,
+            Intent::Starting | Intent::Leaving | Intent::Listening => false,
         };
         if !watched || self.role != Role::Worker {
             Progress::Unwatched
@@ -122,6 +122,8 @@ pub(crate) struct GenerationFacts {
     pub(crate) previous_run: Option<PreviousRun>,
     /// A process waits for the node lock to join it. Only asked for where no worker is left.
     pub(crate) joining: bool,
+    /// Its master has no child that could still join it. Only asked for where it makes a difference.
+    pub(crate) nobody_comes: bool,
 }
 
 impl GenerationFacts {
@@ -239,6 +241,17 @@ impl Facts {
         self.generations.iter().find(|g| g.id == id)
     }
 
+    /// Whether a generation's master serves on as far as it knows itself: whoever leaves then was told by somebody else, and
+    /// is replaced.
+    pub(super) fn is_kept(&self, id: GenerationId) -> bool {
+        self.generation(id).is_some_and(|g| {
+            let of = (g.master_slot, g.master_version);
+            self.slots.iter().any(|s| {
+                (s.index, s.version) == of && s.intent == Intent::Listening && s.liveness == Liveness::Alive
+            })
+        })
+    }
+
     /// Whether the master of a generation is alive; `None` if the reader cannot tell.
     pub(crate) fn master_alive(&self, generation: &GenerationFacts) -> Option<bool> {
         let of = (generation.master_slot, generation.master_version);
@@ -261,9 +274,13 @@ impl Facts {
             Liveness::Alive => match (slot.progress(self.now, self.stall_after), slot.intent) {
                 (Progress::Overdue, _) => State::Stalled,
                 (_, Intent::Starting) => State::Starting,
+                // Many a worker dies before its loop turns for the first time, and must not be called serving till then.
+                (Progress::Current, Intent::Serving) if slot.heartbeat_ns <= slot.intent_since_ns => {
+                    State::Starting
+                }
                 (_, Intent::Draining) => State::Draining,
                 (_, Intent::Leaving) => State::Leaving,
-                (_, Intent::Serving) => {
+                (_, Intent::Serving | Intent::Listening) => {
                     let orphaned = slot.role == Role::Worker && is_master_lost();
                     if orphaned { State::Orphaned } else { State::Serving }
                 }

@@ -67,6 +67,8 @@ pub(crate) enum Step {
     DeliverAbandoned(u32),
     ReportEnded(u32),
     DeliverEnded(u32),
+    /// The start of a generation whose master died in the callback about it.
+    DeliverStarted(u32),
 }
 
 /// What is asked of the whole table for each of its generations: gathered once, since somebody may have filled it up.
@@ -99,6 +101,15 @@ impl Standing {
 }
 
 impl Facts {
+    /// The generations of which it is to be found out whether anybody may still join them.
+    pub(crate) fn awaiting(&self) -> Vec<u32> {
+        let newest = self.generations.iter().filter(|g| g.is_there()).map(|g| g.id).max();
+        let waits = |g: &&GenerationFacts| {
+            g.is_there() && Some(g.id) != newest && !g.joining && !g.all_came() && self.is_empty(g.id)
+        };
+        self.generations.iter().filter(waits).map(|g| g.index).collect()
+    }
+
     /// The generation has no worker, and no more will come: somebody else has taken over, or its master
     /// is gone.
     fn has_ended(&self, g: &GenerationFacts, scope: Scope, all: &Standing) -> bool {
@@ -123,9 +134,9 @@ impl Facts {
         if scope == Scope::Generation(g.id) {
             // Its last worker has just left, and it was told to: whoever is told to leave is told so
             // together with the others.
-            return all_came;
+            return all_came && (taken_over || !self.is_kept(g.id));
         }
-        let late = self.now.saturating_sub(g.begun_ns) > JOIN_GRACE_NS;
+        let late = g.nobody_comes || self.now.saturating_sub(g.begun_ns) > JOIN_GRACE_NS;
         (superseded || master_gone) && (all_came || late || (master_gone && g.joined > 0))
     }
 
@@ -183,7 +194,17 @@ impl Facts {
                 (seq, _) => Some((seq, Step::DeliverAbandoned(g.index))),
             }
         });
-        again.into_iter().chain(dead).chain(over).min_by_key(|(seq, _)| *seq).map(|(_, step)| step)
+        let untold =
+            |g: &&GenerationFacts| g.started_seq != 0 && !g.start_delivered && self.covers(scope, g.id);
+        let started = self.generations.iter().filter(untold).filter(|g| self.master_alive(g) == Some(false));
+        let started = started.map(|g| (g.started_seq, Step::DeliverStarted(g.index)));
+        again
+            .into_iter()
+            .chain(dead)
+            .chain(over)
+            .chain(started)
+            .min_by_key(|(seq, _)| *seq)
+            .map(|(_, step)| step)
     }
 
     /// Deaths first, then what follows from them.

@@ -57,7 +57,10 @@ impl Facts {
         let is_open = |g: &&GenerationFacts| g.phase == Phase::Committed && g.ended_seq == 0;
         let newest = self.left().filter(is_open).map(|g| g.id).max();
         let is_of_it = |s: &&SlotFacts| {
-            s.role == Role::Worker && s.exited_seq == 0 && self.left().any(|g| g.id == s.generation)
+            s.role == Role::Worker
+                && s.exited_seq == 0
+                && s.died_seq == 0
+                && self.left().any(|g| g.id == s.generation)
         };
         match newest {
             Some(generation) => {

@@ -124,6 +124,7 @@ fn generation(index: u32, id: GenerationId) -> GenerationFacts {
         tries: 0,
         previous_run: None,
         joining: false,
+        nobody_comes: false,
     }
 }
 
@@ -211,6 +212,11 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
             facts.generations.retain(|g| g.index != generation);
             Some(if matches!(step, Step::DeliverEnded(_)) { g.ended_seq } else { g.abandoned_seq })
         }
+        Step::DeliverStarted(generation) => {
+            let g = generation_of(&mut facts.generations, generation);
+            assert!(!std::mem::replace(&mut g.start_delivered, true), "delivered twice: {step:?}");
+            Some(g.started_seq)
+        }
         Step::Release(slot) => {
             let s = of(&mut facts.slots, slot).clone();
             assert_eq!(s.liveness, Liveness::Gone, "a living process lost its slot");
@@ -295,6 +301,7 @@ proptest! {
                 | Step::DeliverAbandoned(generation)
                 | Step::ReportEnded(generation)
                 | Step::DeliverEnded(generation)
+                | Step::DeliverStarted(generation)
                 | Step::ReleaseGeneration(generation) => {
                     before.generations.iter().find(|g| g.index == generation).map(|g| g.id)
                 }

@@ -95,7 +95,8 @@ impl Plan {
         let later = now.saturating_add(LOOK_LATER);
         (self.first_look, self.on_duty_until) =
             if at_once { (now, later.saturating_add(self.heartbeat)) } else { (later, now) };
-        self.beaten(now);
+        // At the first turn of its loop, which proves that there is one.
+        self.next_beat = now;
     }
 
     pub(super) fn not_joined(&mut self, now: u64, obstacle: Obstacle) {
@@ -210,6 +211,8 @@ mod tests {
     fn serving() -> Plan {
         let mut plan = plan();
         plan.joined(BEGUN, true);
+        assert!(plan.due(BEGUN + MS, FAR, false).beat, "at the first turn of its loop");
+        plan.beaten(BEGUN);
         plan
     }
 
@@ -226,7 +229,7 @@ mod tests {
         }
         assert_eq!(waits, [10, 15, 22, 33, 50, 75, 113, 170, 250, 250, 250, 250]);
         plan.joined(now, true);
-        assert_eq!((plan.state(), plan.next(now, FAR)), (MemberState::Serving, Duration::from_secs(1)));
+        assert_eq!((plan.state(), plan.next(now, FAR)), (MemberState::Serving, Duration::from_millis(1)));
     }
 
     #[test]
@@ -298,6 +301,8 @@ mod tests {
     fn the_third_worker_looks_later_unless_there_is_something_to_see() {
         let mut plan = plan();
         plan.joined(BEGUN, false);
+        assert_eq!(plan.due(BEGUN + MS, BEGUN, false), Due { beat: true, ..Due::default() });
+        plan.beaten(BEGUN);
         assert_eq!(plan.next(BEGUN, BEGUN), Duration::from_millis(250));
         assert!(!plan.due(BEGUN + 100 * MS, BEGUN, false).look);
         assert!(plan.due(BEGUN + 100 * MS, BEGUN, true).look);

@@ -17,5 +17,6 @@ pub(crate) mod reactor;
 pub(crate) mod reader_futex;
 pub(crate) mod record_lock;
 pub(crate) mod shared;
+pub(crate) mod stop_signals;
 pub(crate) mod thread;
 pub(crate) mod timer;

@@ -24,6 +24,13 @@ pub(crate) fn parent_of(pid: u32) -> Option<u32> {
     fields(&read_stat(pid)?)?.nth(1)?.parse().ok()
 }
 
+/// The children of a process; `None` where `/proc` does not tell, or it is not there.
+pub(crate) fn children(pid: u32) -> Option<Vec<u32>> {
+    // Those that its other threads have forked are in their lists: servers fork in the first one.
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    list.split_ascii_whitespace().map(|child| child.parse().ok()).collect()
+}
+
 /// The start time of a process in clock ticks since boot. Together with the pid it names a process
 /// uniquely until the next boot; `None` when there is no such process or `/proc` does not tell.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {

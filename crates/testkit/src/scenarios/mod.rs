@@ -17,6 +17,7 @@ pub mod reload;
 pub mod retry;
 pub mod seed;
 pub mod start_stop;
+pub mod surroundings;
 pub mod upgrade;
 
 use crate::{Integration, Kind, Ledger, Report, Setup};

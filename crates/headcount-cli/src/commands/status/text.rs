@@ -211,6 +211,7 @@ fn why_it_drains(drain: &Drain) -> String {
     let why = match drain.cause {
         Cause::Superseded => "another generation has taken over",
         Cause::Stop => "the node stops",
+        Cause::Recycled => "its workers were told to leave",
         other => other.name(),
     };
     format!("generation {} has been draining for {}: {why}", drain.generation, age(drain.since))

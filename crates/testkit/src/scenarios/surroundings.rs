@@ -1,0 +1,236 @@
+//! Rows 31, 38, 46, 48, 49 and 50: crash loops, blocked sentinels, retries that die, and what comes back.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::guard::Guard;
+use crate::program::{self, headcount};
+use crate::wait::{PATIENCE, boot_clock};
+use crate::{Integration, Kind, Ledger, Nginx, Setup, Signal, process};
+
+/// Without waiting for anything that only comes with time: no heartbeat, no stall.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+fn status(nginx: &Nginx) -> Value {
+    let registry = nginx.registry().display().to_string();
+    let mut command = headcount(&[], &["status", "--json", "--registry", &registry]);
+    let run = program::begin(&mut command, "headcount status", &Guard::new()).end(PATIENCE);
+    run.json().pointer("/nodes/0").cloned().unwrap_or_else(|| nginx.fail(&format!("no status: {run:?}")))
+}
+
+/// `headcount wait --reloaded`: whether it was content within this time, and what it said.
+fn reloaded(nginx: &Nginx, timeout: &str) -> (bool, String) {
+    let registry = nginx.registry().display().to_string();
+    let arguments = ["wait", "--reloaded", "--timeout", timeout, "--registry", &registry];
+    let run =
+        program::begin(&mut headcount(&[], &arguments), "headcount wait", &Guard::new()).end(2 * PATIENCE);
+    (run.code == Some(0), run.out + &run.err)
+}
+
+/// Every worker dies before its event loop turns for the first time.
+fn crash_loop(i: Integration, workers: u32, lua: &str) {
+    let setup = Setup::new(i).workers(workers).allow_kills().after_init(lua);
+    let nginx = Nginx::start(setup);
+    let wanted = 4 * workers as usize;
+    nginx.wait_for("deaths to be told", PATIENCE, |all| all.at_least(wanted, Kind::WorkerDied, 1));
+    let (content, said) = reloaded(&nginx, "2s");
+    assert!(!content, "a crash loop serves nobody: {said}");
+    let node = status(&nginx);
+    assert_eq!(node["recent"]["crash_loop"], true, "{node:#}");
+    let slots = node["processes"].as_array().map_or(0, Vec::len);
+    assert!(slots <= 3 * workers as usize + 2, "slots pile up: {node:#}");
+    // Whoever is dead when nginx ends has nobody left to tell it but the master.
+    let mut ledger = nginx.end(Signal::TERM);
+    let deaths = ledger.take(Kind::WorkerDied, 1);
+    ledger.distinct_pids(&deaths, deaths.len() as i64);
+    let starts = ledger.take(Kind::WorkerStarted, 1);
+    ledger.distinct_pids(&starts, starts.len() as i64);
+    let unborn = deaths.iter().filter(|death| !starts.iter().any(|start| start.pid() == death.pid()));
+    ledger.same("deaths of those who never started", &unborn.count(), &0);
+    ledger.same("generations begun", &ledger.all().of(Kind::GenerationStarted).len(), &1);
+}
+
+/// Row 31, slowly: one worker, half a second for each.
+pub fn slow_crash_loop(i: Integration) {
+    crash_loop(i, 1, "kit.after_join = function() kit.block(0.3) kit.die() end");
+}
+
+/// Row 31, as tight as can be: nobody's event loop ever turns.
+pub fn tight_crash_loop(i: Integration) {
+    crash_loop(i, 4, "kit.after_join = function() kit.die() end");
+}
+
+/// Row 31, once the cause is gone, the next reload serves.
+pub fn crash_loop_that_ends(i: Integration) {
+    let lua = "kit.after_join = function() if kit.once('a') or kit.once('b') or kit.once('c') then kit.die() end end";
+    let nginx = Nginx::start(Setup::new(i).workers(1).allow_kills().after_init(lua));
+    nginx.wait_for("three deaths", PATIENCE, |all| all.at_least(3, Kind::WorkerDied, 1));
+    let (content, said) = reloaded(&nginx, "10s");
+    assert!(content, "{said}");
+    let mut ledger = nginx.end(Signal::QUIT);
+    let deaths = ledger.take(Kind::WorkerDied, 1);
+    ledger.distinct_pids(&deaths, 3);
+    let starts = ledger.take(Kind::WorkerStarted, 1);
+    ledger.distinct_pids(&starts, 4);
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.graceful_end(1, 1, false);
+    ledger.nothing_else();
+}
+
+/// Row 38: the whole node is killed; it is dated by its last sign of life, and is no crash loop.
+pub fn killed_with_the_node(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).option("interval", "0.2").allow_kills());
+    let node = status(&nginx);
+    let alive = |p: &&Value| p["role"] == "worker";
+    assert_eq!(node["processes"].as_array().into_iter().flatten().filter(alive).count(), 4, "{node:#}");
+    nginx.kill_all();
+    let killed = boot_clock();
+    // As long as it takes to tell the two moments apart.
+    const APART: Duration = Duration::from_secs(3);
+    std::thread::sleep(APART);
+    nginx.run();
+    nginx.ready(2);
+    let since = Duration::from_nanos(boot_clock() - killed);
+    let node = status(&nginx);
+    let deaths = node["deaths"].as_array().cloned().unwrap_or_default();
+    assert_eq!(deaths.len(), 4, "{node:#}");
+    for death in &deaths {
+        let age = death["age"].as_f64().unwrap_or(0.0);
+        assert!(age >= APART.as_secs_f64() && age <= since.as_secs_f64() + 2.0, "{since:?}: {death:#}");
+        assert!(death["lived"].as_f64().is_some_and(|lived| lived < 30.0), "{death:#}");
+    }
+    assert_eq!(node["recent"]["crash_loop"], false, "{node:#}");
+    nginx.end(Signal::QUIT);
+}
+
+/// Row 46: the sentinel stands, and another worker dies.
+pub fn stopped_sentinel(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).allow_kills());
+    let sentinel = nginx.wait_until("a sentinel", || status(&nginx)["sentinel"].as_i64()) as i32;
+    let victim = nginx.workers().into_iter().find(|&pid| pid != sentinel).expect("four workers");
+    nginx.freeze(sentinel);
+    let since = boot_clock();
+    process::send(victim, Signal::KILL);
+    let death = nginx.wait_for("the death", PATIENCE, |all| {
+        all.of(Kind::WorkerDied).into_iter().find(|r| r.pid() == victim).cloned()
+    });
+    let took = Duration::from_nanos(death.at.saturating_sub(since));
+    assert!(took < AT_ONCE, "told after {took:?}\n{}", nginx.reports());
+    nginx.wait_for("its replacement", PATIENCE, |all| all.at_least(5, Kind::WorkerStarted, 1));
+    nginx.thaw(sentinel);
+    let mut ledger = nginx.end(Signal::TERM);
+    let death = ledger.one(Kind::WorkerDied, 1);
+    let starts = ledger.take(Kind::WorkerStarted, 1);
+    ledger.same("counts at the replacement", &starts[4].int("mine"), &Some(4));
+    ledger.holds("the death first", death.int("seq") < starts[4].int("seq"));
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.take(Kind::WorkerStalled, 1);
+    ledger.take(Kind::WorkerRecovered, 1);
+    ledger.fast_end(1, 4, false);
+    ledger.nothing_else();
+}
+
+/// Row 48: the runner of a callback dies in it, and so does the runner of the retry.
+pub fn retry_that_dies(i: Integration) {
+    let lua = "if kit.once('first') or kit.once('second') then kit.die() end";
+    let nginx = Nginx::start_ready(Setup::new(i).allow_kills().in_callback("on_worker_died", lua));
+    process::send(nginx.workers()[0], Signal::KILL);
+    nginx.wait_for("three deaths and their replacements", PATIENCE, |all| {
+        let told: std::collections::BTreeSet<i32> =
+            all.of(Kind::WorkerDied).iter().map(|r| r.pid()).collect();
+        (told.len() == 3).then_some(())?;
+        all.at_least(7, Kind::WorkerStarted, 1)
+    });
+    let answer = nginx.json("/events");
+    let died: Vec<Value> =
+        super::identity::objects(&answer).into_iter().filter(|e| e["kind"] == "callback_died").collect();
+    assert_eq!(died.len(), 2, "{died:#?}");
+    assert_eq!(died[0]["about"], died[1]["about"], "{died:#?}");
+    assert_ne!(died[0]["pid"], died[1]["pid"], "{died:#?}");
+    nginx.end(Signal::TERM);
+}
+
+/// Row 37: workers are told to go, and their master is not.
+pub fn recycled(i: Integration) {
+    for (workers, signal) in [(1, Signal::TERM), (1, Signal::QUIT), (3, Signal::TERM), (3, Signal::QUIT)] {
+        let nginx = Nginx::start_ready(Setup::new(i).workers(workers));
+        for &pid in &nginx.workers() {
+            process::send(pid, signal);
+        }
+        let all_twice = 2 * workers as usize;
+        nginx.wait_for("their replacements", PATIENCE, |all| all.at_least(all_twice, Kind::WorkerStarted, 1));
+        let mut ledger = nginx.end(Signal::QUIT);
+        let exits = ledger.take(Kind::WorkerExited, 1);
+        ledger.distinct_pids(&exits, all_twice as i64);
+        let (recycled, stopped) = exits.split_at(workers as usize);
+        ledger.holds("they were recycled", recycled.iter().all(|r| r.cause() == "recycled"));
+        ledger.holds("then the node stopped", stopped.iter().all(|r| r.cause() == "stop"));
+        let starts = ledger.take(Kind::WorkerStarted, 1);
+        ledger.distinct_pids(&starts, all_twice as i64);
+        let replacements = &starts[workers as usize..];
+        ledger.holds("the others replace them", replacements.iter().all(|r| r.cause() == "respawn"));
+        ledger.take(Kind::WorkerDraining, 1);
+        ledger.one(Kind::GenerationStarted, 1);
+        let end = ledger.one(Kind::GenerationEnded, 1);
+        ledger.same("cause of the end", end.cause(), "stop");
+        ledger.nothing_else();
+    }
+}
+
+fn wait_end(nginx: &Nginx, generation: u64) {
+    nginx.wait_for(&format!("the end of generation {generation}"), PATIENCE, |all| {
+        all.at_least(1, Kind::GenerationEnded, generation)
+    });
+}
+
+/// Row 49: an upgrade is rolled back when the old workers had left already.
+pub fn resumed_generation_knows_its_size(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i));
+    let (old, new) = nginx.upgrade();
+    nginx.ready(2);
+    process::send(old, Signal::WINCH);
+    wait_end(&nginx, 1);
+    process::send(old, Signal::HUP);
+    nginx.wait_for("the old workers to come back", PATIENCE, |all| all.at_least(8, Kind::WorkerStarted, 1));
+    process::send(new, Signal::QUIT);
+    wait_end(&nginx, 2);
+    nginx.wait_gone(new);
+    let node = status(&nginx);
+    let expected: Vec<&Value> =
+        node["generations"].as_array().into_iter().flatten().map(|g| &g["expected"]).collect();
+    assert_eq!(expected, [&Value::from(4)], "{node:#}");
+    nginx.wait_until("the old pid file", || (nginx.master_if_any() == Some(old)).then_some(()));
+    nginx.end(Signal::QUIT);
+}
+
+/// Row 50: a worker of a superseded generation died before it had joined.
+pub fn one_that_never_joined(i: Integration) {
+    // Only one of them, and only in the first generation.
+    let lua = "kit.before_join = function() if kit.once('slow') then kit.block(30) end end";
+    let nginx = Nginx::start(Setup::new(i).workers(2).allow_kills().after_init(lua));
+    nginx.wait_for("the other one", PATIENCE, |all| all.at_least(1, Kind::WorkerStarted, 1));
+    let joined = nginx.reports().of(Kind::WorkerStarted)[0].pid();
+    let slow = nginx.wait_until("the one that has not joined", || {
+        process::children(nginx.master()).into_iter().find(|&pid| pid != joined)
+    });
+    nginx.reload();
+    nginx.wait_for("the new workers", PATIENCE, |all| all.at_least(2, Kind::WorkerStarted, 2));
+    nginx.wait_for("the old one to leave", PATIENCE, |all| all.at_least(1, Kind::WorkerExited, 1));
+    let since = boot_clock();
+    process::send(slow, Signal::KILL);
+    wait_end(&nginx, 1);
+    let took = Duration::from_nanos(boot_clock() - since);
+    assert!(took < Duration::from_secs(4), "its end was told after {took:?}\n{}", nginx.reports());
+    let mut ledger: Ledger = nginx.end(Signal::QUIT);
+    ledger.take(Kind::GenerationStarted, 1);
+    ledger.take(Kind::WorkerStarted, 1);
+    ledger.take(Kind::WorkerDraining, 1);
+    ledger.take(Kind::WorkerExited, 1);
+    let end = ledger.one(Kind::GenerationEnded, 1);
+    ledger.same("counts at its end", &end.counts(), &(None, Some(0), Some(2)));
+    ledger.take(Kind::GenerationStarted, 2);
+    ledger.starts(2, 2, "reload");
+    ledger.graceful_end(2, 2, false);
+    ledger.nothing_else();
+}
