@@ -1,5 +1,6 @@
 //! A generation, and how a process joins one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::engine::inner::Inner;
@@ -154,14 +155,14 @@ impl Generation {
         }
         inner.prove_membership();
         let joining = (join.role == Role::Worker).then(|| Joining::announce(inner, self.id)).flatten();
-        if join.wait != Wait::Try && (join.respawn || self.has_had(join.worker_id)) {
-            let_sentinel_go_first(inner);
-        }
+        let replaces = join.wait != Wait::Try && (join.respawn || self.has_had(join.worker_id));
+        let is_left_to_us = replaces && !let_sentinel_go_first(inner);
         let mut session = Session::begin(inner, join.wait, Operation::Join)?;
-        // Nobody is there who would report what is open: then it is for us to do, before we are counted.
+        // Nobody is there who would report what is open, or who is does not run: then it is for us to do, before we are
+        // counted.
         let nobody_watches = |session: &Session| {
             let facts = session.facts();
-            !facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after))
+            is_left_to_us || !facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after))
         };
         if join.role == Role::Worker && nobody_watches(&session) && has_unexplained(session.facts()) {
             drop(session);
@@ -242,12 +243,13 @@ fn has_unexplained(facts: &Facts) -> bool {
 /// How a worker ended is known by its zombie; then by its master, who tells the replacement that it forks, which tells
 /// us. That takes some milliseconds, and is not waited for longer than that.
 fn wait_for_causes(inner: &Inner) {
-    const PATIENCE_NS: u64 = 20_000_000;
+    const PATIENCE_NS: u64 = 100_000_000;
     let deadline = clock::boot_ns().saturating_add(PATIENCE_NS);
+    let mut held = BTreeMap::new();
     loop {
         let facts = inner.facts();
         let dead = facts.slots.iter().filter(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
-        dead.filter(|s| s.needs_cause()).for_each(|s| inner.find_cause(s));
+        dead.filter(|s| s.needs_cause()).for_each(|s| inner.find_cause(s, &mut held));
         if !has_unexplained(&facts) || facts.now > deadline {
             return;
         }
@@ -257,8 +259,8 @@ fn wait_for_causes(inner: &Inner) {
 
 /// A worker that replaces a dead one is often quicker than the report of the death. The sentinel reports
 /// from its event loop, where a callback may do everything, so it gets a moment to do that first: then
-/// also the callbacks run in the order of the journal. It is not waited for longer than that.
-fn let_sentinel_go_first(inner: &Inner) {
+/// also the callbacks run in the order of the journal. It is not waited for longer than that: `false` then.
+fn let_sentinel_go_first(inner: &Inner) -> bool {
     const MOMENT_NS: u64 = 50_000_000;
     let deadline = clock::boot_ns().saturating_add(MOMENT_NS);
     let header = inner.header();
@@ -269,8 +271,11 @@ fn let_sentinel_go_first(inner: &Inner) {
         let at_work = header.sentinel.load(Acquire) != 0
             && facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
         let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
-        if !at_work || !open || facts.now > deadline {
-            return;
+        if !at_work || !open {
+            return true;
+        }
+        if facts.now > deadline {
+            return false;
         }
         inner.ring();
         futex::wait_for_change(&header.released, released, Duration::from_millis(1));

@@ -204,6 +204,6 @@ impl Master {
             session.facts().slots.iter().filter(|s| s.role != Role::Helper && s.index != master.index);
         let is_alone = !others.clone().any(|s| s.liveness != Liveness::Gone);
         let scope = if is_alone { Scope::LastWord } else { Scope::Tidy };
-        Ok(Transitions::new(session, [Stage::Settle(scope), Stage::ExitMaster(master.index)]))
+        Ok(Transitions::new(session, [Stage::Settle(scope), Stage::ExitMaster(master.index), Stage::Shrink]))
     }
 }

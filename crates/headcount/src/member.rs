@@ -209,6 +209,7 @@ impl Member {
             transitions = self.say_that_it_drains(now);
         }
         if due.look && transitions.is_none() {
+            self.plan.looked(now.0);
             transitions = self.look(now);
         }
         // The first heartbeat after it has said that it drains is one of its own.

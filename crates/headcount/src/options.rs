@@ -12,9 +12,11 @@ use crate::master::Master;
 use crate::registry::files;
 use crate::registry::layout::Geometry;
 use crate::snapshot::NodeSettings;
+use crate::stale;
 
 const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_secs(86_400);
+const LONGEST: Duration = DAY;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOTS: u32 = 1024;
@@ -133,7 +135,12 @@ impl Options {
         let (name, geometry) = (self.node.clone(), self.geometry()?);
         let settings = Settings { heartbeat_interval, stall_after, lock_timeout };
         let request = Request { name, path, geometry, settings, predecessor: self.predecessor };
-        Ok(Master::new(opening::open(&request)?))
+        let master = Master::new(opening::open(&request)?);
+        if self.path.is_none() && master.node().newest_begun().is_none() {
+            // It has just started. A node that stops every evening keeps its history.
+            stale::sweep(&files::default_folder(), 7 * DAY);
+        }
+        Ok(master)
     }
 
     /// Checks all that can be wrong with the options alone, without opening anything. Gives the timings that the node

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, statat, unlinkat};
 use rustix::io::Errno;
@@ -13,7 +14,9 @@ use crate::engine::opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observer::Observer;
 use crate::registry::files::{FileId, check_file, lock_path, make_or_open_lock};
+use crate::registry::journal::Cursor;
 use crate::registry::membership::has_members;
+use crate::sys::clock;
 use crate::sys::identity::Liveness;
 use crate::sys::process;
 
@@ -73,6 +76,29 @@ pub fn remove_stale(path: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(removed)
+}
+
+/// Removes a few of the registries in a folder whose nodes were stopped so long ago, so that those of servers that come and
+/// go under names of their own do not pile up. It looks at a few files only; what cannot be removed stays.
+pub(crate) fn sweep(folder: &Path, age: Duration) {
+    const MOST_LOOKED_AT: usize = 64;
+    const MOST_REMOVED: usize = 8;
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let registries = entries.flatten().map(|entry| entry.path());
+    let registries = registries.filter(|p| p.extension().is_some_and(|e| e == "registry"));
+    let stopped = registries.take(MOST_LOOKED_AT).filter(|path| was_stopped_before(path, age) == Some(true));
+    let _ = stopped.filter(|path| remove_stale(path).is_ok()).take(MOST_REMOVED).count();
+}
+
+/// Whether nobody is left in it to be reported, and its last event is so old. `None`: it cannot be read, or is of another
+/// boot, whose clock is not ours.
+fn was_stopped_before(path: &Path, age: Duration) -> Option<bool> {
+    let observer = Observer::open(path).ok()?;
+    observer.registry().ok()?.of_this_boot.filter(|&is_ours| is_ours)?;
+    let snapshot = observer.snapshot().ok()?;
+    let newest = observer.events(&mut Cursor::at(snapshot.head), 1).ok()?.events.pop()?;
+    let is_old = snapshot.boot_ns.saturating_sub(newest.boot_ns) >= clock::nanos(age);
+    Some(snapshot.processes.is_empty() && snapshot.generations.is_empty() && is_old)
 }
 
 fn nobody_listed_lives(path: &Path) -> Result<()> {
@@ -203,4 +229,51 @@ fn may_be_ours(pid: u32) -> bool {
     text.lines()
         .find_map(|line| line.strip_prefix("Uid:"))
         .is_some_and(|ids| ids.split_ascii_whitespace().any(|id| id == me))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Begin, Options, Wait};
+
+    /// A server that starts and stops, in a process of its own.
+    fn ran(path: &Path) {
+        // SAFETY: the child only runs this, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let ran = (|| {
+                let master = Options::new("node").path(path).open().ok()?;
+                let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).ok()?;
+                transitions.run(|_| ());
+                master.abandon(generation.id());
+                master.leave(Wait::Timeout).ok()?.run(|_| ());
+                Some(())
+            })();
+            // SAFETY: ends the child without the test harness.
+            unsafe { libc::_exit(i32::from(ran.is_none())) };
+        }
+        let mut status = 0;
+        // SAFETY: our own child, and a place for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn what_a_stopped_server_leaves_is_small_and_goes_away() {
+        use std::os::unix::fs::MetadataExt;
+        // Where blocks can be given back.
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = folder.path().join("a.registry");
+        ran(&path);
+        let used = || fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(used() <= 16 << 10, "{} bytes", used());
+        ran(&path);
+        let observer = Observer::open(&path).unwrap();
+        assert_eq!(observer.registry().unwrap().runs, 2, "its history is still there");
+        assert!(used() <= 16 << 10, "{} bytes", used());
+        sweep(folder.path(), Duration::from_secs(3_600));
+        assert!(path.exists(), "not yet");
+        sweep(folder.path(), Duration::ZERO);
+        assert!(!path.exists() && !lock_path(&path).exists());
+    }
 }

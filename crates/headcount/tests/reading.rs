@@ -91,6 +91,8 @@ fn a_bit_of_everything(place: &Place) -> Child {
         let mut helper = join(Join::helper());
         let mut reaped = join(Join::worker(Some(2)));
         let mut zombie = join(Join::worker(Some(3)));
+        // Its loop turns: till then it is only starting.
+        serving.tell("beat");
         draining.tell("drain");
         reaped.kill();
         zombie.signal(nix::sys::signal::Signal::SIGKILL);

@@ -1,6 +1,8 @@
 //! A node as one of its processes holds it: what all the rest of the engine works on.
 
-use std::os::fd::AsFd;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -17,7 +19,7 @@ use crate::registry::store::Store;
 use crate::sys::clock::nanos;
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::per_process::PerProcess;
-use crate::sys::process;
+use crate::sys::process::{self, PidfdState};
 
 /// The timings of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,14 +156,29 @@ impl Inner {
         facts
     }
 
-    /// Asks how a dead process ended, where nobody has watched it: known as long as its master has not asked.
-    pub(crate) fn find_cause(&self, dead: &SlotFacts) {
-        let Ok(pidfd) = process::open_pidfd(dead.pid()) else { return };
-        // Only now is it certain that it is that process's.
-        if dead.wait_status.is_none()
-            && dead.identity.liveness() == Liveness::Gone
-            && let Some(status) = process::zombie_status(pidfd.as_fd(), dead.pid())
-        {
+    /// Asks how a dead process ended, where nobody has watched it: known as long as its master has not asked. `held`: what
+    /// is kept of it from one question to the next, since an exit with code 0 is only told after the master has asked.
+    pub(crate) fn find_cause(&self, dead: &SlotFacts, held: &mut BTreeMap<u32, OwnedFd>) {
+        let Some(pidfd) = (match held.entry(dead.index) {
+            Entry::Occupied(entry) => Some(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let opened = process::open_pidfd(dead.pid()).ok();
+                // Only now is it certain that it is that process's.
+                let is_its = Identity::of(dead.pid()).is(&dead.identity);
+                opened
+                    .filter(|_| is_its || dead.identity.liveness() == Liveness::Gone)
+                    .map(|fd| entry.insert(fd))
+            }
+        }) else {
+            return;
+        };
+        let status = match process::pidfd_state(pidfd.as_fd(), Duration::ZERO) {
+            PidfdState::Zombie => process::zombie_status(pidfd.as_fd(), dead.pid()),
+            PidfdState::Reaped => process::wait_status(pidfd.as_fd()),
+            // Its id is another's by now.
+            PidfdState::Running => None,
+        };
+        if let Some(status) = status {
             self.note_end(dead.index, dead.version, status);
         }
     }

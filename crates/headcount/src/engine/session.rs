@@ -90,6 +90,12 @@ impl Session {
         if self.is_stale {
             self.look();
         }
+        if stage == Stage::Shrink {
+            if self.facts.slots.is_empty() && self.facts.generations.is_empty() {
+                self.inner.store.shrink();
+            }
+            return None;
+        }
         if let Stage::Revive(id) = stage {
             if let Err(error) = self.revive(id) {
                 self.inner.notice(NoticeLevel::Warning, error.to_string());

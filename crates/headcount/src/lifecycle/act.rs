@@ -20,6 +20,8 @@ pub(crate) enum Stage {
     Exit(u32),
     /// The master's own slot, last of all.
     ExitMaster(u32),
+    /// Nobody is left: the registry needs less room.
+    Shrink,
 }
 
 /// A change of one record.
@@ -159,7 +161,7 @@ impl Facts {
         match stage {
             Stage::Settle(scope) => self.settle(self.next_step(scope)?),
             // The engine's: it needs a free record.
-            Stage::Revive(_) => None,
+            Stage::Revive(_) | Stage::Shrink => None,
             Stage::Commit(id, number) => {
                 let generation = self.generation(id)?.index;
                 let is_complete = self.is_complete(id);

@@ -155,6 +155,11 @@ impl Plan {
         self.next_beat = now.saturating_add(self.heartbeat);
     }
 
+    /// Something made it look earlier than it meant to: from now on it looks whenever there is something to see.
+    pub(super) fn looked(&mut self, now: u64) {
+        self.first_look = self.first_look.min(now);
+    }
+
     pub(super) fn next_beat(&self) -> u64 {
         self.next_beat
     }
@@ -307,6 +312,9 @@ mod tests {
         assert!(!plan.due(BEGUN + 100 * MS, BEGUN, false).look);
         assert!(plan.due(BEGUN + 100 * MS, BEGUN, true).look);
         assert!(plan.due(BEGUN + 250 * MS, BEGUN, false).look && !plan.may_be_on_duty(BEGUN));
+        plan.looked(BEGUN + 100 * MS);
+        let soon = BEGUN + 110 * MS;
+        assert_eq!(plan.next(BEGUN + 100 * MS, soon), Duration::from_millis(10), "what it saw cannot wait");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
+use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::memory::{Memory, Page};
 
 /// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
@@ -47,6 +48,20 @@ impl Region {
 
     pub(crate) fn generations(&self) -> &[Generation] {
         self.memory.table(self.geometry.generations_offset(), self.geometry.generations())
+    }
+
+    /// Gives back what a node without processes does not need: its tables, which are empty, and what its journal has never
+    /// used.
+    pub(crate) fn shrink(&self) {
+        let (header, geometry) = (self.header(), self.geometry);
+        header.slots_used.store(0, Relaxed);
+        header.generations_used.store(0, Relaxed);
+        self.memory.give_back(geometry.slots_offset(), geometry.journal_offset());
+        let used = usize::try_from(header.head.load(Relaxed)).unwrap_or(usize::MAX);
+        if used < geometry.journal_records() {
+            self.memory
+                .give_back(geometry.journal_offset() + used * size_of::<Record>(), geometry.file_size());
+        }
     }
 
     pub(crate) fn journal(&self) -> &[Record] {

@@ -188,6 +188,17 @@ impl Store {
         }
     }
 
+    /// Makes the registry as small as what is in it. Not while somebody opens the node, who counts on the room.
+    pub(crate) fn shrink(&self) {
+        if let Some(lock_file) = &self.lock_file
+            && flock(lock_file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            self.region.shrink();
+            // It cannot fail for an open descriptor.
+            let _ = flock(lock_file, FlockOperation::Unlock);
+        }
+    }
+
     /// Whether one of these is a member that is alive.
     pub(crate) fn has_kin(&self, relatives: &[Identity]) -> bool {
         self.lock_file.as_ref().is_some_and(|lock_file| has_kin(lock_file.as_fd(), relatives))

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use super::atomic::AtomicU32;
 use super::shared::Shared;
@@ -73,6 +73,17 @@ impl Memory {
     fn new(base: *mut u8, len: usize, copy: Option<Vec<Page>>) -> io::Result<Memory> {
         let base = NonNull::new(base).filter(|_| len >= PAGE).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Memory { base, len, _copy: copy })
+    }
+
+    /// Gives the whole pages within this range back to the file system; they read as zeroes from then on. Best effort: not
+    /// every file system can.
+    pub(crate) fn give_back(&self, offset: usize, end: usize) {
+        let (start, end) = (offset.next_multiple_of(PAGE), end.min(self.len) / PAGE * PAGE);
+        if start < end {
+            // SAFETY: a range of whole pages within the mapping, which is shared and only accessed through atomics.
+            let _ =
+                unsafe { madvise(self.base.as_ptr().add(start).cast(), end - start, Advice::LinuxRemove) };
+        }
     }
 
     /// `count` records from `offset` on; as many of them as lie within the memory, none if the offset is not aligned.

@@ -73,6 +73,7 @@ pub fn a_port_that_is_taken(i: Integration) {
     drop(taken);
     // The same configuration works now.
     nginx.reload_and_settle(3);
+    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     abandoned(&mut ledger, 2, 2);

@@ -213,6 +213,8 @@ fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
             escape_path(&facts.path)
         );
         checks.push(match only_helpers(snapshot) {
+            // Nothing is wrong with a server that was stopped.
+            None if died == 0 => Check::note(format!("nobody is alive: {why}")).with_fix(clean),
             None => Check::finding(format!("nobody is alive: {why}"), clean),
             Some(only) => Check::finding(
                 format!("no master or worker is alive: {why}; {only}"),
