@@ -32,7 +32,18 @@ pub static mut ngx_modules: [*const ngx_module_t; 3] = [
 pub static mut ngx_module_names: [*const c_char; 3] =
     [c"ngx_headcount_module".as_ptr(), c"ngx_http_headcount_module".as_ptr(), ptr::null()];
 
-/// Of interest to filters only.
+/// Before which other modules this one comes, whichever is loaded first: those in which users' code runs as a worker starts.
+/// A worker that dies in it must have joined before.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
-pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
+pub static mut ngx_module_order: [*const c_char; 9] = [
+    c"ngx_headcount_module".as_ptr(),
+    c"ngx_http_lua_module".as_ptr(),
+    c"ngx_stream_lua_module".as_ptr(),
+    c"ngx_http_js_module".as_ptr(),
+    c"ngx_stream_js_module".as_ptr(),
+    c"ngx_http_perl_module".as_ptr(),
+    c"ngx_http_passenger_module".as_ptr(),
+    c"ngx_wasmx_module".as_ptr(),
+    ptr::null(),
+];

@@ -83,6 +83,7 @@ impl Master {
         let mut session = Session::begin(inner, wait, Operation::Begin)?;
         session.heal(true);
         session.reclaim_master();
+        self.change_intent(Intent::Leaving, Intent::Serving);
         let master = process.master();
         let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
         let cause = begin.cause.unwrap_or_else(guess);
@@ -146,10 +147,28 @@ impl Master {
     }
 
     /// This generation never gets a worker: the configuration could not be put into force. It is reported as abandoned
-    /// by the next process that looks. Takes no lock; does nothing to one that is committed, or not there.
+    /// by the next process that looks. Takes no lock; does nothing to one that is not there.
+    ///
+    /// One that is committed, and the newest that this master has begun, is the last: the server goes on without being
+    /// tracked, so that the node ends with its workers, until this master begins another.
     pub fn abandon(&self, generation: GenerationId) {
         self.change_phase(generation, Phase::Abandoned);
-        self.inner().ring();
+        let inner = self.inner();
+        let is_there = inner
+            .generation_record(generation)
+            .is_some_and(|record| record.phase.load(Acquire) == Phase::Committed.code());
+        if is_there && inner.process().begun() == Some(generation) {
+            self.change_intent(Intent::Listening, Intent::Leaving);
+        }
+        inner.ring();
+    }
+
+    fn change_intent(&self, from: Intent, to: Intent) {
+        let own = self.inner().process().master();
+        if let Some(record) = own.and_then(|slot| self.inner().slot(slot.index)) {
+            // Losing the race means that it has another one.
+            let _ = record.intent.compare_exchange(from.code(), to.code(), AcqRel, Acquire);
+        }
     }
 
     fn change_phase(&self, generation: GenerationId, to: Phase) {

@@ -31,7 +31,9 @@ fn a_cold_start_counts_from_one() {
     assert_eq!(started.iter().map(|e| e.worker_id).collect::<Vec<_>>(), (0..4).map(Some).collect::<Vec<_>>());
     let snapshot = home.node.snapshot();
     assert_eq!((snapshot.total, snapshot.generations.len()), (4, 1));
-    wait_for("their loops to turn", || home.workers().iter().all(|p| p.state == State::Serving).then_some(()));
+    wait_for("their loops to turn", || {
+        home.workers().iter().all(|p| p.state == State::Serving).then_some(())
+    });
     wait_for("a sentinel", || {
         home.node.snapshot().sentinel.map(|pid| workers.iter().any(|w| w.pid() == pid))
     });

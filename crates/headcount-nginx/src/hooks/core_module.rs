@@ -108,7 +108,12 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         // SAFETY: a new cycle's log is open by now.
         log::release(unsafe { (*cycle).log });
         let mut state = state();
-        state.tracked = tracked.clone();
+        let before = std::mem::replace(&mut state.tracked, tracked.clone());
+        if tracked.is_none()
+            && let Some(before) = before
+        {
+            master::goes_on_untracked(&state.masters, &before);
+        }
         let is_single = member::is_one() && facts::process() == Process::Single;
         drop(state);
         if is_single {

@@ -123,6 +123,14 @@ pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
     Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
 }
 
+/// The configuration that is in force now does without: the node ends with its workers.
+pub(crate) fn goes_on_untracked(masters: &[Master], before: &Tracked) {
+    let node = before.generation.node();
+    let is_its =
+        |master: &&Master| master.node().name() == node.name() && master.node().path() == node.path();
+    masters.iter().filter(is_its).for_each(|master| master.abandon(before.generation.id()));
+}
+
 /// The master's last word.
 pub(crate) fn leave() {
     let mut state = state();

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::guard::Guard;
 use crate::program::{self, headcount};
+use crate::setup::Who;
 use crate::wait::{PATIENCE, boot_clock};
 use crate::{Integration, Kind, Ledger, Nginx, Setup, Signal, process};
 
@@ -60,6 +61,25 @@ pub fn slow_crash_loop(i: Integration) {
 /// Row 31, as tight as can be: nobody's event loop ever turns.
 pub fn tight_crash_loop(i: Integration) {
     crash_loop(i, 4, "kit.after_join = function() kit.die() end");
+}
+
+/// Row 32: with the module, in the `init_process` of another module, before or after ours in the configuration.
+pub fn dead_in_another_modules_start(i: Integration) {
+    let http = "init_worker_by_lua_block { local ffi = require 'ffi' ffi.cdef 'int kill(int, int); int getpid(void);'
+        ffi.C.kill(ffi.C.getpid(), 9) }";
+    let nginx = Nginx::prepare(Setup::new(i).workers(2).allow_kills().http(http));
+    nginx.launch();
+    nginx.wait_for("deaths to be told", PATIENCE, |all| all.at_least(8, Kind::WorkerDied, 1));
+    let (content, said) = reloaded(&nginx, "2s");
+    assert!(!content, "a crash loop serves nobody: {said}");
+    let node = status(&nginx);
+    assert_eq!(node["recent"]["crash_loop"], true, "{node:#}");
+    let mut ledger = nginx.end(Signal::TERM);
+    let deaths = ledger.take(Kind::WorkerDied, 1);
+    ledger.distinct_pids(&deaths, deaths.len() as i64);
+    let starts = ledger.take(Kind::WorkerStarted, 1);
+    let unborn = deaths.iter().filter(|death| !starts.iter().any(|start| start.pid() == death.pid()));
+    ledger.same("deaths of those who never started", &unborn.count(), &0);
 }
 
 /// Row 31, once the cause is gone, the next reload serves.
@@ -176,6 +196,22 @@ pub fn recycled(i: Integration) {
         ledger.same("cause of the end", end.cause(), "stop");
         ledger.nothing_else();
     }
+}
+
+/// A relative of row 37: the next configuration does without headcount, so nobody replaces the workers that leave.
+pub fn no_longer_in_the_configuration(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).workers(2));
+    nginx.reload_with(|setup| setup.who(Who::Nobody));
+    wait_end(&nginx, 1);
+    nginx.must_serve();
+    let mut ledger = nginx.end(Signal::QUIT);
+    ledger.cold_start(2);
+    let exits = ledger.exits(1, 2, false);
+    ledger.holds("the node stopped", exits.iter().all(|r| r.cause() == "stop"));
+    ledger.take(Kind::WorkerDraining, 1);
+    let end = ledger.one(Kind::GenerationEnded, 1);
+    ledger.same("cause of the end", end.cause(), "stop");
+    ledger.nothing_else();
 }
 
 fn wait_end(nginx: &Nginx, generation: u64) {
