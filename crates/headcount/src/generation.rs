@@ -286,5 +286,5 @@ fn joined_worker(inner: &Inner, generation: GenerationId) -> Option<SlotRef> {
     let is_in = |slot: &SlotRef| {
         inner.slot(slot.index).is_some_and(|record| record.generation.load(Relaxed) == generation)
     };
-    inner.own_slots().into_iter().find(is_in)
+    inner.own_slots(inner.process()).into_iter().find(is_in)
 }

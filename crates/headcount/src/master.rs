@@ -83,7 +83,9 @@ impl Master {
         let mut session = Session::begin(inner, wait, Operation::Begin)?;
         session.heal(true);
         session.reclaim_master();
-        self.change_intent(Intent::Leaving, Intent::Serving);
+        if process.begun().is_some() {
+            self.change_intent(Intent::Leaving, Intent::Serving);
+        }
         let master = process.master();
         let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
         let cause = begin.cause.unwrap_or_else(guess);

@@ -132,22 +132,26 @@ impl Inner {
 
     /// Whether this process is in this slot: by its identity as well, since somebody may have spoiled the version.
     pub(crate) fn holds(&self, slot: SlotRef) -> bool {
+        self.is_of(slot, self.process())
+    }
+
+    fn is_of(&self, slot: SlotRef, process: &Process) -> bool {
         self.slot(slot.index).is_some_and(|record| {
-            record.version.load(Acquire) == slot.version && identity_in(record) == self.process().identity
+            record.version.load(Acquire) == slot.version && identity_in(record) == process.identity
         })
     }
 
     /// The slots that this process is in.
-    pub(crate) fn own_slots(&self) -> Vec<SlotRef> {
-        let mut slots = self.process().slots();
-        slots.retain(|&slot| self.holds(slot));
+    pub(crate) fn own_slots(&self, process: &Process) -> Vec<SlotRef> {
+        let mut slots = process.slots();
+        slots.retain(|&slot| self.is_of(slot, process));
         slots
     }
 
     /// Everything at this moment.
     pub(crate) fn facts(&self) -> Facts {
         let process = self.process();
-        let own = self.own_slots();
+        let own = self.own_slots(process);
         let mut asking = Asking::new(&self.store, &process.locks, &own);
         let mut facts = self.view().facts(&mut |slot| asking.liveness(slot));
         self.find_joining(&mut facts);

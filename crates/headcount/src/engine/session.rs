@@ -180,7 +180,8 @@ impl Session {
         }
         let inner = &self.inner;
         inner.free_unreadable(&self.facts, false);
-        let (own, me) = (inner.own_slots(), inner.process().identity);
+        let process = inner.process();
+        let (own, me) = (inner.own_slots(process), process.identity);
         let mut strangers = inner.store.strangers(LONGEST_SEARCH).of_own_node(is_ours);
         // In another's name, or once more in ours.
         let mut is_stranger = |s: &&SlotFacts| {

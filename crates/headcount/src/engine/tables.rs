@@ -9,7 +9,7 @@ use crate::engine::process::relock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, GenerationId, PreviousRun, Role};
 use crate::lifecycle::{Facts, Phase, SlotRef};
-use crate::registry::layout::Slot;
+use crate::registry::layout::{Generation, Slot};
 use crate::registry::seqlock::{rewrite, rewrite_beyond};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::clock;
@@ -88,18 +88,14 @@ impl Inner {
     pub(crate) fn free_unreadable(&self, facts: &Facts, everywhere: bool) {
         let (view, region) = (self.view(), &self.store.region);
         let slots = if everywhere { region.slots() } else { view.used_slots() };
-        let known: BTreeSet<u32> = facts.slots.iter().map(|s| s.index).collect();
-        for (index, slot) in (0u32..).zip(slots).filter(|(index, _)| !known.contains(index)) {
-            if slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1 {
-                self.free_slot(index);
-            }
+        let is_taken = |slot: &Slot| slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1;
+        for index in unknown(slots.iter().map(is_taken), facts.slots.iter().map(|s| s.index)) {
+            self.free_slot(index);
         }
         let generations = if everywhere { region.generations() } else { view.used_generations() };
-        let known: BTreeSet<u32> = facts.generations.iter().map(|g| g.index).collect();
-        for (index, g) in (0u32..).zip(generations).filter(|(index, _)| !known.contains(index)) {
-            if g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1 {
-                self.free_generation(index);
-            }
+        let is_taken = |g: &Generation| g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1;
+        for index in unknown(generations.iter().map(is_taken), facts.generations.iter().map(|g| g.index)) {
+            self.free_generation(index);
         }
     }
 
@@ -172,4 +168,19 @@ impl Inner {
         let Some(record) = self.generation_at(index) else { return };
         rewrite(&record.version, || record.phase.store(0, Relaxed));
     }
+}
+
+/// The places that are taken and not known. Mostly there are none, which is found out by counting.
+fn unknown(
+    taken: impl Iterator<Item = bool> + Clone,
+    known: impl ExactSizeIterator<Item = u32>,
+) -> impl Iterator<Item = u32> {
+    let differ = taken.clone().filter(|is_taken| *is_taken).count() != known.len();
+    let known: BTreeSet<u32> = if differ { known.collect() } else { BTreeSet::new() };
+    let unknown: Vec<u32> = (0u32..)
+        .zip(taken)
+        .filter(|(index, is_taken)| differ && *is_taken && !known.contains(index))
+        .map(|(index, _)| index)
+        .collect();
+    unknown.into_iter()
 }
