@@ -173,5 +173,8 @@ contract! {
     row50_one_that_never_joined [lua "the delay is in Lua's init_worker"] = scenarios::surroundings::one_that_never_joined;
     row33_timers_used_up [lua "timers are Lua's"] = scenarios::limits::timers_used_up;
     row33_connections_used_up [lua "timers are Lua's"] = scenarios::limits::connections_used_up;
+    row39_c_modules [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::c_modules;
+    row39_c_modules_of_the_seeds_users [lua_alone "the seed's interface is Lua's"] = scenarios::exits::c_modules_of_the_seeds_users;
+    row47_told_to_leave_in_a_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::told_to_leave_in_a_callback;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

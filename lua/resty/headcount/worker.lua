@@ -84,7 +84,7 @@ local function listen()
   library.headcount_waker_stop(node.handle, 0)
   if err == complained then return end
   complained = err
-  node.log(ngx.WARN, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
+  node.log(ngx.ERR, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
 end
 
 -- A light thread that runs beside the calling one. Kept by nobody but that one: so that what ends their request, and

@@ -7,6 +7,7 @@ pub mod callbacks;
 pub mod clock;
 pub mod death;
 pub mod drain;
+pub mod exits;
 pub mod failed_reload;
 pub mod hang;
 pub mod identity;
