@@ -9,8 +9,8 @@ use crate::engine::inner::Settings;
 use crate::engine::opening::{self, Request};
 use crate::error::{Allowed, Error, Result};
 use crate::master::Master;
-use crate::registry::files;
 use crate::registry::layout::Geometry;
+use crate::registry::{files, store};
 use crate::snapshot::NodeSettings;
 
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -134,6 +134,16 @@ impl Options {
         let settings = Settings { heartbeat_interval, stall_after, lock_timeout };
         let request = Request { name, path, geometry, settings, predecessor: self.predecessor };
         Ok(Master::new(opening::open(&request)?))
+    }
+
+    /// Whether a server that starts now could use the registry's file, as far as that shows without making, locking or
+    /// changing anything: for the test of a configuration.
+    ///
+    /// # Errors
+    /// As those of [`Options::check`]; and what is wrong with the file or its folder.
+    pub fn look(&self) -> Result<()> {
+        self.check()?;
+        store::look(&self.path.clone().unwrap_or_else(|| default_path(&self.node)))
     }
 
     /// Checks all that can be wrong with the options alone, without opening anything. Gives the timings that the node
