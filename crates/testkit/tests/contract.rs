@@ -175,6 +175,7 @@ contract! {
     row33_connections_used_up [lua "timers are Lua's"] = scenarios::limits::connections_used_up;
     row39_c_modules [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::c_modules;
     row39_c_modules_of_the_seeds_users [lua_alone "the seed's interface is Lua's"] = scenarios::exits::c_modules_of_the_seeds_users;
+    row40_code_cache_off [lua_alone "the cache is Lua's, and with the module its directive says where the registry is"] = scenarios::late::code_cache_off;
     row47_told_to_leave_in_a_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::told_to_leave_in_a_callback;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

@@ -11,6 +11,7 @@ pub mod exits;
 pub mod failed_reload;
 pub mod hang;
 pub mod identity;
+pub mod late;
 pub mod limits;
 pub mod master;
 pub mod registry;
