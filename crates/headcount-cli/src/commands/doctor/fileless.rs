@@ -1,7 +1,6 @@
 //! Nodes that run on memory of their own.
 
 use headcount::FilelessNode;
-use headcount_report::plural;
 
 use super::check::{Check, Section};
 use crate::escape::escape;
@@ -9,7 +8,10 @@ use crate::escape::escape;
 /// The verdict on one: its server did not get what its configuration asks for.
 pub fn judge(node: &FilelessNode) -> Section {
     let one = node.pids.first().map_or_else(String::new, |pid| format!(", process {pid} among them"));
-    let processes = plural(node.pids.len() as u64, "process");
+    let processes = match node.pids.len() {
+        1 => "1 process".to_owned(),
+        n => format!("{n} processes"),
+    };
     let check = Check::finding(
         format!(
             "runs on memory of its own ({processes}{one}): no program can see it, and a restart or binary upgrade will not \
