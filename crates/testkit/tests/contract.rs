@@ -80,6 +80,7 @@ contract! {
     row02_reload = scenarios::reload::reload;
     row02_on_event_sees_all [lua "on_event is a callback"] = scenarios::reload::on_event_sees_all;
     row02_reload_right_after_a_death = scenarios::death::then_a_reload_and_the_stop;
+    row02_nothing_of_the_old_configuration_is_used = scenarios::exits::nothing_of_the_old_configuration_is_used;
     row02a_draining_on_reload = scenarios::drain::on_reload;
     row02a_draining_on_quit = scenarios::drain::on_quit;
     row02a_draining_on_winch = scenarios::drain::on_winch;

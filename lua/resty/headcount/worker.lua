@@ -34,8 +34,11 @@ local aside = ffi.new("headcount_step", { struct_size = ffi.sizeof("headcount_st
 
 -- The fate of the light thread (`lost`), and how many others run callbacks.
 local life, under_way
--- What wakes it. Made by the master: with the first one ngx_lua makes 4,094 more, half a megabyte.
-local bell = semaphore.new()
+-- What wakes it. Each worker makes its own: one that the master makes at a reload logs by way of the old configuration,
+-- whose memory is gone by then.
+local bell
+-- With the first one ngx_lua makes 4,094 more, half a megabyte. They are the master's.
+local first_bell = semaphore.new()
 
 -- Runs callbacks, and then looks again, until there are none: only that has the waker ring again. However many there
 -- are, requests are served in between, and the worker notices that it is told to end.
@@ -207,6 +210,7 @@ function _M.start(generation, is_helper)
   _M.state = "started"
   _M.pid = nginx.pid()
   _M.is_helper = is_helper
+  bell = first_bell and semaphore.new()
   join_options.generation = generation
   join_options.role = is_helper and HELPER or WORKER
   join_options.worker_id = not is_helper and ngx.worker.id() or -1

@@ -136,3 +136,20 @@ pub fn told_to_leave_in_a_callback(i: Integration) {
         assert!(line.contains("[error]") && line.contains("worker_died"), "{line}");
     }
 }
+
+/// Row 2 where memory that is given back is overwritten, as a busy server's is: nobody uses what belonged to the old
+/// configuration.
+pub fn nothing_of_the_old_configuration_is_used(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).env("MALLOC_PERTURB_", "90"));
+    for generation in [2, 3] {
+        nginx.reload_and_settle(generation);
+    }
+    let mut ledger = nginx.end(Signal::QUIT);
+    ledger.cold_start(4);
+    ledger.reloaded(2, 4, 4);
+    ledger.reloaded(3, 4, 4);
+    ledger.graceful_end(1, 4, true);
+    ledger.graceful_end(2, 4, true);
+    ledger.graceful_end(3, 4, false);
+    ledger.nothing_else();
+}
