@@ -43,11 +43,11 @@ local function not_ready()
   return "init() must be called first, in init_by_lua" .. why
 end
 
--- The end of a VM ------------------------------------------------------------------------------
+-- The end of a configuration --------------------------------------------------------------------
 --
--- It tells a master what nothing else in ngx_lua tells it. After a good reload the old VM is closed, before
--- the first worker is forked: the new generation is certain. After a failed one the new VM is closed: its
--- generation never comes. And at the end of any process its VM is closed, whatever ended it.
+-- It tells a master what nothing else in ngx_lua tells it. After a good reload the old one ends, before the first worker
+-- is forked: the new generation is certain. After a failed one the new one ends: its generation never comes. And at the
+-- end of any process its own ends, whatever ended it.
 
 local function begun_after(generation)
   local newest
@@ -90,20 +90,34 @@ local function closed(role, ends, failed_to_start)
   node.log_notices()
 end
 
-local function on_close()
-  -- A compiled loop that allocates leaves to the collector, which does not run inside of a finalizer, and is
-  -- entered again at once: it never ends. So nothing is to be collected any more; the VM is closing anyway.
-  collectgarbage("stop")
+local function at_end()
+  self.has_ended = true
   -- ngx_lua would log by way of the last request, which is gone.
   require("thread.exdata")(ffi.cast("void *", 0))
-  pcall(nginx.forget_regexes)
   -- nginx has taken ngx_cycle away: because it ends, or because it cannot start.
   local over, told = not nginx.has_configuration(), nginx.told_to_end()
   local ok, err = pcall(nginx.with_cycle, self.cycle, closed, nginx.role(), over and told, over and not told)
-  if not ok then node.log(ngx.ERR, "at the end of a VM: ", err) end
+  if not ok then node.log(ngx.ERR, "at the end of a configuration: ", err) end
 end
 
-local function watch_close()
+-- The VM is closed, and its configuration has not ended: in nginx's cache processes, which get rid of it as soon as they
+-- are forked. No place for callbacks: what LuaJIT has made last is gone first, and the C modules' code with it.
+local function on_close()
+  if self.has_ended then return end
+  -- A compiled loop that allocates leaves to the collector, which does not run inside of a finalizer, and is
+  -- entered again at once: it never ends. So nothing is to be collected any more; the VM is closing anyway.
+  collectgarbage("stop")
+  node.deliver = node.pass_over
+  if self.last_call then self.last_call.call = nil end
+  at_end()
+end
+
+local function watch_end()
+  self.last_call, self.last_thread = nginx.at_end(library.headcount_nginx_at_end, at_end)
+  if not self.last_call then
+    node.log(ngx.ERR, "callbacks run at no worker's end, unless `exit_worker_by_lua` calls exit_worker(): this nginx "
+      .. "exports no ngx_pool_cleanup_add, or its Lua no lua_pcall")
+  end
   local sentry = newproxy(true)
   getmetatable(sentry).__gc = on_close
   -- In the registry, so that nobody but the end of the VM can collect it.
@@ -111,12 +125,6 @@ local function watch_close()
 end
 
 -- The interface --------------------------------------------------------------------------------
-
--- Whether this VM is one that ngx_lua has made for a single request, with lua_code_cache off.
-local function serves_already()
-  local role = nginx.role()
-  return role == "worker" or role == "helper" or library.headcount_beat(node.handle) == 0
-end
 
 local function begin()
   local generation = ffi.new("uint64_t[1]")
@@ -138,10 +146,22 @@ local function begin()
   end
   self.pid = nginx.pid()
   self.cycle = nginx.cycle()
-  watch_close()
+  watch_end()
   if code >= 0 then err = node.deliver(code) end
   if err then return nil, err end
   return true
+end
+
+local function open_and_begin(checked, given)
+  local overridden = module.attach(checked, given)
+  if overridden and #overridden > 0 then
+    node.log(ngx.ERR, "the directive `headcount` overrides ", table.concat(overridden, ", "),
+      " of init(): remove them there, or the directive")
+  end
+  local ok, err = node.open(checked)
+  if not ok then return _M.refuse_init(err) end
+  if node.is_member() then return true end
+  return begin()
 end
 
 function _M.init(given)
@@ -152,25 +172,29 @@ function _M.init(given)
   if nginx.role() == "single" then node.keep_log() end
   local checked
   checked, err = options.check(given)
-  if checked then
-    local overridden = module.attach(checked, given)
-    if overridden and #overridden > 0 then
-      node.log(ngx.NOTICE, "the directive `headcount` overrides ", table.concat(overridden, ", "), " of init()")
-    end
+  if not checked then return _M.refuse_init(err) end
+  local role, is_begun = nginx.role(), nginx.has_at_end(library.headcount_nginx_at_end)
+  if role == "worker" or role == "helper" or is_begun and node.is_member() then
+    -- The VM is one that ngx_lua has made for a single request, with lua_code_cache off.
     local ok
-    ok, err = node.open(checked)
-    if ok then
-      if serves_already() then return true end
-      return begin()
-    end
+    ok, err = node.take_opened(checked)
+    if ok then return true end
+    return _M.refuse_init(err)
   end
-  return _M.refuse_init(err)
+  if is_begun then
+    self.is_second = true
+    return _M.refuse_init("init() was called before, in the other Lua of this configuration: http and stream have one each, "
+      .. "and allowed is one init() for both. All workers are tracked by that one, whatever they serve: remove this one")
+  end
+  return open_and_begin(checked, given)
 end
 
 function _M.init_worker()
   local err = wrong_phase("init_worker", "init_worker") or not_ready()
   if err then
     node.repeat_log(ngx.worker.id() == 0)
+    -- Of a second one it was said once, by init().
+    if self.is_second then return nil, err end
     return refuse(err)
   end
   local role = nginx.role()
@@ -181,6 +205,7 @@ end
 
 function _M.exit_worker()
   local err = wrong_phase("exit_worker", "exit_worker") or not_ready()
+  if err and self.is_second then return nil, err end
   if err then return refuse(err) end
   return worker.leave()
 end

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use serde_json::Value;
-use testkit::{Integration, Nginx, Setup, Signal, permit, process};
+use testkit::{Integration, Nginx, Setup, Signal, permit, permit_alone, process};
 
 use program::{Run, dead, headcount, kill_all, run};
 
@@ -115,6 +115,45 @@ fn a_registry_that_was_removed_under_its_server() {
     kill_all(&nginx);
     doctor(&nginx, &["--clean"]).ended(0).says("removed");
     assert_eq!(files(&nginx.at("run")), [""; 0]);
+}
+
+#[test]
+fn a_node_without_a_file_is_found() {
+    // Other tests' doctors would find it, too.
+    let _permit = permit_alone();
+    let setup = Setup::new(Integration::Lua).workers(2).option("node", "\"lost\"");
+    let nginx = Nginx::prepare(setup);
+    std::fs::write(nginx.registry(), "somebody's notes").expect("our own folder");
+    nginx.run();
+    nginx.ready(1);
+    doctor(&nginx, &[])
+        .ended(1)
+        .says("node lost")
+        .says("runs on memory of its own (3 processes")
+        .says("fix: ");
+    // Whoever asks for one registry is not told of others.
+    doctor(&nginx, &["--registry", "/nowhere"]).ended(4);
+    nginx.end(Signal::QUIT);
+    let folder = tempfile::tempdir().expect("a folder");
+    run(headcount(["doctor"]).env("HEADCOUNT_RUNTIME_DIR", folder.path())).ended(0);
+}
+
+#[test]
+fn a_name_that_was_taken_is_shown() {
+    let _permit = permit();
+    let first = nginx();
+    let run_folder = format!("\"{}/shop.registry\"", first.at("run").display());
+    let setup =
+        Setup::new(Integration::Lua).workers(1).option("node", "\"shop\"").option("path", &run_folder);
+    let second = Nginx::start_ready(setup);
+    let line = second.wait_for_log("whose name it is", |line| line.contains("is in use"));
+    assert!(line.contains("[error]"), "{line}");
+    doctor(&first, &[])
+        .ended(0)
+        .says("note")
+        .says("if its server asks for the name shop: that is in use by another");
+    second.end(Signal::QUIT);
+    first.end(Signal::QUIT);
 }
 
 #[test]

@@ -63,6 +63,9 @@
 // For `headcount_struct_size`: `headcount_step`.
 #define HEADCOUNT_STRUCT_STEP 8
 
+// For `headcount_struct_size`: `headcount_nginx_call`.
+#define HEADCOUNT_STRUCT_NGINX_CALL 9
+
 // Done; nothing to report, and the node lock is not held.
 #define HEADCOUNT_OK 0
 
@@ -556,6 +559,14 @@ typedef struct headcount_process_status {
     uint32_t cause;
 } headcount_process_status;
 
+// What `headcount_nginx_at_end` calls.
+typedef struct headcount_nginx_call {
+    // `lua_pcall`; NULL: nothing is called (any more).
+    int (*call)(void*, int, int, int);
+    // The `lua_State *` of a coroutine that has not begun.
+    void *thread;
+} headcount_nginx_call;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -609,7 +620,7 @@ int32_t headcount_open(const struct headcount_options *options, struct headcount
 // into them: the defaults, where they are 0.
 int32_t headcount_check_options(struct headcount_options *options);
 
-// Ends what this process has under way: a callback that is not finished (it counts as failed), the watch
+// Ends what this process has under way: a callback that is not finished (as `headcount_leave` does), the watch
 // and the waker. It does not leave, and the handle stays valid: the registry stays mapped until the
 // process ends, since other parts of the process may use it. A server need not call this.
 void headcount_close(struct headcount_node *node);
@@ -701,7 +712,8 @@ int32_t headcount_drain(struct headcount_node *node,
 // last of its generation; then, if no other worker is left in the node, all that is still open.
 //
 // `generation` 0: the newest that this process has joined. A callback of this very thread that was not
-// finished (it will never be resumed) counts as failed. If the generation is the one that the watch is of,
+// finished (it will never be resumed) is run again by another process if it is about others, and counts as failed if it
+// is about this one; a notice says which. If the generation is the one that the watch is of,
 // watch and waker end. A process that ends without having left has died, and is reported so.
 int32_t headcount_leave(struct headcount_node *node,
                         uint64_t generation,
@@ -835,6 +847,15 @@ int32_t headcount_nginx_default_node(const char *const *arguments,
                                      const char *folder,
                                      char *name,
                                      uint64_t capacity);
+
+// A cleanup handler for the pool of an nginx configuration: runs a coroutine, once. A language that has no functions
+// of C's cannot be called by nginx, and a callback of LuaJIT's would run in whichever coroutine used the FFI last, which
+// may be gone by then.
+void headcount_nginx_at_end(struct headcount_nginx_call *call);
+
+// The node that this server has, for code that comes late, such as a VM for a single request: the one that this process has
+// joined, or else the one that was opened last. HEADCOUNT_ERR_NOT_FOUND if there is none.
+int32_t headcount_opened(struct headcount_node **node);
 
 #ifdef __cplusplus
 }  // extern "C"

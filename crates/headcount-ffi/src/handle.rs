@@ -75,6 +75,11 @@ pub(crate) fn by_path(wanted: &Path) -> Option<&'static Handle> {
     all().find(|handle| handle.wanted == wanted)
 }
 
+/// The node that this process has joined, or else the one that was opened last.
+pub(crate) fn of_this_process() -> Option<&'static Handle> {
+    all().find(|handle| handle.worker(0).is_ok()).or_else(first)
+}
+
 /// Makes a handle for good. Only under `ADDING`.
 pub(crate) fn add(wanted: PathBuf, master: Master) -> &'static Handle {
     let handle = Box::leak(Box::new(Handle {
@@ -127,10 +132,10 @@ impl Handle {
         self.deliver(transitions, out)
     }
 
-    /// Ends, as failed, a callback that this thread began and will never come back to.
+    /// Ends a callback that this thread began and will never come back to.
     pub(crate) fn end_unfinished(&self) {
-        if let Some(mut transitions) = self.take_in_flight() {
-            transitions.callback_failed();
+        if let Some(transitions) = self.take_in_flight() {
+            transitions.callback_cut_short();
         }
     }
 

@@ -48,6 +48,8 @@ pub const HEADCOUNT_STRUCT_GENERATION_STATUS: u32 = 6;
 pub const HEADCOUNT_STRUCT_PROCESS_STATUS: u32 = 7;
 /// For `headcount_struct_size`: `headcount_step`.
 pub const HEADCOUNT_STRUCT_STEP: u32 = 8;
+/// For `headcount_struct_size`: `headcount_nginx_call`.
+pub const HEADCOUNT_STRUCT_NGINX_CALL: u32 = 9;
 
 /// The ABI version of the library. Cannot fail.
 #[unsafe(no_mangle)]
@@ -68,6 +70,7 @@ pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
         HEADCOUNT_STRUCT_GENERATION_STATUS => size_of::<GenerationRecord>(),
         HEADCOUNT_STRUCT_PROCESS_STATUS => size_of::<ProcessRecord>(),
         HEADCOUNT_STRUCT_STEP => size_of::<StepRecord>(),
+        HEADCOUNT_STRUCT_NGINX_CALL => size_of::<NginxCall>(),
         _ => 0,
     };
     size as u64

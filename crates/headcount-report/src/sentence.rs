@@ -44,7 +44,7 @@ pub fn sentence(event: &Event) -> String {
         Kind::HelperStarted => format!("helper {} of generation {generation} started", event.pid),
         Kind::HelperExited => format!("helper {} of generation {generation} exited", event.pid),
         Kind::CallbackDied => {
-            format!("process {} died in the callback about event {}", event.pid, event.detail)
+            format!("process {} ended in the callback about event {}", event.pid, event.detail)
         }
         Kind::CallbackFailed => {
             format!("the callback about event {} failed in process {}", event.detail, event.pid)

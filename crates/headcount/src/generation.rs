@@ -229,7 +229,7 @@ fn bury_unreported(session: &mut Session) {
              (is the server in a crash loop?)",
             session.inner.place()
         );
-        session.inner.notice(NoticeLevel::Warning, text);
+        session.inner.notice(NoticeLevel::Error, text);
     }
 }
 

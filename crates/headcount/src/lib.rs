@@ -45,6 +45,7 @@
 //!   for programs beside the server, has a thread that sleeps.)
 
 mod engine;
+mod fileless;
 mod follower;
 mod generation;
 mod kernel;
@@ -80,6 +81,7 @@ pub use engine::sentinel::Watch;
 pub use engine::transitions::{Transition, Transitions};
 pub use error::{Allowed, Error, ErrorKind, Result, WrongOption};
 pub use event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
+pub use fileless::{FilelessNode, fileless_nodes};
 pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
 pub use generation::{Generation, Join};
 pub use kernel::{KernelFeatures, kernel_features};

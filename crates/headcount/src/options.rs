@@ -9,8 +9,8 @@ use crate::engine::inner::Settings;
 use crate::engine::opening::{self, Request};
 use crate::error::{Allowed, Error, Result};
 use crate::master::Master;
-use crate::registry::files;
 use crate::registry::layout::Geometry;
+use crate::registry::{files, store};
 use crate::snapshot::NodeSettings;
 use crate::stale;
 
@@ -141,6 +141,16 @@ impl Options {
             stale::sweep(&files::default_folder(), 7 * DAY);
         }
         Ok(master)
+    }
+
+    /// Whether a server that starts now could use the registry's file, as far as that shows without making, locking or
+    /// changing anything: for the test of a configuration.
+    ///
+    /// # Errors
+    /// As those of [`Options::check`]; and what is wrong with the file or its folder.
+    pub fn look(&self) -> Result<()> {
+        self.check()?;
+        store::look(&self.path.clone().unwrap_or_else(|| default_path(&self.node)))
     }
 
     /// Checks all that can be wrong with the options alone, without opening anything. Gives the timings that the node

@@ -80,6 +80,7 @@ contract! {
     row02_reload = scenarios::reload::reload;
     row02_on_event_sees_all [lua "on_event is a callback"] = scenarios::reload::on_event_sees_all;
     row02_reload_right_after_a_death = scenarios::death::then_a_reload_and_the_stop;
+    row02_nothing_of_the_old_configuration_is_used = scenarios::exits::nothing_of_the_old_configuration_is_used;
     row02a_draining_on_reload = scenarios::drain::on_reload;
     row02a_draining_on_quit = scenarios::drain::on_quit;
     row02a_draining_on_winch = scenarios::drain::on_winch;
@@ -160,6 +161,7 @@ contract! {
     row30_registry_in_a_folder_of_everybody = scenarios::registry::in_a_folder_of_everybody;
     row30_symbolic_link = scenarios::registry::symbolic_link;
     row30_disk_full = scenarios::registry::disk_full;
+    row30_said_where_people_look = scenarios::registry::said_where_people_look;
     row30_too_many_workers = scenarios::registry::too_many_workers;
     row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
     row31_slow_crash_loop [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::slow_crash_loop;
@@ -175,5 +177,9 @@ contract! {
     row50_one_that_never_joined [lua "the delay is in Lua's init_worker"] = scenarios::surroundings::one_that_never_joined;
     row33_timers_used_up [lua "timers are Lua's"] = scenarios::limits::timers_used_up;
     row33_connections_used_up [lua "timers are Lua's"] = scenarios::limits::connections_used_up;
+    row39_c_modules [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::c_modules;
+    row39_c_modules_of_the_seeds_users [lua_alone "the seed's interface is Lua's"] = scenarios::exits::c_modules_of_the_seeds_users;
+    row40_code_cache_off [lua_alone "the cache is Lua's, and with the module its directive says where the registry is"] = scenarios::late::code_cache_off;
+    row47_told_to_leave_in_a_callback [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::exits::told_to_leave_in_a_callback;
     row30_wrong_directives [native "Lua has options, not directives: see row30_wrong_options"] = scenarios::registry::wrong_directives;
 }

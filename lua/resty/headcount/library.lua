@@ -69,6 +69,11 @@ local DECLARATIONS = [[
     uint32_t struct_size, state, next_ms, listen, on_duty, unsaid;
   } headcount_step;
 
+  typedef struct {
+    int (*call)(void *, int, int, int);
+    void *thread;
+  } headcount_nginx_call;
+
   uint32_t headcount_abi_version(void);
   uint64_t headcount_struct_size(uint32_t which);
   const char *headcount_last_error(void);
@@ -82,9 +87,11 @@ local DECLARATIONS = [[
   const char *headcount_doubt_reason(uint32_t doubt);
 
   int32_t headcount_open(const headcount_options *options, headcount_node **node);
+  int32_t headcount_opened(headcount_node **node);
   int32_t headcount_check_options(headcount_options *options);
   int32_t headcount_nginx_default_node(const char *const *arguments, uint64_t number, const char *prefix,
                                        const char *folder, char *name, uint64_t capacity);
+  void headcount_nginx_at_end(headcount_nginx_call *call);
   int32_t headcount_notice(headcount_node *node, uint32_t *level, char *buffer, uint64_t capacity);
   int32_t headcount_node_info(headcount_node *node, char *name, uint64_t name_capacity,
                               char *path, uint64_t path_capacity);
@@ -124,6 +131,7 @@ ffi.cdef(DECLARATIONS)
 local STRUCTS = {
   "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts", "headcount_snapshot",
   "headcount_generation_status", "headcount_process_status", "headcount_step",
+  "headcount_nginx_call",
 }
 
 local function fail(...)

@@ -16,6 +16,17 @@ ffi.cdef [[
     unsigned flags;
   } headcount_nginx_child;
   typedef struct { long sec, nsec; } headcount_timespec;
+  typedef struct headcount_nginx_cleanup {
+    void (*handler)(void *data);
+    void *data;
+    struct headcount_nginx_cleanup *next;
+  } headcount_nginx_cleanup;
+  typedef struct {
+    void *last, *end, *next;
+    unsigned long failed, max;
+    void *current, *chain, *large;
+    headcount_nginx_cleanup *cleanup;
+  } headcount_nginx_pool;
 
   extern unsigned long headcount_nginx_role __asm__("ngx_process");
   extern int headcount_nginx_quit __asm__("ngx_quit");
@@ -26,6 +37,8 @@ ffi.cdef [[
   extern long headcount_nginx_slot __asm__("ngx_process_slot");
   extern long headcount_nginx_last __asm__("ngx_last_process");
   extern headcount_nginx_child headcount_nginx_children[1024] __asm__("ngx_processes");
+  headcount_nginx_cleanup *headcount_nginx_add_cleanup(void *pool, size_t size) __asm__("ngx_pool_cleanup_add");
+  int headcount_lua_pcall(void *thread, int arguments, int results, int handler) __asm__("lua_pcall");
   long headcount_nginx_no_timers_left(void) __asm__("ngx_event_no_timers_left");
   int headcount_getpid(void) __asm__("getpid");
   char *headcount_getcwd(char *buffer, size_t capacity) __asm__("getcwd");
@@ -49,7 +62,7 @@ end
 
 -- Look each one up once, in the master, so that its workers need not.
 for _, name in ipairs { "slot", "last", "children", "quit", "terminate" } do variable("headcount_nginx_" .. name) end
-pcall(get, "headcount_nginx_no_timers_left")
+for _, name in ipairs { "nginx_no_timers_left", "nginx_add_cleanup", "lua_pcall" } do pcall(get, "headcount_" .. name) end
 
 _M.pid = C.headcount_getpid
 
@@ -91,38 +104,49 @@ function _M.with_cycle(cycle, run, ...)
   if not ok then error(err, 0) end
 end
 
+-- The end of a configuration --------------------------------------------------------------------
+--
+-- Its pool is destroyed: after a good reload that of the old one, after a failed one that of the new one, and at the end
+-- of a process that of the one in force. Of what a pool has to clean up, the newest comes first. So what init_by_lua puts
+-- there runs before the VM is closed, which nginx has put there before, and finds all of it whole.
+
+-- ngx_cycle's second word. While init_by_lua runs, ngx_lua has the configuration that is being read in its place.
+local function pool()
+  local cycle = _M.cycle()
+  if cycle ~= nil and cycle[0] ~= nil then return ffi.cast("headcount_nginx_pool *", cycle[1]) end
+end
+
+-- Whether that configuration has this handler already.
+function _M.has_at_end(handler)
+  local of = pool()
+  local cleanup = of and of.cleanup
+  while cleanup and cleanup ~= nil do
+    if ffi.cast("void *", cleanup.handler) == ffi.cast("void *", handler) then return true end
+    cleanup = cleanup.next
+  end
+  return false
+end
+
+local function add_cleanup(handler, run)
+  local of = pool()
+  local call = of and C.headcount_nginx_add_cleanup(of, ffi.sizeof("headcount_nginx_call"))
+  if not call or call == nil then return end
+  local thread = coroutine.create(run)
+  local data = ffi.cast("headcount_nginx_call *", call.data)
+  data.call = C.headcount_lua_pcall
+  data.thread = ffi.cast("void *", ffi.cast("uintptr_t", tonumber(string.format("%p", thread))))
+  call.handler = handler
+  return data, thread
+end
+
+-- Has `run` called at the end of that configuration, by a handler that takes a headcount_nginx_call. Gives that, and what
+-- must be kept as long; nil: this nginx does not let us.
+function _M.at_end(handler, run)
+  local ok, call, thread = pcall(add_cleanup, handler, run)
+  if ok then return call, thread end
+end
+
 local function no_timers_left() return C.headcount_nginx_no_timers_left() end
-
--- The caches of resty.core.regex, and what each holds when empty.
-local REGEX_CACHES = {
-  regex_match_cache = function() return nil end,
-  regex_sub_func_cache = function() return {} end,
-  regex_sub_str_cache = function() return {} end,
-}
-
-local function empty_caches(of, seen)
-  if seen[of] then return end
-  seen[of] = true
-  local i = 1
-  local name, value = debug.getupvalue(of, i)
-  while name do
-    if REGEX_CACHES[name] then
-      debug.setupvalue(of, i, (REGEX_CACHES[name]()))
-    elseif type(value) == "function" then
-      empty_caches(value, seen)
-    end
-    i = i + 1
-    name, value = debug.getupvalue(of, i)
-  end
-end
-
--- A VM that is being closed has destroyed what `ngx.re` caches for the option "o": using it again crashes.
-function _M.forget_regexes()
-  local seen = {}
-  for _, of in pairs(ngx.re) do
-    if type(of) == "function" then empty_caches(of, seen) end
-  end
-end
 
 -- Only cancelable timers are left: a draining worker could end now. nil: not known.
 function _M.no_timers_left()

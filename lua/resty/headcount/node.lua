@@ -60,16 +60,38 @@ function _M.log_notices()
   end
 end
 
+local function take(handle, options)
+  _M.handle, _M.options = handle, options
+  local name, path = ffi.new("char[64]"), ffi.new("char[?]", LONGEST_PATH)
+  library.headcount_node_info(handle, name, ffi.sizeof(name), path, LONGEST_PATH)
+  _M.name = ffi.string(name)
+  _M.path = path[0] ~= 0 and ffi.string(path) or nil
+end
+
 function _M.open(options)
   local handle = ffi.new("headcount_node *[1]")
   if library.headcount_open(struct(options), handle) < 0 then return nil, _M.last_error() end
-  _M.handle = handle[0]
-  _M.options = options
-  local name, path = ffi.new("char[64]"), ffi.new("char[?]", LONGEST_PATH)
-  library.headcount_node_info(_M.handle, name, ffi.sizeof(name), path, LONGEST_PATH)
-  _M.name = ffi.string(name)
-  _M.path = path[0] ~= 0 and ffi.string(path) or nil
+  take(handle[0], options)
   _M.log_notices()
+  return true
+end
+
+local function opened()
+  local handle = ffi.new("headcount_node *[1]")
+  if library.headcount_opened(handle) == 0 then return handle[0] end
+end
+
+-- Whether this process has joined a node.
+function _M.is_member()
+  local handle = opened()
+  return handle ~= nil and library.headcount_beat(handle) == 0
+end
+
+-- The server's node, in a process that could only open another: it has no rights any more.
+function _M.take_opened(options)
+  local handle = opened()
+  if not handle then return nil, _M.last_error() end
+  take(handle, options)
   return true
 end
 

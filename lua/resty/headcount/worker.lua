@@ -34,8 +34,11 @@ local aside = ffi.new("headcount_step", { struct_size = ffi.sizeof("headcount_st
 
 -- The fate of the light thread (`lost`), and how many others run callbacks.
 local life, under_way
--- What wakes it. Made by the master: with the first one ngx_lua makes 4,094 more, half a megabyte.
-local bell = semaphore.new()
+-- What wakes it. Each worker makes its own: one that the master makes at a reload logs by way of the old configuration,
+-- whose memory is gone by then.
+local bell
+-- With the first one ngx_lua makes 4,094 more, half a megabyte. They are the master's.
+local first_bell = semaphore.new()
 
 -- Runs callbacks, and then looks again, until there are none: only that has the waker ring again. However many there
 -- are, requests are served in between, and the worker notices that it is told to end.
@@ -45,7 +48,8 @@ local function deliver(code)
     node.deliver(code)
     -- One that drains must not beat unless it can tell when to stop: the other thread looks.
     if step.state == DRAINING or ngx.worker.exiting() then break end
-    ngx.sleep(0)
+    -- By the shortest time that every nginx can: 0 gets a warning from one without OpenResty's patches.
+    ngx.sleep(0.001)
     code = library.headcount_member_on_readable(node.handle, aside, node.event)
   end
   under_way = under_way - 1
@@ -84,7 +88,7 @@ local function listen()
   library.headcount_waker_stop(node.handle, 0)
   if err == complained then return end
   complained = err
-  node.log(ngx.WARN, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
+  node.log(ngx.ERR, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
 end
 
 -- A light thread that runs beside the calling one. Kept by nobody but that one: so that what ends their request, and
@@ -206,6 +210,7 @@ function _M.start(generation, is_helper)
   _M.state = "started"
   _M.pid = nginx.pid()
   _M.is_helper = is_helper
+  bell = first_bell and semaphore.new()
   join_options.generation = generation
   join_options.role = is_helper and HELPER or WORKER
   join_options.worker_id = not is_helper and ngx.worker.id() or -1

@@ -1,6 +1,7 @@
 //! `headcount doctor`: what is wrong on this host, and how to fix it.
 
 mod check;
+mod fileless;
 mod host;
 mod leftovers;
 mod registry;
@@ -12,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use headcount::{kernel_features, remove_stale};
+use headcount::{FilelessNode, fileless_nodes, kernel_features, remove_stale};
 
 use crate::args::NodeSelector;
 use crate::escape::escape;
@@ -55,6 +56,7 @@ pub fn run(selector: &NodeSelector, args: &DoctorArgs) -> anyhow::Result<Outcome
     for (path, files) in &subjects.leftovers {
         examination.leftover(path, files, args.clean);
     }
+    examination.sections.extend(subjects.fileless.iter().map(fileless::judge));
     let Examination { sections, removed, cannot_look } = examination;
     let mut out = anstream::stdout().lock();
     if args.json {
@@ -76,6 +78,7 @@ struct Subjects {
     folders: Vec<(PathBuf, bool)>,
     registries: Vec<PathBuf>,
     leftovers: Leftovers,
+    fileless: Vec<FilelessNode>,
 }
 
 impl Subjects {
@@ -86,6 +89,7 @@ impl Subjects {
             return Ok(Subjects {
                 registries: find::registries(&folders),
                 leftovers: folders.iter().flat_map(|folder| leftovers::within(folder)).collect(),
+                fileless: fileless_nodes(),
                 // Other users' folders only if they exist.
                 folders: folders
                     .into_iter()
@@ -105,6 +109,7 @@ impl Subjects {
             folders: folders.collect(),
             registries: registries.into_iter().filter(|path| !leftovers.contains_key(path)).collect(),
             leftovers,
+            fileless: Vec::new(),
         })
     }
 }

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn headcount_check_options(options: *mut OpenOptions) -> i
     })
 }
 
-/// Ends what this process has under way: a callback that is not finished (it counts as failed), the watch
+/// Ends what this process has under way: a callback that is not finished (as `headcount_leave` does), the watch
 /// and the waker. It does not leave, and the handle stays valid: the registry stays mapped until the
 /// process ends, since other parts of the process may use it. A server need not call this.
 #[unsafe(no_mangle)]

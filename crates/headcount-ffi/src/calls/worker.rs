@@ -68,7 +68,8 @@ pub unsafe extern "C" fn headcount_drain(
 /// last of its generation; then, if no other worker is left in the node, all that is still open.
 ///
 /// `generation` 0: the newest that this process has joined. A callback of this very thread that was not
-/// finished (it will never be resumed) counts as failed. If the generation is the one that the watch is of,
+/// finished (it will never be resumed) is run again by another process if it is about others, and counts as failed if it
+/// is about this one; a notice says which. If the generation is the one that the watch is of,
 /// watch and waker end. A process that ends without having left has died, and is reported so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn headcount_leave(

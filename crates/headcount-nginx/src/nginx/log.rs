@@ -19,7 +19,8 @@ pub(crate) enum Level {
 /// What is said while nginx reads its first configuration: no error_log is open yet.
 static EARLY: Mutex<Option<Vec<(Level, String)>>> = Mutex::new(None);
 
-/// Keeps what is said from now on, until [`release`], if no error_log is open yet.
+/// Keeps what is said from now on, until [`release`], if no error_log is open yet. Errors go to the terminal at once, too,
+/// as nginx's own do.
 pub(crate) fn keep() {
     if facts::is_first_start() {
         keep_for_sure();
@@ -42,9 +43,17 @@ pub(crate) fn release(log: *mut ffi::ngx_log_t) {
 pub(crate) fn log(level: Level, text: &str) {
     if let Some(kept) = relock(&EARLY).as_mut() {
         kept.push((level, text.to_owned()));
+        if level == Level::Error {
+            tell_terminal(text);
+        }
         return;
     }
     write(facts::log_in_force(), level, text);
+}
+
+fn tell_terminal(text: &str) {
+    // SAFETY: nginx's own function, and a text with its length.
+    unsafe { ffi::ngx_log_stderr(0, c"[headcount] %*s".as_ptr(), text.len(), text.as_ptr()) };
 }
 
 fn write(log: *mut ffi::ngx_log_t, level: Level, text: &str) {

@@ -78,25 +78,24 @@ fn answer(settings: &Settings) -> Option<OpenOptions> {
     Some(options)
 }
 
-/// Lua's init may be yet to come: ngx_lua runs it once its shared dictionaries are there, after init_conf.
+/// Lua's init may be yet to come: each of the two ngx_luas runs it once its shared dictionaries are there, after init_conf.
 ///
 /// # Safety
 /// The configuration has been read.
 pub(crate) unsafe fn may_come_late(cycle: *mut ffi::ngx_cycle_t) -> bool {
+    const LUAS: [&CStr; 2] = [c"ngx_http_lua_module", c"ngx_stream_lua_module"];
     // SAFETY: nginx's own lists: the modules end with a NULL, and each part of the zones says how many it has.
     unsafe {
-        let mut modules = (*cycle).modules;
-        while let Some(module) = (*modules).as_ref() {
-            if !module.name.is_null() && CStr::from_ptr(module.name) == c"ngx_http_lua_module" {
-                break;
-            }
-            modules = modules.add(1);
-        }
-        let lua = (*modules).cast::<c_void>();
+        let is_lua = |module: *mut ffi::ngx_module_t| {
+            !(*module).name.is_null() && LUAS.contains(&CStr::from_ptr((*module).name))
+        };
+        let modules = (0..).map(|i| *(*cycle).modules.add(i)).take_while(|module| !module.is_null());
+        let luas: Vec<*mut c_void> =
+            modules.filter(|&module| is_lua(module)).map(|module| module.cast()).collect();
         let mut part = &raw const (*cycle).shared_memory.part;
-        while let Some(zones) = part.as_ref().filter(|_| !lua.is_null()) {
+        while let Some(zones) = part.as_ref().filter(|_| !luas.is_empty()) {
             let first = zones.elts.cast::<ffi::ngx_shm_zone_t>();
-            if (0..zones.nelts).any(|i| (*first.add(i)).tag == lua) {
+            if (0..zones.nelts).any(|i| luas.contains(&(*first.add(i)).tag)) {
                 return true;
             }
             part = zones.next;

@@ -37,6 +37,14 @@ pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
     }
 }
 
+/// For the test of a configuration: what would keep a server from having what it asks for. The server would run all the
+/// same, so it is no error of the configuration.
+pub(crate) fn look(settings: &Settings) {
+    if let Err(error) = settings.options().look() {
+        log::log(Level::Error, &format!("node {} would run on memory of its own: {error}", settings.node));
+    }
+}
+
 fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
     let master = settings.options().open()?;
     let node = master.node();
@@ -177,7 +185,7 @@ fn watch_forks() {
         // SAFETY: the handler lets no panic out, and stays: the module is linked with -z nodelete.
         if unsafe { pthread_atfork(Some(before_fork), None, None) } != 0 {
             log::log(
-                Level::Warn,
+                Level::Error,
                 "no memory for a fork handler: with `daemon on` the master will be reported as lost",
             );
         }

@@ -84,7 +84,7 @@ impl Life {
                      set worker_connections higher",
                     self.heartbeat
                 );
-                log(Level::Warn, &text);
+                log(Level::Error, &text);
             }
             self.complained = !told;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -34,13 +35,22 @@ pub(crate) struct Inner {
     pub(crate) name: String,
     /// The path that was asked for; that of the store may be a namesake's.
     pub(crate) wanted: PathBuf,
+    /// In what the server did not get what it asked for, if it could not be had when it started.
+    pub(crate) shortfall: OnceLock<String>,
     settings: [AtomicU64; 3],
     process: PerProcess<Process>,
 }
 
 impl Inner {
     pub(crate) fn new(store: Store, name: String, wanted: PathBuf, settings: Settings) -> Inner {
-        let inner = Inner { store, name, wanted, settings: Default::default(), process: PerProcess::new() };
+        let inner = Inner {
+            store,
+            name,
+            wanted,
+            shortfall: OnceLock::new(),
+            settings: Default::default(),
+            process: PerProcess::new(),
+        };
         inner.set_settings(settings);
         inner
     }
@@ -69,6 +79,11 @@ impl Inner {
     /// The state of this very process.
     pub(crate) fn process(&self) -> &Process {
         self.process.get(Process::new)
+    }
+
+    /// Says what the server did not get, now and at each reload.
+    pub(crate) fn falls_short(&self, text: String) {
+        self.notice(NoticeLevel::Error, self.shortfall.get_or_init(|| text).clone());
     }
 
     pub(crate) fn notice(&self, level: NoticeLevel, text: String) {

@@ -59,6 +59,9 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
         // The same master again, at a reload.
         inner.set_settings(request.settings);
         inner.publish_settings();
+        if let Some(text) = inner.shortfall.get() {
+            inner.notice(NoticeLevel::Error, text.clone());
+        }
         let process = inner.process();
         if process.slots().is_empty() && process.inherited_master.is_none() {
             // A master that had left (the server was reconfigured to do without), and is back.
@@ -100,18 +103,15 @@ fn open_files(request: &Request) -> Result<Arc<Inner>> {
         };
         let inner = Arc::new(Inner::new(store, name, request.path.clone(), request.settings));
         for remark in remarks {
-            inner.notice(NoticeLevel::Warning, remark);
+            inner.notice(NoticeLevel::Error, remark);
         }
         let Some(stranger) = claim_master(&inner, request.predecessor)? else {
             if let Some((by, name)) = taken {
-                inner.notice(
-                    NoticeLevel::Warning,
-                    format!(
-                        "node {name} is in use: {by}. This server is tracked as node {}; give it a name of its own with \
-                         the option `node`",
-                        inner.name
-                    ),
-                );
+                inner.falls_short(format!(
+                    "node {name} is in use: {by}. This server is tracked as node {}; give it a name of its own with the \
+                     option `node`",
+                    inner.name
+                ));
             }
             return Ok(inner);
         };
@@ -131,14 +131,11 @@ fn open_files(request: &Request) -> Result<Arc<Inner>> {
 fn without_files(request: &Request, why: &Error) -> Result<Arc<Inner>> {
     let store = Store::anonymous(&request.name, request.geometry)?;
     let inner = Arc::new(Inner::new(store, request.name.clone(), request.path.clone(), request.settings));
-    inner.notice(
-        NoticeLevel::Warning,
-        format!(
-            "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside can see it, and a \
-             binary upgrade or restart will not know of it",
-            request.name
-        ),
-    );
+    inner.falls_short(format!(
+        "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside can see it, and a binary \
+         upgrade or restart will not know of it",
+        request.name
+    ));
     claim_master(&inner, None)?;
     Ok(inner)
 }

@@ -98,7 +98,7 @@ impl Session {
         }
         if let Stage::Revive(id) = stage {
             if let Err(error) = self.revive(id) {
-                self.inner.notice(NoticeLevel::Warning, error.to_string());
+                self.inner.notice(NoticeLevel::Error, error.to_string());
             }
             return None;
         }
@@ -121,7 +121,7 @@ impl Session {
         if self.budget == 0 || !is_in_order {
             let text =
                 format!("{}: there is no end of work, the registry is being spoiled", self.inner.place());
-            self.inner.notice(NoticeLevel::Warning, text);
+            self.inner.notice(NoticeLevel::Error, text);
             return false;
         }
         self.budget -= 1;
@@ -198,7 +198,7 @@ impl Session {
                 inner.place(),
                 strangers.len()
             );
-            inner.notice(NoticeLevel::Warning, text);
+            inner.notice(NoticeLevel::Error, text);
             self.look();
         }
         if self.facts.generations.len() > self.inner.store.region.generations().len() / 2 {
@@ -222,7 +222,7 @@ impl Session {
         }
         match self.claim_master() {
             Ok(_) => self.inherit_generations(master),
-            Err(error) => self.inner.notice(NoticeLevel::Warning, error.to_string()),
+            Err(error) => self.inner.notice(NoticeLevel::Error, error.to_string()),
         }
     }
 
@@ -429,13 +429,39 @@ impl Session {
         self.report(failed, None);
     }
 
+    /// This process is to end in the middle of the callback about an event. Says so, and whether the callback is left to
+    /// others.
+    pub(crate) fn hand_callback_on(&mut self, about: &Event) -> bool {
+        let is_about_others = !self.facts.died_in_callback(about).is_empty();
+        let then = if is_about_others { "another process runs it again" } else { "it counts as run" };
+        let text = format!(
+            "{}: this process was told to end in the callback for {} (event {}): {then}",
+            self.inner.place(),
+            about.kind,
+            about.seq
+        );
+        self.inner.notice(NoticeLevel::Error, text);
+        if is_about_others {
+            // However often that happens, it is no callback that kills.
+            let is_one_more = self.facts.tries_of(about) + 1 < MOST_TRIES;
+            self.callback_was_interrupted(process::pid(), about.seq, is_one_more);
+            self.is_stale = true;
+        } else {
+            self.callback_failed(about);
+        }
+        is_about_others
+    }
+
     /// If a holder died in a callback: reports that, and has it run again where it must be.
     fn repair_callback(&mut self, dead: u32) {
-        let header = self.inner.header();
-        let seq = header.callback_seq.load(Acquire);
-        if seq == 0 {
-            return;
+        let seq = self.inner.header().callback_seq.load(Acquire);
+        if seq != 0 {
+            self.callback_was_interrupted(dead, seq, true);
         }
+    }
+
+    fn callback_was_interrupted(&mut self, dead: u32, seq: u64, is_one_more: bool) {
+        let header = self.inner.header();
         let about = self.inner.journal().read(seq);
         // If our predecessor in this repair died after reporting it, it is reported already.
         let newest = self.inner.journal().read(header.head.load(Relaxed));
@@ -448,7 +474,7 @@ impl Session {
             event.detail = seq;
             self.report(event, None);
         }
-        if let Some(about) = about {
+        if let Some(about) = about.filter(|_| is_one_more) {
             self.facts.died_in_callback(&about).into_iter().for_each(|change| self.apply(change));
             if self.facts.tries_of(&about) >= MOST_TRIES {
                 let text = format!(
@@ -456,7 +482,7 @@ impl Session {
                     self.inner.place(),
                     about.kind
                 );
-                self.inner.notice(NoticeLevel::Warning, text);
+                self.inner.notice(NoticeLevel::Error, text);
             }
         }
         self.inner.header().callback_seq.store(0, Release);

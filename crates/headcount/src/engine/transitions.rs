@@ -117,6 +117,16 @@ impl Transitions {
         }
     }
 
+    /// The process is to end, and will never come back to the callback of the current transition. One that is about others
+    /// is run again elsewhere, as if this process had died in it; one that is about this process has failed.
+    pub fn callback_cut_short(mut self) {
+        let Some((event, _)) = &self.current else { return };
+        let Some(session) = self.session.as_mut().filter(|session| session.is_ours()) else { return };
+        if session.hand_callback_on(event) {
+            self.current = None;
+        }
+    }
+
     /// A child that was forked in a callback, and goes on in it, has nothing to do here.
     fn leave_to_parent(&mut self) {
         if self.session.as_ref().is_some_and(|session| !session.is_ours()) {

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
+use rustix::fs::{Access, FileType, Mode, OFlags, Stat, access, fstat, open};
 use rustix::io::Errno;
 
 use crate::error::{Allowed, Error, ErrorKind, Result};
@@ -49,9 +49,7 @@ pub(crate) fn default_folder() -> PathBuf {
 
 /// Makes the folder if need be, and refuses one in which strangers could swap our files.
 pub(crate) fn check_folder(path: &Path) -> Result<()> {
-    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
-        return Err(Error::option("path", format!("{path:?}"), Allowed::File));
-    };
+    let folder = folder_of(path)?;
     if !folder.exists() {
         std::fs::DirBuilder::new()
             .mode(0o755)
@@ -59,6 +57,29 @@ pub(crate) fn check_folder(path: &Path) -> Result<()> {
             .or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
             .map_err(|e| Error::file("make the folder", folder, e))?;
     }
+    check_owner_of(folder)
+}
+
+/// Whether files could be made beside it, or their folder; makes nothing.
+pub(crate) fn may_make(path: &Path) -> Result<()> {
+    let folder = folder_of(path)?;
+    let place = if folder.exists() { folder } else { folder.parent().unwrap_or(folder) };
+    access(place, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|e| Error::file("write to the folder", place, e.into()))
+}
+
+/// The same for what is there already, and refuses the same as [`check_folder`].
+pub(crate) fn look_at_folder(path: &Path) -> Result<()> {
+    let folder = folder_of(path)?;
+    if folder.exists() { check_owner_of(folder) } else { may_make(path) }
+}
+
+fn folder_of(path: &Path) -> Result<&Path> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.ok_or_else(|| Error::option("path", format!("{path:?}"), Allowed::File))
+}
+
+fn check_owner_of(folder: &Path) -> Result<()> {
     let meta = std::fs::metadata(folder).map_err(|e| Error::file("look at the folder", folder, e))?;
     let me = rustix::process::geteuid().as_raw();
     let strangers_may_write = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
@@ -198,10 +219,17 @@ pub(crate) fn open_own(path: &Path, flags: OFlags, forbidden: u32) -> Result<Opt
     Ok(Some(open_looked_at(path, &looked_at, &stat, flags).map_err(failed)?))
 }
 
+/// The modes that a lock file may not have.
+const NOT_IN_A_LOCK_FILE: u32 = 0o077;
+
+pub(crate) fn check_lock_file(path: &Path, stat: &Stat) -> Result<()> {
+    check_file(path, stat, NOT_IN_A_LOCK_FILE)
+}
+
 /// Opens the lock file, making it if need be. Read-only: its descriptor is inherited by workers, and by a writable one
 /// they could fill up the file system. `None`: others have made or removed it at this moment.
 pub(crate) fn make_or_open_lock(path: &Path) -> Result<Option<OwnedFd>> {
-    if let Some(fd) = open_own(path, OFlags::RDONLY, 0o077)? {
+    if let Some(fd) = open_own(path, OFlags::RDONLY, NOT_IN_A_LOCK_FILE)? {
         return Ok(Some(fd));
     }
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -1,7 +1,7 @@
 //! A registry in memory: mapped and shared, or a private copy.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
@@ -14,15 +14,24 @@ pub(crate) struct Region {
     geometry: Geometry,
 }
 
+/// The name under which a node's memory shows in `/proc/PID/fd`, where there is no file.
+pub(crate) fn memory_name(node: &str) -> String {
+    format!("headcount:{node}")
+}
+
 impl Region {
     /// Maps a file of the size that `geometry` asks for: see [`Memory::map`].
     pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Region> {
         Ok(Region { memory: Memory::map(fd, geometry.file_size())?, geometry })
     }
 
-    /// Without a file, for forked children only.
-    pub(crate) fn anonymous(geometry: Geometry) -> io::Result<Region> {
-        Ok(Region { memory: Memory::anonymous(geometry.file_size())?, geometry })
+    /// Without a file, for forked children only. If the kernel allows, with a descriptor that names the node.
+    pub(crate) fn anonymous(node: &str, geometry: Geometry) -> io::Result<(Region, Option<OwnedFd>)> {
+        let (memory, fd) = match Memory::named(&memory_name(node), geometry.file_size()) {
+            Ok((memory, fd)) => (memory, Some(fd)),
+            Err(_) => (Memory::anonymous(geometry.file_size())?, None),
+        };
+        Ok((Region { memory, geometry }, fd))
     }
 
     /// A private copy of the first `len` bytes of a file, without its journal.

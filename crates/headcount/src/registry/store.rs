@@ -35,6 +35,8 @@ pub(crate) struct Store {
     boot: [u64; 2],
     /// The lock of those who open is held by the description of `lock_file`.
     is_opening: AtomicBool,
+    /// What names memory of its own.
+    _name: Option<OwnedFd>,
 }
 
 /// A message for the host's log that came up while opening.
@@ -158,12 +160,13 @@ impl Store {
             lock_file: Some(lock_file),
             boot: boot_id(),
             is_opening: AtomicBool::new(is_opening),
+            _name: None,
         })
     }
 
     /// A node without files: for this process and its forked children only.
     pub(crate) fn anonymous(name: &str, geometry: Geometry) -> Result<Store> {
-        let region = Region::anonymous(geometry)
+        let (region, descriptor) = Region::anonymous(name, geometry)
             .map_err(|e| Error::io("get shared memory for a node without files", e))?;
         initialise(region.header(), name, geometry);
         Ok(Store {
@@ -175,6 +178,7 @@ impl Store {
             lock_tag: 0,
             boot: boot_id(),
             is_opening: AtomicBool::new(false),
+            _name: descriptor,
         })
     }
 
@@ -283,6 +287,23 @@ impl Store {
     pub(crate) fn is_member(&self, process: &Identity, lock_tag: u32) -> Option<bool> {
         let lock_file = self.lock_file.as_ref().filter(|_| lock_tag == self.lock_tag())?;
         membership::is_member(lock_file.as_fd(), process)
+    }
+}
+
+/// What would keep a server that starts from using the files of this path, as far as it shows without making, locking or
+/// changing anything.
+pub(crate) fn look(path: &Path) -> Result<()> {
+    files::look_at_folder(path)?;
+    let lock_at = lock_path(path);
+    let lock_file = files::look_at(&lock_at).map_err(|e| Error::file("look at", &lock_at, e))?;
+    if let Some((_, stat)) = &lock_file {
+        files::check_lock_file(&lock_at, stat)?;
+    }
+    match find(path)? {
+        // Anything else is replaced, if nobody uses it.
+        Some((_, Err(error))) if error.kind() == ErrorKind::NotARegistry && lock_file.is_none() => Err(error),
+        Some(_) if lock_file.is_some() => Ok(()),
+        _ => files::may_make(path),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use super::atomic::AtomicU32;
@@ -62,6 +63,16 @@ impl Memory {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
         Memory::new(base.cast(), len, None)
+    }
+
+    /// The same under a name that `/proc/PID/fd` shows as long as the descriptor is open. Whoever inherits it can neither
+    /// shorten nor lengthen the memory.
+    pub(crate) fn named(name: &str, len: usize) -> io::Result<(Memory, OwnedFd)> {
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        // All of it, so that touching it cannot fail later.
+        fallocate(&fd, FallocateFlags::empty(), 0, len as u64)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok((Memory::map(fd.as_fd(), len)?, fd))
     }
 
     /// A private copy, as a reader makes it.

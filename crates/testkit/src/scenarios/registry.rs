@@ -24,7 +24,7 @@ fn lives_without_it(nginx: &Nginx, path: &Path) {
     nginx.must_serve();
     let shown = path.display().to_string();
     let line = nginx.wait_for_log(&format!("a complaint that names {shown}"), |line| {
-        line.contains(&shown) && ["[warn]", "[error]"].iter().any(|level| line.contains(level))
+        line.contains(&shown) && line.contains("[error]")
     });
     let fixes = ["remove", "make ", "set another", "free ", "run the master", "stop the", "mount"];
     assert!(fixes.iter().any(|fix| line.contains(fix)), "no fix is named: {line}");
@@ -50,6 +50,37 @@ fn used(i: Integration) -> Nginx {
     nginx.end(Signal::TERM);
     nginx.forget_reports();
     nginx
+}
+
+/// What the server has not got is said where its operator looks: by `-t` if that can know it, which makes nothing, at the
+/// start, also on the terminal, and at each reload; all of it at the level that nginx shows if it is told nothing else.
+pub fn said_where_people_look(i: Integration) {
+    let nginx = Nginx::prepare(setup(i));
+    fs::write(nginx.registry(), "somebody's notes\n").expect("our own folder");
+    let is_it = |line: &&str| line.contains("[error]") && line.contains("on memory of its own");
+    let test = nginx.ask(&["-t"]);
+    let said = String::from_utf8_lossy(&test.stderr).into_owned();
+    assert!(test.status.success(), "{said}");
+    // Lua's init does not run in a test.
+    assert!(i == Integration::Lua || said.lines().any(|line| is_it(&line)), "{said}");
+    assert_eq!(fs::read_dir(nginx.at("run")).expect("our folder").count(), 1, "a test makes nothing");
+    nginx.run();
+    let lines = |n: usize| {
+        nginx.wait_until(&format!("the line, {n} times"), || {
+            let log = fs::read_to_string(nginx.at("error.log")).unwrap_or_default();
+            let told = |line: &&str| is_it(line) && !line.contains("would run");
+            (log.lines().filter(told).count() == n).then_some(())
+        });
+    };
+    lines(1);
+    let told = |line: &&str| line.contains("on memory of its own") && !line.contains("would run");
+    assert!(nginx.log().lines().filter(told).count() > 1, "the terminal was not told:\n{}", nginx.log());
+    nginx.ready(1);
+    for n in 2..4 {
+        nginx.reload_and_settle(n);
+        lines(n as usize);
+    }
+    nginx.end(Signal::QUIT);
 }
 
 /// A registry that is not there is made, and its folder too.

@@ -86,6 +86,7 @@ pub fn judge(facts: &RegistryFacts) -> Section {
             contents(inside, &mut checks);
             lock_file(facts, &mut checks);
             life(facts, inside, &mut checks);
+            checks.extend(namesake(&facts.path));
         }
         Err(e) => checks.push(unreadable(facts, e)),
     }
@@ -194,6 +195,22 @@ fn lock_file(facts: &RegistryFacts, checks: &mut Vec<Check>) {
         ),
         Ok(f) => Check::good(format!("lock file: {}", f.whose())),
     });
+}
+
+/// A server that finds its name in use by another one takes the next: `NAME-2`.
+fn namesake(path: &Path) -> Option<Check> {
+    let stem = path.file_stem()?.to_str()?;
+    let (name, number) = stem.rsplit_once('-')?;
+    number.parse::<u32>().ok().filter(|number| (2..=64).contains(number))?;
+    let of_the_name = path.with_file_name(format!("{name}.{}", path.extension()?.to_str()?));
+    let snapshot = Observer::open(&of_the_name).and_then(|observer| observer.snapshot()).ok()?;
+    (snapshot.liveness() == Liveness::Alive).then(|| {
+        let name = escape(name);
+        Check::note(format!(
+            "if its server asks for the name {name}: that is in use by another server, as its error log says"
+        ))
+        .with_fix("give each server a name of its own")
+    })
 }
 
 fn life(facts: &RegistryFacts, inside: &Inside, checks: &mut Vec<Check>) {
