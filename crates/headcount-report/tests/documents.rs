@@ -67,8 +67,8 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     let (snapshot, events) = world.look();
     let text = prometheus([(&snapshot, &History::of(&events, snapshot.boot_ns))]).expect("metrics");
     for line in [
-        r#"headcount_workers{node="metrics",state="serving"} 1"#,
-        r#"headcount_workers{node="metrics",state="stalled"} 0"#,
+        r#"headcount_workers{generation="current",node="metrics",state="serving"} 1"#,
+        r#"headcount_workers{generation="old",node="metrics",state="stalled"} 0"#,
         r#"headcount_workers_expected{node="metrics"} 2"#,
         r#"headcount_events_total{kind="worker_started",node="metrics"} 1"#,
         r#"headcount_events_total{kind="worker_died",node="metrics"} 0"#,

@@ -134,7 +134,10 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     let _permit = permit();
     let server = Server::start();
     let text = server.ask("GET", "/metrics", "").body;
-    assert!(text.contains("headcount_workers{node=\"edge\",state=\"serving\"} 4"), "{text}");
+    assert!(
+        text.contains("headcount_workers{generation=\"current\",node=\"edge\",state=\"serving\"} 4"),
+        "{text}"
+    );
     promtool::accepts(&text);
 }
 

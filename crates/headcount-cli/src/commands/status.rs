@@ -21,6 +21,7 @@ Examples:
   headcount status                          every node of this host
   headcount status --node nginx
   headcount status --json | jq '.nodes[].total'
+  headcount status --metrics > /var/lib/prometheus/node-exporter/headcount.prom
 
 Exit codes: 0 success; 2 usage error; 4 no such node, or one cannot be read (the others are still shown).";
 
@@ -30,6 +31,9 @@ pub struct StatusArgs {
     /// Print JSON, for programs (described in docs/cli.md)
     #[arg(long)]
     pub json: bool,
+    /// Print metrics for Prometheus (described in docs/metrics.md)
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
 }
 
 pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome> {
@@ -38,6 +42,13 @@ pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome
     if args.json {
         let document = Document::new(&readings, &unreadable);
         writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+    } else if args.metrics {
+        let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
+        write!(out, "{}", headcount_report::prometheus(nodes)?)?;
+        // Metrics have no place for it.
+        for (path, error) in &unreadable {
+            write!(anstream::stderr(), "{}", text::unreadable(path, error))?;
+        }
     } else {
         let nodes = readings.iter().map(text::node);
         let blocks = nodes.chain(unreadable.iter().map(|(path, error)| text::unreadable(path, error)));
