@@ -19,8 +19,10 @@ impl World {
         let master = Options::new(name).path(folder.path().join("registry")).open().expect("a node");
         let (generation, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         drop(transitions);
-        let (_worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
+        let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
         drop(transitions);
+        // From then on it serves.
+        worker.beat();
         World { node: master.node().clone(), master, _folder: folder }
     }
 

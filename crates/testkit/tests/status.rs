@@ -91,6 +91,13 @@ fn each_wish_has_its_form() {
             got.head
         );
 
+        let policy = if content_type == html { "script-src 'sha256-" } else { "default-src 'none'" };
+        for header in
+            ["x-content-type-options: nosniff", "x-frame-options: deny", "frame-ancestors 'none'", policy]
+        {
+            assert!(got.head.contains(header), "{address}: no {header} in {}", got.head);
+        }
+
         let head = server.ask("HEAD", address, accept);
         assert_eq!((head.status, head.body.as_str()), (200, ""), "HEAD {address}");
         assert!(head.head.contains(&format!("content-type: {content_type}\r\n")), "{}", head.head);
