@@ -8,10 +8,10 @@ use anyhow::{Context, anyhow, bail};
 use headcount::{ErrorKind, Observer, ProcessStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::escape::escape_path;
-use crate::regular_file;
+use crate::{process, regular_file};
 
 /// A live process that is part of the node, held by a descriptor: its number cannot come to mean another one.
 pub struct Master {
@@ -24,14 +24,8 @@ pub struct Master {
 impl Master {
     /// Opens the process. Check what it is afterwards: only then is what you find true of this process.
     pub fn hold(pid: u32) -> anyhow::Result<Master> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(number) = number else { bail!("{pid} is not a process id") };
-        let fd = match pidfd_open(number, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => {
-                bail!("there is no process {pid}. Did the server end and leave its pid file behind?")
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot open process {pid}")),
+        let Some(fd) = process::hold(pid)? else {
+            bail!("there is no process {pid}. Did the server end and leave its pid file behind?")
         };
         Ok(Master { pid, is_nginx: false, fd })
     }
@@ -50,7 +44,7 @@ impl Master {
         let owner =
             std::fs::symlink_metadata(registry).with_context(|| registry.display().to_string())?.uid();
         let user = self.user().with_context(|| format!("cannot tell who owns process {}", self.pid))?;
-        if !may_name(owner, user) {
+        if !process::may_name(owner, user) {
             bail!(
                 "process {} belongs to uid {user}, but the registry {} to uid {owner}: it was not signalled, since only \
                  root's registries may name processes of other users",
@@ -80,11 +74,8 @@ impl Master {
         Ok(())
     }
 
-    /// With whose rights it runs. Not by the owner of its folder in `/proc`: of a process that has changed its user
-    /// that is root.
     pub fn user(&self) -> Option<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        effective_user(&status)
+        process::user(self.pid)
     }
 
     fn refused(&self) -> anyhow::Error {
@@ -153,17 +144,6 @@ fn has_title(pid: u32) -> bool {
         .is_ok_and(|title| title.starts_with(b"nginx: master process"))
 }
 
-/// Whether a registry of this owner may say that a process of this user is its master.
-fn may_name(owner: u32, user: u32) -> bool {
-    owner == 0 || owner == user
-}
-
-/// The second of the numbers in `Uid:`, in what `/proc` says of a process's status.
-fn effective_user(status: &str) -> Option<u32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 /// More than any pid file holds.
 const LONGEST_PID_FILE: usize = 64;
 
@@ -217,14 +197,5 @@ mod tests {
         }
         std::fs::write(&file, format!("{}4711", " ".repeat(LONGEST_PID_FILE))).unwrap();
         assert!(read_pid_file(&file).is_err(), "longer than a pid file");
-    }
-
-    #[test]
-    fn only_roots_registries_speak_for_other_users_processes() {
-        assert!(may_name(0, 0) && may_name(0, 1000) && may_name(1000, 1000));
-        assert!(!may_name(1000, 0) && !may_name(1000, 1001));
-        // Real and effective user differ: what counts is what it may do.
-        assert_eq!(effective_user("Name:\tsudo\nUid:\t1000\t0\t0\t0\n"), Some(0));
-        assert_eq!(effective_user("Name:\tx\n"), None);
     }
 }
