@@ -127,22 +127,23 @@ pub fn no_such_node(selector: &NodeSelector) -> String {
         !is_ours(path) && selector.node.as_ref().is_none_or(|name| node_name(path) == *name)
     };
     let places: Vec<_> = there.iter().filter(of_others).map(|path| escape_path(path)).collect();
-    let nothing = match &selector.node {
-        Some(name) => format!("there is no node {name}"),
-        None if places.is_empty() => return no_node(),
-        None => "there is no node of yours or of root's".to_owned(),
-    };
-    match places.is_empty() {
-        true => format!("{nothing}: {}", names_or_nothing(&there)),
-        false => {
-            format!("{nothing}; of other users there are {}: choose one with --registry", places.join(", "))
-        }
+    match (&selector.node, places.is_empty()) {
+        (Some(name), true) => no_node_of_name(name, &there),
+        (None, true) => no_node(),
+        (name, false) => format!(
+            "there is no node {}of yours or of root's; of other users there are {}: choose one with --registry",
+            name.as_ref().map_or(String::new(), |name| format!("{name} ")),
+            places.join(", ")
+        ),
     }
 }
 
-fn names_or_nothing(there: &[PathBuf]) -> String {
+fn no_node_of_name(name: &str, there: &[PathBuf]) -> String {
     let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
-    if names.is_empty() { no_node() } else { format!("there are {}", names.join(", ")) }
+    match names.is_empty() {
+        true => format!("there is no node {name}: {}", no_node()),
+        false => format!("there is no node {name}; there are: {}", names.join(", ")),
+    }
 }
 
 /// What to say if nothing was found.
@@ -227,7 +228,7 @@ fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     let there = registries(&folders());
     match the_one_of_name(there.clone(), name)? {
         Some(path) => Ok(Some(path)),
-        None => bail!("there is no node {name}: {}", names_or_nothing(&there)),
+        None => bail!("{}", no_node_of_name(name, &there)),
     }
 }
 

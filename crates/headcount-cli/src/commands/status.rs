@@ -11,6 +11,7 @@ use std::io::Write;
 use clap::Args;
 
 use crate::args::NodeSelector;
+use crate::escape::escape_json;
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
@@ -41,7 +42,7 @@ pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome
     let mut out = anstream::stdout().lock();
     if args.json {
         let document = Document::new(&readings, &unreadable);
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        writeln!(out, "{}", escape_json(serde_json::to_string_pretty(&document)?))?;
     } else if args.metrics {
         let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
         write!(out, "{}", headcount_report::prometheus(nodes)?)?;
