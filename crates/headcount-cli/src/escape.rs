@@ -22,6 +22,24 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// JSON in the same way: as what a program reads it is the same, since it is only within strings that it has such
+/// characters, and there an escape says the same.
+pub fn escape_json(json: String) -> String {
+    if !json.contains(|c| c != '\n' && obeyed(c)) {
+        return json;
+    }
+    let mut clean = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        if c != '\n' && obeyed(c) {
+            // None of them needs two. Writing into a `String` does not fail.
+            let _ = write!(clean, "\\u{:04x}", u32::from(c));
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
 /// A path, in the same way.
 pub fn escape_path(path: &Path) -> String {
     escape(&path.to_string_lossy()).into_owned()
@@ -38,6 +56,10 @@ mod tests {
     #[test]
     fn nothing_is_obeyed() {
         assert!(matches!(escape("nginx Ä 7 %"), Cow::Borrowed("nginx Ä 7 %")));
+        let text = "a\u{7f}\u{9b}\u{202e}b\u{2069} Ä\n";
+        let json = escape_json(serde_json::to_string_pretty(&[text]).unwrap());
+        assert_eq!(json, "[\n  \"a\\u007f\\u009b\\u202eb\\u2069 Ä\\n\"\n]");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap(), [text]);
         assert_eq!(escape("a\u{1b}[2J\r\n\u{9b}\u{202e}b"), "a\\u{1b}[2J\\u{d}\\u{a}\\u{9b}\\u{202e}b");
     }
 }

@@ -32,15 +32,34 @@ impl Found {
 /// Whether the file belongs to this user or root, or the user said where to look. Anybody else can create a registry of any
 /// name, too.
 pub fn is_ours(path: &Path) -> bool {
-    let me = rustix::process::geteuid().as_raw();
+    is_where_we_were_told() || owner(path) == Some(0) || is_own(path)
+}
+
+fn is_own(path: &Path) -> bool {
+    owner(path) == Some(rustix::process::geteuid().as_raw())
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    std::fs::symlink_metadata(path).ok().map(|found| found.uid())
+}
+
+fn is_where_we_were_told() -> bool {
     std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
-        || std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me || found.uid() == 0)
 }
 
 /// Those of this user and of root.
 pub fn ours(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
     registries.retain(|path| is_ours(path));
     registries
+}
+
+/// The registries of this host that belong to root or to this user, or lie where the user said to look.
+pub fn of_root_or(user: Option<u32>) -> Vec<PathBuf> {
+    let mut found = registries(&folders());
+    found.retain(|path| {
+        is_where_we_were_told() || owner(path).is_some_and(|uid| uid == 0 || Some(uid) == user)
+    });
+    found
 }
 
 /// Those of this name; if any of them are ours, only these: a stranger must not be able to stand in their way.
@@ -75,17 +94,56 @@ pub fn all(selector: &NodeSelector) -> anyhow::Result<Vec<Found>> {
     Ok(found.filter(|f| !matches!(&f.observer, Err(e) if e.kind() == ErrorKind::NotFound)).collect())
 }
 
-/// The node that was named, or the only one of this host.
+/// The one node for a command that needs one: [`the_one_meant`], open.
 pub fn one(selector: &NodeSelector) -> anyhow::Result<(PathBuf, Observer)> {
-    let mut found = all(selector)?;
-    if found.len() > 1 {
-        bail!("{}", which_one(found.iter().map(|f| f.path.as_path())));
-    }
-    let Some(Found { path, observer }) = found.pop() else {
-        bail!("{}", no_node());
-    };
-    let observer = observer.context("cannot read the node")?;
+    let Some(path) = the_one_meant(selector)? else { bail!("{}", no_such_node(selector)) };
+    let observer = Observer::open(&path).context("cannot read the node")?;
     Ok((path, observer))
+}
+
+/// The one node for a command that needs one, if it exists: the registry that was named, or else the node of the asking user
+/// or of root, of this name if one was given. What anybody else has put somewhere is not opened, and does not count.
+pub fn the_one_meant(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = given(selector)? {
+        return Ok(Some(path));
+    }
+    let registries = ours(registries(&folders()));
+    match &selector.node {
+        Some(name) => the_one_of_name(registries, name),
+        None => {
+            let mut meant = preferred(registries);
+            if meant.len() > 1 {
+                bail!("{}", which_one(meant.iter().map(PathBuf::as_path)));
+            }
+            Ok(meant.pop())
+        }
+    }
+}
+
+/// What to say if [`the_one_meant`] does not exist.
+pub fn no_such_node(selector: &NodeSelector) -> String {
+    let there = registries(&folders());
+    let of_others = |path: &&PathBuf| {
+        !is_ours(path) && selector.node.as_ref().is_none_or(|name| node_name(path) == *name)
+    };
+    let places: Vec<_> = there.iter().filter(of_others).map(|path| escape_path(path)).collect();
+    match (&selector.node, places.is_empty()) {
+        (Some(name), true) => no_node_of_name(name, &there),
+        (None, true) => no_node(),
+        (name, false) => format!(
+            "there is no node {}of yours or of root's; of other users there are {}: choose one with --registry",
+            name.as_ref().map_or(String::new(), |name| format!("{name} ")),
+            places.join(", ")
+        ),
+    }
+}
+
+fn no_node_of_name(name: &str, there: &[PathBuf]) -> String {
+    let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
+    match names.is_empty() {
+        true => format!("there is no node {name}: {}", no_node()),
+        false => format!("there is no node {name}; there are: {}", names.join(", ")),
+    }
 }
 
 /// What to say if nothing was found.
@@ -116,16 +174,9 @@ pub fn given(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     selector.registry.as_ref().map(absolute).transpose()
 }
 
-/// The one registry of the node with this name, if it exists: this user's own before those of others, and of these the one
-/// whose node lives.
+/// The one registry of the node with this name, if it exists.
 pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<Option<PathBuf>> {
-    let mut places = of_name(registries, name);
-    if places.iter().any(|path| is_own(path)) {
-        places.retain(|path| is_own(path));
-    }
-    if places.len() > 1 && places.iter().filter(|path| lives(path)).count() == 1 {
-        places.retain(|path| lives(path));
-    }
+    let mut places = preferred(of_name(registries, name));
     if places.len() > 1 {
         let places: Vec<_> = places.iter().map(|path| escape_path(path)).collect();
         bail!("there are several nodes {name}: choose one with --registry ({})", places.join(", "));
@@ -133,14 +184,40 @@ pub fn the_one_of_name(registries: Vec<PathBuf>, name: &str) -> anyhow::Result<O
     Ok(places.pop())
 }
 
-fn is_own(path: &Path) -> bool {
-    let me = rustix::process::geteuid().as_raw();
-    std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == me)
+/// Which of several is meant: the user's own before those of others, and of these the ones that live; so that neither
+/// a stopped server stands in the way of one that runs, nor one that is being started.
+fn preferred(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
+    if registries.iter().any(|path| is_own(path)) {
+        registries.retain(|path| is_own(path));
+    }
+    if registries.len() < 2 {
+        return registries;
+    }
+    let ranked: Vec<_> = registries.into_iter().map(|path| (life(&path), path)).collect();
+    let best = ranked.iter().map(|(life, _)| *life).max();
+    ranked.into_iter().filter(|(life, _)| Some(*life) == best).map(|(_, path)| path).collect()
 }
 
-fn lives(path: &Path) -> bool {
-    let snapshot = Observer::open(path).and_then(|observer| observer.snapshot());
-    snapshot.is_ok_and(|snapshot| snapshot.liveness() == Liveness::Alive)
+/// How much there is of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Life {
+    Unreadable,
+    Gone,
+    /// A master without a generation in force: it is being started, or cannot start.
+    Announced,
+    /// As far as is known.
+    Serving,
+}
+
+fn life(path: &Path) -> Life {
+    let Ok(snapshot) = Observer::open(path).and_then(|observer| observer.snapshot()) else {
+        return Life::Unreadable;
+    };
+    match (snapshot.liveness(), snapshot.newest_committed()) {
+        (Liveness::Gone, _) => Life::Gone,
+        (_, None) => Life::Announced,
+        (_, Some(_)) => Life::Serving,
+    }
 }
 
 fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
@@ -149,11 +226,9 @@ fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {
     }
     let Some(name) = &selector.node else { return Ok(None) };
     let there = registries(&folders());
-    let names: Vec<_> = there.iter().map(|path| node_name(path)).collect();
-    match the_one_of_name(there, name)? {
+    match the_one_of_name(there.clone(), name)? {
         Some(path) => Ok(Some(path)),
-        None if names.is_empty() => bail!("there is no node {name}: {}", no_node()),
-        None => bail!("there is no node {name}; there are: {}", names.join(", ")),
+        None => bail!("{}", no_node_of_name(name, &there)),
     }
 }
 

@@ -13,6 +13,8 @@ mod find;
 mod outcome;
 mod paint;
 mod poll;
+mod process;
+mod regular_file;
 mod table;
 
 use std::io;

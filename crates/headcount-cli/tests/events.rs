@@ -73,6 +73,45 @@ fn they_are_the_journal() {
 }
 
 #[test]
+fn a_death_says_how_old_the_worker_was_and_what_it_did_for_how_long() {
+    let _permit = permit();
+    let quick = setup().workers(2).option("heartbeat_interval", "0.1").option("stall_after", "0.5");
+    // By Lua, too.
+    let note =
+        "kit.note('died', { text = e.state .. ' ' .. tostring(e.age >= e.in_state_for), pid = e.pid })";
+    let nginx = Nginx::start_ready(quick.in_callback("on_worker_died", note).allow_kills());
+    let client = nginx.slow_client();
+    nginx.reload_and_settle(2);
+    let new: Vec<_> = nginx.workers().into_iter().filter(|&pid| pid != client.worker).collect();
+    let [frozen, serving] = new[..] else { panic!("two new ones: {new:?}") };
+    nginx.freeze(frozen);
+    nginx.wait_until("it to be reported as stalled", || {
+        json(&nginx, &["--kind", "worker_stalled"]).iter().any(|e| e["pid"] == frozen).then_some(())
+    });
+    for (pid, state) in [(client.worker, "draining"), (frozen, "stalled"), (serving, "serving")] {
+        process::send(pid, Signal::KILL);
+        let death = nginx.wait_until("its death", || {
+            json(&nginx, &["--kind", "worker_died"]).into_iter().find(|e| e["pid"] == pid)
+        });
+        let seconds = |name: &str| death[name].as_f64().unwrap_or_else(|| panic!("no {name}: {death:#}"));
+        let (age, time) = (seconds("age"), seconds("in_state_for"));
+        assert_eq!(death["state"], state, "{death:#}");
+        assert!(0.0 <= time && time <= age && age < 60.0, "{death:#}");
+        let sentence = death["sentence"].as_str().expect("a text");
+        assert!(sentence.contains(" old, ") && sentence.contains(&format!(", {state} for ")), "{sentence}");
+        let told = nginx.wait_until("the callback", || {
+            let reports = nginx.reports();
+            let mut notes = reports.notes("died").into_iter();
+            notes.find(|n| n.int("pid") == Some(i64::from(pid))).map(|n| n.text("text").to_owned())
+        });
+        assert_eq!(told, format!("{state} true"));
+        let row = format!("{state} for ");
+        run(&nginx, &["status"]).ended(0).says(&row);
+    }
+    nginx.kill_all();
+}
+
+#[test]
 fn the_time_is_local() {
     let _permit = permit();
     let nginx = stopped();

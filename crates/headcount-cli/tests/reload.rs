@@ -127,17 +127,21 @@ fn nobody_but_the_nodes_master_is_signalled() {
     pid_file(&pid.to_string()).complains(&format!("there is no process {pid}"));
     let worker = nginx.workers()[0];
     pid_file(&worker.to_string()).complains(&format!("process {worker} is not a live master"));
-    for wrong in ["", "nginx", "-1", "0", "12 13", "99999999999", "\u{1b}[2J"] {
+    for wrong in ["", "nginx", "-1", "0", "12 13", "99999999999", "\u{1b}[2J", "root:$y$secret"] {
         let ended = pid_file(wrong).complains("is not a pid file");
-        assert!(!ended.err.contains("\u{1b}[2J"), "{ended:#?}");
+        assert!(wrong.len() < 3 || !ended.err.contains(wrong), "what is in it is shown: {ended:#?}");
+    }
+    let fifo = folder.at("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .expect("our own folder");
+    for no_file in [fifo.display().to_string(), "/dev/zero".to_owned(), folder.path().display().to_string()] {
+        run(&nginx, &["reload", "--pid-file", &no_file]).ended(4).complains("it is not a regular file");
     }
     let missing = folder.at("missing.pid").display().to_string();
     run(&nginx, &["reload", "--pid-file", &missing])
         .ended(4)
         .complains("there is no pid file")
         .complains("missing.pid");
-    let no_file = folder.path().display().to_string();
-    run(&nginx, &["reload", "--pid-file", &no_file]).ended(4).complains("cannot read the pid file");
     run(&nginx, &["reload", "--pid", "1", "--pid-file", &missing]).ended(2);
     run(&nginx, &["reload", "--timeout", "soon"]).ended(2);
     let mut nobody = program::headcount(["reload"]);

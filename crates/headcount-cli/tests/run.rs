@@ -12,6 +12,7 @@ mod run {
     mod lost;
     mod node;
     mod order;
+    mod stalled;
     mod stopping;
     mod systemd;
     mod wrong_use;

@@ -87,6 +87,36 @@ fn a_healthy_node_with_its_four_workers() {
     assert!(!text.contains("HEARTBEAT"), "{text}");
 }
 
+/// The names and labels of all samples, and the value of one.
+fn series(metrics: &str) -> Vec<&str> {
+    let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+    samples.map(|line| line.rsplit_once(' ').expect("a value").0).collect()
+}
+
+#[test]
+fn its_metrics_count_on_through_a_reload_and_get_no_new_series_by_it() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(quick());
+    let metrics = || run(&mut command(&nginx, &["--metrics"])).ended(0).out;
+    let name = document(&nginx)["node"].as_str().expect("a name").to_owned();
+    let before = metrics();
+    testkit::promtool::accepts(&before);
+    let started =
+        |number| format!("headcount_events_total{{kind=\"worker_started\",node=\"{name}\"}} {number}\n");
+    assert!(before.contains(&started(4)), "{before}");
+    nginx.reload_and_settle(2);
+    nginx.wait_for("the old ones to be gone", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    let after = nginx.wait_until("the first look at the new ones alone", || {
+        let metrics = metrics();
+        metrics.contains(&format!("headcount_old_generations{{node=\"{name}\"}} 0\n")).then_some(metrics)
+    });
+    assert!(after.contains(&started(8)), "{after}");
+    assert_eq!(series(&before), series(&after));
+    kill_all(&nginx);
+    let dead = metrics();
+    assert!(dead.contains(&format!("headcount_node_up{{node=\"{name}\"}} 0\n")), "{dead}");
+}
+
 #[test]
 fn a_worker_that_drains_behind_a_slow_client_and_why() {
     let _permit = permit();

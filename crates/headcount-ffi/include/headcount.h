@@ -403,8 +403,16 @@ typedef struct headcount_event {
     uint32_t role;
     // The process that reported it.
     uint32_t reporter_pid;
-    // 0.
-    uint32_t reserved;
+    // worker_died, master_lost, helper_exited: the state that the process had been in, HEADCOUNT_STATE_*; 0 if it is not
+    // told. Else 0.
+    uint32_t state;
+    // With `state`: when the process had joined, on the clock of `boot_ns`.
+    uint64_t joined_ns;
+    // With `state`: since when it had been in that state, on the same clock, to the millisecond.
+    uint64_t state_since_ns;
+    // With `state`: when the process had ended, on the same clock: when that was reported, or its last sign of life if
+    // nobody was there to report it.
+    uint64_t end_ns;
 } headcount_event;
 
 // How a process joins a generation.

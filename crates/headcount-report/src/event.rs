@@ -1,6 +1,6 @@
 //! One event as a document: `docs/cli.md` describes it.
 
-use headcount::{Event, Kind, PreviousRun};
+use headcount::{Event, Kind, PreviousRun, State};
 use serde::Serialize;
 
 use crate::sentence::sentence;
@@ -49,6 +49,13 @@ pub struct EventDocument {
     /// Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_age: Option<f64>,
+    /// Of a process that is gone: how old it had become, in which state it had been, and for how long. Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_state_for: Option<f64>,
     /// Seconds since 1970.
     pub time: f64,
     /// The same for people.
@@ -96,6 +103,9 @@ impl EventDocument {
             previous_workers: unclean.map(|u| u.1),
             about: matches!(event.kind, Kind::CallbackDied | Kind::CallbackFailed).then_some(event.detail),
             heartbeat_age: beaten.then(|| (event.boot_ns - event.heartbeat_ns) as f64 / 1e9),
+            age: event.age().map(|age| age.as_secs_f64()),
+            state: event.state.map(State::name),
+            in_state_for: event.was().map(|(_, time)| time.as_secs_f64()),
             time: event.time_ns as f64 / 1e9,
             timestamp: timestamp(event.time_ns),
             reporter: event.reporter_pid,

@@ -2,7 +2,7 @@
 
 use mediatype::{MediaTypeList, Name};
 
-use crate::page::HTML_CONTENT_TYPE;
+use crate::page::{HTML_CONTENT_TYPE, POLICY};
 use crate::prometheus::PROMETHEUS_CONTENT_TYPE;
 
 /// A form of the status.
@@ -44,6 +44,24 @@ impl Format {
             Format::Prometheus => PROMETHEUS_CONTENT_TYPE,
             Format::Html => HTML_CONTENT_TYPE,
         }
+    }
+
+    /// What goes with an answer in this form, beside its type: true now and not later; another form to another wish at the
+    /// same address; nothing for a browser to guess, to frame, or to run that is not the page's own.
+    #[must_use]
+    pub const fn headers(self) -> [(&'static str, &'static str); 6] {
+        let policy = match self {
+            Format::Html => POLICY,
+            Format::Json | Format::Prometheus => "default-src 'none'; frame-ancestors 'none'",
+        };
+        [
+            ("Cache-Control", "no-store"),
+            ("Vary", "Accept"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Content-Security-Policy", policy),
+        ]
     }
 
     /// The form for a request. `fixed` is what the endpoint was told to answer with: only the page, which asks its own

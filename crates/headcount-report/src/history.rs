@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use headcount::{Cause, Event, Kind};
+use headcount::{Cause, Event, Kind, State};
 
 /// Deaths and respawns of the recent past, and whether they are a crash loop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,10 @@ pub struct Death {
     pub exit_code: Option<i32>,
     /// How long ago it died: it was reported, or, if its whole node was killed, it gave its last sign of life.
     pub age: Duration,
-    /// How long it had lived, if the journal still has its start.
+    /// How long it had lived.
     pub lived: Option<Duration>,
+    /// In which state it had been, and for how long.
+    pub was: Option<(State, Duration)>,
 }
 
 /// A crash loop: the server looks healthy, and its workers don't live.
@@ -87,20 +89,15 @@ impl History {
                 }
                 Kind::WorkerDied => {
                     let life = started.remove(&who);
-                    // One that was found dead at a later start: it ended after its last sign of life.
-                    let is_unclean = event.cause == Cause::Unclean;
-                    let died = if is_unclean && event.heartbeat_ns != 0 {
-                        event.heartbeat_ns.min(event.boot_ns)
-                    } else {
-                        event.boot_ns
-                    };
+                    let died = event.end_ns();
                     let age = since(died);
                     if age > History::WINDOW {
                         continue;
                     }
-                    let lived = life.as_ref().map(|l| Duration::from_nanos(died.saturating_sub(l.start)));
+                    let by_start = |l: &Life| Duration::from_nanos(died.saturating_sub(l.start));
+                    let lived = event.age().or(life.as_ref().map(by_start));
                     // Who was killed with its node, or died on its way out, is not replaced.
-                    let is_replaced = !is_unclean && !life.is_some_and(|l| l.is_leaving);
+                    let is_replaced = event.cause != Cause::Unclean && !life.is_some_and(|l| l.is_leaving);
                     if is_replaced && lived.is_some_and(|lived| lived < History::YOUNG) {
                         young.push(age);
                     }
@@ -112,6 +109,7 @@ impl History {
                         exit_code: event.exit_code,
                         age,
                         lived,
+                        was: event.was(),
                     });
                 }
                 // A node that was stopped does not go on dying.

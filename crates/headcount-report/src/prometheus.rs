@@ -1,8 +1,12 @@
-//! A node as Prometheus metrics, in the text format 0.0.4.
+//! Nodes as Prometheus metrics, in the text format 0.0.4.
+//!
+//! A label has few values, which do not change with a reload, a respawn or a restart: each new one would be a new time series,
+//! kept for as long as Prometheus keeps anything. So a worker is known by its number, not its pid, and a generation by
+//! whether it is the current one or an old one, not by its number.
 
 use std::collections::BTreeMap;
 
-use headcount::{Role, Snapshot, State};
+use headcount::{GenerationId, Liveness, Role, Snapshot, State};
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -29,12 +33,15 @@ pub fn prometheus<'a>(
 
 struct Metrics {
     registry: Registry,
+    node_up: IntGaugeVec,
     workers: IntGaugeVec,
     expected: IntGaugeVec,
     generation: IntGaugeVec,
+    old_generations: IntGaugeVec,
     generation_workers: IntGaugeVec,
     generation_start: GaugeVec,
     master_up: IntGaugeVec,
+    draining: GaugeVec,
     worker_start: GaugeVec,
     heartbeat_age: GaugeVec,
     events: IntCounterVec,
@@ -54,6 +61,14 @@ const STATES: [State; 8] = [
     State::Unknown,
 ];
 
+/// The values of the label `generation`.
+const GENERATIONS: [&str; 2] = ["current", "old"];
+
+/// Which of them a generation is. Of old ones there may be several, whose samples are one.
+fn which(generation: GenerationId, current: Option<GenerationId>) -> &'static str {
+    if current.is_some_and(|current| generation >= current) { "current" } else { "old" }
+}
+
 impl Metrics {
     fn new() -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
@@ -62,38 +77,40 @@ impl Metrics {
             |name, help, labels: &[&str]| register(&registry, IntGaugeVec::new(opts(name, help), labels)?);
         let floats =
             |name, help, labels: &[&str]| register(&registry, GaugeVec::new(opts(name, help), labels)?);
+        const NODE: &[&str] = &["node"];
+        const GENERATION: &[&str] = &["node", "generation"];
+        const WORKER: &[&str] = &["node", "generation", "worker"];
         Ok(Metrics {
-            workers: ints("workers", "Workers of all generations, by state.", &["node", "state"])?,
-            expected: ints("workers_expected", "Workers that the newest generation should have.", &["node"])?,
-            generation: ints(
-                "generation",
-                "Number of the newest generation that has, or had, workers.",
-                &["node"],
-            )?,
+            node_up: ints("node_up", "1 if a master or a worker of the node is alive.", NODE)?,
+            workers: ints("workers", "Workers by state.", &["node", "generation", "state"])?,
+            expected: ints("workers_expected", "Workers that the current generation should have.", NODE)?,
+            generation: ints("generation", "Number of the current generation.", NODE)?,
+            old_generations: ints("old_generations", "Older generations that have not ended.", NODE)?,
             generation_workers: ints(
                 "generation_workers",
-                "Live workers of a generation that are not stalled, including draining ones.",
-                &["node", "generation"],
+                "Live workers that are not stalled, including draining ones.",
+                GENERATION,
             )?,
             generation_start: floats(
                 "generation_start_time_seconds",
-                "When a generation began, in seconds since 1970.",
-                &["node", "generation", "cause"],
+                "When the current generation, or the oldest of the old ones, began, in seconds since 1970.",
+                GENERATION,
             )?,
-            master_up: ints(
-                "master_up",
-                "1 if the master of a generation is alive.",
-                &["node", "generation"],
+            master_up: ints("master_up", "1 if the master is alive; of several, if all are.", GENERATION)?,
+            draining: floats(
+                "draining_seconds",
+                "How long the worker that has drained the longest has been draining; 0 if none drains.",
+                GENERATION,
             )?,
             worker_start: floats(
                 "worker_start_time_seconds",
-                "When a worker joined, in seconds since 1970.",
-                &["node", "generation", "worker", "pid"],
+                "When a live worker joined, in seconds since 1970; of several with one number, the first.",
+                WORKER,
             )?,
             heartbeat_age: floats(
                 "worker_heartbeat_age_seconds",
-                "Age of a worker's last heartbeat.",
-                &["node", "generation", "worker", "pid"],
+                "Age of a live worker's last heartbeat; of several with one number, the highest.",
+                WORKER,
             )?,
             events: register(
                 &registry,
@@ -105,53 +122,194 @@ impl Metrics {
             lock_held: floats(
                 "node_lock_held_seconds",
                 "How long the node lock has been held; 0 if it is free.",
-                &["node"],
+                NODE,
             )?,
-            crash_loop: ints("crash_loop", "1 if workers keep dying soon after they start.", &["node"])?,
+            crash_loop: ints("crash_loop", "1 if workers keep dying soon after they start.", NODE)?,
             registry,
         })
     }
 
     fn take(&self, snapshot: &Snapshot, history: &History) {
-        let node = snapshot.node.as_str();
-        let mut by_state: BTreeMap<&str, i64> = STATES.iter().map(|state| (state.name(), 0)).collect();
-        let now = snapshot.time_ns as f64 / 1e9;
-        for p in snapshot.processes.iter().filter(|p| p.role == Role::Worker) {
-            *by_state.entry(p.state.name()).or_default() += 1;
-            let worker = p.worker_id.map_or(String::new(), |id| id.to_string());
-            let labels = [node, &p.generation.to_string(), &worker, &p.pid.to_string()];
-            self.worker_start.with_label_values(&labels).set(now - p.age.as_secs_f64());
-            self.heartbeat_age.with_label_values(&labels).set(p.heartbeat_age.as_secs_f64());
+        let node = &[snapshot.node.as_str()];
+        let newest = snapshot.newest_committed();
+        let current = newest.map(|g| g.id);
+        match snapshot.liveness() {
+            Liveness::Unknown(_) => {}
+            known => self.node_up.with_label_values(node).set((known == Liveness::Alive).into()),
         }
-        for (state, number) in by_state {
-            self.workers.with_label_values(&[node, state]).set(number);
-        }
-        for g in &snapshot.generations {
-            let id = g.id.to_string();
-            self.generation_workers.with_label_values(&[node, &id]).set(g.counts.mine.into());
-            let start = self.generation_start.with_label_values(&[node, &id, g.cause.name()]);
-            start.set(g.begun_ns as f64 / 1e9);
-            if let Some(alive) = g.master_alive {
-                self.master_up.with_label_values(&[node, &id]).set(alive.into());
-            }
-        }
-        if let Some(newest) = snapshot.newest_committed() {
+        self.workers(snapshot, current);
+        self.generations(snapshot, current);
+        if let Some(newest) = newest {
             let id = i64::try_from(newest.id).unwrap_or(i64::MAX);
-            self.generation.with_label_values(&[node]).set(id);
+            self.generation.with_label_values(node).set(id);
             if let Some(expected) = newest.expected {
-                self.expected.with_label_values(&[node]).set(expected.into());
+                self.expected.with_label_values(node).set(expected.into());
             }
         }
         for (kind, number) in &snapshot.event_counts {
-            self.events.with_label_values(&[node, kind.name()]).inc_by(*number);
+            self.events.with_label_values(&[node[0], kind.name()]).inc_by(*number);
         }
         let held = snapshot.holder.as_ref().map_or(0.0, |holder| holder.held_for.as_secs_f64());
-        self.lock_held.with_label_values(&[node]).set(held);
-        self.crash_loop.with_label_values(&[node]).set(history.crash_loop.is_some().into());
+        self.lock_held.with_label_values(node).set(held);
+        self.crash_loop.with_label_values(node).set(history.crash_loop.is_some().into());
+    }
+
+    fn workers(&self, snapshot: &Snapshot, current: Option<GenerationId>) {
+        let node = snapshot.node.as_str();
+        let now = snapshot.time_ns as f64 / 1e9;
+        for generation in GENERATIONS {
+            for state in STATES {
+                self.workers.with_label_values(&[node, generation, state.name()]).set(0);
+            }
+            self.draining.with_label_values(&[node, generation]).set(0.0);
+        }
+        // Age and heartbeat.
+        let mut oldest = BTreeMap::<_, (f64, f64)>::new();
+        for p in snapshot.processes.iter().filter(|p| p.role == Role::Worker) {
+            let generation = which(p.generation, current);
+            self.workers.with_label_values(&[node, generation, p.state.name()]).inc();
+            if matches!(p.state, State::Draining | State::Leaving) {
+                let draining = self.draining.with_label_values(&[node, generation]);
+                draining.set(draining.get().max(p.in_state_for.as_secs_f64()));
+            }
+            if p.liveness != Liveness::Gone {
+                let (age, heartbeat) = oldest.entry((generation, p.worker_id)).or_default();
+                *age = age.max(p.age.as_secs_f64());
+                *heartbeat = heartbeat.max(p.heartbeat_age.as_secs_f64());
+            }
+        }
+        for ((generation, number), (age, heartbeat)) in oldest {
+            let number = number.map_or(String::new(), |number| number.to_string());
+            let labels = [node, generation, &number];
+            self.worker_start.with_label_values(&labels).set(now - age);
+            self.heartbeat_age.with_label_values(&labels).set(heartbeat);
+        }
+    }
+
+    fn generations(&self, snapshot: &Snapshot, current: Option<GenerationId>) {
+        let node = snapshot.node.as_str();
+        for generation in GENERATIONS {
+            let these = || snapshot.generations.iter().filter(|g| which(g.id, current) == generation);
+            let labels = [node, generation];
+            let workers: i64 = these().map(|g| i64::from(g.counts.mine)).sum();
+            self.generation_workers.with_label_values(&labels).set(workers);
+            if let Some(begun_ns) = these().map(|g| g.begun_ns).min() {
+                self.generation_start.with_label_values(&labels).set(begun_ns as f64 / 1e9);
+            }
+            if let Some(up) = these().filter_map(|g| g.master_alive).min() {
+                self.master_up.with_label_values(&labels).set(up.into());
+            }
+            if generation == "old" {
+                let number = i64::try_from(these().count()).unwrap_or(i64::MAX);
+                self.old_generations.with_label_values(&[node]).set(number);
+            }
+        }
     }
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use headcount::{GenerationStatus, Phase, ProcessStatus};
+
+    use super::*;
+
+    /// A worker of this generation and number that joined and began its state so many seconds ago.
+    fn worker(generation: u64, number: u32, pid: u32, state: State, seconds: u64) -> ProcessStatus {
+        let mut worker = ProcessStatus::new(Role::Worker, pid, state);
+        (worker.generation, worker.worker_id) = (generation, Some(number));
+        worker.age = Duration::from_secs(seconds);
+        worker.in_state_for = worker.age;
+        worker.heartbeat_age = Duration::from_millis(100 * seconds);
+        worker
+    }
+
+    fn node(generation: u64) -> Snapshot {
+        let mut snapshot = Snapshot::new("edge");
+        snapshot.time_ns = 1_000_000_000_000;
+        snapshot.generations = (1..=3)
+            .map(|n| {
+                let mut g = GenerationStatus::new(generation - 3 + n, Phase::Committed);
+                (g.begun_ns, g.counts.mine) = (n * 100_000_000_000, 1);
+                (g.expected, g.master_alive) = (Some(2), Some(n > 1));
+                g
+            })
+            .collect();
+        // Its configuration is being loaded: nobody knows yet what becomes of it.
+        let mut announced = GenerationStatus::new(generation + 1, Phase::Announced);
+        announced.begun_ns = 999_000_000_000;
+        snapshot.generations.push(announced);
+        let pid = u32::try_from(generation).unwrap();
+        snapshot.processes = vec![
+            worker(generation - 2, 0, pid + 1, State::Draining, 80),
+            worker(generation - 1, 0, pid + 2, State::Draining, 60),
+            worker(generation, 0, pid + 3, State::Serving, 9),
+            // It died and was replaced.
+            worker(generation, 1, pid + 4, State::Died, 8),
+            worker(generation, 1, pid + 5, State::Stalled, 7),
+        ];
+        snapshot
+    }
+
+    fn text(snapshot: &Snapshot) -> String {
+        prometheus([(snapshot, &History::default())]).unwrap()
+    }
+
+    fn series(text: &str) -> Vec<&str> {
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|l| Some(l.rsplit_once(' ')?.0))
+            .collect()
+    }
+
+    #[test]
+    fn old_generations_are_one_and_show_the_worst_case() {
+        let text = text(&node(3));
+        for line in [
+            r#"headcount_node_up{node="edge"} 1"#,
+            r#"headcount_generation{node="edge"} 3"#,
+            r#"headcount_old_generations{node="edge"} 2"#,
+            r#"headcount_workers{generation="old",node="edge",state="draining"} 2"#,
+            r#"headcount_workers{generation="current",node="edge",state="stalled"} 1"#,
+            r#"headcount_workers{generation="current",node="edge",state="died"} 1"#,
+            r#"headcount_draining_seconds{generation="old",node="edge"} 80"#,
+            r#"headcount_draining_seconds{generation="current",node="edge"} 0"#,
+            r#"headcount_generation_workers{generation="old",node="edge"} 2"#,
+            r#"headcount_generation_start_time_seconds{generation="old",node="edge"} 100"#,
+            r#"headcount_generation_start_time_seconds{generation="current",node="edge"} 300"#,
+            r#"headcount_master_up{generation="old",node="edge"} 0"#,
+            r#"headcount_master_up{generation="current",node="edge"} 1"#,
+            r#"headcount_worker_start_time_seconds{generation="old",node="edge",worker="0"} 920"#,
+            r#"headcount_worker_heartbeat_age_seconds{generation="old",node="edge",worker="0"} 8"#,
+            r#"headcount_worker_start_time_seconds{generation="current",node="edge",worker="1"} 993"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_reload_makes_no_new_time_series() {
+        let (before, after) = (text(&node(3)), text(&node(4_711)));
+        assert_ne!(before, after);
+        assert_eq!(series(&before), series(&after));
+        assert!(!before.contains("pid"), "{before}");
+    }
+
+    #[test]
+    fn a_node_of_which_nothing_is_left_is_down() {
+        let text = text(&Snapshot::new("edge"));
+        for line in [
+            r#"headcount_node_up{node="edge"} 0"#,
+            r#"headcount_generation_workers{generation="current",node="edge"} 0"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("headcount_master_up{"), "{text}");
+    }
 }

@@ -1,10 +1,11 @@
 //! One event in one sentence.
 
-use headcount::{Cause, Event, Kind, PreviousRun};
+use headcount::{Cause, Event, Kind, PreviousRun, Role};
 
 use crate::words::{age, plural, signal_name};
 
-/// What happened, for people, without the time: `worker 2 (pid 4711) of generation 3 died by SIGKILL; 3 workers left`.
+/// What happened, for people, without the time: `worker 2 (pid 4711) of generation 3 died by SIGKILL, 2 h 5 m
+/// old, draining for 12 s; 3 workers left`.
 #[must_use]
 pub fn sentence(event: &Event) -> String {
     let generation = event.generation;
@@ -33,13 +34,14 @@ pub fn sentence(event: &Event) -> String {
             format!("{} exited{}; {} left", who(event), because(event), plural(u64::from(left), "worker"))
         }
         Kind::WorkerDied => {
-            format!("{} died{}; {} left", who(event), how(event), plural(event.counts.mine.into(), "worker"))
+            let left = plural(event.counts.mine.into(), "worker");
+            format!("{} died{}{}; {left} left", who(event), how(event), life(event))
         }
         Kind::WorkerStalled => format!("{} stalled{}; {}", who(event), last_beat(event), now(event)),
         Kind::WorkerRecovered => format!("{} recovered; {}", who(event), now(event)),
         Kind::MasterLost => {
             let orphans = plural(event.counts.total.into(), "orphaned worker");
-            format!("master {} was lost{}; it leaves {orphans}", event.pid, how(event))
+            format!("master {} was lost{}{}; it leaves {orphans}", event.pid, how(event), life(event))
         }
         Kind::HelperStarted => format!("helper {} of generation {generation} started", event.pid),
         Kind::HelperExited => format!("helper {} of generation {generation} exited", event.pid),
@@ -79,6 +81,14 @@ fn how(event: &Event) -> String {
         (None, Some(code)) => format!(" with exit code {code}"),
         (None, None) => String::new(),
     }
+}
+
+/// Of one that is gone.
+fn life(event: &Event) -> String {
+    let old = event.age().map_or(String::new(), |old| format!(", {} old", age(old)));
+    let was = event.was().filter(|_| event.role != Some(Role::Master));
+    let was = was.map_or(String::new(), |(state, time)| format!(", {state} for {}", age(time)));
+    old + &was
 }
 
 fn now(event: &Event) -> String {

@@ -19,8 +19,10 @@ impl World {
         let master = Options::new(name).path(folder.path().join("registry")).open().expect("a node");
         let (generation, transitions) = master.begin(Begin::new().workers(2), Wait::Timeout).expect("begin");
         drop(transitions);
-        let (_worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
+        let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
         drop(transitions);
+        // From then on it serves.
+        worker.beat();
         World { node: master.node().clone(), master, _folder: folder }
     }
 
@@ -67,8 +69,8 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     let (snapshot, events) = world.look();
     let text = prometheus([(&snapshot, &History::of(&events, snapshot.boot_ns))]).expect("metrics");
     for line in [
-        r#"headcount_workers{node="metrics",state="serving"} 1"#,
-        r#"headcount_workers{node="metrics",state="stalled"} 0"#,
+        r#"headcount_workers{generation="current",node="metrics",state="serving"} 1"#,
+        r#"headcount_workers{generation="old",node="metrics",state="stalled"} 0"#,
         r#"headcount_workers_expected{node="metrics"} 2"#,
         r#"headcount_events_total{kind="worker_started",node="metrics"} 1"#,
         r#"headcount_events_total{kind="worker_died",node="metrics"} 0"#,

@@ -1,5 +1,7 @@
 //! Events: past-tense facts, with the counts as they were when they became facts.
 
+use std::time::Duration;
+
 use crate::coded::coded;
 
 /// Identifies a generation of one node. Numbers only grow, also over restarts.
@@ -101,6 +103,31 @@ coded! {
     }
 }
 
+coded! {
+    /// What is shown. Derived from the three axes at every look, and stored nowhere.
+    #[non_exhaustive]
+    State {
+        /// Its start callback runs.
+        Starting = 1, "starting";
+        /// At work.
+        Serving = 2, "serving";
+        /// Finishes its work, takes no new.
+        Draining = 3, "draining";
+        /// Its exit callback runs.
+        Leaving = 4, "leaving";
+        /// Alive, with an overdue heartbeat.
+        Stalled = 5, "stalled";
+        /// Alive, and its master is gone.
+        Orphaned = 6, "orphaned";
+        /// Gone after leaving properly, its slot not released yet.
+        Exited = 7, "exited";
+        /// Gone without leaving, not reported or not released yet.
+        Died = 8, "died";
+        /// The reader cannot tell whether it is alive.
+        Unknown = 9, "unknown";
+    }
+}
+
 /// How the run before this one ended, told with the first generation of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -196,6 +223,12 @@ pub struct Event {
     pub boot_ns: u64,
     /// The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none.
     pub heartbeat_ns: u64,
+    /// Of a process that is gone: when it had joined, on the clock of `boot_ns`; 0 if that is not told.
+    pub joined_ns: u64,
+    /// Of a process that is gone: in which state it had been.
+    pub state: Option<State>,
+    /// Since when it had been in that state, on the clock of `boot_ns`, to the millisecond.
+    pub state_since_ns: u64,
     /// The process that reported it.
     pub reporter_pid: u32,
 }
@@ -221,8 +254,36 @@ impl Event {
             time_ns: 0,
             boot_ns: 0,
             heartbeat_ns: 0,
+            joined_ns: 0,
+            state: None,
+            state_since_ns: 0,
             reporter_pid: 0,
         }
+    }
+
+    /// When a process that is gone had ended, on the clock of `boot_ns`: when that was reported, or, if its whole node was
+    /// killed and nobody was there to report it, its last sign of life.
+    #[must_use]
+    pub fn end_ns(&self) -> u64 {
+        let is_unclean = self.cause == Cause::Unclean && self.heartbeat_ns != 0;
+        if is_unclean { self.heartbeat_ns.min(self.boot_ns) } else { self.boot_ns }
+    }
+
+    /// Of a process that is gone: how old it had become.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.since(self.joined_ns)
+    }
+
+    /// Of a process that is gone: in which state it had been, and for how long.
+    #[must_use]
+    pub fn was(&self) -> Option<(State, Duration)> {
+        Some((self.state?, self.since(self.state_since_ns)?))
+    }
+
+    /// Until its end. A registry may say anything.
+    fn since(&self, ns: u64) -> Option<Duration> {
+        self.end_ns().checked_sub(ns).filter(|_| ns != 0).map(Duration::from_nanos)
     }
 }
 

@@ -14,12 +14,12 @@ use crate::lifecycle::SlotFacts;
 use crate::registry::files::FileId;
 use crate::registry::journal::{Batch, Cursor};
 use crate::registry::layout::{Geometry, Header, Slot};
-use crate::registry::membership::{Strangers, is_member};
+use crate::registry::membership::{Strangers, is_certain, is_member};
 use crate::registry::reading::JournalFile;
 use crate::registry::region::Region;
 use crate::registry::store::{Store, geometry_of};
 use crate::registry::{files, header};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ProcessStatus, Snapshot};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::identity::{Doubt, Identity, Liveness};
 
@@ -95,6 +95,29 @@ impl Observer {
         let may_hold =
             |word: u64| boot != Some(false) && Identity::from_word(word).liveness() != Liveness::Gone;
         Ok(Snapshot::take(&view, &facts, &name, Some(&self.path), &may_hold))
+    }
+
+    /// Whether this process, of a snapshot of this node, is alive and certainly one of its members, whatever its registry
+    /// says: it shares a byte of the node's lock file, which nobody can do in another's name. For whoever is about to do
+    /// something to it.
+    ///
+    /// # Errors
+    /// If the lock file cannot be opened: [`ErrorKind::Permission`] unless you are its owner or root;
+    /// [`ErrorKind::SymbolicLink`], [`ErrorKind::WrongOwner`] if it is not what the registry's owner has made.
+    pub fn is_proven(&self, process: &ProcessStatus) -> Result<bool> {
+        let Some(identity) = &process.identity else { return Ok(false) };
+        let registry = self.registry_file();
+        let lock_at = files::lock_path(&self.path);
+        if let Some(node) = opening::with_lock_file(&lock_at) {
+            return Ok(node.store.is_certain(identity, registry));
+        }
+        let owner = fstat(&self.file).map_err(|e| Error::of_reader("look at", &self.path, e.into()))?.st_uid;
+        let file = files::open_of(&lock_at, owner, OFlags::RDONLY, 0o077)?;
+        Ok(file.is_some_and(|file| is_certain(file.as_fd(), identity, registry)))
+    }
+
+    fn registry_file(&self) -> Option<(FileId, &Path)> {
+        FileId::of(&self.file).ok().map(|id| (id, self.path.as_path()))
     }
 
     /// Whether it is of this boot; `None` if it may be.
@@ -180,8 +203,7 @@ impl Observer {
         lock_file: Option<(BorrowedFd<'a>, u32)>,
         limit: Duration,
     ) -> Strangers<'a> {
-        let registry = FileId::of(&self.file).ok().map(|id| (id, self.path.as_path()));
-        Strangers::new(lock_file, registry, limit)
+        Strangers::new(lock_file, self.registry_file(), limit)
     }
 
     /// The record is a copy, so it is compared once more with the registry before somebody is called gone.

@@ -91,6 +91,13 @@ fn each_wish_has_its_form() {
             got.head
         );
 
+        let policy = if content_type == html { "script-src 'sha256-" } else { "default-src 'none'" };
+        for header in
+            ["x-content-type-options: nosniff", "x-frame-options: deny", "frame-ancestors 'none'", policy]
+        {
+            assert!(got.head.contains(header), "{address}: no {header} in {}", got.head);
+        }
+
         let head = server.ask("HEAD", address, accept);
         assert_eq!((head.status, head.body.as_str()), (200, ""), "HEAD {address}");
         assert!(head.head.contains(&format!("content-type: {content_type}\r\n")), "{}", head.head);
@@ -134,7 +141,10 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     let _permit = permit();
     let server = Server::start();
     let text = server.ask("GET", "/metrics", "").body;
-    assert!(text.contains("headcount_workers{node=\"edge\",state=\"serving\"} 4"), "{text}");
+    assert!(
+        text.contains("headcount_workers{generation=\"current\",node=\"edge\",state=\"serving\"} 4"),
+        "{text}"
+    );
     promtool::accepts(&text);
 }
 

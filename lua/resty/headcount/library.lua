@@ -23,7 +23,8 @@ local DECLARATIONS = [[
     int32_t signal, exit_code;
     uint32_t retry, previous_run;
     int32_t previous_workers;
-    uint32_t role, reporter_pid, reserved;
+    uint32_t role, reporter_pid, state;
+    uint64_t joined_ns, state_since_ns, end_ns;
   } headcount_event;
 
   typedef struct {

@@ -100,12 +100,16 @@ local function count(n)
 end
 _M.count = count
 
+-- Seconds from one moment to another; nil if there is none. A registry may say anything.
+local function seconds(from, to)
+  if from ~= 0 and from <= to then return tonumber(to - from) / 1e9 end
+end
+
 -- An event as callbacks and events() give it.
 function _M.table_of(event)
   local kind, previous = tonumber(event.kind), tonumber(event.previous_generation)
   local about_callback = kind == CALLBACK_DIED or kind == CALLBACK_FAILED
   local run = PREVIOUS_RUNS[event.previous_run]
-  local beaten = event.heartbeat_ns ~= 0 and event.heartbeat_ns <= event.boot_ns
   return {
     kind = ffi.string(library.headcount_kind_name(kind)),
     cause = ffi.string(library.headcount_cause_name(event.cause)),
@@ -127,7 +131,10 @@ function _M.table_of(event)
     previous_generation = run == "unclean" and previous or nil,
     previous_workers = run == "unclean" and event.previous_workers or nil,
     about = about_callback and previous or nil,
-    heartbeat_age = beaten and tonumber(event.boot_ns - event.heartbeat_ns) / 1e9 or nil,
+    heartbeat_age = seconds(event.heartbeat_ns, event.boot_ns),
+    age = seconds(event.joined_ns, event.end_ns),
+    state = event.state ~= 0 and ffi.string(library.headcount_state_name(event.state)) or nil,
+    in_state_for = seconds(event.state_since_ns, event.end_ns),
     retry = event.retry ~= 0,
     seq = tonumber(event.seq),
     time = tonumber(event.time_ns) / 1e9,

@@ -17,6 +17,7 @@ use headcount::{FilelessNode, fileless_nodes, kernel_features, remove_stale};
 
 use crate::args::NodeSelector;
 use crate::escape::escape;
+use crate::escape::escape_json;
 use crate::find;
 use crate::outcome::Outcome;
 use check::{Check, FileFacts, Section};
@@ -60,7 +61,8 @@ pub fn run(selector: &NodeSelector, args: &DoctorArgs) -> anyhow::Result<Outcome
     let Examination { sections, removed, cannot_look } = examination;
     let mut out = anstream::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&text::document(&kernel, &sections, &removed))?)?;
+        let document = text::document(&kernel, &sections, &removed);
+        writeln!(out, "{}", escape_json(serde_json::to_string_pretty(&document)?))?;
     } else {
         write!(out, "{}", text::text(&sections, &removed))?;
     }

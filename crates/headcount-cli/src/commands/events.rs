@@ -4,7 +4,7 @@ mod journals;
 mod since;
 mod text;
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -155,7 +155,8 @@ impl<'a> Printer<'a> {
         }
         let format =
             LineFormat { json: self.args.json, names: self.journals.len() > 1, zone: self.zone.clone() };
-        let mut out = anstream::stdout().lock();
+        // One write for many lines: a journal may have a million.
+        let mut out = BufWriter::with_capacity(1 << 16, anstream::stdout().lock());
         for (number, entry) in found {
             writeln!(out, "{}", format.line(self.journals.node(*number), entry)?)?;
         }

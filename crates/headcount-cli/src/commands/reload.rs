@@ -10,13 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use headcount::{
-    Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, Role, Snapshot,
+    Cause, Event, GenerationId, GenerationStatus, Kind, Liveness, Observer, Phase, ProcessStatus, Role,
+    Snapshot,
 };
 use headcount_report::age;
 
 use super::wait::node_watch::NodeWatch;
 use super::wait::progress::Progress;
-use super::wait::{CHECK_INTERVAL, abandoned, not_reached, reached, reload_failed, unmet, was_abandoned};
+use super::wait::{
+    CHECK_INTERVAL, abandoned, forget_the_oldest, not_reached, reached, reload_failed, unmet, was_abandoned,
+};
 use crate::args::{NodeSelector, duration};
 use crate::clock::{self, Deadline};
 use crate::find;
@@ -56,6 +59,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Who holds the node lock for longer than this may keep a generation from being announced.
 const LONG_HELD: Duration = Duration::from_millis(500);
 
+/// More generations than any master begins while a reload is waited for.
+const MOST_BEGUN: usize = 256;
+
 const NGINX_T: &str = "The server's error log says why; `nginx -t` usually does, too";
 
 pub fn run(selector: &NodeSelector, args: &ReloadArgs) -> anyhow::Result<Outcome> {
@@ -87,6 +93,12 @@ pub fn run(selector: &NodeSelector, args: &ReloadArgs) -> anyhow::Result<Outcome
     let before = node.snapshot()?.with_context(|| format!("{} is gone", registry.display()))?;
     node.skip_to(&before);
     let sent_ns = clock::boot_ns();
+    if deadline.is_over() {
+        progress.end()?;
+        let why =
+            format!("time was up after {} and master {} was not signalled", age(args.timeout), master.pid);
+        return not_reached(&why);
+    }
     master.hang_up()?;
     let Some(taken) = wait_till_taken(&master, sent_ns, deadline, &mut progress)? else {
         progress.end()?;
@@ -204,11 +216,13 @@ impl Reload<'_> {
         let started = events.iter().filter(|e| e.kind == Kind::GenerationStarted && ours(e.cause, e.pid));
         let found: Vec<_> = there.chain(started.map(|e| (e.generation, e.boot_ns))).collect();
         for (id, begun_ns) in found {
-            if id > old && !self.begun.iter().any(|b| b.id == id) {
+            let is_known = self.begun.iter().any(|b| b.id == id);
+            if id > old && !is_known && self.begun.len() < MOST_BEGUN {
                 self.begun.push(Begun { id, begun_ns });
             }
         }
         self.abandoned.extend(abandoned(events, snapshot));
+        forget_the_oldest(&mut self.abandoned);
     }
 }
 
@@ -241,38 +255,44 @@ fn ended(master: &Master) -> String {
 fn of_node(selector: &NodeSelector) -> anyhow::Result<(PathBuf, Master)> {
     let (path, observer) = find::one(selector)?;
     let snapshot = observer.snapshot().context("cannot read the node")?;
-    let Some(pid) = newest_master(&snapshot) else {
+    let Some(pid) = newest_master(&snapshot).map(|p| p.pid) else {
         bail!("node {} ({}) has no live master: start the server", snapshot.node, path.display());
     };
-    let master = Master::hold(pid)?;
-    must_be(&observer, pid, &path)?;
-    master.must_be_of(&path)?;
+    let mut master = Master::hold(pid)?;
+    must_be(&mut master, &observer, &path)?;
     Ok((path, master))
 }
 
 /// The node whose master this process is.
 fn of_pid(selector: &NodeSelector, pid: u32) -> anyhow::Result<(PathBuf, Master)> {
     // Before anything is found out about it.
-    let master = Master::hold(pid)?;
+    let mut master = Master::hold(pid)?;
     let (mut unreadable, mut others) = (Vec::new(), Vec::new());
-    for found in find::all(selector)? {
-        let snapshot = found.observer.and_then(|observer| Ok((observer.snapshot()?, observer)));
-        match snapshot {
-            Ok((snapshot, observer)) if live_masters(&snapshot).any(|p| p == pid) => {
-                must_be(&observer, pid, &found.path)?;
-                master.must_be_of(&found.path)?;
-                return Ok((found.path, master));
+    let registries = match selector.registry.is_some() || selector.node.is_some() {
+        true => vec![find::one(selector)?.0],
+        // Only these may name it as their master.
+        false => find::of_root_or(master.user()),
+    };
+    for path in registries {
+        let found = Observer::open(&path).and_then(|observer| Ok((observer.snapshot()?, observer)));
+        match found {
+            Ok((snapshot, observer)) if live_masters(&snapshot).any(|p| p.pid == pid) => {
+                match must_be(&mut master, &observer, &path) {
+                    Ok(()) => return Ok((path, master)),
+                    Err(error) => unreadable.push(format!("{error:#}")),
+                }
             }
-            Ok((snapshot, _)) => others.push(format!("{} ({})", snapshot.node, found.path.display())),
+            Ok((snapshot, _)) => others.push(format!("{} ({})", snapshot.node, path.display())),
             Err(error) => unreadable.push(error.to_string()),
         }
     }
     let mut why = format!("process {pid} is not a live master of any node and was not signalled");
-    match others.is_empty() {
-        true => why.push_str(
+    match (others.is_empty(), unreadable.is_empty()) {
+        (false, _) => why.push_str(&format!("; nodes found: {}", others.join(", "))),
+        (true, false) => {}
+        (true, true) => why.push_str(
             "; no node was found. Does the server have headcount? If its registry is elsewhere, name it with --registry",
         ),
-        false => why.push_str(&format!("; nodes found: {}", others.join(", "))),
     }
     for error in unreadable {
         why.push_str(&format!("; {error}"));
@@ -281,26 +301,26 @@ fn of_pid(selector: &NodeSelector, pid: u32) -> anyhow::Result<(PathBuf, Master)
 }
 
 /// A master that has been superseded does not read its configuration on SIGHUP.
-fn must_be(observer: &Observer, pid: u32, path: &std::path::Path) -> anyhow::Result<()> {
+fn must_be(master: &mut Master, observer: &Observer, path: &std::path::Path) -> anyhow::Result<()> {
     let snapshot = observer.snapshot().context("cannot read the node")?;
+    let pid = master.pid;
     match newest_master(&snapshot) {
-        Some(newest) if newest == pid => Ok(()),
+        Some(newest) if newest.pid == pid => master.must_be_of(observer, path, newest),
         Some(newest) => bail!(
-            "master {pid} was not signalled: master {newest} has taken over by a binary upgrade, and SIGHUP would not \
-             make {pid} read its configuration. Reload {newest}, or end the upgrade"
+            "master {pid} was not signalled: master {0} has taken over by a binary upgrade, and SIGHUP would not \
+             make {pid} read its configuration. Reload {0}, or end the upgrade",
+            newest.pid
         ),
         None => bail!("process {pid} is not a live master of the node at {}", path.display()),
     }
 }
 
-fn live_masters(snapshot: &Snapshot) -> impl Iterator<Item = u32> {
-    let masters =
-        snapshot.processes.iter().filter(|p| p.role == Role::Master && p.liveness == Liveness::Alive);
-    masters.map(|p| p.pid)
+fn live_masters(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessStatus> {
+    snapshot.processes.iter().filter(|p| p.role == Role::Master && p.liveness == Liveness::Alive)
 }
 
-fn newest_master(snapshot: &Snapshot) -> Option<u32> {
-    let alive = |pid: u32| live_masters(snapshot).any(|p| p == pid);
-    let there = snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned && alive(g.master));
-    there.max_by_key(|g| g.id).map(|g| g.master)
+fn newest_master(snapshot: &Snapshot) -> Option<&ProcessStatus> {
+    let alive = |pid: u32| live_masters(snapshot).find(|p| p.pid == pid);
+    let there = snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned);
+    there.filter_map(|g| Some((g.id, alive(g.master)?))).max_by_key(|(id, _)| *id).map(|(_, master)| master)
 }

@@ -10,6 +10,7 @@ mod backoff;
 mod command;
 mod deliver;
 mod follow;
+mod kill_stalled;
 mod locator;
 mod lock;
 mod log;
@@ -43,6 +44,9 @@ pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     if args.timeout.is_zero() {
         bail!(UsageError("--timeout must be at least 1ms".to_owned()));
     }
+    if args.kill_stalled_after.is_some_and(|time| time.is_zero()) {
+        bail!(UsageError("--kill-stalled-after must be at least 1ms".to_owned()));
+    }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;
     let mut locator = Locator::new(selector)?;
@@ -56,6 +60,9 @@ pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     };
     let lock = lock::Lock::take(&path)?;
     let state = state::StateFile::open(&path)?;
+    if let Some(limit) = args.kill_stalled_after {
+        kill_stalled::start(selector, limit, args.quiet)?;
+    }
     let outcome = Follower::new(args, locator, Deliverer::new(args, state, &stop, &log)).run();
     drop(lock);
     outcome

@@ -11,6 +11,7 @@ use std::io::Write;
 use clap::Args;
 
 use crate::args::NodeSelector;
+use crate::escape::escape_json;
 use crate::find::{self, Found};
 use crate::outcome::Outcome;
 use document::Document;
@@ -21,6 +22,7 @@ Examples:
   headcount status                          every node of this host
   headcount status --node nginx
   headcount status --json | jq '.nodes[].total'
+  headcount status --metrics > /var/lib/prometheus/node-exporter/headcount.prom
 
 Exit codes: 0 success; 2 usage error; 4 no such node, or one cannot be read (the others are still shown).";
 
@@ -30,6 +32,9 @@ pub struct StatusArgs {
     /// Print JSON, for programs (described in docs/cli.md)
     #[arg(long)]
     pub json: bool,
+    /// Print metrics for Prometheus (described in docs/metrics.md)
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
 }
 
 pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome> {
@@ -37,7 +42,14 @@ pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome
     let mut out = anstream::stdout().lock();
     if args.json {
         let document = Document::new(&readings, &unreadable);
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        writeln!(out, "{}", escape_json(serde_json::to_string_pretty(&document)?))?;
+    } else if args.metrics {
+        let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
+        write!(out, "{}", headcount_report::prometheus(nodes)?)?;
+        // Metrics have no place for it.
+        for (path, error) in &unreadable {
+            write!(anstream::stderr(), "{}", text::unreadable(path, error))?;
+        }
     } else {
         let nodes = readings.iter().map(text::node);
         let blocks = nodes.chain(unreadable.iter().map(|(path, error)| text::unreadable(path, error)));

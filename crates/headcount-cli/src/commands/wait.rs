@@ -75,7 +75,7 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
         if wanted.stopped && wanted.unmet(None, "").is_empty() {
             return reached(&wanted.reached(None, "on this host"));
         }
-        anyhow::bail!("{}", crate::find::no_node());
+        anyhow::bail!("{}", crate::find::no_such_node(selector));
     };
     let mut progress = Progress::new(deadline);
     let mut abandoned = Abandoned::default();
@@ -133,6 +133,7 @@ impl Abandoned {
 
     fn read(&mut self, events: &[Event], snapshot: &Snapshot) {
         self.found.extend(abandoned(events, snapshot));
+        forget_the_oldest(&mut self.found);
     }
 
     /// The one that failed, unless a newer one has begun.
@@ -140,6 +141,14 @@ impl Abandoned {
         let newest = condition::newest(snapshot).map_or(0, |g| g.id);
         let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
+    }
+}
+
+/// So that a registry which tells of ever more cannot fill our memory.
+pub fn forget_the_oldest(generations: &mut BTreeSet<GenerationId>) {
+    const KEPT: usize = 4096;
+    while generations.len() > KEPT {
+        generations.pop_first();
     }
 }
 

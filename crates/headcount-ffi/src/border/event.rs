@@ -60,8 +60,16 @@ pub struct EventRecord {
     pub role: u32,
     /// The process that reported it.
     pub reporter_pid: u32,
-    /// 0.
-    pub reserved: u32,
+    /// worker_died, master_lost, helper_exited: the state that the process had been in, HEADCOUNT_STATE_*; 0 if it is not
+    /// told. Else 0.
+    pub state: u32,
+    /// With `state`: when the process had joined, on the clock of `boot_ns`.
+    pub joined_ns: u64,
+    /// With `state`: since when it had been in that state, on the same clock, to the millisecond.
+    pub state_since_ns: u64,
+    /// With `state`: when the process had ended, on the same clock: when that was reported, or its last sign of life if
+    /// nobody was there to report it.
+    pub end_ns: u64,
 }
 
 // SAFETY: repr(C), integers only, and it begins with its size.
@@ -115,7 +123,10 @@ impl EventRecord {
             previous_workers,
             role: event.role.map_or(0, |r| r.code()),
             reporter_pid: event.reporter_pid,
-            reserved: 0,
+            state: event.state.map_or(0, |state| state.code()),
+            joined_ns: event.joined_ns,
+            state_since_ns: event.state_since_ns,
+            end_ns: if event.state.is_some() { event.end_ns() } else { 0 },
         }
     }
 }

@@ -17,8 +17,9 @@ int main(void) {
 
     /* These are what declarations written by hand, such as the Lua library's, go by: a change is a new ABI. */
     CHECK(sizeof(headcount_options) == 56 && sizeof(headcount_join_options) == 32);
-    CHECK(sizeof(headcount_event) == 128 && offsetof(headcount_event, cause) == 56);
-    CHECK(offsetof(headcount_event, signal) == 96 && offsetof(headcount_event, reporter_pid) == 120);
+    CHECK(sizeof(headcount_event) == 152 && offsetof(headcount_event, cause) == 56);
+    CHECK(offsetof(headcount_event, signal) == 96 && offsetof(headcount_event, reporter_pid) == 120 &&
+          offsetof(headcount_event, state) == 124 && offsetof(headcount_event, end_ns) == 144);
     CHECK(sizeof(headcount_step) == 24 && offsetof(headcount_step, unsaid) == 20);
     CHECK(sizeof(headcount_counts) == 48 && offsetof(headcount_counts, generation) == 40);
     CHECK(sizeof(headcount_snapshot) == 80 && offsetof(headcount_snapshot, holder) == 64);

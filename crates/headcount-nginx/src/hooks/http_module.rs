@@ -132,7 +132,7 @@ unsafe extern "C" fn answer(r: *mut ngx_http_request_t) -> ngx_int_t {
             let node = state().tracked.as_ref().map(|tracked| tracked.generation.node().clone());
             let Some(node) = node else { return ffi::NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t };
             match status::body(&node, format, status::events_of((*r).args.as_bytes())) {
-                Ok(body) => respond::document(r, format.content_type(), &body),
+                Ok(body) => respond::document(r, format, &body),
                 Err(why) => {
                     log(Level::Error, &format!("headcount_status {}: {why}", format.name()));
                     ffi::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t

@@ -1,28 +1,25 @@
 //! Sending a document.
 
+use headcount_report::Format;
 use ngx::ffi::{self, ngx_http_request_t, ngx_int_t, ngx_str_t};
 
 const ERROR: ngx_int_t = ffi::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
-/// Sends a document that is true now and not later.
+/// Sends a document in this form.
 ///
 /// # Safety
 /// The request is one that nginx has called a content handler with.
-pub(crate) unsafe fn document(
-    r: *mut ngx_http_request_t,
-    content_type: &'static str,
-    body: &str,
-) -> ngx_int_t {
+pub(crate) unsafe fn document(r: *mut ngx_http_request_t, format: Format, body: &str) -> ngx_int_t {
     // SAFETY: nginx's own functions on nginx's own request; what they keep lies in the request's pool, or for ever.
     unsafe {
         let out = &mut (*r).headers_out;
+        let content_type = format.content_type();
         out.status = ffi::NGX_HTTP_OK as ffi::ngx_uint_t;
         out.content_length_n = body.len() as ffi::off_t;
         out.content_type = forever(content_type);
         out.content_type_len = content_type.len();
         out.content_type_lowcase = std::ptr::null_mut();
-        // The same address may answer another form to another wish.
-        for (name, value) in [("Cache-Control", "no-store"), ("Vary", "Accept")] {
+        for (name, value) in format.headers() {
             let header = ffi::ngx_list_push(&raw mut out.headers).cast::<ffi::ngx_table_elt_t>();
             let Some(header) = header.as_mut() else { return ERROR };
             *header = std::mem::zeroed();

@@ -98,6 +98,13 @@ fn add_facts(line: &mut String, event: &Event) {
     if let Some(code) = event.exit_code {
         fact("exit_code", &code);
     }
+    if let Some(age) = event.age() {
+        fact("age", &format_args!("{:.3}", age.as_secs_f64()));
+    }
+    if let Some((state, time)) = event.was() {
+        fact("state", &state);
+        fact("in_state_for", &format_args!("{:.3}", time.as_secs_f64()));
+    }
     fact("prev", &count(counts.prev));
     fact("mine", &counts.mine);
     fact("next", &count(counts.next));

@@ -2,7 +2,7 @@
 //!
 //! Whole decisions: the engine carries them out in the order in which they stand here, and decides nothing itself.
 
-use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Scope, SlotFacts, Step, coarse};
+use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Scope, SlotFacts, State, Step, coarse};
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
 
 /// What is left to do while the node lock is held.
@@ -220,7 +220,7 @@ impl Facts {
             Step::Release(slot) => Act::silent(vec![Change::FreeSlot(slot)]),
             Step::ReportDied(slot) => {
                 let facts = self.slot(slot)?;
-                let act = Act::report(death(facts, Kind::WorkerDied), Some(Mark::Died(slot)));
+                let act = Act::report(self.death(facts, Kind::WorkerDied), Some(Mark::Died(slot)));
                 match self.generation(facts.generation) {
                     Some(g) if matches!(facts.intent, Intent::Starting | Intent::Serving) => {
                         act.before(Change::DiedAtWork(g.index, coarse(self.now).max(1)))
@@ -235,13 +235,13 @@ impl Facts {
                 let facts = self.slot(slot)?;
                 let event = match facts.role {
                     Role::Master => self.master_lost(facts),
-                    _ => death(facts, Kind::WorkerDied),
+                    _ => self.death(facts, Kind::WorkerDied),
                 };
                 let act = Act::known(facts.died_seq, Some(self.as_of_now(event, facts.died_seq)));
                 act.delivered(facts.tries).after(Change::FreeSlot(slot))
             }
             Step::ReportHelperExited(slot) => {
-                Act::report(death(self.slot(slot)?, Kind::HelperExited), Some(Mark::Exited(slot)))
+                Act::report(self.death(self.slot(slot)?, Kind::HelperExited), Some(Mark::Exited(slot)))
             }
             Step::ReleaseGeneration(generation) => Act::silent(vec![Change::FreeGeneration(generation)]),
             Step::ReportAbandoned(generation) => {
@@ -295,8 +295,46 @@ impl Facts {
 
     /// The counts are those of the newest generation that it leaves behind.
     fn master_lost(&self, master: &SlotFacts) -> Event {
-        let mut event = death(master, Kind::MasterLost);
+        let mut event = self.death(master, Kind::MasterLost);
         event.generation = self.generations_of(master).map(|g| g.id).max().unwrap_or(0);
+        event
+    }
+
+    /// How a process ended, from its wait status, and what it had been about.
+    pub(super) fn death(&self, slot: &SlotFacts, kind: Kind) -> Event {
+        let mut event = self.about_gone(slot, kind, Cause::Unknown);
+        if let Some(status) = slot.wait_status {
+            let signal = status & 0x7f;
+            if signal == 0 {
+                event.cause = Cause::Exit;
+                event.exit_code = Some(status >> 8 & 0xff);
+            } else {
+                event.cause = Cause::Signal;
+                event.signal = Some(signal);
+            }
+        }
+        event
+    }
+
+    /// About a process that is gone: with how long it had been there, and in its state.
+    pub(super) fn about_gone(&self, slot: &SlotFacts, kind: Kind, cause: Cause) -> Event {
+        let mut event = about(slot, kind, cause);
+        event.joined_ns = slot.joined_ns;
+        let (state, since) = match slot.intent {
+            // Since nobody knows what it does.
+            _ if slot.is_reported_stalled() => {
+                (State::Stalled, slot.heartbeat_ns.saturating_add(self.stall_after))
+            }
+            Intent::Starting => (State::Starting, slot.joined_ns),
+            // As it was shown while it lived: see `Facts::state_with`.
+            Intent::Serving if slot.role == Role::Worker && slot.heartbeat_ns <= slot.intent_since_ns => {
+                (State::Starting, slot.joined_ns)
+            }
+            Intent::Serving | Intent::Listening => (State::Serving, slot.intent_since_ns),
+            Intent::Draining => (State::Draining, slot.intent_since_ns),
+            Intent::Leaving => (State::Leaving, slot.intent_since_ns),
+        };
+        (event.state, event.state_since_ns) = (Some(state), since);
         event
     }
 
@@ -360,21 +398,5 @@ pub(super) fn about_generation(generation: &GenerationFacts, kind: Kind, cause: 
     event.generation = generation.id;
     event.pid = generation.master_pid;
     event.role = Some(Role::Master);
-    event
-}
-
-/// How a process ended, from its wait status.
-pub(super) fn death(slot: &SlotFacts, kind: Kind) -> Event {
-    let mut event = about(slot, kind, Cause::Unknown);
-    if let Some(status) = slot.wait_status {
-        let signal = status & 0x7f;
-        if signal == 0 {
-            event.cause = Cause::Exit;
-            event.exit_code = Some(status >> 8 & 0xff);
-        } else {
-            event.cause = Cause::Signal;
-            event.signal = Some(signal);
-        }
-    }
     event
 }

@@ -2,6 +2,7 @@
 //! They are three types so that nobody can mix them.
 
 use crate::coded::coded;
+pub use crate::event::State;
 
 /// What the heartbeat says. Never a proof of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,31 +28,6 @@ coded! {
         Leaving = 4, "leaving";
         /// A master that has not been told to stop, and would say so.
         Listening = 5, "listening";
-    }
-}
-
-coded! {
-    /// What is shown. Derived from the three axes at every look, and stored nowhere.
-    #[non_exhaustive]
-    State {
-        /// Its start callback runs.
-        Starting = 1, "starting";
-        /// At work.
-        Serving = 2, "serving";
-        /// Finishes its work, takes no new.
-        Draining = 3, "draining";
-        /// Its exit callback runs.
-        Leaving = 4, "leaving";
-        /// Alive, with an overdue heartbeat.
-        Stalled = 5, "stalled";
-        /// Alive, and its master is gone.
-        Orphaned = 6, "orphaned";
-        /// Gone after leaving properly, its slot not released yet.
-        Exited = 7, "exited";
-        /// Gone without leaving, not reported or not released yet.
-        Died = 8, "died";
-        /// The reader cannot tell whether it is alive.
-        Unknown = 9, "unknown";
     }
 }
 

@@ -1,6 +1,6 @@
 //! Decisions at a start: why a generation or a worker begins, how the run before ended, and what is cleared away of it.
 
-use super::act::{Act, Change, Mark, about, about_generation};
+use super::act::{Act, Change, Mark, about_generation};
 use super::{Facts, GenerationFacts, Phase, SlotFacts};
 use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
 use crate::sys::identity::Liveness;
@@ -81,7 +81,7 @@ impl Facts {
             .find(|s| s.role == Role::Worker && s.liveness == Liveness::Gone && is_left(s.generation));
         if let Some(s) = dead {
             let untold = s.exited_seq == 0 && s.died_seq == 0 && s.started_seq != 0;
-            let event = about(s, Kind::WorkerDied, Cause::Unclean);
+            let event = self.about_gone(s, Kind::WorkerDied, Cause::Unclean);
             return Some(Act::cleared(
                 untold.then_some((event, Mark::Died(s.index))),
                 Change::FreeSlot(s.index),
@@ -109,7 +109,7 @@ impl Facts {
     /// The next worker to clear away whose death nobody lived long enough to report: the table is full of them.
     pub(crate) fn next_unreported(&self) -> Option<Act> {
         let dead = self.slots.iter().find(|s| s.role == Role::Worker && s.liveness == Liveness::Gone)?;
-        let event = super::act::death(dead, Kind::WorkerDied);
+        let event = self.death(dead, Kind::WorkerDied);
         let untold = (dead.died_seq == 0).then_some((event, Mark::Died(dead.index)));
         Some(Act::cleared(untold, Change::FreeSlot(dead.index)))
     }

@@ -99,6 +99,10 @@ fn check_owner_of(folder: &Path) -> Result<()> {
 }
 
 pub(crate) fn check_file(path: &Path, stat: &Stat, forbidden: u32) -> Result<()> {
+    check_file_of(path, stat, rustix::process::geteuid().as_raw(), forbidden)
+}
+
+fn check_file_of(path: &Path, stat: &Stat, owner: u32, forbidden: u32) -> Result<()> {
     let found = FileType::from_raw_mode(stat.st_mode);
     if found != FileType::RegularFile {
         return Err(Error::new(
@@ -110,12 +114,11 @@ pub(crate) fn check_file(path: &Path, stat: &Stat, forbidden: u32) -> Result<()>
             ),
         ));
     }
-    let me = rustix::process::geteuid().as_raw();
-    if stat.st_uid != me || stat.st_mode & forbidden != 0 || stat.st_nlink > 1 {
+    if stat.st_uid != owner || stat.st_mode & forbidden != 0 || stat.st_nlink > 1 {
         return Err(Error::new(
             ErrorKind::WrongOwner,
             format!(
-                "{} belongs to uid {} with mode {:04o} and {} links; expected were uid {me}, nobody else's write \
+                "{} belongs to uid {} with mode {:04o} and {} links; expected were uid {owner}, nobody else's write \
                  access and 1 link (remove it, or set another `path`)",
                 path.display(),
                 stat.st_uid,
@@ -213,9 +216,14 @@ fn is_ours_alone(folder: Option<&Path>) -> bool {
 
 /// Opens a regular file of our own, which nobody else may have changed; `None` if there is nothing.
 pub(crate) fn open_own(path: &Path, flags: OFlags, forbidden: u32) -> Result<Option<OwnedFd>> {
+    open_of(path, rustix::process::geteuid().as_raw(), flags, forbidden)
+}
+
+/// The same of a file of this user's.
+pub(crate) fn open_of(path: &Path, owner: u32, flags: OFlags, forbidden: u32) -> Result<Option<OwnedFd>> {
     let failed = |e: io::Error| Error::file("open", path, e);
     let Some((looked_at, stat)) = look_at(path).map_err(failed)? else { return Ok(None) };
-    check_file(path, &stat, forbidden)?;
+    check_file_of(path, &stat, owner, forbidden)?;
     Ok(Some(open_looked_at(path, &looked_at, &stat, flags).map_err(failed)?))
 }
 

@@ -1,6 +1,6 @@
 //! The journal: a bounded ring of numbered events, written under the node lock, read without any.
 
-use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role};
+use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role, State};
 use crate::registry::layout::{KINDS, NO_GENERATION, Record};
 use crate::registry::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
@@ -145,6 +145,9 @@ impl Journal<'_> {
     }
 }
 
+/// The time at which a state began is kept in units of so many bits of nanoseconds: a millisecond.
+const COARSE: u32 = 20;
+
 /// All fields but the number, in any order: see `seqlock.rs`.
 fn write(r: &Record, event: &Event) {
     let count = |n: Option<u32>| n.map_or(NO_GENERATION, saturate);
@@ -157,6 +160,13 @@ fn write(r: &Record, event: &Event) {
     r.detail.store(if generation == 0 { event.detail } else { generation }, Relaxed);
     r.previous_run.store(run, Relaxed);
     r.previous_workers.store(saturate(workers), Relaxed);
+    r.state.store(0, Relaxed);
+    if let Some(state) = event.state {
+        let since = event.state_since_ns >> COARSE;
+        r.detail.store(event.joined_ns, Relaxed);
+        r.previous_workers.store((since as u32).cast_signed(), Relaxed);
+        r.state.store((since >> 32 << 8) as u32 | state.code(), Relaxed);
+    }
     r.kind.store(event.kind.code(), Relaxed);
     r.cause.store(event.cause.code(), Relaxed);
     r.pid.store(event.pid, Relaxed);
@@ -179,6 +189,9 @@ pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
     let count = |n: i32| u32::try_from(n).ok();
     let detail = r.detail.load(Relaxed);
     let kind = Kind::from_code(r.kind.load(Relaxed))?;
+    let word = r.state.load(Relaxed);
+    let state = State::from_code(word & 0xff);
+    let since = u64::from(word >> 8) << 32 | u64::from(r.previous_workers.load(Relaxed).cast_unsigned());
     Some(Event {
         seq,
         generation: r.generation.load(Relaxed),
@@ -202,7 +215,11 @@ pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
             detail,
             count(r.previous_workers.load(Relaxed)).unwrap_or(0),
         ),
-        detail,
+        detail: if state.is_some() { 0 } else { detail },
+        joined_ns: if state.is_some() { detail } else { 0 },
+        state,
+        // Not before it had joined, for being in coarse units.
+        state_since_ns: if state.is_some() { (since << COARSE).max(detail) } else { 0 },
         time_ns: r.time_ns.load(Relaxed),
         boot_ns: r.boot_ns.load(Relaxed),
         heartbeat_ns: r.heartbeat_ns.load(Relaxed),

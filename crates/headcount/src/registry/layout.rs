@@ -175,7 +175,9 @@ record! {
         104 reporter_pid: AtomicU32,
         108 previous_run: AtomicU32,
         112 previous_workers: AtomicI32,
-        116 reserved_word: AtomicU32,
+        // Of a process that is gone, its state (8 bits) and the upper half of when that began; the lower half is where
+        // `previous_workers` is.
+        116 state: AtomicU32,
         // How many events of this kind there have been, this one with them.
         120 nth: AtomicU64,
     }

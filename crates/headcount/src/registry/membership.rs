@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::registry::files::FileId;
 use crate::registry::layout::member_byte;
 use crate::sys::clock;
-use crate::sys::identity::Identity;
+use crate::sys::identity::{Identity, Liveness};
 use crate::sys::record_lock::{self, ByteLock};
 
 /// Whether a process, in whatever pid namespace, is alive and a member. `None`: no proof either way.
@@ -26,6 +26,24 @@ pub(crate) fn is_member(lock_file: BorrowedFd<'_>, process: &Identity) -> Option
 pub(crate) fn is_proven(lock_file: BorrowedFd<'_>, process: &Identity) -> bool {
     let by = record_lock::ask(lock_file, member_byte(process.to_word()));
     by.is_ok_and(|by| by == ByteLock::Process(process.pid))
+}
+
+/// Whether exactly this process, of our pid namespace, is a member for certain: by its byte or, where a lock of somebody
+/// else's hides that, by the registry that it has mapped.
+pub(crate) fn is_certain(
+    lock_file: BorrowedFd<'_>,
+    process: &Identity,
+    registry: Option<(FileId, &Path)>,
+) -> bool {
+    match record_lock::ask(lock_file, member_byte(process.to_word())) {
+        Ok(ByteLock::Process(pid)) if pid == process.pid => true,
+        Ok(ByteLock::Free | ByteLock::Unseen) | Err(_) => false,
+        // Of a description, or in the name of another process: whoever does that means harm.
+        Ok(ByteLock::Process(_) | ByteLock::Description) => {
+            registry.is_some_and(|(id, path)| maps(process.pid, id, path) == Some(true))
+                && process.liveness() == Liveness::Alive
+        }
+    }
 }
 
 /// Whether one of these is a member that is alive.

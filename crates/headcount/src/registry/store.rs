@@ -276,6 +276,11 @@ impl Store {
         self.lock_file.as_ref().is_some_and(|fd| membership::is_proven(fd.as_fd(), process))
     }
 
+    /// Whether exactly this process, of our pid namespace, is a member for certain.
+    pub(crate) fn is_certain(&self, process: &Identity, registry: Option<(FileId, &Path)>) -> bool {
+        self.lock_file.as_ref().is_some_and(|fd| membership::is_certain(fd.as_fd(), process, registry))
+    }
+
     /// Who is none of the members.
     pub(crate) fn strangers(&self, limit: Duration) -> Strangers<'_> {
         let lock_file = self.lock_file.as_ref().map(|fd| (fd.as_fd(), self.lock_tag()));

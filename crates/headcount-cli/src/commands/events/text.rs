@@ -7,6 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use super::journals::Entry;
+use crate::escape::{escape, escape_json};
 use crate::paint;
 
 /// How lines are formatted.
@@ -27,8 +28,10 @@ struct Lost<'a> {
 impl LineFormat {
     pub fn line(&self, node: &str, entry: &Entry) -> serde_json::Result<String> {
         match (entry, self.json) {
-            (Entry::Event(event), true) => serde_json::to_string(&EventDocument::new(node, event)),
-            (Entry::Lost(lost), true) => serde_json::to_string(&Lost { node, lost: *lost }),
+            (Entry::Event(event), true) => {
+                serde_json::to_string(&EventDocument::new(node, event)).map(escape_json)
+            }
+            (Entry::Lost(lost), true) => serde_json::to_string(&Lost { node, lost: *lost }).map(escape_json),
             (Entry::Event(event), false) => {
                 let time = time(event.time_ns, &self.zone);
                 Ok(self.text(&time, node, colour(event.kind), &sentence(event)))
@@ -42,7 +45,7 @@ impl LineFormat {
     }
 
     fn text(&self, time: &str, node: &str, style: Style, what: &str) -> String {
-        let name = if self.names { format!("{node}  ") } else { String::new() };
+        let name = if self.names { format!("{}  ", escape(node)) } else { String::new() };
         format!("{}{time}{:#}  {name}{style}{what}{style:#}", paint::DIM, paint::DIM)
     }
 }

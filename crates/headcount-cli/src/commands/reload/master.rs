@@ -2,12 +2,16 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use headcount::{ErrorKind, Observer, ProcessStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::escape::escape_path;
+use crate::{process, regular_file};
 
 /// A live process that is part of the node, held by a descriptor: its number cannot come to mean another one.
 pub struct Master {
@@ -20,39 +24,27 @@ pub struct Master {
 impl Master {
     /// Opens the process. Check what it is afterwards: only then is what you find true of this process.
     pub fn hold(pid: u32) -> anyhow::Result<Master> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(number) = number else { bail!("{pid} is not a process id") };
-        let fd = match pidfd_open(number, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => {
-                bail!("there is no process {pid}. Did the server end and leave its pid file behind?")
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot open process {pid}")),
+        let Some(fd) = process::hold(pid)? else {
+            bail!("there is no process {pid}. Did the server end and leave its pid file behind?")
         };
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        Ok(Master { pid, is_nginx: title.starts_with(b"nginx: master process"), fd })
+        Ok(Master { pid, is_nginx: false, fd })
     }
 
-    /// Makes sure that it is part of the node by what the kernel says: it holds a lock in the node's lock file. A
+    /// Makes sure that it is part of the node by what the kernel says: it shares a byte of the node's lock file. A
     /// registry that is shared with a container has numbers of the container's in it.
     ///
     /// A registry may be anybody's, and say anything: only root's may name another user's process, and its lock file is
     /// its own, and no link to one in which somebody else's daemon holds a lock.
-    pub fn must_be_of(&self, registry: &Path) -> anyhow::Result<()> {
-        let file = lock_path(registry);
+    pub fn must_be_of(
+        &mut self,
+        observer: &Observer,
+        registry: &Path,
+        listed: &ProcessStatus,
+    ) -> anyhow::Result<()> {
         let owner =
             std::fs::symlink_metadata(registry).with_context(|| registry.display().to_string())?.uid();
-        let found = std::fs::symlink_metadata(&file).with_context(|| file.display().to_string())?;
-        if found.file_type().is_symlink() || found.uid() != owner {
-            bail!(
-                "{} is a symbolic link, or its owner is not the registry's: process {} was not signalled (run \
-                 headcount doctor for more)",
-                file.display(),
-                self.pid
-            );
-        }
         let user = self.user().with_context(|| format!("cannot tell who owns process {}", self.pid))?;
-        if !may_name(owner, user) {
+        if !process::may_name(owner, user) {
             bail!(
                 "process {} belongs to uid {user}, but the registry {} to uid {owner}: it was not signalled, since only \
                  root's registries may name processes of other users",
@@ -60,23 +52,39 @@ impl Master {
                 registry.display()
             );
         }
-        let locks = std::fs::read_to_string("/proc/locks").context("cannot read /proc/locks")?;
-        if !holds_lock(&locks, found.ino(), self.pid) {
-            bail!(
+        match observer.is_proven(listed) {
+            Ok(true) => {}
+            Ok(false) => bail!(
                 "process {} does not hold a lock of the registry {} and was not signalled. If the server runs in a \
                  container, run this inside it",
                 self.pid,
                 registry.display()
-            );
+            ),
+            // Whoever may not read the lock file may not signal its node's master either.
+            Err(error) if error.kind() == ErrorKind::Permission => return Err(self.refused()),
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("process {} was not signalled (run headcount doctor for more)", self.pid)
+                });
+            }
         }
+        // Reading its title reads its memory, which a process can make take for ever. A worker that calls itself the master
+        // has other rights than the owner; nginx's master has the owner's.
+        self.is_nginx = user == owner && has_title(self.pid);
         Ok(())
     }
 
-    /// With whose rights it runs. Not by the owner of its folder in `/proc`: of a process that has changed its user
-    /// that is root.
-    fn user(&self) -> Option<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        effective_user(&status)
+    pub fn user(&self) -> Option<u32> {
+        process::user(self.pid)
+    }
+
+    fn refused(&self) -> anyhow::Error {
+        let owner = match self.user() {
+            None => "another user".to_owned(),
+            Some(0) => "root".to_owned(),
+            Some(user) => format!("user {user}"),
+        };
+        anyhow!("you may not signal master {}, which belongs to {owner}: run this as that user", self.pid)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -89,16 +97,7 @@ impl Master {
     pub fn hang_up(&self) -> anyhow::Result<()> {
         match pidfd_send_signal(&self.fd, Signal::HUP) {
             Ok(()) => Ok(()),
-            Err(Errno::PERM) => {
-                let owner = std::fs::metadata(format!("/proc/{}", self.pid)).map_or_else(
-                    |_| "another user".to_owned(),
-                    |meta| if meta.uid() == 0 { "root".to_owned() } else { format!("user {}", meta.uid()) },
-                );
-                bail!(
-                    "you may not signal master {}, which belongs to {owner}: run this as that user",
-                    self.pid
-                )
-            }
+            Err(Errno::PERM) => Err(self.refused()),
             Err(Errno::SRCH) => bail!("master {} has just ended", self.pid),
             Err(error) => Err(error).with_context(|| format!("cannot send SIGHUP to master {}", self.pid)),
         }
@@ -139,53 +138,30 @@ impl Hup {
     }
 }
 
-fn lock_path(registry: &Path) -> PathBuf {
-    let mut name = registry.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
+/// Whether it calls itself nginx's master.
+fn has_title(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|title| title.starts_with(b"nginx: master process"))
 }
 
-/// Whether a line such as `3: POSIX  ADVISORY  WRITE 4711 00:1a:5678 64 64` says so. By the inode alone, since some
-/// file systems show another device there than they give to stat; a stranger with this pid and a lock on another
-/// file of this number is not to be expected.
-fn holds_lock(locks: &str, inode: u64, pid: u32) -> bool {
-    locks.lines().any(|line| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        // `->` in the second place: it waits for the lock.
-        let [_, "POSIX", _, _, holder, file, ..] = words[..] else { return false };
-        let number = file.rsplit(':').next().and_then(|n| n.parse().ok());
-        holder.parse() == Ok(pid) && number == Some(inode)
-    })
-}
+/// More than any pid file holds.
+const LONGEST_PID_FILE: usize = 64;
 
-/// Whether a registry of this owner may say that a process of this user is its master.
-fn may_name(owner: u32, user: u32) -> bool {
-    owner == 0 || owner == user
-}
-
-/// The second of the numbers in `Uid:`, in what `/proc` says of a process's status.
-fn effective_user(status: &str) -> Option<u32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-/// The number in a pid file.
+/// The number in a pid file. Nothing else of the file is shown: it may be one that the user may not read, named to a root's
+/// script.
 pub fn read_pid_file(path: &Path) -> anyhow::Result<u32> {
-    let text = match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+    let shown = escape_path(path);
+    let bytes = match regular_file::read_at_most(path, LONGEST_PID_FILE + 1) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-            "there is no pid file {}. Is the server running, and does its configuration name this file?",
-            path.display()
+            "there is no pid file {shown}. Is the server running, and does its configuration name this file?"
         ),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read the pid file {}", path.display()));
-        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read the pid file {shown}")),
     };
-    let pid = text.parse().ok().filter(|&pid: &u32| pid > 0 && i32::try_from(pid).is_ok());
-    pid.with_context(|| {
-        let start: String = text.chars().take(20).collect();
-        format!("{} is not a pid file: it contains {start:?}, not a process id", path.display())
-    })
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() <= LONGEST_PID_FILE);
+    let pid = text.and_then(|text| text.trim().parse().ok());
+    pid.filter(|&pid: &u32| pid > 0 && i32::try_from(pid).is_ok())
+        .with_context(|| format!("{shown} is not a pid file: it contains something else than a process id"))
 }
 
 #[cfg(test)]
@@ -207,53 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_a_lock() {
-        let locks = "1: POSIX  ADVISORY  WRITE 4711 00:1a:5678 64 64\n\
-                     1: -> POSIX  ADVISORY  WRITE 4712 00:1a:5678 64 64\n\
-                     2: FLOCK  ADVISORY  WRITE 4713 00:1a:5678 0 EOF\n";
-        assert!(holds_lock(locks, 5678, 4711));
-        for (inode, pid) in [(5679, 4711), (5678, 4712), (5678, 4713), (5678, 471)] {
-            assert!(!holds_lock(locks, inode, pid), "{inode} {pid}");
+    fn what_is_no_pid_file_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.pid");
+        for (content, pid) in
+            [("4711", Some(4711)), (" 4711 \n", Some(4711)), ("root:$6$secret", None), ("", None)]
+        {
+            std::fs::write(&file, content).unwrap();
+            match read_pid_file(&file) {
+                Ok(found) => assert_eq!(Some(found), pid),
+                Err(error) => assert!(pid.is_none() && !format!("{error:#}").contains("root"), "{error:#}"),
+            }
         }
-    }
-
-    #[test]
-    fn a_stranger_is_no_master() {
-        let folder = std::env::temp_dir().join(format!("headcount-cli-stranger-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let registry = folder.join("x.registry");
-        std::fs::write(&registry, "").unwrap();
-        std::fs::write(lock_path(&registry), "").unwrap();
-        let error = Master::hold(std::process::id()).unwrap().must_be_of(&registry).unwrap_err().to_string();
-        assert!(error.contains("was not signalled"), "{error}");
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn a_link_to_a_strangers_lock_makes_nobody_a_master() {
-        let folder = std::env::temp_dir().join(format!("headcount-cli-link-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let registry = folder.join("x.registry");
-        std::fs::write(&registry, "").unwrap();
-        // A daemon's pid file, on which it has a lock.
-        let daemons = std::fs::File::create(folder.join("daemon.pid")).unwrap();
-        rustix::fs::fcntl_lock(&daemons, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-        std::os::unix::fs::symlink("daemon.pid", lock_path(&registry)).unwrap();
-        let daemon = Master::hold(std::process::id()).unwrap();
-        let error = daemon.must_be_of(&registry).unwrap_err().to_string();
-        assert!(error.contains("is a symbolic link"), "{error}");
-        std::fs::remove_file(lock_path(&registry)).unwrap();
-        std::fs::rename(folder.join("daemon.pid"), lock_path(&registry)).unwrap();
-        daemon.must_be_of(&registry).unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn only_roots_registries_speak_for_other_users_processes() {
-        assert!(may_name(0, 0) && may_name(0, 1000) && may_name(1000, 1000));
-        assert!(!may_name(1000, 0) && !may_name(1000, 1001));
-        // Real and effective user differ: what counts is what it may do.
-        assert_eq!(effective_user("Name:\tsudo\nUid:\t1000\t0\t0\t0\n"), Some(0));
-        assert_eq!(effective_user("Name:\tx\n"), None);
+        std::fs::write(&file, format!("{}4711", " ".repeat(LONGEST_PID_FILE))).unwrap();
+        assert!(read_pid_file(&file).is_err(), "longer than a pid file");
     }
 }

@@ -13,6 +13,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   headcount run --node nginx --on node_started=/etc/headcount/register --on node_stopped,node_died=/etc/headcount/deregister
   headcount run --on worker_died=https://alerts.example/hook --retries 10 --backoff 500ms..5m
+  headcount run --kill-stalled-after 30s
   headcount run --on any='cat; echo' --from oldest --state /tmp/seen.json
 
 Exit codes: 0 ended by SIGTERM or SIGINT; 2 usage error; 4 the state file or the node cannot be read, another \
@@ -25,7 +26,7 @@ pub struct RunArgs {
     ///
     /// EVENT is a kind of event in the journal (worker_died, generation_ended, …), or node_started, node_stopped,
     /// node_died, lost or any. COMMAND gets the event in HEADCOUNT_… variables and as JSON on standard input.
-    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required = true, value_parser = Rule::parse)]
+    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required_unless_present = "kill_stalled_after", value_parser = Rule::parse)]
     pub on: Vec<Rule>,
     /// The file that records what was delivered [default: one per node and set of rules, in $STATE_DIRECTORY,
     /// /var/lib/headcount for root, or $XDG_STATE_HOME/headcount]
@@ -52,6 +53,12 @@ pub struct RunArgs {
     /// How many events to read ahead of the one being delivered
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub queue: u32,
+    /// Kill a worker that has been stalled for this long, so that its master replaces it [default: never]
+    ///
+    /// By SIGKILL, and only a process that the kernel says is a worker of this node. A worker is stalled when its last heartbeat
+    /// is older than the server's own limit; this time comes on top of that.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub kill_stalled_after: Option<Duration>,
     /// Print problems only
     #[arg(long, short)]
     pub quiet: bool,

@@ -156,7 +156,7 @@ impl<'a> Follower<'a> {
                 self.state().node_is_up = changes.up;
             }
             &Item::Lost { from, count } => {
-                log.warn(format_args!(
+                log.warn_rarely("lost", format_args!(
                     "{} lost, from number {from} on: overwritten before they could be read (a larger journal_records \
                      of the node, a larger --queue or a faster command would help)",
                     plural(count, "event")

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use rustix::event::{PollFd, PollFlags};
 
 use super::log::Log;
@@ -13,7 +12,7 @@ use crate::poll;
 
 /// Where the registry is, as soon as that is known.
 pub struct Locator {
-    node: Option<String>,
+    selector: NodeSelector,
     path: Option<PathBuf>,
     /// There was no registry when it was looked for: one that appears later is new, from its first event on.
     pub was_missing: bool,
@@ -21,26 +20,17 @@ pub struct Locator {
 
 impl Locator {
     pub fn new(selector: &NodeSelector) -> anyhow::Result<Locator> {
-        Ok(Locator { node: selector.node.clone(), path: find::given(selector)?, was_missing: false })
+        Ok(Locator { selector: selector.clone(), path: find::given(selector)?, was_missing: false })
     }
 
     /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.
     pub fn find(&mut self) -> anyhow::Result<Option<&Path>> {
         if self.path.is_none() {
-            self.path = self.search()?;
+            // What is found is followed for ever, and commands are run by what it says: so not what any user could have made
+            // before the server that is waited for.
+            self.path = find::the_one_meant(&self.selector)?;
         }
         Ok(self.path.as_deref())
-    }
-
-    fn search(&self) -> anyhow::Result<Option<PathBuf>> {
-        // What is found is followed for ever, and commands are run by what it says: so not what any user could have made
-        // before the server that is waited for. Such a one has to be named by its file.
-        let mut found = find::ours(find::registries(&find::folders()));
-        match &self.node {
-            Some(name) => find::the_one_of_name(found, name),
-            None if found.len() > 1 => bail!("{}", find::which_one(found.iter().map(PathBuf::as_path))),
-            None => Ok(found.pop()),
-        }
     }
 
     /// Waits until it is known; `None`: it is to end.
@@ -74,7 +64,7 @@ impl Locator {
     }
 
     fn waiting(&self) -> String {
-        match (&self.path, &self.node) {
+        match (&self.path, &self.selector.node) {
             (Some(path), _) => format!("waiting for the registry {}", path.display()),
             (None, Some(node)) => format!("waiting for the node {node}"),
             (None, None) => format!("waiting for a node: {}", find::no_node()),

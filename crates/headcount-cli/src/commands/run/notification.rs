@@ -10,7 +10,7 @@ use super::node_event::NodeEvent;
 use super::rules::LOST;
 
 /// The members of a document that commands have in their environment. Those that a document lacks are unset there.
-const VARIABLES: [(&str, &str); 26] = [
+const VARIABLES: [(&str, &str); 29] = [
     ("kind", "HEADCOUNT_EVENT"),
     ("node", "HEADCOUNT_NODE"),
     ("id", "HEADCOUNT_ID"),
@@ -22,6 +22,9 @@ const VARIABLES: [(&str, &str); 26] = [
     ("role", "HEADCOUNT_ROLE"),
     ("pid", "HEADCOUNT_PID"),
     ("worker_id", "HEADCOUNT_WORKER_ID"),
+    ("age", "HEADCOUNT_AGE"),
+    ("state", "HEADCOUNT_STATE"),
+    ("in_state_for", "HEADCOUNT_IN_STATE_FOR"),
     ("prev", "HEADCOUNT_PREV"),
     ("mine", "HEADCOUNT_MINE"),
     ("next", "HEADCOUNT_NEXT"),

@@ -115,7 +115,7 @@ impl Queue {
             News::Events(events) => self.queue.extend(events.into_iter().map(|e| Item::Event(Box::new(e)))),
             News::Lost { first, count } => self.queue.push_back(Item::Lost { from: first, count }),
             News::SetBack { wanted, next } => {
-                log.warn(format_args!(
+                log.warn_rarely("set back", format_args!(
                     "the journal now ends before event {}, which was read already: somebody wrote to the registry; \
                      continuing with new events",
                     wanted.saturating_sub(1)

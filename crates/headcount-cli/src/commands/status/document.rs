@@ -35,6 +35,10 @@ struct DeathDocument {
     age: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     lived: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_state_for: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -80,5 +84,7 @@ fn death(death: &Death) -> DeathDocument {
         exit_code: death.exit_code,
         age: death.age.as_secs_f64(),
         lived: death.lived.map(|lived| lived.as_secs_f64()),
+        state: death.was.map(|(state, _)| state.name()),
+        in_state_for: death.was.map(|(_, time)| time.as_secs_f64()),
     }
 }

@@ -374,6 +374,7 @@ fn recent(reading: &Reading, out: &mut String) {
         ("GEN", Side::Right),
         ("OF", Side::Left),
         ("AGED", Side::Left),
+        ("WHILE", Side::Left),
     ]);
     for death in history.deaths.iter().take(MOST_DEATHS) {
         table.row(vec![
@@ -385,6 +386,9 @@ fn recent(reading: &Reading, out: &mut String) {
             death.lived.map_or_else(Cell::none, |lived| {
                 let style = if lived < History::YOUNG { paint::WARNING } else { Style::new() };
                 Cell::new(age(lived)).style(style)
+            }),
+            death.was.map_or_else(Cell::none, |(state, time)| {
+                Cell::new(format!("{} for {}", state.name(), age(time))).style(paint::state(state))
             }),
         ]);
     }

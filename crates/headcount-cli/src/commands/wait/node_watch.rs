@@ -1,7 +1,8 @@
 //! Watches one node, also before it exists and after its registry was replaced.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use headcount::{Cursor, Event, Follower, Item, Kind, Snapshot};
@@ -16,7 +17,7 @@ use crate::poll;
 enum Target {
     Path(PathBuf),
     /// Its file is looked for until there is one.
-    Name(String),
+    Name(NodeSelector, String),
 }
 
 /// One node, watched for whatever may change its state.
@@ -29,24 +30,29 @@ pub struct NodeWatch {
     /// Whether older events are read as well.
     history: bool,
     /// Generations that began or were abandoned.
-    events: Vec<Event>,
+    events: VecDeque<Event>,
     /// Events up to this one are skipped.
     skip: u64,
+    /// Not everything was read that there was.
+    has_more: bool,
 }
 
+/// A journal may grow faster than anybody can read it, or be written into by somebody who means harm. So long is read at once,
+const READ_FOR: Duration = Duration::from_millis(20);
+/// and so many events are kept.
+const KEPT: usize = 4096;
+
 impl NodeWatch {
-    /// The node that was named, whether or not it exists, or the only one of this host. `None`: there is none. `history`: older
-    /// events are read as well.
+    /// The node that was named, whether or not it exists, or the one that is meant. `None`: there is none. `history`: older events
+    /// are read as well.
     pub fn find(selector: &NodeSelector, history: bool) -> anyhow::Result<Option<NodeWatch>> {
         let target = if let Some(path) = find::given(selector)? {
             Target::Path(path)
         } else if let Some(name) = &selector.node {
-            Target::Name(name.clone())
+            Target::Name(selector.clone(), name.clone())
         } else {
-            if find::registries(&find::folders()).is_empty() {
-                return Ok(None);
-            }
-            Target::Path(find::one(selector)?.0)
+            let Some(path) = find::the_one_meant(selector)? else { return Ok(None) };
+            Target::Path(path)
         };
         Ok(Some(NodeWatch::new(target, history)))
     }
@@ -57,14 +63,22 @@ impl NodeWatch {
     }
 
     fn new(target: Target, history: bool) -> NodeWatch {
-        NodeWatch { target, follower: None, folders: None, history, events: Vec::new(), skip: 0 }
+        NodeWatch {
+            target,
+            follower: None,
+            folders: None,
+            history,
+            events: VecDeque::new(),
+            skip: 0,
+            has_more: false,
+        }
     }
 
     /// What to call it.
     pub fn name(&self) -> String {
         match &self.target {
             Target::Path(path) => format!("at {}", escape_path(path)),
-            Target::Name(name) => escape(name).into_owned(),
+            Target::Name(_, name) => escape(name).into_owned(),
         }
     }
 
@@ -86,11 +100,14 @@ impl NodeWatch {
     /// Generations that have begun or were abandoned since this was asked last.
     pub fn events(&mut self) -> anyhow::Result<Vec<Event>> {
         self.read()?;
-        Ok(std::mem::take(&mut self.events))
+        Ok(std::mem::take(&mut self.events).into())
     }
 
     /// Waits until something has happened, or for `limit`.
     pub fn wait(&self, limit: Duration) -> anyhow::Result<()> {
+        if self.has_more {
+            return Ok(());
+        }
         let follower = self.follower.iter().map(|follower| PollFd::new(follower, PollFlags::IN));
         let folders = self.folders.iter().map(|folders| PollFd::new(folders, PollFlags::IN));
         let mut fds: Vec<_> = follower.chain(folders).collect();
@@ -105,6 +122,8 @@ impl NodeWatch {
             self.folders = None;
         }
         let Some(follower) = &mut self.follower else { return Ok(()) };
+        let begun = Instant::now();
+        self.has_more = false;
         while let Some(item) = follower.try_next() {
             match item {
                 Item::Events(events) => {
@@ -113,6 +132,7 @@ impl NodeWatch {
                     };
                     let skip = self.skip;
                     self.events.extend(events.into_iter().filter(|e| e.seq > skip && matters(e)));
+                    self.events.drain(..self.events.len().saturating_sub(KEPT));
                 }
                 Item::Appeared if !self.history => {
                     let observer = follower.observer().map(|observer| observer.newest_seq());
@@ -127,14 +147,18 @@ impl NodeWatch {
                 Item::Unreadable(error) => return Err(error).context("cannot read the node"),
                 _ => {}
             }
+            if begun.elapsed() >= READ_FOR {
+                self.has_more = true;
+                break;
+            }
         }
         Ok(())
     }
 
     fn path(&mut self) -> anyhow::Result<Option<PathBuf>> {
-        let name = match &self.target {
+        let selector = match &self.target {
             Target::Path(path) => return Ok(Some(path.clone())),
-            Target::Name(name) => name,
+            Target::Name(selector, _) => selector,
         };
         // Before the search: what appears after it is told.
         match &mut self.folders {
@@ -144,6 +168,6 @@ impl NodeWatch {
             }
             None => self.folders = Some(Folders::watch()?),
         }
-        find::the_one_of_name(find::registries(&find::folders()), name)
+        find::the_one_meant(selector)
     }
 }
