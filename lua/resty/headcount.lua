@@ -72,9 +72,11 @@ local function master_closed(ends, failed_to_start)
     return
   end
   local newer = begun_after(self.generation)
+  -- OpenResty's nginx also closes its first VM in the process from which the master has gone into the background.
+  local is_left_behind = self.role == "single" and nginx.role() == "master" and not nginx.has_forked()
   if newer then
     library.headcount_commit(node.handle, newer)
-  else
+  elseif not is_left_behind then
     library.headcount_abandon(node.handle, self.generation)
   end
 end
@@ -145,6 +147,7 @@ local function begin()
     return nil, err
   end
   self.pid = nginx.pid()
+  self.role = nginx.role()
   self.cycle = nginx.cycle()
   watch_end()
   if code >= 0 then err = node.deliver(code) end

@@ -80,6 +80,9 @@ function _M.role()
   return role and ROLES[tonumber(role)]
 end
 
+-- Whether this process, or the one that it was before it went into the background, has ever had a worker or helper.
+function _M.has_forked() return tonumber(variable("headcount_nginx_last") or 1) > 0 end
+
 -- True once this process has been told to end.
 function _M.told_to_end()
   return (variable("headcount_nginx_quit") or 0) ~= 0 or (variable("headcount_nginx_terminate") or 0) ~= 0
