@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Which nginx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// Debian's.
+    /// Debian's, or the OpenResty that the tests are to run with: see [`openresty`].
     Debian,
     /// The current one that `make module NGINX=vendored` builds on the way. It has no Lua.
     Vendored,
@@ -19,8 +19,16 @@ pub const NGINX: &str = "/usr/sbin/nginx";
 /// Folder with nginx's dynamic modules.
 pub const MODULES: &str = "/usr/lib/nginx/modules";
 
+/// The nginx of an OpenResty, in place of Debian's, if `HEADCOUNT_OPENRESTY` names one. It has Lua compiled in.
+pub fn openresty() -> Option<PathBuf> {
+    env::var_os("HEADCOUNT_OPENRESTY").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Fails a test early, and says how to fix it, on a machine without the server.
 pub fn require_nginx() {
+    if let Some(nginx) = openresty() {
+        return assert!(nginx.is_file(), "HEADCOUNT_OPENRESTY={} is no file", nginx.display());
+    }
     for file in [NGINX, &format!("{MODULES}/ngx_http_lua_module.so")] {
         assert!(Path::new(file).exists(), "{file} is missing: apt-get install nginx libnginx-mod-http-lua");
     }
@@ -39,11 +47,13 @@ pub fn library_folder() -> PathBuf {
     library.parent().map(Path::to_owned).unwrap_or_default()
 }
 
-/// The native module for a server: `HEADCOUNT_MODULE` for Debian's, or what `make module` has left in the target folder.
+/// The native module for a server: `HEADCOUNT_MODULE` for Debian's or OpenResty, or what `make module` has left in the target folder.
 pub fn module(server: Server) -> PathBuf {
     match (server, env::var_os("HEADCOUNT_MODULE")) {
         (Server::Debian, Some(file)) => PathBuf::from(file),
-        (Server::Debian, None) => built("debian", "ngx_headcount_module.so"),
+        (Server::Debian, None) => {
+            built(if openresty().is_some() { "source" } else { "debian" }, "ngx_headcount_module.so")
+        }
         (Server::Vendored, _) => built("vendored", "ngx_headcount_module.so"),
     }
 }
@@ -51,7 +61,7 @@ pub fn module(server: Server) -> PathBuf {
 /// The server under test, by its full path: otherwise USR2 cannot start it again.
 pub fn nginx(server: Server) -> PathBuf {
     match server {
-        Server::Debian => NGINX.into(),
+        Server::Debian => openresty().unwrap_or_else(|| NGINX.into()),
         Server::Vendored => built("vendored", "nginx"),
     }
 }

@@ -268,7 +268,7 @@ impl Setup {
         for (name, _) in &self.env {
             let _ = writeln!(keep, "env {name};");
         }
-        let lua_modules = if self.lua {
+        let lua_modules = if self.lua && artifacts::openresty().is_none() {
             format!(
                 "load_module {modules}/ndk_http_module.so;\nload_module {modules}/ngx_http_lua_module.so;\n"
             )

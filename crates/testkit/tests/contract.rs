@@ -4,7 +4,7 @@
 use testkit::{Integration, Permit, permit, permit_alone, scenarios};
 
 /// A row as a test of one integration. `[lua "reason"]`: the module alone cannot have it. `[native "reason"]`,
-/// `[lua_alone "reason"]`: only that one can. `[nobody "reason"]`: none can.
+/// `[lua_alone "reason"]`: only that one can.
 macro_rules! row {
     (Lua [native $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
@@ -19,9 +19,6 @@ macro_rules! row {
         row! { ignored $reason $name }
     };
     (Native [lua_alone $reason:literal] $name:ident) => {
-        row! { ignored $reason $name }
-    };
-    ($integration:ident [nobody $reason:literal] $name:ident) => {
         row! { ignored $reason $name }
     };
     (ignored $reason:literal $name:ident) => {
@@ -44,7 +41,6 @@ macro_rules! row {
 macro_rules! contract {
     ($($name:ident $([$only:ident $reason:literal])? = $scenario:path;)*) => {
         $(
-            #[allow(dead_code, reason = "a row that neither can have")]
             fn $name(integration: Integration) {
                 $scenario(integration);
             }
@@ -67,11 +63,6 @@ macro_rules! contract {
 /// Row 29 has the kernel give out old process ids, also to servers of other tests, which tell processes apart by them.
 fn permit_for(row: &str) -> Permit {
     if row.starts_with("row29_") { permit_alone() } else { permit() }
-}
-
-/// Stands for a row that cannot be had.
-fn impossible(_: Integration) {
-    unreachable!("ignored");
 }
 
 contract! {
@@ -144,7 +135,7 @@ contract! {
     row23_nothing_grows = scenarios::reload::nothing_grows;
     row24_worker_count_changes = scenarios::start_stop::worker_count_changes;
     row25_cache_processes_are_helpers = scenarios::start_stop::cache_processes_are_helpers;
-    row25_privileged_agent [nobody "row 25, privileged agent: Debian's nginx has no such process; enable_privileged_agent returns true and forks nothing"] = impossible;
+    row25_privileged_agent_is_a_helper = scenarios::openresty::privileged_agent;
     row26_one_process_is_all = scenarios::start_stop::one_process_is_all;
     row27_two_servers = scenarios::identity::two_servers;
     row28_wall_clock_stepped = scenarios::clock::wall_clock_stepped;
@@ -171,6 +162,8 @@ contract! {
     row37_recycled = scenarios::surroundings::recycled;
     row37_no_longer_in_the_configuration [lua_alone "the module is switched by its directive: see native::a_reload_turns_it_on_and_off_and_on"] = scenarios::surroundings::no_longer_in_the_configuration;
     row38_killed_with_the_node = scenarios::surroundings::killed_with_the_node;
+    row40_lua_in_stream_of_openresty = scenarios::openresty::lua_in_stream;
+    row40_code_cache_off_in_openresty [lua "there is no Lua in the module"] = scenarios::openresty::code_cache_off;
     row46_stopped_sentinel = scenarios::surroundings::stopped_sentinel;
     row48_retry_that_dies [lua "callbacks are Lua's: the module writes lines, which neither fail nor take long"] = scenarios::surroundings::retry_that_dies;
     row49_resumed_generation_knows_its_size = scenarios::surroundings::resumed_generation_knows_its_size;

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod late;
 pub mod limits;
 pub mod master;
+pub mod openresty;
 pub mod registry;
 pub mod reload;
 pub mod retry;
