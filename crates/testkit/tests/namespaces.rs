@@ -376,6 +376,18 @@ fn a_server_without_proc() {
     nginx.gone();
 }
 
+/// It cannot tell which boot this is, nor when its processes were born: who sees it from outside does not call it dead.
+#[test]
+fn a_server_without_proc_as_others_see_it() {
+    let _permit = permit();
+    let Some(room) = room(&["--mount"], "mount -t tmpfs tmpfs /proc") else { return };
+    let nginx = living(|setup| setup.inside(&room).allow("connect() to unix:/proc/self/fd/"));
+    View::new(&nginx, Vec::new(), true, "nobody beside a server without /proc").of_a_living_node();
+    View::new(&nginx, Vec::new(), false, "root beside a server without /proc").of_a_living_node();
+    process::send(nginx.master(), Signal::QUIT);
+    nginx.gone();
+}
+
 #[test]
 fn a_server_in_a_pid_namespace() {
     let _permit = permit();
