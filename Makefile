@@ -1,23 +1,27 @@
 # headcount's tasks. `make` alone lists them.
 #
-# Each task first lets scripts/setup install what it needs and the machine lacks. If nothing is missing, that takes a
-# tenth of a second. SETUP=: skips it.
+# Tasks that test and show something first let scripts/setup install what they need and the machine lacks. Those that build, pack and
+# install what was built change nothing else on the machine: they name what is missing and the command that brings it. If nothing is
+# missing, both take a tenth of a second. SETUP=: skips them.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS   += --no-print-directory
 
 SETUP ?= scripts/setup
+# What builds only looks.
+LOOK  := $(SETUP) --check
 CARGO ?= cargo
 # On a build machine the lock file must not change; at a desk it may.
 LOCKED := $(if $(CI),--locked)
 
 TARGET  := $(abspath $(or $(CARGO_TARGET_DIR),target))
-RELEASE := $(TARGET)/release
+BUILT   := $(TARGET)/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # What `make module` builds for.
 NGINX ?= debian
+MODULE_NEEDS := $(if $(filter debian,$(NGINX)),module,module-source)
 MODULE := $(TARGET)/module/$(if $(filter debian vendored,$(NGINX)),$(NGINX),source)/ngx_headcount_module.so
 # Where nginx looks for its modules.
 MODULESDIR ?= /usr/lib/nginx/modules
@@ -34,6 +38,8 @@ MULTIARCH  := $(shell gcc -print-multiarch 2>/dev/null || true)
 LUADIR     ?= $(PREFIX)/share/lua/5.1
 LUACDIR    ?= $(PREFIX)/lib/$(if $(filter /usr,$(PREFIX)),$(addsuffix /,$(MULTIARCH)))lua/5.1
 MANDIR     ?= $(PREFIX)/share/man
+DOCDIR     ?= $(PREFIX)/share/doc/headcount
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
 # Where the shells look by default. Debian's zsh has one folder for packages and one for everything else.
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -43,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-module test-packages check loom bench lines install install-files install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages check loom bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -51,22 +57,23 @@ help: ## this list
 	@echo
 	@echo '  make install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo '  make module NGINX=$(NGINX); make install-module MODULESDIR=$(MODULESDIR)'
+	@echo '  (with `make build && make module` before; only the two that install may need sudo)'
 
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
 
 build: ## build the program, libheadcount.so and headcount.h, optimised
-	@$(SETUP) build
+	@$(LOOK) build
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(program-pages)
 
 # What a rock contains.
 build-library:
-	@$(SETUP) build
+	@$(LOOK) build
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 
 module: ## build the module for nginx; NGINX=debian, vendored (a current one), or a folder with a configured source
-	@$(SETUP) module
+	@$(LOOK) $(MODULE_NEEDS)
 	CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' scripts/build-module '$(NGINX)' $(LOCKED)
 
 demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, with every report
@@ -74,7 +81,7 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, with e
 	@$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-demo
 	@rm -rf '$(TARGET)/demo'
 	@$(MAKE) --silent install-library PREFIX='$(TARGET)/demo' DESTDIR=
-	@$(AS_ROOT) '$(RELEASE)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
+	@$(AS_ROOT) '$(BUILT)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
 
 # The module's tests run in Debian's nginx and in a current one.
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.
@@ -84,8 +91,21 @@ test: ## test every row of the contract against real servers, then the installat
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
 	$(CARGO) test $(LOCKED) --features headcount/tokio --no-fail-fast
+	@$(MAKE) test-openresty SETUP=:
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
+
+# The rows with Lua, and those with the module if OPENRESTY_SOURCE names the source that this OpenResty was built from.
+test-openresty: ## test the contract with the OpenResty whose nginx OPENRESTY=/path/to/nginx names; `make test OPENRESTY=…` does so too
+ifeq ($(OPENRESTY),)
+	@echo 'No OpenResty is tested: none was named (OPENRESTY=/path/to/openresty/nginx/sbin/nginx).'
+else
+	@$(SETUP) build
+	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
+	$(if $(OPENRESTY_SOURCE),@$(MAKE) module NGINX='$(OPENRESTY_SOURCE)' SETUP=:)
+	HEADCOUNT_OPENRESTY='$(OPENRESTY)' $(CARGO) test $(LOCKED) -p testkit --no-fail-fast --test seed --test contract -- \
+	    $(if $(OPENRESTY_SOURCE),,--skip both:: --skip native::)
+endif
 
 test-module: ## run the module through its whole life under valgrind, in Debian's nginx and a current one
 	@$(SETUP) module test-module
@@ -112,6 +132,7 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --features headcount/tokio --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
+	scripts/test-setup
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
 
@@ -121,47 +142,58 @@ bench: ## measure; with ORIGINAL=FOLDER, compare with a checkout of the original
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
+# In a folder, from nothing: what somebody meets who follows the README. ONLY='root user server' names machines, STEPS='look demo install test'
+# steps; without them it does all, which takes an hour for each release. MIRROR=URL names a mirror other than this machine's own.
+fresh: ## the release check: demo, tests and installation on a new minimal RELEASE=bookworm or trixie
+	@$(SETUP) fresh
+	@$(AS_ROOT) env PATH="$$PATH" SSL_CERT_FILE="$${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" MIRROR='$(MIRROR)' STEPS='$(STEPS)' scripts/fresh '$(RELEASE)' $(ONLY)
+
 lines: ## count the lines of each part, tests aside; AT=COMMIT counts those of a commit
 	@scripts/lines $(AT)
 
-install: build install-files ## install program, manual, library, header and Lua modules under PREFIX (and DESTDIR)
+# What installs only copies, so root needs neither compiler nor cargo: `make build && sudo make install`.
+# install(1) replaces files. It never writes into one that a running server has mapped.
+install: install-library install-program ## install what `make build` built under PREFIX (and DESTDIR): program, manual, library, header, Lua modules
 ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 endif
 
-# Only copies, so root needs no compiler: `make build && sudo make install-files`.
-# install(1) replaces files. It never writes into one that a running server has mapped.
-install-files: install-library install-program
+# file, what builds it
+built = test -e '$(1)' || { echo 'there is no $(1) yet: run `$(2)` first' >&2; exit 1; }
 
 install-library:
-	@test -e '$(RELEASE)/libheadcount.so' || { echo 'there is no $(RELEASE)/libheadcount.so yet: run `make build` first' >&2; exit 1; }
+	@$(call built,$(BUILT)/libheadcount.so,make build)
 	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUACDIR)'
-	install -m 0644 '$(RELEASE)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
+	install -m 0644 '$(BUILT)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
 	install -m 0644 crates/headcount-ffi/include/headcount.h '$(DESTDIR)$(INCLUDEDIR)/headcount.h'
 	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig/headcount.pc)
 	$(install-lua)
 	ln -sfrT '$(DESTDIR)$(LIBDIR)/libheadcount.so' '$(DESTDIR)$(LUACDIR)/libheadcount.so'
 
 install-program:
-	@test -e '$(PAGES)/headcount.1' || { echo 'there is no $(PAGES)/headcount.1 yet: run `make build` first' >&2; exit 1; }
-	install -D -m 0755 '$(RELEASE)/headcount' '$(DESTDIR)$(BINDIR)/headcount'
+	@$(call built,$(PAGES)/headcount.1,make build)
+	install -D -m 0755 '$(BUILT)/headcount' '$(DESTDIR)$(BINDIR)/headcount'
 	install -d '$(DESTDIR)$(MANDIR)/man1'
 	install -m 0644 '$(PAGES)'/*.1 '$(DESTDIR)$(MANDIR)/man1/'
 	install -D -m 0644 '$(PAGES)/headcount.bash' '$(DESTDIR)$(BASHCOMPDIR)/headcount'
 	install -D -m 0644 '$(PAGES)/headcount.fish' '$(DESTDIR)$(FISHCOMPDIR)/headcount.fish'
 	install -D -m 0644 '$(PAGES)/_headcount' '$(DESTDIR)$(ZSHCOMPDIR)/_headcount'
+	install -D -m 0755 packaging/examples/register '$(DESTDIR)$(DOCDIR)/examples/register'
+	install -d '$(DESTDIR)$(UNITDIR)'
+	$(call unit-file,$(BINDIR),$(DESTDIR)$(UNITDIR)/headcount-run@.service)
 
 # Manual pages and completions. The program writes them itself, so they always agree with it.
-PAGES := $(RELEASE)/headcount-pages
+PAGES := $(BUILT)/headcount-pages
 define program-pages
 rm -rf '$(PAGES)' && mkdir -p '$(PAGES)'
-'$(RELEASE)/headcount' man --folder '$(PAGES)'
-'$(RELEASE)/headcount' completions bash > '$(PAGES)/headcount.bash'
-'$(RELEASE)/headcount' completions fish > '$(PAGES)/headcount.fish'
-'$(RELEASE)/headcount' completions zsh > '$(PAGES)/_headcount'
+'$(BUILT)/headcount' man --folder '$(PAGES)'
+'$(BUILT)/headcount' completions bash > '$(PAGES)/headcount.bash'
+'$(BUILT)/headcount' completions fish > '$(PAGES)/headcount.fish'
+'$(BUILT)/headcount' completions zsh > '$(PAGES)/_headcount'
 endef
 
-install-module: module ## install the nginx module into MODULESDIR (and DESTDIR), where load_module finds it
+install-module: ## install what `make module` built into MODULESDIR (and DESTDIR), where load_module finds it
+	@$(call built,$(MODULE),make module$(if $(filter command line,$(origin NGINX)), NGINX=$(NGINX)))
 	install -d '$(DESTDIR)$(MODULESDIR)'
 	install -m 0644 '$(MODULE)' '$(DESTDIR)$(MODULESDIR)/ngx_headcount_module.so'
 	@echo 'Now put this at the top of nginx.conf and restart nginx (a reload does not load a newer module):'
@@ -171,7 +203,7 @@ install-module: module ## install the nginx module into MODULESDIR (and DESTDIR)
 # What LuaRocks calls. It has a folder for modules and one for their libraries, but none for a C library.
 install-rock:
 	install -d '$(LUACDIR)'
-	install -m 0644 '$(RELEASE)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
+	install -m 0644 '$(BUILT)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
 	$(install-lua)
 
 # prefix, libdir, includedir, file
@@ -180,14 +212,21 @@ sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(
 chmod 0644 '$(4)'
 endef
 
+# bindir, file
+define unit-file
+sed -e 's|@BINDIR@|$(1)|' packaging/systemd/headcount-run@.service.in > '$(2)'
+chmod 0644 '$(2)'
+endef
+
 define install-lua
 find lua -name '*.lua' -printf '%P\0' | xargs -0 -I{} install -D -m 0644 'lua/{}' '$(DESTDIR)$(LUADIR)/{}'
 endef
 
 deb: ## build the Debian packages (libheadcount, headcount) into target/debian
-	@$(SETUP) package
-	@mkdir -p '$(RELEASE)'
-	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(RELEASE)/headcount.pc)
+	@$(LOOK) package
+	@mkdir -p '$(BUILT)'
+	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT)/headcount.pc)
+	$(call unit-file,/usr/bin,$(BUILT)/headcount-run@.service)
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
 	$(program-pages)
@@ -196,11 +235,11 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	gunzip '$(PAGES)'/*.1.gz
 
 deb-module: module ## build the Debian package of the module for one nginx
-	@$(SETUP) package
+	@$(LOOK) package
 	CARGO_TARGET_DIR='$(TARGET)' scripts/deb-module '$(dir $(MODULE))' '$(VERSION)'
 
 rock: ## build the LuaRocks package into target/rock
-	@$(SETUP) package
+	@$(LOOK) package
 	rm -rf '$(TARGET)/rock' && mkdir -p '$(TARGET)/rock'
 	luarocks --lua-version 5.1 --tree '$(TARGET)/rock/tree' make headcount-$(VERSION)-1.rockspec
 	cd '$(TARGET)/rock' && luarocks --lua-version 5.1 --tree tree pack headcount $(VERSION)-1 && rm -rf tree

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub const USAGE: &str = "\
 usage: headcount-demo --library DIR [--nginx FILE] [--keep]
 
-  --library DIR   the PREFIX under which `make install-files` put the library
+  --library DIR   the PREFIX under which `make install` put the library
   --nginx FILE    the full path of the server's program (default /usr/sbin/nginx)
   --keep          keep the server's folder (configuration, error.log)";
 

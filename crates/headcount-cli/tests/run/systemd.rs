@@ -15,10 +15,11 @@ fn packaging() -> PathBuf {
 #[test]
 fn the_unit_is_sound() {
     let own = Folder::new();
-    let unit = std::fs::read_to_string(packaging().join("systemd/headcount-run@.service")).expect("the unit");
+    let unit =
+        std::fs::read_to_string(packaging().join("systemd/headcount-run@.service.in")).expect("the unit");
     // The program need not be installed where the test runs.
-    assert_eq!(unit.matches("\nExecStart=/usr/bin/headcount run ").count(), 1);
-    let unit = unit.replace("/usr/bin/headcount", env!("CARGO_BIN_EXE_headcount"));
+    assert_eq!(unit.matches("\nExecStart=@BINDIR@/headcount run ").count(), 1);
+    let unit = unit.replace("@BINDIR@/headcount", env!("CARGO_BIN_EXE_headcount"));
     let path = own.at("headcount-run@nginx.service");
     std::fs::write(&path, unit).expect("our own folder");
     let verified = Command::new("systemd-analyze")
