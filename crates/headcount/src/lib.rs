@@ -27,7 +27,10 @@
 //!     worker.beat();
 //!     // … and in the end:
 //!     worker.leave(Wait::Timeout)?.run(|t| println!("{}", t.event.kind));
+//!     return Ok(());
 //! }
+//! // The master again, when it has reaped its last worker: without this, the node's end is not told.
+//! master.leave(Wait::Timeout)?.run(|t| println!("{} {:?}", t.event.kind, t.event.cause));
 //! # Ok(())
 //! # }
 //! ```
