@@ -36,6 +36,12 @@ impl Node {
         &self.inner.name
     }
 
+    /// Whether both are the same node, in the same registry.
+    #[must_use]
+    pub fn is_same(&self, other: &Node) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The registry's file; `None` if the node runs on memory of its own.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {

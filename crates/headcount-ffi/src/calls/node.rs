@@ -13,7 +13,8 @@ use crate::handle::{self, ADDING, Handle, relock};
 
 /// Opens the node, in the master, before it forks; the workers use the same handle.
 ///
-/// Opening the same path again in the same process (at a reload) gives the same handle, with the new timings.
+/// Opening the same path again in the same process (at a reload) gives the same handle, with the new timings; or another
+/// one, if the registry was removed meanwhile.
 /// Where no file can be made or used, the node runs on memory of its own, and `headcount_notice` says why;
 /// where another live server has the node already, this one becomes NAME-2, and a notice says so. It
 /// fails only for options that are not allowed, or without memory.
@@ -25,7 +26,9 @@ pub unsafe extern "C" fn headcount_open(options: *const OpenOptions, node: *mut 
         let wanted = unsafe { read_struct(options, "options")?.wanted() }?;
         let adding = relock(ADDING.get(|_| Mutex::new(())));
         let opened = wanted.options.open()?;
-        let handle = match handle::by_path(&wanted.path) {
+        // Another one under the same path: the registry of a running server was removed, and there is a new one.
+        let known = handle::by_path(&wanted.path).filter(|handle| handle.node.is_same(opened.node()));
+        let handle = match known {
             Some(handle) => handle,
             None => handle::add(wanted.path, opened),
         };

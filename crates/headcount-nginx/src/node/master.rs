@@ -71,8 +71,7 @@ fn open_and_begin(settings: &Settings, workers: u32) -> Result<Begun, Error> {
 fn remember(master: &Master) {
     watch_forks();
     let mut state = state();
-    let is_it = |known: &Node| known.name() == master.node().name() && known.path() == master.node().path();
-    if !state.masters.iter().any(|known| is_it(known.node())) {
+    if !state.masters.iter().any(|known| known.node().is_same(master.node())) {
         state.masters.push(master.clone());
     }
 }
@@ -134,8 +133,7 @@ pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
 /// The configuration that is in force now does without: the node ends with its workers.
 pub(crate) fn goes_on_untracked(masters: &[Master], before: &Tracked) {
     let node = before.generation.node();
-    let is_its =
-        |master: &&Master| master.node().name() == node.name() && master.node().path() == node.path();
+    let is_its = |master: &&Master| master.node().is_same(node);
     masters.iter().filter(is_its).for_each(|master| master.abandon(before.generation.id()));
 }
 

@@ -11,9 +11,10 @@ use crate::engine::inner::{Inner, Settings};
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::process::{NoticeLevel, relock};
 use crate::engine::session::Session;
+use crate::engine::tables::NewGeneration;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Role;
-use crate::lifecycle::{Facts, SlotFacts};
+use crate::event::{Cause, Role};
+use crate::lifecycle::{Facts, Phase, SlotFacts};
 use crate::registry::header::boot_id;
 use crate::registry::layout::Geometry;
 use crate::registry::store::{LONGEST_OPENING, Opened, Store};
@@ -57,6 +58,9 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     let same = |inner: &&Arc<Inner>| inner.wanted == request.path || inner.store.lies_at(&request.path);
     if let Some(inner) = OPEN.iter().find(same) {
         // The same master again, at a reload.
+        if inner.store.is_missing() {
+            return Ok(replace(inner, request).unwrap_or_else(|| inner.clone()));
+        }
         inner.set_settings(request.settings);
         inner.publish_settings();
         if let Some(text) = inner.shortfall.get() {
@@ -78,6 +82,50 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     inner.publish_settings();
     OPEN.push(inner.clone());
     Ok(inner)
+}
+
+/// The registry of a node that runs was removed: a new one goes on where it was. The workers that have mapped the old one stay
+/// in that, and leave in favour of a generation that is only there for this. `None`: it cannot be made now.
+fn replace(old: &Arc<Inner>, request: &Request) -> Option<Arc<Inner>> {
+    let path = old.store.path.as_deref().unwrap_or(&request.path).display();
+    let told = |why: &Error| {
+        let text = format!(
+            "{path} was removed while its server runs, so `headcount` cannot see this node, and another one cannot be made: {why}"
+        );
+        old.notice(NoticeLevel::Error, text);
+    };
+    let new = open_files(request).inspect_err(told).ok()?;
+    let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
+    let mut session = Session::begin(old, wait, Operation::Open).inspect_err(told).ok()?;
+    new.store.region.go_on_from(&old.store.region);
+    let process = old.process();
+    let last = session.facts().generations.iter().map(|g| g.id).max().unwrap_or(0);
+    let successor = NewGeneration {
+        id: last.saturating_add(1),
+        cause: Cause::Reload,
+        phase: Phase::Committed,
+        expected: 0,
+        master: process.master(),
+        master_pid: process.identity.pid,
+        previous_run: None,
+    };
+    if let Err(error) = session.new_generation(successor) {
+        old.notice(NoticeLevel::Warning, error.to_string());
+    }
+    drop(session);
+    if let Some(id) = process.begun() {
+        new.process().set_begun(id, process.expected_of(id));
+    }
+    new.publish_settings();
+    new.notice(
+        NoticeLevel::Error,
+        format!(
+            "{path} was removed while its server runs: a new one was made, in which the workers of before this reload are not \
+             counted (find what removes it: RuntimeDirectory= of a systemd unit, tmpfiles.d, RemoveIPC=)"
+        ),
+    );
+    OPEN.push(new.clone());
+    Some(new)
 }
 
 fn open_files(request: &Request) -> Result<Arc<Inner>> {

@@ -21,6 +21,7 @@ use rustix::event::{Timespec, epoll};
 use crate::engine::inner::Inner;
 use crate::engine::look;
 use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::process::NoticeLevel;
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
@@ -58,6 +59,8 @@ pub struct Watch {
     due: Cell<u64>,
     /// The last look found this process to be sentinel or deputy.
     on_duty: bool,
+    /// It was said that the registry is not where it was made.
+    has_missed_it: bool,
     /// After a sleep of our own (a suspended machine, a stopped process) nobody is judged before this.
     judge_not_before: u64,
     looks: Looks,
@@ -159,6 +162,7 @@ impl Watch {
             busy_since: None,
             due: Cell::new(awake),
             on_duty: false,
+            has_missed_it: false,
             judge_not_before: 0,
             looks: Looks::default(),
         })
@@ -232,6 +236,15 @@ impl Watch {
         let is_deputy = deputy == Some(self.me.index);
         let is_sentinel = self.is_sentinel() || self.take_over(&facts, &families, me);
         self.on_duty = is_sentinel || is_deputy;
+        if is_sentinel && !self.has_missed_it && self.inner.store.is_missing() {
+            self.has_missed_it = true;
+            let text = format!(
+                "{}: its registry was removed or replaced while its server runs, so `headcount` cannot see it; reload the server, \
+                 which makes a new one",
+                self.inner.place()
+            );
+            self.inner.notice(NoticeLevel::Error, text);
+        }
         if self.on_duty {
             if !self.is_listening {
                 self.listen(true)?;

@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
-use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::atomic::AtomicU64;
+use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::memory::{Memory, Page};
 
 /// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
@@ -57,6 +58,31 @@ impl Region {
 
     pub(crate) fn generations(&self) -> &[Generation] {
         self.memory.table(self.geometry.generations_offset(), self.geometry.generations())
+    }
+
+    /// Goes on where another registry of this node is: with its numbers, and, if there is as much room, with its journal. Does
+    /// nothing to one that has events of its own.
+    pub(crate) fn go_on_from(&self, other: &Region) {
+        let (header, from) = (self.header(), other.header());
+        if header.head.load(Relaxed) != 0 {
+            return;
+        }
+        header.last_generation.store(from.last_generation.load(Relaxed), Relaxed);
+        header.runs.store(from.runs.load(Relaxed), Relaxed);
+        if self.geometry != other.geometry {
+            return;
+        }
+        let words = |region: &'_ Region| {
+            let (start, end) = (region.geometry.journal_offset(), region.geometry.file_size());
+            (start, (end - start) / size_of::<AtomicU64>())
+        };
+        let (start, count) = words(self);
+        let (to, old): (&[AtomicU64], &[AtomicU64]) =
+            (self.memory.table(start, count), other.memory.table(start, count));
+        for (to, from) in to.iter().zip(old).chain(header.kinds.iter().zip(&from.kinds)) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        header.head.store(from.head.load(Relaxed), Release);
     }
 
     /// Gives back what a node without processes does not need: its tables, which are empty, and what its journal has never

@@ -213,6 +213,15 @@ impl Store {
         self.id.is_some() && FileId::at(path) == self.id
     }
 
+    /// Whether its file does not lie where it was made: somebody has removed or replaced it.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.path.as_deref().is_some_and(|path| match std::fs::symlink_metadata(path) {
+            Ok(_) => !self.lies_at(path),
+            // Who may not look does not know.
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        })
+    }
+
     /// Whether this is the lock file that lies at `path`.
     pub(crate) fn has_lock_file(&self, path: &Path) -> bool {
         let own = self.lock_file.as_ref().and_then(|fd| FileId::of(fd).ok());

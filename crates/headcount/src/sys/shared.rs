@@ -9,6 +9,8 @@ pub(crate) unsafe trait Shared {}
 
 // SAFETY: it is one atomic.
 unsafe impl Shared for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Shared for AtomicU64 {}
 
 /// What a field of a shared record may be.
 pub(crate) trait Field {}

@@ -171,6 +171,43 @@ pub fn retry_that_dies(i: Integration) {
     nginx.end(Signal::TERM);
 }
 
+/// Row 36: somebody removes the files of a running node.
+pub fn removed_registry(i: Integration) {
+    let nginx = Nginx::start_ready(Setup::new(i).workers(2));
+    let lock = nginx.at("run/registry.lock");
+    for file in [nginx.registry(), lock] {
+        std::fs::remove_file(file).expect("a file of our own server");
+    }
+    let is_said = |line: &str| line.contains("[error]") && line.contains("reload the server");
+    nginx.wait_for_log("what is missing, and the fix", is_said);
+    nginx.reload();
+    nginx.ready(2);
+    wait_end(&nginx, 1);
+    nginx.wait_for_log("that there is a new one", |line| line.contains("was removed while its server runs"));
+    nginx.wait_until("the node to be seen again", || {
+        let node = status(&nginx);
+        (node["total"] == 2 && node["generations"][0]["id"] == 2).then_some(())
+    });
+    // The journal goes on, and so does the node.
+    nginx.reload_and_settle(3);
+    wait_end(&nginx, 2);
+    process::send(nginx.master(), Signal::QUIT);
+    nginx.gone();
+    // Not one ledger: the old workers were counted in the old registry, the new ones in the new one.
+    let mut ledger = Ledger::unchecked(nginx.reports());
+    ledger.cold_start(2);
+    let start = ledger.one_with(Kind::GenerationStarted, 2, (None, Some(0), None));
+    ledger.same("cause", start.cause(), "reload");
+    ledger.holds("its number goes on", start.int("seq") > Some(3));
+    ledger.starts(2, 2, "reload");
+    let end = ledger.graceful_end(1, 2, true);
+    ledger.same("counts at the old one's end", &end.counts(), &(None, Some(0), Some(0)));
+    ledger.reloaded(3, 2, 2);
+    ledger.graceful_end(2, 2, true);
+    ledger.graceful_end(3, 2, false);
+    ledger.nothing_else();
+}
+
 /// Row 37: workers are told to go, and their master is not.
 pub fn recycled(i: Integration) {
     for (workers, signal) in [(1, Signal::TERM), (1, Signal::QUIT), (3, Signal::TERM), (3, Signal::QUIT)] {
