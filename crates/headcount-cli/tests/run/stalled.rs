@@ -1,10 +1,11 @@
 //! `--kill-stalled-after`.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use testkit::{Folder, Nginx, Setup, permit, process};
 
-use super::follower::{Follower, server};
+use super::follower::{Follower, registry, server};
 
 fn quick(own: &Folder) -> Setup {
     server(own).workers(2).option("heartbeat_interval", "0.1").option("stall_after", "0.5")
@@ -73,6 +74,43 @@ fn a_worker_whose_master_is_gone_is_not_killed() {
         "was not killed: it is no child of a live master of the node, so nothing would replace it",
     );
     assert!(process::is_alive(victim));
+    run.end();
+    nginx.kill_all();
+}
+
+/// What a worker that means harm can write: its master is a worker that has stood for a day.
+#[test]
+fn a_master_that_a_worker_has_written_down_as_a_stalled_worker_is_not_killed() {
+    /// docs/format.md
+    const SLOTS: (usize, usize) = (4096, 192);
+    const GENERATION: usize = 8;
+    const PID: usize = 16;
+    const ROLE: usize = 24;
+    const INTENT: usize = 56;
+    const HEARTBEAT: usize = 64;
+    const INTENT_SINCE: usize = 72;
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(quick(&own));
+    let master = nginx.master();
+    let bytes = std::fs::read(registry(&own)).expect("our own file");
+    let slots = bytes[SLOTS.0..].chunks_exact(SLOTS.1);
+    let is_its = |slot: &[u8]| slot[PID..PID + 4] == master.to_ne_bytes() && slot[ROLE] == 1;
+    let index = slots.into_iter().position(is_its).expect("the master's slot");
+    let at = SLOTS.0 + index * SLOTS.1;
+    let mut run = Follower::start(&own, &["--kill-stalled-after", "200ms"]);
+    run.wait_for_log("following node");
+    let file = std::fs::File::options().write(true).open(registry(&own)).expect("our own file");
+    let write = |field: usize, bytes: &[u8]| {
+        file.write_all_at(bytes, (at + field) as u64).expect("our own file");
+    };
+    write(GENERATION, &1_u64.to_ne_bytes());
+    write(HEARTBEAT, &2_u64.to_ne_bytes());
+    write(INTENT_SINCE, &1_u64.to_ne_bytes());
+    write(INTENT, &2_u32.to_ne_bytes());
+    write(ROLE, &2_u32.to_ne_bytes());
+    run.wait_for_log(&format!("worker (pid {master}) of generation 1 was not killed"));
+    assert!(process::is_alive(master), "{}", run.log());
     run.end();
     nginx.kill_all();
 }
