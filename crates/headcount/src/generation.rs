@@ -270,7 +270,10 @@ fn let_sentinel_go_first(inner: &Inner) -> bool {
         // If the sentinel itself is the dead one, another takes over at once. Without any, nobody watches.
         let at_work = header.sentinel.load(Acquire) != 0
             && facts.slots.iter().any(|s| s.is_fit(facts.now, facts.stall_after));
-        let open = facts.slots.iter().any(|s| s.role == Role::Worker && s.liveness == Liveness::Gone);
+        // One that stands in the journal, and whose callback is to run again, can wait for those who have an event loop: one
+        // that starts may have none yet for what the callback does.
+        let is_open = |s: &SlotFacts| s.liveness == Liveness::Gone && s.died_seq == 0;
+        let open = facts.slots.iter().any(|s| s.role == Role::Worker && is_open(s));
         if !at_work || !open {
             return true;
         }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use crate::engine::inner::Settings;
 use crate::engine::opening::{self, Request};
-use crate::error::{Allowed, Error, Result};
+use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::master::Master;
+use crate::observer::Observer;
 use crate::registry::layout::Geometry;
 use crate::registry::{files, store};
 use crate::snapshot::NodeSettings;
 use crate::stale;
+use crate::sys::identity::Liveness;
 
 const SHORTEST: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -147,10 +149,21 @@ impl Options {
     /// changing anything: for the test of a configuration.
     ///
     /// # Errors
-    /// As those of [`Options::check`]; and what is wrong with the file or its folder.
+    /// As those of [`Options::check`]; [`ErrorKind::InUse`] if a node of another name lives there; and what is wrong with the
+    /// file or its folder.
     pub fn look(&self) -> Result<()> {
         self.check()?;
-        store::look(&self.path.clone().unwrap_or_else(|| default_path(&self.node)))
+        let path = self.path.clone().unwrap_or_else(|| default_path(&self.node));
+        store::look(&path)?;
+        match Observer::open(&path).and_then(|observer| observer.snapshot()) {
+            Ok(there)
+                if there.liveness() == Liveness::Alive && !opening::is_name_of(&there.node, &self.node) =>
+            {
+                Err(Error::new(ErrorKind::InUse, opening::other_name(&path, &there.node, &self.node)))
+            }
+            // One that cannot be read is not in use, or `store::look` has said what is wrong.
+            _ => Ok(()),
+        }
     }
 
     /// Checks all that can be wrong with the options alone, without opening anything. Gives the timings that the node

@@ -153,6 +153,7 @@ contract! {
     row30_symbolic_link = scenarios::registry::symbolic_link;
     row30_disk_full = scenarios::registry::disk_full;
     row30_said_where_people_look = scenarios::registry::said_where_people_look;
+    row30_two_names_on_one_path = scenarios::registry::two_names_on_one_path;
     row30_too_many_workers = scenarios::registry::too_many_workers;
     row30_wrong_options [lua_alone "a wrong directive is nginx's configuration error: see row30_wrong_directives"] = scenarios::registry::wrong_options;
     row31_slow_crash_loop [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::slow_crash_loop;

@@ -66,8 +66,8 @@ unsafe extern "C" fn create_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
 unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *mut c_char {
     entry("init_conf", ptr::null_mut(), || {
         if facts::is_test() {
-            loading::so_far().settings.iter().for_each(master::look);
-            return ptr::null_mut();
+            let is_fine = loading::so_far().settings.is_none_or(|settings| master::look(&settings));
+            return if is_fine { ptr::null_mut() } else { log::conf_error() };
         }
         if facts::process() == Process::Signaller {
             return ptr::null_mut();

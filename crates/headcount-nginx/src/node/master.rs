@@ -37,11 +37,22 @@ pub(crate) fn begin(settings: &Settings, workers: u32) -> Option<Begun> {
     }
 }
 
-/// For the test of a configuration: what would keep a server from having what it asks for. The server would run all the
-/// same, so it is no error of the configuration.
-pub(crate) fn look(settings: &Settings) {
-    if let Err(error) = settings.options().look() {
-        log::log(Level::Error, &format!("node {} would run on memory of its own: {error}", settings.node));
+/// For the test of a configuration: what would keep a server from having what it asks for. `false`: a mistake in the
+/// configuration. What is wrong with the files is none: the server would run all the same.
+pub(crate) fn look(settings: &Settings) -> bool {
+    match settings.options().look() {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::InUse => {
+            log::log(Level::Error, &error.to_string());
+            false
+        }
+        Err(error) => {
+            log::log(
+                Level::Error,
+                &format!("node {} would run on memory of its own: {error}", settings.node),
+            );
+            true
+        }
     }
 }
 

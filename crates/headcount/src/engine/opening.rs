@@ -63,6 +63,9 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
         }
         inner.set_settings(request.settings);
         inner.publish_settings();
+        if !is_name_of(&inner.name, &request.name) {
+            inner.notice(NoticeLevel::Error, other_name(&request.path, &inner.name, &request.name));
+        }
         if let Some(text) = inner.shortfall.get() {
             inner.notice(NoticeLevel::Error, text.clone());
         }
@@ -195,6 +198,23 @@ fn namesake(path: &Path, name: &str, number: u32) -> (PathBuf, String) {
         None => format!("{stem}-{number}"),
     };
     (path.with_file_name(file), format!("{name}-{number}"))
+}
+
+/// Whether a server that asked for the name `asked` can have got this one.
+pub(crate) fn is_name_of(name: &str, asked: &str) -> bool {
+    let more = name.strip_prefix(asked);
+    more.is_some_and(|more| {
+        more.is_empty() || more.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok())
+    })
+}
+
+/// Why it did not.
+pub(crate) fn other_name(path: &Path, name: &str, asked: &str) -> String {
+    format!(
+        "{} is the registry of node {name} as long as that lives, so it cannot be that of node {asked} (restart the server, \
+         or set another `path` with the name)",
+        path.display()
+    )
 }
 
 /// The live masters of a table that are not this process's kin. Kin is this very process, its parent, and who it was told

@@ -83,6 +83,24 @@ pub fn said_where_people_look(i: Integration) {
     nginx.end(Signal::QUIT);
 }
 
+/// Two names on one path: a test refuses the second while the first lives, a reload keeps the first, and says so.
+pub fn two_names_on_one_path(i: Integration) {
+    let nginx = Nginx::start_ready(setup(i).option("node", "\"first\""));
+    nginx.change(|setup| setup.option("node", "\"second\""));
+    let test = |fine: bool| {
+        let test = nginx.ask(&["-t"]);
+        let said = String::from_utf8_lossy(&test.stderr).into_owned();
+        assert_eq!(test.status.success(), fine || i == Integration::Lua, "{said}");
+        assert!(fine || i == Integration::Lua || said.contains("is the registry of node first"), "{said}");
+    };
+    test(false);
+    nginx.reload_and_settle(2);
+    let line = nginx.wait_for_log("whose it is", |line| line.contains("is the registry of node first"));
+    assert!(line.contains("[error]") && line.contains("cannot be that of node second"), "{line}");
+    nginx.end(Signal::QUIT);
+    test(true);
+}
+
 /// A registry that is not there is made, and its folder too.
 pub fn missing(i: Integration) {
     let nginx = Nginx::prepare(setup(i).option("path", "\"@FOLDER@/run/made/registry\""));
