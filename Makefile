@@ -179,6 +179,8 @@ install-program:
 	install -D -m 0644 '$(PAGES)/headcount.fish' '$(DESTDIR)$(FISHCOMPDIR)/headcount.fish'
 	install -D -m 0644 '$(PAGES)/_headcount' '$(DESTDIR)$(ZSHCOMPDIR)/_headcount'
 	install -D -m 0755 packaging/examples/register '$(DESTDIR)$(DOCDIR)/examples/register'
+	install -m 0644 packaging/prometheus/*.yml '$(DESTDIR)$(DOCDIR)/examples/'
+	install -m 0644 packaging/grafana/headcount.json '$(DESTDIR)$(DOCDIR)/examples/grafana.json'
 	install -d '$(DESTDIR)$(UNITDIR)'
 	$(call unit-file,$(BINDIR),$(DESTDIR)$(UNITDIR)/headcount-run@.service)
 
