@@ -278,7 +278,9 @@ fn a_generation_that_had_ended_is_resumed() {
     ];
     assert_eq!(short, expected);
     assert_eq!(home.node.snapshot().generations[0].master, std::process::id());
-    assert_eq!(home.state(again.pid()), State::Serving, "its master is known to live");
+    wait_for("it to serve, since its master is known to live", || {
+        (home.state(again.pid()) == State::Serving).then_some(())
+    });
     leave_all([&mut again]);
     home.check();
 }
