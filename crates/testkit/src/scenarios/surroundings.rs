@@ -157,14 +157,16 @@ pub fn stopped_sentinel(i: Integration) {
 pub fn retry_that_dies(i: Integration) {
     let lua = "if kit.once('first') or kit.once('second') then kit.die() end";
     let nginx = Nginx::start_ready(Setup::new(i).allow_kills().in_callback("on_worker_died", lua));
-    process::send(nginx.workers()[0], Signal::KILL);
+    let victim = nginx.workers()[0];
+    process::send(victim, Signal::KILL);
     // Who tells it may be a replacement that dies before its own start is told.
-    let died = nginx.wait_until("the callback to run to its end, and all workers to serve", || {
-        let answer = nginx.json("/events");
-        let events = super::identity::objects(&answer);
-        let died: Vec<Value> = events.into_iter().filter(|e| e["kind"] == "callback_died").collect();
-        (died.len() >= 2 && status(&nginx)["total"] == 4).then_some(died)
+    nginx.wait_until("the callback to run to its end, and all workers to serve", || {
+        let runs = nginx.reports().of(Kind::WorkerDied).iter().filter(|r| r.pid() == victim).count();
+        (runs == 3 && status(&nginx)["total"] == 4).then_some(())
     });
+    let answer = nginx.json("/events");
+    let died: Vec<Value> =
+        super::identity::objects(&answer).into_iter().filter(|e| e["kind"] == "callback_died").collect();
     assert_eq!(died.len(), 2, "{died:#?}");
     assert_eq!(died[0]["about"], died[1]["about"], "{died:#?}");
     assert_ne!(died[0]["pid"], died[1]["pid"], "{died:#?}");
