@@ -58,7 +58,7 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     let same = |inner: &&Arc<Inner>| inner.wanted == request.path || inner.store.lies_at(&request.path);
     if let Some(inner) = OPEN.iter().find(same) {
         // The same master again, at a reload.
-        if inner.store.is_missing() {
+        if inner.store.is_missing() && inner.process().master().is_some() {
             return Ok(replace(inner, request).unwrap_or_else(|| inner.clone()));
         }
         inner.set_settings(request.settings);

@@ -276,4 +276,6 @@ impl Facts {
 }
 
 #[cfg(test)]
+mod surroundings_tests;
+#[cfg(test)]
 mod tests;

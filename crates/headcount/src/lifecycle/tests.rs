@@ -11,7 +11,7 @@ use crate::sys::identity::{Birth, Doubt, Identity};
 #[path = "server_tests.rs"]
 mod server;
 
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 const STALL_AFTER: u64 = 5 * SECOND;
 
 fn config() -> Config {
@@ -55,7 +55,7 @@ fn any_slot() -> impl Strategy<Value = SlotFacts> {
     )
 }
 
-fn slot(index: u32) -> SlotFacts {
+pub(super) fn slot(index: u32) -> SlotFacts {
     SlotFacts {
         index,
         version: 2,
@@ -102,7 +102,7 @@ fn any_generation() -> impl Strategy<Value = GenerationFacts> {
     )
 }
 
-fn generation(index: u32, id: GenerationId) -> GenerationFacts {
+pub(super) fn generation(index: u32, id: GenerationId) -> GenerationFacts {
     GenerationFacts {
         index,
         id,
