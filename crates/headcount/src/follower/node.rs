@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::observer::Observer;
 use crate::registry::journal::Cursor;
 use crate::registry::layout::Header;
+use crate::sys::clock;
 use crate::sys::identity::Liveness;
 use crate::sys::reader_futex::RemoteWord;
 
@@ -306,7 +307,7 @@ impl Followed {
         if let Some(at) = open.not_before.filter(|at| *at > around.now) {
             return self.look = Some(at);
         }
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), clock::own_cpu());
         let Ok(snapshot) = open.observer.snapshot() else {
             // What cannot be looked at cannot be read either, and that is where it is told.
             (self.read, self.look) = (Some(begun), Some(begun + SLOW));
@@ -314,7 +315,9 @@ impl Followed {
         };
         let held = open.processes.hold(&snapshot, around.epoll, around.room, around.token);
         let now = Instant::now();
-        open.not_before = Some(now + (now - begun) * (LOOK_SHARE - 1));
+        // By what it cost, and not by how long it took: on a machine that stands still for seconds, a death would be told after
+        // as many more.
+        open.not_before = Some(now + clock::own_cpu().saturating_sub(used) * (LOOK_SHARE - 1));
         if !held.ended.is_empty() {
             self.look = Some(now);
         } else if held.others {

@@ -1,4 +1,4 @@
-//! Two clocks: one to compute with, one to show to people.
+//! Clocks: one to compute with, one to show to people, and one that tells what something costs.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 fn nanoseconds(clock: ClockId) -> u64 {
     let t = clock_gettime(clock);
-    // Both fields are never negative for the two clocks asked here; a clock before 1970 reads as 0.
+    // Both fields are never negative for the clocks asked here; a clock before 1970 reads as 0.
     u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(t.tv_nsec).unwrap_or(0)
 }
 
@@ -25,6 +25,11 @@ pub(crate) fn elapsed_since(boot_ns: u64) -> Duration {
 /// A duration in nanoseconds, as much of it as a word holds.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the calling thread has used of the processor.
+pub(crate) fn own_cpu() -> Duration {
+    Duration::from_nanos(nanoseconds(ClockId::ThreadCPUTime))
 }
 
 /// Nanoseconds since 1970, for people only: it may jump in both directions.
