@@ -618,11 +618,13 @@ const char *headcount_doubt_reason(uint32_t doubt);
 
 // Opens the node, in the master, before it forks; the workers use the same handle.
 //
-// Opening the same path again in the same process (at a reload) gives the same handle, with the new timings.
+// Opening the same path again in the same process (at a reload) gives the same handle, with the new timings; or another
+// one, if the registry was removed meanwhile.
 // Where no file can be made or used, the node runs on memory of its own, and `headcount_notice` says why;
 // where another live server has the node already, this one becomes NAME-2, and a notice says so. It
 // fails only for options that are not allowed, or without memory.
-int32_t headcount_open(const struct headcount_options *options, struct headcount_node **node);
+int32_t headcount_open(const struct headcount_options *options,
+                       struct headcount_node **node);
 
 // Checks options as `headcount_open` does, without opening anything, and puts the timings that the node would have
 // into them: the defaults, where they are 0.
