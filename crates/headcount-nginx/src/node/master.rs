@@ -4,7 +4,7 @@
 use std::sync::Once;
 use std::time::Duration;
 
-use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Node, Wait};
+use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Wait};
 use headcount_nginx_conf::Settings;
 
 use crate::nginx::border::entry;

@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
 
 use super::process;
+// The registry's own, which loom replaces in its models.
+use super::atomic::AtomicU32 as Word;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
@@ -16,7 +18,7 @@ static HANDLERS: [(AtomicUsize, AtomicU32); SIGNALS.len()] =
     [const { (AtomicUsize::new(0), AtomicU32::new(0)) }; SIGNALS.len()];
 
 /// Where to write what: words that stay for as long as the process does. A server has one of them, or a few.
-static WORDS: [AtomicPtr<AtomicU32>; 8] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 8];
+static WORDS: [AtomicPtr<Word>; 8] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 8];
 static TOLD: AtomicU32 = AtomicU32::new(0);
 /// The process to which that applies. A child has the handlers, too.
 static OWNER: AtomicU32 = AtomicU32::new(0);
@@ -24,7 +26,7 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 /// From now on `word` becomes `told` when this process gets a signal that stops it. Nothing is done about signals that it
 /// does not handle: then `false`, if it handles none of them. To be called again after the server has set its handlers, and
 /// in a process that goes on in the background.
-pub(crate) fn watch(word: &'static AtomicU32, told: u32) -> bool {
+pub(crate) fn watch(word: &'static Word, told: u32) -> bool {
     TOLD.store(told, Relaxed);
     let own = std::ptr::from_ref(word).cast_mut();
     let pid = process::pid();
@@ -101,7 +103,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
