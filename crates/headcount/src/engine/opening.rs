@@ -97,25 +97,27 @@ fn replace(old: &Arc<Inner>, request: &Request) -> Option<Arc<Inner>> {
         );
         old.notice(NoticeLevel::Error, text);
     };
+    // From here on it is kept whatever comes: closing its lock file, which may be the old one's, would drop the proof of
+    // membership.
     let new = open_files(request).inspect_err(told).ok()?;
-    let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
-    let mut session = Session::begin(old, wait, Operation::Open).inspect_err(told).ok()?;
-    new.store.region.go_on_from(&old.store.region);
     let process = old.process();
-    let last = session.facts().generations.iter().map(|g| g.id).max().unwrap_or(0);
-    let successor = NewGeneration {
-        id: last.saturating_add(1),
-        cause: Cause::Reload,
-        phase: Phase::Committed,
-        expected: 0,
-        master: process.master(),
-        master_pid: process.identity.pid,
-        previous_run: None,
-    };
-    if let Err(error) = session.new_generation(successor) {
+    let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
+    let superseded = Session::begin(old, wait, Operation::Open).and_then(|mut session| {
+        let last = session.facts().generations.iter().map(|g| g.id).max().unwrap_or(0);
+        session.new_generation(NewGeneration {
+            id: last.saturating_add(1),
+            cause: Cause::Reload,
+            phase: Phase::Committed,
+            expected: 0,
+            master: process.master(),
+            master_pid: process.identity.pid,
+            previous_run: None,
+        })
+    });
+    if let Err(error) = superseded {
         old.notice(NoticeLevel::Warning, error.to_string());
     }
-    drop(session);
+    new.store.region.go_on_from(&old.store.region);
     if let Some(id) = process.begun() {
         new.process().set_begun(id, process.expected_of(id));
     }
