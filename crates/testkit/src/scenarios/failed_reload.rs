@@ -87,7 +87,9 @@ pub fn a_port_that_is_taken(i: Integration) {
 pub fn a_death_after_it(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2).allow_kills());
     fail_reload(&nginx, 2);
-    let victim = nginx.workers()[0];
+    // Not the one that tells it: killed in that callback, it would have it told again.
+    let teller = nginx.reports().of(Kind::GenerationAbandoned)[0].runner;
+    let victim = nginx.workers().into_iter().find(|&pid| pid != teller).expect("two workers");
     crate::process::send(victim, Signal::KILL);
     nginx.wait_for("a respawned worker", PATIENCE, |all| all.at_least(3, Kind::WorkerStarted, 1));
     let mut ledger = nginx.end(Signal::QUIT);
