@@ -1,5 +1,6 @@
 //! Rows 1, 3, 4, 10, 24 and 26: a node comes and goes.
 
+use crate::wait::PATIENCE;
 use crate::{Integration, Kind, Nginx, Setup, Signal, artifacts, process};
 
 /// Row 1, the master being a daemon, which forks after it has read the configuration.
@@ -141,6 +142,10 @@ pub fn worker_count_changes(i: Integration) {
     nginx.reload_and_settle(2);
     nginx.change(|setup| setup.workers(8));
     nginx.reload_and_settle(3);
+    for old in [1, 2] {
+        nginx
+            .wait_for("the end of the old ones", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, old));
+    }
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(4);
     // The old ones may still be leaving when the next reload comes; the model knows how many.
