@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use crate::Integration;
 use crate::http::{self, Answer, SlowClient};
 use crate::process;
 use crate::server::Nginx;
+use crate::wait::PATIENCE;
+use crate::{Integration, Kind};
 
 impl Nginx {
     /// Its socket.
@@ -85,6 +86,14 @@ impl Nginx {
         });
         // A new worker is named as one only after its start was told.
         self.settled();
+    }
+
+    /// Waits till the end of a generation was told. A stop before that is told by those who are still leaving, too.
+    #[track_caller]
+    pub fn wait_ended(&self, generation: u64) {
+        self.wait_for(&format!("the end of generation {generation}"), PATIENCE, |all| {
+            all.at_least(1, Kind::GenerationEnded, generation)
+        });
     }
 
     /// USR2: returns the old master and the new one.

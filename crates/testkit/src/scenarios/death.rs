@@ -60,7 +60,7 @@ pub fn then_a_reload_and_the_stop(i: Integration) {
     wait_starts(&nginx, 1, 4);
     nginx.reload();
     nginx.ready(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.take(Kind::GenerationStarted, 1);
     ledger.take(Kind::WorkerStarted, 1);

@@ -107,7 +107,7 @@ pub fn shutdown_timeout(i: Integration) {
     let client = nginx.slow_client();
     nginx.reload();
     nginx.ready(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     drop(client);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);

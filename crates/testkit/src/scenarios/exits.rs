@@ -143,9 +143,7 @@ pub fn nothing_of_the_old_configuration_is_used(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).env("MALLOC_PERTURB_", "90"));
     for generation in [2, 3] {
         nginx.reload_and_settle(generation);
-        nginx.wait_for("the old one's end", PATIENCE, |all| {
-            all.at_least(1, Kind::GenerationEnded, generation - 1)
-        });
+        nginx.wait_ended(generation - 1);
     }
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(4);

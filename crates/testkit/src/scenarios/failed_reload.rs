@@ -48,7 +48,7 @@ pub fn then_a_reload_knows_who_serves(i: Integration) {
     nginx.wait_for("the second failure", PATIENCE, |all| all.at_least(1, Kind::GenerationAbandoned, 3));
     nginx.change(Setup::no_other_listen);
     nginx.reload_and_settle(4);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     abandoned(&mut ledger, 2, 2);
@@ -73,7 +73,7 @@ pub fn a_port_that_is_taken(i: Integration) {
     drop(taken);
     // The same configuration works now.
     nginx.reload_and_settle(3);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     abandoned(&mut ledger, 2, 2);
@@ -111,7 +111,7 @@ pub fn a_configuration_that_is_none(i: Integration) {
     nginx.wait_for_log("nginx's complaint", |line| line.contains("unknown directive"));
     nginx.change(|setup| setup);
     nginx.reload_and_settle(2);
-    nginx.wait_for("the old generation's end", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);

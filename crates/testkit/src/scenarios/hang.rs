@@ -127,7 +127,7 @@ pub fn hung_while_draining_then_dead(i: Integration) {
     nginx.freeze(client.worker);
     wait_word(&nginx, Kind::WorkerStalled, client.worker);
     process::send(client.worker, Signal::KILL);
-    nginx.wait_for("the old generation's end", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);

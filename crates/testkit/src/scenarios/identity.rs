@@ -35,7 +35,7 @@ fn both_live_their_own_lives(one: &Nginx, two: &Nginx) {
     process::send(victim, Signal::KILL);
     one.wait_for("a respawned worker", PATIENCE, |all| all.at_least(3, Kind::WorkerStarted, 1));
     two.reload_and_settle(2);
-    two.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    two.wait_ended(1);
     let mut ledger = one.end(Signal::QUIT);
     ledger.one_with(Kind::WorkerDied, 1, (None, Some(1), None));
     ledger.series(Kind::WorkerStarted, 1, [1, 2, 2]);

@@ -28,9 +28,7 @@ pub fn code_cache_off(i: Integration) {
     };
     let path = node(&nginx);
     nginx.reload_and_settle(2);
-    nginx.wait_for("the end of generation 1", crate::wait::PATIENCE, |all| {
-        all.at_least(1, Kind::GenerationEnded, 1)
-    });
+    nginx.wait_ended(1);
     assert_eq!(node(&nginx), path);
     process::send(nginx.workers()[0], Signal::TERM);
     nginx.wait_for("a replacement", crate::wait::PATIENCE, |all| all.at_least(5, Kind::WorkerStarted, 2));

@@ -43,7 +43,7 @@ fn is_not_kept(setup: Setup, how: impl Fn(&Nginx), next: bool) {
     assert!(took < Duration::from_secs(BUSY / 2), "draining began after {took:?}");
     wait("done");
     let done = boot_clock();
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let took = Duration::from_nanos(boot_clock() - done);
     assert!(took < Duration::from_secs(3), "the workers were kept for {took:?}");
     let mut ledger = nginx.end(Signal::QUIT);

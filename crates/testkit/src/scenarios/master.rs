@@ -48,7 +48,7 @@ pub fn killed_master_of_two_generations(i: Integration) {
         (!all.of(Kind::MasterLost).is_empty()).then_some(())
     });
     client.finish();
-    nginx.wait_for("the old generation's end", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     for pid in workers {
         process::send(pid, Signal::QUIT);
     }

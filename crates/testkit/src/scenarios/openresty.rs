@@ -2,8 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::wait::PATIENCE;
-use crate::{Integration, Kind, Nginx, Setup, artifacts, process};
+use crate::{Integration, Nginx, Setup, artifacts, process};
 
 /// Whether the tests run with OpenResty; says so where they do not.
 fn there() -> bool {
@@ -42,7 +41,7 @@ pub fn privileged_agent(i: Integration) {
     });
     shown(next);
     nginx.reload_and_settle(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);
@@ -64,7 +63,7 @@ pub fn lua_in_stream(i: Integration) {
     }"#;
     let nginx = Nginx::start_ready(Setup::new(i).workers(2).main(stream));
     nginx.reload_and_settle(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);
@@ -86,7 +85,7 @@ pub fn code_cache_off(i: Integration) {
         assert_eq!(workers.count(), 2, "a request's status is not about the server: {status}");
     }
     nginx.reload_and_settle(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
     ledger.reloaded(2, 2, 2);

@@ -34,7 +34,7 @@ fn lives_without_it(nginx: &Nginx, path: &Path) {
 fn whole_life(nginx: &Nginx) {
     nginx.ready(1);
     nginx.reload_and_settle(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     nginx.must_serve();
     let mut ledger = nginx.end(Signal::TERM);
     ledger.cold_start(2);

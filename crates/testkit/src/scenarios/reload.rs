@@ -10,7 +10,7 @@ pub fn reload(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i));
     nginx.reload();
     nginx.ready(2);
-    nginx.wait_for("the end of generation 1", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, 1));
+    nginx.wait_ended(1);
     let master = nginx.master();
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(4);
@@ -91,9 +91,7 @@ pub fn nothing_grows(i: Integration) {
     let mut before = None;
     for generation in 2..=LAST {
         nginx.reload_and_settle(generation);
-        nginx.wait_for("the old generation's end", PATIENCE, |all| {
-            all.at_least(1, Kind::GenerationEnded, generation - 1)
-        });
+        nginx.wait_ended(generation - 1);
         // The master keeps a channel to each child that it has not asked for yet.
         nginx.wait_until("the old worker to be reaped", || {
             (process::all().iter().filter(|s| s.parent == master).count() == 1).then_some(())

@@ -1,6 +1,5 @@
 //! Rows 1, 3, 4, 10, 24 and 26: a node comes and goes.
 
-use crate::wait::PATIENCE;
 use crate::{Integration, Kind, Nginx, Setup, Signal, artifacts, process};
 
 /// Row 1, the master being a daemon, which forks after it has read the configuration.
@@ -115,9 +114,7 @@ pub fn signal_commands(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2));
     assert!(nginx.ask(&["-s", "reload"]).status.success());
     nginx.ready(2);
-    nginx.wait_for("the end of generation 1", crate::wait::PATIENCE, |all| {
-        all.at_least(1, Kind::GenerationEnded, 1)
-    });
+    nginx.wait_ended(1);
     assert!(nginx.ask(&["-s", "quit"]).status.success());
     nginx.gone();
     let mut ledger = nginx.ledger();
@@ -143,8 +140,7 @@ pub fn worker_count_changes(i: Integration) {
     nginx.change(|setup| setup.workers(8));
     nginx.reload_and_settle(3);
     for old in [1, 2] {
-        nginx
-            .wait_for("the end of the old ones", PATIENCE, |all| all.at_least(1, Kind::GenerationEnded, old));
+        nginx.wait_ended(old);
     }
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(4);

@@ -184,7 +184,7 @@ pub fn removed_registry(i: Integration) {
     nginx.wait_for_log("what is missing, and the fix", is_said);
     nginx.reload();
     nginx.ready(2);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     nginx.wait_for_log("that there is a new one", |line| line.contains("was removed while its server runs"));
     nginx.wait_until("the node to be seen again", || {
         let node = status(&nginx);
@@ -192,7 +192,7 @@ pub fn removed_registry(i: Integration) {
     });
     // The journal goes on, and so does the node.
     nginx.reload_and_settle(3);
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     process::send(nginx.master(), Signal::QUIT);
     nginx.gone();
     // Not one ledger: the old workers were counted in the old registry, the new ones in the new one.
@@ -241,7 +241,7 @@ pub fn recycled(i: Integration) {
 pub fn no_longer_in_the_configuration(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i).workers(2));
     nginx.reload_with(|setup| setup.who(Who::Nobody));
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     nginx.must_serve();
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(2);
@@ -253,23 +253,17 @@ pub fn no_longer_in_the_configuration(i: Integration) {
     ledger.nothing_else();
 }
 
-fn wait_end(nginx: &Nginx, generation: u64) {
-    nginx.wait_for(&format!("the end of generation {generation}"), PATIENCE, |all| {
-        all.at_least(1, Kind::GenerationEnded, generation)
-    });
-}
-
 /// Row 49: an upgrade is rolled back when the old workers had left already.
 pub fn resumed_generation_knows_its_size(i: Integration) {
     let nginx = Nginx::start_ready(Setup::new(i));
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(old, Signal::WINCH);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     process::send(old, Signal::HUP);
     nginx.wait_for("the old workers to come back", PATIENCE, |all| all.at_least(8, Kind::WorkerStarted, 1));
     process::send(new, Signal::QUIT);
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     nginx.wait_gone(new);
     let node = status(&nginx);
     let expected: Vec<&Value> =
@@ -295,7 +289,7 @@ pub fn one_that_never_joined(i: Integration) {
     nginx.wait_for("the old one to leave", PATIENCE, |all| all.at_least(1, Kind::WorkerExited, 1));
     let since = boot_clock();
     process::send(slow, Signal::KILL);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     let took = Duration::from_nanos(boot_clock() - since);
     assert!(took < Duration::from_secs(4), "its end was told after {took:?}\n{}", nginx.reports());
     let mut ledger: Ledger = nginx.end(Signal::QUIT);

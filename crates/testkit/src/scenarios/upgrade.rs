@@ -3,12 +3,6 @@
 use crate::wait::PATIENCE;
 use crate::{Integration, Kind, Ledger, Nginx, Setup, Signal, process};
 
-fn wait_end(nginx: &Nginx, generation: u64) {
-    nginx.wait_for(&format!("the end of generation {generation}"), PATIENCE, |all| {
-        all.at_least(1, Kind::GenerationEnded, generation)
-    });
-}
-
 fn upgraded(ledger: &mut Ledger, master: i32) {
     let start = ledger.one_with(Kind::GenerationStarted, 2, (Some(4), Some(0), None));
     ledger.same("cause", start.cause(), "upgrade");
@@ -22,7 +16,7 @@ pub fn taken_over(i: Integration) {
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(old, Signal::QUIT);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     nginx.wait_gone(old);
     nginx.must_serve();
     let mut ledger = nginx.end(Signal::QUIT);
@@ -39,11 +33,11 @@ pub fn taken_over_fast(i: Integration) {
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(old, Signal::TERM);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     nginx.wait_gone(old);
     // What comes after an upgrade is an ordinary reload.
     nginx.reload_and_settle(3);
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     let mut ledger = nginx.end(Signal::TERM);
     ledger.cold_start(4);
     upgraded(&mut ledger, new);
@@ -60,13 +54,13 @@ pub fn rolled_back(i: Integration) {
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(new, Signal::QUIT);
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     nginx.wait_gone(new);
     nginx.wait_until("the old pid file", || (nginx.master_if_any() == Some(old)).then_some(()));
     nginx.must_serve();
     // The node goes on: the next reload comes from the old generation.
     nginx.reload_and_settle(3);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.cold_start(4);
     upgraded(&mut ledger, new);
@@ -87,14 +81,14 @@ pub fn rolled_back_by_hup(i: Integration) {
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(old, Signal::WINCH);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     process::send(old, Signal::HUP);
     // nginx reads no configuration then: the same generation has workers again.
     nginx.wait_for("the old master's workers to come back", PATIENCE, |all| {
         all.at_least(8, Kind::WorkerStarted, 1)
     });
     process::send(new, Signal::QUIT);
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     nginx.wait_gone(new);
     nginx.wait_until("the old pid file", || (nginx.master_if_any() == Some(old)).then_some(()));
     let mut ledger = nginx.end(Signal::QUIT);
@@ -127,7 +121,7 @@ pub fn old_master_stays(i: Integration) {
     let (old, new) = nginx.upgrade();
     nginx.ready(2);
     process::send(old, Signal::WINCH);
-    wait_end(&nginx, 1);
+    nginx.wait_ended(1);
     assert!(process::is_alive(old), "WINCH leaves the master");
     assert!(nginx.workers_of(old).is_empty());
     nginx.must_serve();
@@ -158,7 +152,7 @@ pub fn new_master_killed(i: Integration) {
     for pid in orphans {
         process::send(pid, Signal::QUIT);
     }
-    wait_end(&nginx, 2);
+    nginx.wait_ended(2);
     nginx.wait_until("the old pid file", || (nginx.master_if_any() == Some(old)).then_some(()));
     let mut ledger = nginx.end(Signal::TERM);
     ledger.cold_start(2);
