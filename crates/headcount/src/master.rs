@@ -87,7 +87,9 @@ impl Master {
             self.change_intent(Intent::Leaving, Intent::Serving);
         }
         let master = process.master();
-        let guess = || session.facts().begin_cause(process.begun().is_some(), master.map(|m| m.index));
+        let upgrades = process.upgrades.load(Acquire);
+        let guess =
+            || session.facts().begin_cause(process.begun().is_some(), upgrades, master.map(|m| m.index));
         let cause = begin.cause.unwrap_or_else(guess);
         // Written down with the generation before anything of it is cleared away: should this process die
         // meanwhile, the next start finds both.

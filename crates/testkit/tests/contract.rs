@@ -161,6 +161,7 @@ contract! {
     row31_crash_loop_that_ends [lua "the crash is in Lua's init_worker"] = scenarios::surroundings::crash_loop_that_ends;
     row32_dead_in_another_modules_start [native "with Lua, it is its own init_worker: see row 31"] = scenarios::surroundings::dead_in_another_modules_start;
     row36_removed_registry = scenarios::surroundings::removed_registry;
+    row36_removed_registry_upgrade = scenarios::surroundings::removed_registry_upgrade;
     row37_recycled = scenarios::surroundings::recycled;
     row37_no_longer_in_the_configuration [lua_alone "the module is switched by its directive: see native::a_reload_turns_it_on_and_off_and_on"] = scenarios::surroundings::no_longer_in_the_configuration;
     row38_killed_with_the_node = scenarios::surroundings::killed_with_the_node;

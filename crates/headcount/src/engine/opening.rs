@@ -82,31 +82,64 @@ pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
         }
         without_files(request, &error)
     })?;
+    go_on_from_relative(&inner, request);
     inner.publish_settings();
     OPEN.push(inner.clone());
     Ok(inner)
 }
 
-/// The registry of a node that runs was removed: a new one goes on where it was. The workers that have mapped the old one stay
-/// in that, and leave in favour of a generation that is only there for this. `None`: it cannot be made now.
+/// The registry of a node that runs was removed: a new one goes on where it was. `None`: it cannot be made now.
 fn replace(old: &Arc<Inner>, request: &Request) -> Option<Arc<Inner>> {
-    let path = old.store.path.as_deref().unwrap_or(&request.path).display();
     let told = |why: &Error| {
         let text = format!(
-            "{path} was removed while its server runs, so `headcount` cannot see this node, and another one cannot be made: {why}"
+            "{} was removed while its server runs, so `headcount` cannot see this node, and another one cannot be made: {why}",
+            old.place()
         );
         old.notice(NoticeLevel::Error, text);
     };
     // From here on it is kept whatever comes: closing its lock file, which may be the old one's, would drop the proof of
     // membership.
     let new = open_files(request).inspect_err(told).ok()?;
+    go_on(&new, old, Cause::Reload);
+    if let Some(id) = old.process().begun() {
+        new.process().set_begun(id, old.process().expected_of(id));
+    }
+    new.publish_settings();
+    OPEN.push(new.clone());
+    Some(new)
+}
+
+/// The same at a binary upgrade: the old registry is only in the memory of the server that this one takes over from.
+fn go_on_from_relative(new: &Arc<Inner>, request: &Request) {
+    let header = new.header();
+    let is_new = header.head.load(Relaxed) == 0 && header.runs.load(Relaxed) == 0;
+    let Some(path) = new.store.path.as_deref().filter(|_| is_new) else { return };
+    // The first of them is this very process.
+    let kin = relatives(request.predecessor);
+    let Some(store) = kin.iter().skip(1).find_map(|member| Store::removed(path, member)) else { return };
+    let old = Arc::new(Inner::new(store, new.name.clone(), request.path.clone(), request.settings));
+    OPEN.push(old.clone());
+    match claim_master(&old, request.predecessor) {
+        Ok(None) => {
+            go_on(new, &old, Cause::Upgrade);
+            new.process().upgrades.store(true, Release);
+        }
+        // Another server's, by now.
+        Ok(Some(_)) => {}
+        Err(error) => new.notice(NoticeLevel::Warning, error.to_string()),
+    }
+}
+
+/// The new registry takes over number and journal of one that was removed. The workers that have mapped the old one stay in
+/// that, and leave in favour of a generation that is only there for this.
+fn go_on(new: &Inner, old: &Arc<Inner>, cause: Cause) {
     let process = old.process();
     let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
     let superseded = Session::begin(old, wait, Operation::Open).and_then(|mut session| {
         let last = session.facts().generations.iter().map(|g| g.id).max().unwrap_or(0);
         session.new_generation(NewGeneration {
             id: last.saturating_add(1),
-            cause: Cause::Reload,
+            cause,
             phase: Phase::Committed,
             expected: 0,
             master: process.master(),
@@ -115,22 +148,17 @@ fn replace(old: &Arc<Inner>, request: &Request) -> Option<Arc<Inner>> {
         })
     });
     if let Err(error) = superseded {
-        old.notice(NoticeLevel::Warning, error.to_string());
+        new.notice(NoticeLevel::Warning, error.to_string());
     }
     new.store.region.go_on_from(&old.store.region);
-    if let Some(id) = process.begun() {
-        new.process().set_begun(id, process.expected_of(id));
-    }
-    new.publish_settings();
     new.notice(
         NoticeLevel::Error,
         format!(
-            "{path} was removed while its server runs: a new one was made, in which the workers of before this reload are not \
-             counted (find what removes it: RuntimeDirectory= of a systemd unit, tmpfiles.d, RemoveIPC=)"
+            "{}: its registry was removed while its server runs; a new one was made, in which the workers of before are not \
+             counted (find what removes it: RuntimeDirectory= of a systemd unit, tmpfiles.d, RemoveIPC=)",
+            new.place()
         ),
     );
-    OPEN.push(new.clone());
-    Some(new)
 }
 
 fn open_files(request: &Request) -> Result<Arc<Inner>> {
@@ -154,7 +182,7 @@ fn open_files(request: &Request) -> Result<Arc<Inner>> {
                 continue;
             }
         };
-        let inner = Arc::new(Inner::new(store, name, request.path.clone(), request.settings));
+        let inner = Arc::new(Inner::new(*store, name, request.path.clone(), request.settings));
         for remark in remarks {
             inner.notice(NoticeLevel::Error, remark);
         }

@@ -46,6 +46,8 @@ pub(crate) struct Process {
     begun: AtomicU64,
     /// How many workers its last generations were to have, by number: its children may have to begin one of them again.
     expected: [(AtomicU64, AtomicU32); REMEMBERED],
+    /// It takes over from a master that is in another registry, which was removed: what it begins first is an upgrade.
+    pub(crate) upgrades: AtomicBool,
     /// A child of a master, found out by a fork of its own: it is not to be asked again at each of them.
     pub(crate) is_no_master: AtomicBool,
     /// The lock file in which it has proved that it is a member; 0: in none.
@@ -85,6 +87,7 @@ impl Process {
                     parent.map_or((0, 0), |p| (p.expected[i].0.load(Relaxed), p.expected[i].1.load(Relaxed)));
                 (AtomicU64::new(id), AtomicU32::new(workers))
             }),
+            upgrades: AtomicBool::new(parent.is_some_and(|p| p.upgrades.load(Relaxed))),
             // What a child forks is no master either.
             is_no_master: AtomicBool::new(
                 parent.is_some_and(|p| p.is_no_master.load(Relaxed) && p.master().is_none()),

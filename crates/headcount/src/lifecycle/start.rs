@@ -6,12 +6,13 @@ use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
 use crate::sys::identity::Liveness;
 
 impl Facts {
-    /// Why a master that has said nothing itself begins a generation. `own`: its slot.
-    pub(crate) fn begin_cause(&self, has_begun_before: bool, own: Option<u32>) -> Cause {
+    /// Why a master that has said nothing itself begins a generation. `upgrades`: it takes over from one that is not in this
+    /// registry. `own`: its slot.
+    pub(crate) fn begin_cause(&self, has_begun_before: bool, upgrades: bool, own: Option<u32>) -> Cause {
         let is_another = |s: &&SlotFacts| s.role == Role::Master && Some(s.index) != own;
         if has_begun_before {
             Cause::Reload
-        } else if self.slots.iter().filter(is_another).any(|s| s.liveness == Liveness::Alive) {
+        } else if upgrades || self.slots.iter().filter(is_another).any(|s| s.liveness == Liveness::Alive) {
             Cause::Upgrade
         } else {
             Cause::Start

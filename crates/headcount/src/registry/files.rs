@@ -152,8 +152,7 @@ pub(crate) struct FileId {
 
 impl FileId {
     pub(crate) fn of(fd: &OwnedFd) -> io::Result<FileId> {
-        let stat = fstat(fd)?;
-        Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+        Ok(FileId::from(&fstat(fd)?))
     }
 
     /// In one word that is not 0: good for comparing files of one path.
@@ -165,6 +164,12 @@ impl FileId {
     pub(crate) fn at(path: &Path) -> Option<FileId> {
         let meta = std::fs::symlink_metadata(path).ok()?;
         Some(FileId { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+impl From<&Stat> for FileId {
+    fn from(stat: &Stat) -> FileId {
+        FileId { device: stat.st_dev, inode: stat.st_ino }
     }
 }
 

@@ -7,5 +7,6 @@ pub(crate) mod layout;
 pub(crate) mod membership;
 pub(crate) mod reading;
 pub(crate) mod region;
+mod removed;
 pub(crate) mod seqlock;
 pub(crate) mod store;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed as RelaxedBool;
 use std::time::Duration;
 
 use rustix::fs::{
-    FallocateFlags, FlockOperation, Mode, OFlags, StatVfsMountFlags, fallocate, flock, fstatvfs, open,
+    FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatVfsMountFlags, fallocate, flock, fstatvfs, open,
 };
 use rustix::io::Errno;
 
@@ -18,6 +18,7 @@ use crate::registry::header::{self, boot_id, initialise, read_geometry};
 use crate::registry::layout::{Geometry, Header, engaged_byte, member_byte};
 use crate::registry::membership::{self, Strangers, has_kin, has_members};
 use crate::registry::region::Region;
+use crate::registry::removed;
 use crate::sys::bell::Bell;
 use crate::sys::clock;
 use crate::sys::identity::Identity;
@@ -29,6 +30,9 @@ pub(crate) struct Store {
     pub(crate) bell: Bell,
     pub(crate) path: Option<PathBuf>,
     id: Option<FileId>,
+    /// The registry, as something that can neither be read nor written. By it a binary upgrade finds a registry whose file was
+    /// removed: see [`Store::removed`].
+    _registry: Option<OwnedFd>,
     lock_file: Option<OwnedFd>,
     lock_tag: u32,
     /// The boot that we are in.
@@ -47,7 +51,7 @@ pub(crate) const LONGEST_OPENING: Duration = Duration::from_secs(5);
 
 /// What came of the attempt to open.
 pub(crate) enum Opened {
-    Ours(Store, Remarks),
+    Ours(Box<Store>, Remarks),
     /// Another server has been opening it for all the time that we waited: it is about to be that one's.
     Taken,
 }
@@ -92,7 +96,8 @@ impl Store {
                 && let Some(geometry) = found.ok().or_else(|| has_size_of(&fd, geometry))
             {
                 let region = map(&fd, path, geometry)?;
-                return Ok(Opened::Ours(Store::new(region, lock_file, path, false)?, Remarks::new()));
+                let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
+                return Ok(Opened::Ours(Box::new(store), Remarks::new()));
             }
             if clock::elapsed_since(begun) > timeout {
                 return Ok(Opened::Taken);
@@ -147,21 +152,42 @@ impl Store {
             Some((fd, geometry)) => map(&fd, path, geometry)?,
             None => create(path, name, geometry)?,
         };
-        Ok(Opened::Ours(Store::new(region, lock_file, path, true)?, remarks))
+        let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
+        store.is_opening.store(true, RelaxedBool);
+        Ok(Opened::Ours(Box::new(store), remarks))
     }
 
-    fn new(region: Region, lock_file: OwnedFd, path: &Path, is_opening: bool) -> Result<Store> {
-        Ok(Store {
+    /// The registry that lay at `path` when this member opened it, and that was removed or replaced since. `None`: there is
+    /// none, or it cannot be had.
+    pub(crate) fn removed(path: &Path, member: &Identity) -> Option<Store> {
+        let (fd, registry) = removed::registry(path, member)?;
+        let region = map(&fd, path, geometry_of(&fd, path).ok()?.ok()?).ok()?;
+        let bell = make_bell().ok()?;
+        // Last: once it is open, it may not be closed again.
+        let lock_file = removed::lock_file(path, member)?;
+        Some(Store::new(region, bell, lock_file, path, Some(registry)))
+    }
+
+    fn new(
+        region: Region,
+        bell: Bell,
+        lock_file: OwnedFd,
+        path: &Path,
+        registry: Option<(OwnedFd, Stat)>,
+    ) -> Store {
+        let (registry, stat) = registry.unzip();
+        Store {
             region,
-            bell: Bell::new().map_err(|e| Error::io("make the bell of the node", e))?,
-            id: FileId::at(path),
+            bell,
+            id: stat.as_ref().map(FileId::from),
+            _registry: registry,
             path: Some(path.to_owned()),
             lock_tag: FileId::of(&lock_file).map_or(0, FileId::tag),
             lock_file: Some(lock_file),
             boot: boot_id(),
-            is_opening: AtomicBool::new(is_opening),
+            is_opening: AtomicBool::new(false),
             _name: None,
-        })
+        }
     }
 
     /// A node without files: for this process and its forked children only.
@@ -171,9 +197,10 @@ impl Store {
         initialise(region.header(), name, geometry);
         Ok(Store {
             region,
-            bell: Bell::new().map_err(|e| Error::io("make the bell of the node", e))?,
+            bell: make_bell()?,
             path: None,
             id: None,
+            _registry: None,
             lock_file: None,
             lock_tag: 0,
             boot: boot_id(),
@@ -309,7 +336,7 @@ impl Store {
 pub(crate) fn look(path: &Path) -> Result<()> {
     files::look_at_folder(path)?;
     let lock_at = lock_path(path);
-    let lock_file = files::look_at(&lock_at).map_err(|e| Error::file("look at", &lock_at, e))?;
+    let lock_file = look_at(&lock_at)?;
     if let Some((_, stat)) = &lock_file {
         files::check_lock_file(&lock_at, stat)?;
     }
@@ -319,6 +346,14 @@ pub(crate) fn look(path: &Path) -> Result<()> {
         Some(_) if lock_file.is_some() => Ok(()),
         _ => files::may_make(path),
     }
+}
+
+fn look_at(path: &Path) -> Result<Option<(OwnedFd, Stat)>> {
+    files::look_at(path).map_err(|e| Error::file("look at", path, e))
+}
+
+fn make_bell() -> Result<Bell> {
+    Bell::new().map_err(|e| Error::io("make the bell of the node", e))
 }
 
 /// The geometry, if the file is just as long as it asks for.

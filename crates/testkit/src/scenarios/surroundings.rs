@@ -210,6 +210,45 @@ pub fn removed_registry(i: Integration) {
     ledger.nothing_else();
 }
 
+/// Row 36: and then the server's binary is replaced.
+pub fn removed_registry_upgrade(i: Integration) {
+    for files in [&["run/registry"][..], &["run/registry", "run/registry.lock"]] {
+        let nginx = Nginx::start_ready(Setup::new(i).workers(2));
+        for file in files {
+            std::fs::remove_file(nginx.at(file)).expect("a file of our own server");
+        }
+        let (old, new) = nginx.upgrade();
+        nginx.ready(2);
+        nginx.wait_for_log("that there is a new one", |line| {
+            line.contains("was removed while its server runs")
+        });
+        process::send(old, Signal::QUIT);
+        nginx.wait_ended(1);
+        nginx.wait_gone(old);
+        nginx.wait_until("the node to be seen again", || {
+            let node = status(&nginx);
+            (node["total"] == 2 && node["generations"][0]["id"] == 2).then_some(())
+        });
+        nginx.reload_and_settle(3);
+        nginx.wait_ended(2);
+        process::send(nginx.master(), Signal::QUIT);
+        nginx.gone();
+        let mut ledger = Ledger::unchecked(nginx.reports());
+        ledger.cold_start(2);
+        let start = ledger.one_with(Kind::GenerationStarted, 2, (None, Some(0), None));
+        ledger.same("cause", start.cause(), "upgrade");
+        ledger.same("run by the new master", &start.runner, &new);
+        ledger.holds("its number goes on", start.int("seq") > Some(3));
+        ledger.starts(2, 2, "upgrade");
+        let end = ledger.graceful_end(1, 2, true);
+        ledger.same("counts at the old one's end", &end.counts(), &(None, Some(0), Some(0)));
+        ledger.reloaded(3, 2, 2);
+        ledger.graceful_end(2, 2, true);
+        ledger.graceful_end(3, 2, false);
+        ledger.nothing_else();
+    }
+}
+
 /// Row 37: workers are told to go, and their master is not.
 pub fn recycled(i: Integration) {
     for (workers, signal) in [(1, Signal::TERM), (1, Signal::QUIT), (3, Signal::TERM), (3, Signal::QUIT)] {
