@@ -93,6 +93,7 @@ contract! {
     row09_failed_reload_on_a_taken_port = scenarios::failed_reload::a_port_that_is_taken;
     row09_failed_reload_then_a_death = scenarios::failed_reload::a_death_after_it;
     row09_configuration_that_is_none = scenarios::failed_reload::a_configuration_that_is_none;
+    row09_start_that_fails = scenarios::failed_reload::a_start_that_fails;
     row09_init_code_that_fails [lua "init_by_lua is over before the module begins a generation"] = scenarios::failed_reload::init_code_that_fails;
     row10_configuration_test_leaves_no_trace = scenarios::start_stop::configuration_test;
     row10_signal_commands_leave_no_trace = scenarios::start_stop::signal_commands;

@@ -7,7 +7,7 @@ use ngx::ffi;
 
 use crate::nginx::border::entry;
 use crate::nginx::facts;
-use crate::nginx::log::{complain, conf_error};
+use crate::nginx::log::{self, complain, conf_error};
 use crate::node::loading;
 use crate::node::master::Begun;
 
@@ -73,5 +73,7 @@ impl Drop for MainConf {
     fn drop(&mut self) {
         // A pool that is destroyed is that of the configuration in force before, or of one that has just failed.
         loading::ends();
+        // What was said meanwhile is in no log yet, if it has failed. Lua's part of it has ended before this one.
+        entry("the end of a configuration", (), || log::release(facts::log_in_force()));
     }
 }

@@ -8,7 +8,6 @@ use headcount_core::{Begin, Error, ErrorKind, Generation, Master, Wait};
 use headcount_nginx_conf::Settings;
 
 use crate::nginx::border::entry;
-use crate::nginx::facts;
 use crate::nginx::log::{self, Level};
 use crate::node::lua;
 use crate::node::report::{log_notices, report, with_lock};
@@ -96,7 +95,6 @@ impl Begun {
     }
 
     fn abandon(&self) {
-        log::release(facts::log_in_force());
         self.master.abandon(self.generation.id());
         let state = state();
         let node = self.generation.node();

@@ -134,3 +134,20 @@ pub fn init_code_that_fails(i: Integration) {
     ledger.graceful_end(1, 2, false);
     ledger.nothing_else();
 }
+
+/// A server that cannot start has no error.log that is open: what the module says goes where nginx's own complaint goes.
+pub fn a_start_that_fails(i: Integration) {
+    let nginx = Nginx::prepare(Setup::new(i).listen(UNBINDABLE).allow("missing/x.sock"));
+    let answer = nginx.ask(&[]);
+    assert!(!answer.status.success(), "{answer:?}");
+    let said = String::from_utf8_lossy(&answer.stderr);
+    for kind in ["generation_started", "generation_abandoned"] {
+        let lines = said.lines().filter(|line| line.contains(&format!("[headcount] {kind}"))).count();
+        assert_eq!(lines, usize::from(i != Integration::Lua), "{kind} in {said}");
+    }
+    // No trace of it is left.
+    nginx.change(Setup::no_other_listen);
+    nginx.run();
+    nginx.ready(2);
+    nginx.end(Signal::QUIT);
+}
