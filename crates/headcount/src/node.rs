@@ -112,7 +112,7 @@ impl Node {
         let mut dead: BTreeSet<u32> = unreported.map(|s| s.pid()).collect();
         let mut end = self.newest_seq().saturating_add(1);
         // As many looks as the journal has room for, whatever its head says.
-        let looks = self.inner.store.region.journal().len() as u64 / AT_ONCE + 2;
+        let looks = self.inner.store.region.geometry().journal_records() as u64 / AT_ONCE + 2;
         for _ in 0..looks {
             if end <= 1 {
                 break;

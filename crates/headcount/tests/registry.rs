@@ -3,11 +3,12 @@
 
 mod family;
 
+use std::cell::Cell;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
-use headcount::{Begin, ErrorKind, Join, Options, Wait};
+use headcount::{Begin, Cursor, ErrorKind, Join, Options, Wait};
 
 use family::callbacks::Callbacks;
 use family::{Child, Place, alone, become_nobody, fork, is_root, registry, skip};
@@ -430,6 +431,92 @@ fn a_full_and_a_read_only_file_system_are_called_so() {
         assert_eq!(answer, 0, "remount: {}", std::io::Error::last_os_error());
     };
     open(place.options(), remount).ends().without_file(&["node.registry", "read-only"]);
+}
+
+#[test]
+fn a_registry_grows_with_what_is_in_it() {
+    let _alone = alone();
+    let place = Place::new();
+    // Where what is not written takes no room.
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let path = folder.path().join("node.registry");
+    let used = || std::fs::metadata(&path).expect("look").blocks() * 512;
+    let master = place.options().path(&path).slots(1024).journal_records(4096).open().expect("open");
+    let node = master.node();
+    let begin = || {
+        let (generation, transitions) = master.begin(Begin::new(), Wait::Timeout).expect("begin");
+        transitions.run(|_| ());
+        master.commit(generation.id());
+    };
+    begin();
+    assert!(used() <= 64 << 10, "{} bytes for one generation", used());
+    (1..500).for_each(|_| begin());
+    let (events, lost) = kept_and_lost(node);
+    assert_eq!((events, lost), (500, 0));
+    assert_eq!(node.snapshot().generations.len(), 500);
+    assert!(used() < 200 << 10, "{} bytes: its slots are not used", used());
+}
+
+#[test]
+fn a_file_system_that_fills_up_costs_events_and_nothing_else() {
+    let _alone = alone();
+    if !is_root() {
+        return skip("only root can mount");
+    }
+    if !root_is_a_mount_point() {
+        return skip("/ is no mount point, as in a plain chroot: what a test mounts would show outside");
+    }
+    let place = Place::new();
+    let mut child = fork(|line| {
+        mount(place.folder(), false, "256k");
+        let master = place.options().slots(1024).journal_records(4096).open().expect("open");
+        let node = master.node();
+        let ballast = place.folder().join("ballast");
+        std::fs::write(&ballast, vec![0; 1 << 20]).expect_err("it fills up");
+        let told = Cell::new(0);
+        let begin = || {
+            let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout)?;
+            transitions.run(|_| told.set(told.get() + 1));
+            Ok::<_, headcount::Error>(generation)
+        };
+        for _ in 0..300 {
+            master.abandon(begin().expect("there is room for one at a time").id());
+        }
+        // What is told is the start of each, and at the next one's its end.
+        let notices: Vec<String> = node.take_notices().into_iter().map(|n| n.text).collect();
+        let is_said = |text: &str| notices.iter().filter(|notice| notice.contains(text)).count();
+        assert_eq!(is_said("the file system is full"), 1, "{notices:?}");
+        let join = || {
+            let generation = begin().expect("there is room for 64");
+            master.commit(generation.id());
+            generation
+                .join(Join::helper())
+                .map(|(_, transitions)| transitions.run(|_| told.set(told.get() + 1)))
+        };
+        let full = (1..=64).find_map(|_| join().err()).expect("there is no room for 65");
+        assert_eq!(full.kind(), ErrorKind::Full);
+        assert!(full.to_string().contains("the file system is full, with room for 64 slots"), "{full}");
+        let head = node.snapshot().head;
+        assert_eq!(
+            told.get() + 63,
+            head,
+            "every start of a generation was told, and those of helpers are not"
+        );
+        assert_eq!(kept_and_lost(node), (256, head - 256));
+        std::fs::remove_file(&ballast).expect("make room");
+        join().expect("there is room again");
+        assert_eq!(kept_and_lost(node).0, 258);
+        line.say("it lives");
+        0
+    });
+    assert_eq!(child.hear().as_deref(), Some("it lives"));
+    child.ended_well();
+}
+
+/// How many events the journal has, and how many it has lost.
+fn kept_and_lost(node: &headcount::Node) -> (u64, u64) {
+    let batch = node.events(&mut Cursor::oldest(), usize::MAX);
+    (batch.events.len() as u64, batch.lost)
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use crate::engine::liveness::{Asking, liveness_of};
@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     /// In what the server did not get what it asked for, if it could not be had when it started.
     pub(crate) shortfall: OnceLock<String>,
     settings: [AtomicU64; 3],
+    /// The last event could not be kept.
+    loses_events: AtomicBool,
     process: PerProcess<Process>,
 }
 
@@ -49,6 +51,7 @@ impl Inner {
             wanted,
             shortfall: OnceLock::new(),
             settings: Default::default(),
+            loses_events: AtomicBool::new(false),
             process: PerProcess::new(),
         };
         inner.set_settings(settings);
@@ -90,6 +93,19 @@ impl Inner {
         self.process().notice(Notice { level, text });
     }
 
+    /// Says once that the file system is full, until there is room again.
+    pub(crate) fn keeps_events(&self, is_kept: bool) {
+        let is_said = self.loses_events.swap(!is_kept, Relaxed);
+        if !is_kept && !is_said {
+            let text = format!(
+                "{}: the file system is full, so events are missing in the journal, and callbacks that fail do not run again: make \
+                 room in it",
+                self.place()
+            );
+            self.notice(NoticeLevel::Error, text);
+        }
+    }
+
     pub(crate) fn header(&self) -> &Header {
         self.store.region.header()
     }
@@ -103,11 +119,11 @@ impl Inner {
     }
 
     pub(crate) fn slot(&self, index: u32) -> Option<&Slot> {
-        self.store.region.slots().get(index as usize)
+        self.store.region.slots_up_to(index as usize + 1).get(index as usize)
     }
 
     pub(crate) fn generation_at(&self, index: u32) -> Option<&GenerationRecord> {
-        self.store.region.generations().get(index as usize)
+        self.store.region.generations_up_to(index as usize + 1).get(index as usize)
     }
 
     pub(crate) fn generation_record(&self, id: GenerationId) -> Option<&GenerationRecord> {

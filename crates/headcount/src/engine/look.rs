@@ -38,7 +38,7 @@ pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&SlotFacts) -> Liveness;
 impl<'a> View<'a> {
     pub(crate) fn journal(self) -> Journal<'a> {
         let header = self.region.header();
-        Journal { head: &header.head, kinds: &header.kinds, records: self.region.journal() }
+        Journal { head: &header.head, kinds: &header.kinds, region: self.region }
     }
 
     /// The setting by which everybody judges, kept within reason whatever the registry says.
@@ -49,25 +49,25 @@ impl<'a> View<'a> {
 
     pub(crate) fn used_slots(self) -> &'a [Slot] {
         let used = self.region.header().slots_used.load(Acquire) as usize;
-        let slots = self.region.slots();
+        let slots = self.region.slots_up_to(used);
         &slots[..used.min(slots.len())]
     }
 
     pub(crate) fn used_generations(self) -> &'a [Generation] {
         let used = self.region.header().generations_used.load(Acquire) as usize;
-        let generations = self.region.generations();
+        let generations = self.region.generations_up_to(used);
         &generations[..used.min(generations.len())]
     }
 
     /// One slot, if anybody is in it. Everything that has a number up to `head` is taken as reported: the lock's holder
     /// includes the report that it is just about to write.
     pub(crate) fn slot(self, index: u32, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
-        slot_facts(index, self.region.slots().get(index as usize)?, head, oracle)
+        slot_facts(index, self.region.slots_up_to(index as usize + 1).get(index as usize)?, head, oracle)
     }
 
     /// One generation, as [`View::slot`].
     pub(crate) fn generation(self, index: u32, head: u64) -> Option<GenerationFacts> {
-        generation_facts(index, self.region.generations().get(index as usize)?, head)
+        generation_facts(index, self.region.generations_up_to(index as usize + 1).get(index as usize)?, head)
     }
 
     pub(crate) fn facts(self, oracle: Oracle<'_>) -> Facts {

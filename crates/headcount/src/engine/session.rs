@@ -201,7 +201,7 @@ impl Session {
             inner.notice(NoticeLevel::Error, text);
             self.look();
         }
-        if self.facts.generations.len() > self.inner.store.region.generations().len() / 2 {
+        if self.facts.generations.len() > self.inner.store.region.geometry().generations() / 2 {
             self.clear(|facts| facts.next_empty());
         }
     }
@@ -265,7 +265,9 @@ impl Session {
         event.time_ns = clock::wall_ns();
         event.boot_ns = clock::boot_ns();
         event.reporter_pid = process::pid();
-        event.seq = self.inner.journal().append(&event);
+        let (seq, is_kept) = self.inner.journal().append(&event);
+        self.inner.keeps_events(is_kept);
+        event.seq = seq;
         event
     }
 

@@ -32,26 +32,27 @@ impl Inner {
     /// would be taken again before we are in it.
     fn find_room(&self) -> Option<(u32, &Slot)> {
         const LONGEST_SEARCH: Duration = Duration::from_millis(100);
-        let slots = self.store.region.slots();
-        let all = || (0u32..).zip(slots);
-        all().find(|(_, slot)| slot.role.load(Relaxed) == 0).or_else(|| {
+        let region = &self.store.region;
+        region.find_slot(|slot| slot.role.load(Relaxed) == 0).or_else(|| {
             let mut strangers = self.store.strangers(LONGEST_SEARCH);
-            all().find(|(_, slot)| strangers.has(&identity_in(slot), slot.lock_tag.load(Relaxed)))
+            region.find_slot(|slot| strangers.has(&identity_in(slot), slot.lock_tag.load(Relaxed)))
         })
     }
 
     /// Claims a slot for this process.
     pub(crate) fn claim_slot(&self, role: Role, fill: impl FnOnce(&Slot)) -> Result<SlotRef> {
         let Some((index, slot)) = self.find_room() else {
-            return Err(Error::new(
-                ErrorKind::Full,
-                format!(
-                    "{}: all {} slots are taken; set the option `slots` higher, stop the server, remove the registry \
-                     and start again",
-                    self.place(),
-                    self.store.region.slots().len()
+            let (place, region) = (self.place(), &self.store.region);
+            let text = match region.slots().len() {
+                all if all == region.geometry().slots() => format!(
+                    "{place}: all {all} slots are taken; set the option `slots` higher, stop the server, remove the \
+                     registry and start again"
                 ),
-            ));
+                few => {
+                    format!("{place}: the file system is full, with room for {few} slots; make room in it")
+                }
+            };
+            return Err(Error::new(ErrorKind::Full, text));
         };
         let now = clock::boot_ns();
         let identity = self.process().identity;
@@ -123,18 +124,20 @@ impl Inner {
 
     /// Puts a generation into the table, and gives its index.
     pub(crate) fn new_generation(&self, new: NewGeneration) -> Result<u32> {
-        let records = self.store.region.generations();
-        let free = (0u32..).zip(records).find(|(_, g)| g.phase.load(Relaxed) == 0);
+        let region = &self.store.region;
+        let free = region.find_generation(|g| g.phase.load(Relaxed) == 0);
         let Some((index, record)) = free else {
-            return Err(Error::new(
-                ErrorKind::Full,
-                format!(
-                    "{}: {} generations are there at once, and there is no room for another (do old workers drain for \
-                     ever? limit how long they may, or set the option `slots` higher)",
-                    self.place(),
-                    records.len()
+            let place = self.place();
+            let text = match region.generations().len() {
+                all if all == region.geometry().generations() => format!(
+                    "{place}: {all} generations are there at once, and there is no room for another (do old workers \
+                     drain for ever? limit how long they may, or set the option `slots` higher)"
                 ),
-            ));
+                few => format!(
+                    "{place}: the file system is full, with room for {few} generations; make room in it"
+                ),
+            };
+            return Err(Error::new(ErrorKind::Full, text));
         };
         let (master_slot, master_version) = new.master.map_or((u32::MAX, 0), |m| (m.index, m.version));
         // First of all: a repair looks no further than this.

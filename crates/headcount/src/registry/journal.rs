@@ -2,6 +2,7 @@
 
 use crate::event::{Cause, Counts, Event, Kind, PreviousRun, Role, State};
 use crate::registry::layout::{KINDS, NO_GENERATION, Record};
+use crate::registry::region::Region;
 use crate::registry::seqlock::{publish, published};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -69,35 +70,42 @@ pub(crate) const MOST_EVENTS: u64 = 1 << 53;
 pub(crate) struct Journal<'a> {
     pub(crate) head: &'a AtomicU64,
     pub(crate) kinds: &'a [AtomicU64; KINDS],
-    pub(crate) records: &'a [Record],
+    pub(crate) region: &'a Region,
 }
 
 impl Journal<'_> {
-    fn record(&self, seq: u64) -> Option<&Record> {
-        let capacity = self.records.len() as u64;
-        let index = seq.checked_sub(1)?.checked_rem(capacity)?;
-        self.records.get(usize::try_from(index).ok()?)
+    fn capacity(&self) -> u64 {
+        self.region.geometry().journal_records() as u64
     }
 
-    /// Writes `event` under the number `head + 1`. Only the holder of the node lock may call it.
+    /// The place of the event with this number. `None`: it is none, or the file system is full.
+    fn record(&self, seq: u64) -> Option<&Record> {
+        let index = usize::try_from(seq.checked_sub(1)?.checked_rem(self.capacity())?).ok()?;
+        self.region.journal_up_to(index + 1).get(index)
+    }
+
+    /// Writes `event` under the number `head + 1`, and gives the number; and whether it is kept: where the file system is full,
+    /// an event has its number all the same, and readers count it as lost. Only the holder of the node lock may call it.
     ///
     /// A writer that dies half-way leaves a record whose number is 0 and a head that does not reach
     /// it: the next writer simply writes it again.
-    pub(crate) fn append(&self, event: &Event) -> u64 {
+    pub(crate) fn append(&self, event: &Event) -> (u64, bool) {
         let seq = self.head.load(Relaxed).wrapping_add(1);
-        let Some(r) = self.record(seq) else { return seq };
         let kind = self.kinds.get(event.kind.code() as usize);
         let nth = kind.map_or(0, |kind| kind.load(Relaxed).wrapping_add(1));
-        publish(&r.seq, seq, || {
-            write(r, event);
-            r.nth.store(nth, Relaxed);
-        });
+        let record = self.record(seq);
+        if let Some(r) = record {
+            publish(&r.seq, seq, || {
+                write(r, event);
+                r.nth.store(nth, Relaxed);
+            });
+        }
         self.head.store(seq, Release);
         reader_futex::wake_readers(self.head);
         if let Some(kind) = kind {
             kind.store(nth, Relaxed);
         }
-        seq
+        (seq, record.is_some())
     }
 
     /// Goes on after the newest record, if somebody has spoiled the head: no node has ever so many events. Leaves room for
@@ -105,7 +113,8 @@ impl Journal<'_> {
     pub(crate) fn heal_head(&self, most: u64) -> bool {
         let is_spoiled = self.head.load(Relaxed) > most;
         if is_spoiled {
-            let numbers = self.records.iter().map(|r| r.seq.load(Relaxed));
+            let records = self.region.journal_up_to(self.region.geometry().journal_records());
+            let numbers = records.iter().map(|r| r.seq.load(Relaxed));
             self.head.store(numbers.filter(|&seq| seq <= MOST_EVENTS / 2).max().unwrap_or(0), Release);
         }
         is_spoiled
@@ -114,7 +123,8 @@ impl Journal<'_> {
     /// Counts the newest event, in case its writer died before it could. Does nothing if it did not. Only the holder
     /// of the node lock may call it.
     pub(crate) fn count_newest(&self) {
-        let Some(r) = self.record(self.head.load(Relaxed)) else { return };
+        let newest = self.head.load(Relaxed);
+        let Some(r) = self.record(newest).filter(|r| r.seq.load(Relaxed) == newest) else { return };
         if let Some(kind) = self.kinds.get(r.kind.load(Relaxed) as usize) {
             kind.store(r.nth.load(Relaxed), Relaxed);
         }
@@ -129,8 +139,7 @@ impl Journal<'_> {
     /// Reads on from the cursor, at most `limit` events.
     pub(crate) fn batch(&self, cursor: &mut Cursor, limit: usize) -> Batch {
         let head = believable(self.head.load(Acquire));
-        let capacity = self.records.len() as u64;
-        let mut batch = Batch { lost: cursor.catch_up(head, capacity), ..Batch::default() };
+        let mut batch = Batch { lost: cursor.catch_up(head, self.capacity()), ..Batch::default() };
         while cursor.next <= head && batch.events.len() < limit {
             match self.read(cursor.next) {
                 Some(event) => batch.events.push(event),

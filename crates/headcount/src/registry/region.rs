@@ -1,18 +1,83 @@
 //! A registry in memory: mapped and shared, or a private copy.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed as Plain;
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::memory::{Memory, Page};
+use crate::sys::shared::Shared;
 
 /// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
+///
+/// A file grows with what is in it: of each table, the file system has allocated only what somebody needed so far.
 pub(crate) struct Region {
     memory: Memory,
     geometry: Geometry,
+    slots: Table<Slot>,
+    generations: Table<Generation>,
+    journal: Table<Record>,
+}
+
+/// One table, and how many of its records this process knows to be allocated, so that touching them cannot fail.
+struct Table<T> {
+    offset: usize,
+    capacity: usize,
+    /// What a start needs, so that it is not asked for page by page.
+    first: usize,
+    allocated: AtomicUsize,
+    _of: PhantomData<T>,
+}
+
+impl<T: Shared> Table<T> {
+    fn new(offset: usize, capacity: usize, first: usize, is_allocated: bool) -> Table<T> {
+        let allocated = AtomicUsize::new(if is_allocated { capacity } else { 0 });
+        Table { offset, capacity, first, allocated, _of: PhantomData }
+    }
+
+    fn end(&self, count: usize) -> usize {
+        self.offset + count * size_of::<T>()
+    }
+
+    /// What is known to be allocated.
+    fn known<'a>(&self, memory: &'a Memory) -> &'a [T] {
+        memory.table(self.offset, self.allocated.load(Plain))
+    }
+
+    /// At least the first `count` records, if there is room for them.
+    fn up_to<'a>(&self, memory: &'a Memory, count: usize) -> &'a [T] {
+        if count > self.allocated.load(Plain) {
+            // A full file system is seen by what is missing.
+            let _ = self.allocate(memory, count);
+        }
+        self.known(memory)
+    }
+
+    /// The first record that fits; perhaps one that was not allocated yet.
+    fn find<'a>(&self, memory: &'a Memory, mut fits: impl FnMut(&T) -> bool) -> Option<(u32, &'a T)> {
+        let mut known = self.known(memory);
+        let index = known.iter().position(&mut fits).or_else(|| {
+            let more = known.len();
+            known = self.up_to(memory, more + 1);
+            known.get(more).filter(|record| fits(record)).map(|_| more)
+        })?;
+        Some((u32::try_from(index).ok()?, known.get(index)?))
+    }
+
+    fn allocate(&self, memory: &Memory, count: usize) -> io::Result<()> {
+        let known = self.allocated.load(Plain);
+        let wanted = count.max(self.first).checked_next_power_of_two().unwrap_or(count).min(self.capacity);
+        memory.allocate(self.end(known), self.end(wanted))?;
+        self.allocated.fetch_max(wanted, Plain);
+        Ok(())
+    }
 }
 
 /// The name under which a node's memory shows in `/proc/PID/fd`, where there is no file.
@@ -21,9 +86,35 @@ pub(crate) fn memory_name(node: &str) -> String {
 }
 
 impl Region {
-    /// Maps a file of the size that `geometry` asks for: see [`Memory::map`].
+    fn new(memory: Memory, geometry: Geometry, is_allocated: bool) -> Region {
+        let (slots, generations, records) =
+            (geometry.slots(), geometry.generations(), geometry.journal_records());
+        Region {
+            memory,
+            geometry,
+            slots: Table::new(geometry.slots_offset(), slots, 64, is_allocated),
+            generations: Table::new(geometry.generations_offset(), generations, 64, is_allocated),
+            journal: Table::new(geometry.journal_offset(), records, 256, is_allocated),
+        }
+    }
+
+    /// Maps a file of the size that `geometry` asks for, and has the file system allocate the little that a start needs.
     pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Region> {
-        Ok(Region { memory: Memory::map(fd, geometry.file_size())?, geometry })
+        let region = Region::new(Memory::map(fd, geometry.file_size())?, geometry, false);
+        let memory = &region.memory;
+        match memory.allocate(0, size_of::<Header>()) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => return Err(e),
+            // The kernel, or a sandbox, does not know how: then all at once.
+            Err(_) => {
+                fallocate(fd, FallocateFlags::empty(), 0, geometry.file_size() as u64)?;
+                return Ok(Region::new(region.memory, geometry, true));
+            }
+            Ok(()) => {}
+        }
+        region.slots.allocate(memory, 1)?;
+        region.generations.allocate(memory, 1)?;
+        region.journal.allocate(memory, 1)?;
+        Ok(region)
     }
 
     /// Without a file, for forked children only. If the kernel allows, with a descriptor that names the node.
@@ -32,7 +123,7 @@ impl Region {
             Ok((memory, fd)) => (memory, Some(fd)),
             Err(_) => (Memory::anonymous(geometry.file_size())?, None),
         };
-        Ok((Region { memory, geometry }, fd))
+        Ok((Region::new(memory, geometry, true), fd))
     }
 
     /// A private copy of the first `len` bytes of a file, without its journal.
@@ -41,7 +132,7 @@ impl Region {
         let geometry = geometry.with_smallest_journal();
         let mut pages = Page::buffer(geometry.file_size());
         read_exact(file, &mut Page::bytes_mut(&mut pages)[..len], 0)?;
-        Ok(Region { memory: Memory::copy(pages)?, geometry })
+        Ok(Region::new(Memory::copy(pages)?, geometry, true))
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -52,12 +143,42 @@ impl Region {
         self.memory.first()
     }
 
+    /// The slots that this process knows to be allocated.
     pub(crate) fn slots(&self) -> &[Slot] {
-        self.memory.table(self.geometry.slots_offset(), self.geometry.slots())
+        self.slots.known(&self.memory)
     }
 
+    /// At least so many slots; fewer if there are fewer, or no room for them.
+    pub(crate) fn slots_up_to(&self, count: usize) -> &[Slot] {
+        self.slots.up_to(&self.memory, count)
+    }
+
+    /// The first slot that fits; perhaps one that was not allocated yet.
+    pub(crate) fn find_slot(&self, fits: impl FnMut(&Slot) -> bool) -> Option<(u32, &Slot)> {
+        self.slots.find(&self.memory, fits)
+    }
+
+    /// As [`Region::slots`].
     pub(crate) fn generations(&self) -> &[Generation] {
-        self.memory.table(self.geometry.generations_offset(), self.geometry.generations())
+        self.generations.known(&self.memory)
+    }
+
+    /// As [`Region::slots_up_to`].
+    pub(crate) fn generations_up_to(&self, count: usize) -> &[Generation] {
+        self.generations.up_to(&self.memory, count)
+    }
+
+    /// As [`Region::find_slot`].
+    pub(crate) fn find_generation(
+        &self,
+        fits: impl FnMut(&Generation) -> bool,
+    ) -> Option<(u32, &Generation)> {
+        self.generations.find(&self.memory, fits)
+    }
+
+    /// As [`Region::slots_up_to`].
+    pub(crate) fn journal_up_to(&self, count: usize) -> &[Record] {
+        self.journal.up_to(&self.memory, count)
     }
 
     /// Goes on where another registry of this node is: with its numbers, and, if there is as much room, with its journal. Does
@@ -72,13 +193,14 @@ impl Region {
         if self.geometry != other.geometry {
             return;
         }
+        let used = usize::try_from(from.head.load(Relaxed)).unwrap_or(usize::MAX);
         let words = |region: &'_ Region| {
-            let (start, end) = (region.geometry.journal_offset(), region.geometry.file_size());
-            (start, (end - start) / size_of::<AtomicU64>())
+            let records = region.journal_up_to(used.min(region.geometry.journal_records()));
+            (region.geometry.journal_offset(), size_of_val(records) / size_of::<AtomicU64>())
         };
-        let (start, count) = words(self);
+        let ((start, room), (_, count)) = (words(self), words(other));
         let (to, old): (&[AtomicU64], &[AtomicU64]) =
-            (self.memory.table(start, count), other.memory.table(start, count));
+            (self.memory.table(start, room), other.memory.table(start, count));
         for (to, from) in to.iter().zip(old).chain(header.kinds.iter().zip(&from.kinds)) {
             to.store(from.load(Relaxed), Relaxed);
         }
@@ -91,15 +213,14 @@ impl Region {
         let (header, geometry) = (self.header(), self.geometry);
         header.slots_used.store(0, Relaxed);
         header.generations_used.store(0, Relaxed);
+        self.slots.allocated.store(0, Plain);
+        self.generations.allocated.store(0, Plain);
         self.memory.give_back(geometry.slots_offset(), geometry.journal_offset());
         let used = usize::try_from(header.head.load(Relaxed)).unwrap_or(usize::MAX);
         if used < geometry.journal_records() {
+            self.journal.allocated.store(0, Plain);
             self.memory
                 .give_back(geometry.journal_offset() + used * size_of::<Record>(), geometry.file_size());
         }
-    }
-
-    pub(crate) fn journal(&self) -> &[Record] {
-        self.memory.table(self.geometry.journal_offset(), self.geometry.journal_records())
     }
 }

@@ -7,9 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed as RelaxedBool;
 use std::time::Duration;
 
-use rustix::fs::{
-    FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatVfsMountFlags, fallocate, flock, fstatvfs, open,
-};
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat, StatVfsMountFlags, flock, fstatvfs, ftruncate, open};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -391,10 +389,7 @@ pub(crate) fn geometry_of(fd: &OwnedFd, path: &Path) -> io::Result<Result<Geomet
 }
 
 fn map(fd: &OwnedFd, path: &Path, geometry: Geometry) -> Result<Region> {
-    // A hole in it would be filled at the first touch, or be fatal where there is no room.
-    fallocate(fd, FallocateFlags::empty(), 0, geometry.file_size() as u64)
-        .map_err(|e| Error::file("get room for", path, e.into()))?;
-    Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("map", path, e))
+    Region::map(fd.as_fd(), geometry).map_err(|e| Error::file("get room for", path, e))
 }
 
 /// Makes the file under a temporary name nobody sees, so that no reader ever finds half of one.
@@ -412,6 +407,7 @@ fn create(path: &Path, name: &str, geometry: Geometry) -> Result<Region> {
     let made = (|| {
         // A umask must not decide whether people may read the state of their node.
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o644)).map_err(failed("set the mode of"))?;
+        ftruncate(&fd, geometry.file_size() as u64).map_err(failed("make"))?;
         let region = map(&fd, path, geometry)?;
         initialise(region.header(), name, geometry);
         std::fs::rename(&temporary, path).map_err(|e| Error::file("make", path, e))?;

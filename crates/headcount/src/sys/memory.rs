@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use super::atomic::AtomicU32;
@@ -48,8 +49,8 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Maps the first `len` bytes of a file. The caller has checked that it is that long and that its blocks are
-    /// allocated, so that touching it cannot fail later.
+    /// Maps the first `len` bytes of a file. The caller has checked that it is that long. Before any of it is touched, it
+    /// must be allocated (by [`Memory::allocate`], or with the file), so that touching it cannot fail.
     pub(crate) fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<Memory> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
@@ -84,6 +85,20 @@ impl Memory {
     fn new(base: *mut u8, len: usize, copy: Option<Vec<Page>>) -> io::Result<Memory> {
         let base = NonNull::new(base).filter(|_| len >= PAGE).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Memory { base, len, _copy: copy })
+    }
+
+    /// Has the file system allocate what is missing of this range. Linux before 5.14 cannot.
+    /// Where there is no room: [`io::ErrorKind::StorageFull`].
+    pub(crate) fn allocate(&self, offset: usize, end: usize) -> io::Result<()> {
+        let (start, end) = (offset / PAGE * PAGE, end.min(self.len).next_multiple_of(PAGE));
+        if start >= end {
+            return Ok(());
+        }
+        // SAFETY: a range of pages within the mapping; nothing in it is changed.
+        let allocated =
+            unsafe { madvise(self.base.as_ptr().add(start).cast(), end - start, Advice::LinuxPopulateWrite) };
+        // The kernel says that it would have sent SIGBUS.
+        allocated.map_err(|e| if e == Errno::FAULT { Errno::NOSPC } else { e }.into())
     }
 
     /// Gives the whole pages within this range back to the file system; they read as zeroes from then on. Best effort: not

@@ -66,6 +66,7 @@ impl Place {
         Options::new("node")
             .path(self.registry())
             .slots(16)
+            // Allocated as a whole from the start: the tests that guard every store cannot have it grow.
             .journal_records(256)
             .heartbeat_interval(Duration::from_millis(50))
             .stall_after(Duration::from_secs(30))
