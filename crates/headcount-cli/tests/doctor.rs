@@ -164,9 +164,8 @@ fn an_ordinary_user_is_told_what_he_may_not_do() {
     let _permit = permit();
     let nginx = nginx();
     let copy = nginx.at("headcount");
-    std::fs::copy(env!("CARGO_BIN_EXE_headcount"), &copy).expect("copy");
     let nobody = |more: &[&str]| {
-        let mut command = program::program(&copy, ["doctor"]);
+        let mut command = program::of_everybody(&copy, ["doctor"]);
         run(command.args(more).env("HEADCOUNT_RUNTIME_DIR", nginx.at("run")).uid(65_534).gid(65_534))
     };
     nobody(&[]).ended(0).says("processes alive");

@@ -220,13 +220,14 @@ fn somebody_who_may_only_read_is_answered_as_well() {
     }
     let _permit = permit();
     let nginx = Nginx::start_ready(setup().workers(2));
-    // A program of which everybody may run a copy: the target folder may be somebody's own.
     let copy = nginx.at("headcount");
-    std::fs::copy(env!("CARGO_BIN_EXE_headcount"), &copy).expect("our own folder");
-    testkit::chmod(&copy, 0o755);
     let as_nobody = |args: &[&str]| {
         program::run(
-            program::program(&copy, args).arg("--registry").arg(nginx.registry()).uid(65_534).gid(65_534),
+            program::of_everybody(&copy, args)
+                .arg("--registry")
+                .arg(nginx.registry())
+                .uid(65_534)
+                .gid(65_534),
         )
     };
     as_nobody(&["wait", "--reloaded", "--workers", "2"]).ended(0);

@@ -53,6 +53,13 @@ impl Folder {
         fs::write(&path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     }
 
+    /// The same at once: whoever reads it meanwhile finds the old or the new text.
+    pub fn replace(&self, name: &str, text: &str) {
+        let new = format!("{name}.new");
+        self.write(&new, text);
+        fs::rename(self.at(&new), self.at(name)).unwrap_or_else(|e| panic!("cannot replace {name}: {e}"));
+    }
+
     /// Reads a file in it; empty when there is none.
     pub fn read(&self, name: &str) -> String {
         let bytes = fs::read(self.at(name)).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::folder::chmod;
 use crate::guard::Guard;
 use crate::{artifacts, process, wait};
 
@@ -34,7 +35,19 @@ impl Run {
 
 /// The program with these arguments, in an environment that says nothing, run by the words that go before it.
 pub fn headcount(before: &[String], arguments: &[&str]) -> Command {
-    let program = artifacts::program();
+    program(&artifacts::program(), before, arguments)
+}
+
+/// The same by a copy of the program that everybody may run: where it was built, others may not be allowed to look.
+pub fn of_everybody(copy: &Path, before: &[String], arguments: &[&str]) -> Command {
+    if !copy.exists() {
+        std::fs::copy(artifacts::program(), copy).unwrap_or_else(|e| panic!("{}: {e}", copy.display()));
+        chmod(copy, 0o755);
+    }
+    program(copy, before, arguments)
+}
+
+fn program(program: &Path, before: &[String], arguments: &[&str]) -> Command {
     let mut command = match before.split_first() {
         Some((first, more)) => {
             let mut command = Command::new(first);

@@ -51,7 +51,8 @@ impl Room {
     pub fn enter(&self) -> Vec<String> {
         let mut words = vec!["nsenter".to_owned(), format!("--target={}", self.pid)];
         words.extend(self.kinds.iter().map(|&kind| kind.to_owned()));
-        words.push("--".into());
+        // Its root is ours, which in a chroot is not that of the namespace.
+        words.extend(["--root".into(), "--".into()]);
         words
     }
 

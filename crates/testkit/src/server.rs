@@ -119,6 +119,19 @@ impl Nginx {
         self.folder.write("nginx.conf", "this is no directive;\n");
     }
 
+    /// For workers that load Lua's modules and the library themselves: where they were built, others may not be allowed to look.
+    pub fn copy_library(&self) {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([
+                artifacts::lua_folder().join("resty"),
+                artifacts::library_folder().join("libheadcount.so"),
+            ])
+            .arg(self.folder())
+            .status();
+        assert!(copied.is_ok_and(|status| status.success()), "cp failed");
+    }
+
     /// `nginx -p … -c …` with more arguments, its environment set.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let setup = self.setup.borrow();

@@ -349,7 +349,7 @@ http {{
             let _ = writeln!(paths, "{}/?.lua;;\";", artifacts::lua_folder().display());
             let _ = writeln!(
                 paths,
-                "    lua_package_cpath \"{}/?.so;;\";",
+                "    lua_package_cpath \"@FOLDER@/?.so;{}/?.so;;\";",
                 artifacts::library_folder().display()
             );
         } else {

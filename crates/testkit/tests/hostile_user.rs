@@ -69,12 +69,8 @@ impl Ground {
     }
 
     fn run(&self, words: &[&str], limit: Duration) -> Run {
-        self.run_by(&self.room.enter(), words, limit)
-    }
-
-    fn run_by(&self, before: &[String], words: &[&str], limit: Duration) -> Run {
         let name = format!("headcount {}", words.join(" "));
-        program::begin(&mut headcount(before, words), &name, &self.guard).end(limit)
+        program::begin(&mut headcount(&self.room.enter(), words), &name, &self.guard).end(limit)
     }
 
     fn judge(&mut self, run: &Run) {
@@ -280,7 +276,9 @@ fn whose_node_is_meant() {
     let status = ["status", "--json", "--node", "edge"];
     assert_eq!(path(ground.run(&status, LIMIT)), format!("{living}/edge.registry"));
     let as_nobody: Vec<String> = ground.room.enter().into_iter().chain(NOBODY.map(str::to_owned)).collect();
-    assert_eq!(path(ground.run_by(&as_nobody, &status, LIMIT)), format!("{HIS}/edge.registry"));
+    let mut command = program::of_everybody(&ground.own.at("headcount"), &as_nobody, &status);
+    let run = program::begin(&mut command, "headcount status of nobody", &ground.guard).end(LIMIT);
+    assert_eq!(path(run), format!("{HIS}/edge.registry"));
     nginx.end(Signal::QUIT);
     ground.verdict();
 }

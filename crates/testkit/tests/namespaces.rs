@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use testkit::guard::Guard;
-use testkit::program::{self, Run, headcount};
+use testkit::program::{self, Run};
 use testkit::wait::PATIENCE;
-use testkit::{Folder, Integration, Kind, Nginx, Room, Setup, Signal, artifacts, permit, process};
+use testkit::{Folder, Integration, Kind, Nginx, Room, Setup, Signal, permit, process};
 
 const PID: [&str; 2] = ["--mount", "--pid"];
 const LIMIT: Duration = Duration::from_secs(10);
@@ -189,7 +190,6 @@ struct View<'a> {
     observer: Vec<String>,
     who: &'a str,
     guard: Guard,
-    own: Folder,
 }
 
 const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
@@ -199,16 +199,17 @@ impl<'a> View<'a> {
         if nobody {
             observer.extend(AS_NOBODY.map(str::to_owned));
         }
-        let own = Folder::new();
-        std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
-            .expect("ours");
-        View { nginx, observer, who, guard: Guard::new(), own }
+        View { nginx, observer, who, guard: Guard::new() }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        program::of_everybody(&self.nginx.at("headcount"), &self.observer, words)
     }
 
     fn run(&self, words: &[&str]) -> Run {
         let path = self.nginx.registry().display().to_string();
         let words = [words, &["--registry", &path]].concat();
-        program::begin(&mut headcount(&self.observer, &words), &words.join(" "), &self.guard).end(LIMIT)
+        program::begin(&mut self.command(&words), &words.join(" "), &self.guard).end(LIMIT)
     }
 
     /// All live processes are alive or unknown; if unknown, it says why.
@@ -235,19 +236,19 @@ impl<'a> View<'a> {
         assert_eq!(run.code, Some(1), "{who}: {run:#?}");
 
         // It reports a node that died within a second of its start, if it does.
-        let told = self.own.at("told");
+        let told = self.nginx.at("markers/told");
         let rule = format!("node_died,node_stopped=echo $HEADCOUNT_EVENT >> {}", told.display());
-        let state = self.own.at("state").display().to_string();
+        let state = self.nginx.at(&format!("markers/{}", who.replace(['/', ' '], "-"))).display().to_string();
         let path = self.nginx.registry().display().to_string();
         let words = ["run", "--on", &rule, "--from", "run", "--state", &state, "--registry", &path];
-        let begun = program::begin(&mut headcount(&self.observer, &words), "run", &self.guard);
+        let begun = program::begin(&mut self.command(&words), "run", &self.guard);
         std::thread::sleep(Duration::from_secs(4));
         for pid in std::iter::once(begun.pid()).chain(process::descendants(begun.pid())) {
             process::send(pid, Signal::TERM);
         }
         let run = begun.end(LIMIT);
-        let told = std::fs::read_to_string(told).unwrap_or_default();
-        assert_eq!(told, "", "{who}: {run:#?}");
+        assert_eq!(std::fs::read_to_string(&told).unwrap_or_default(), "", "{who}: {run:#?}");
+        assert!(Path::new(&state).exists(), "{who} kept no state: {run:#?}");
     }
 }
 
@@ -300,12 +301,9 @@ fn an_observer_without_proc() {
 /// A root folder that has the program, what it needs, and the server's registry; nothing else.
 fn narrow_root(own: &Folder, nginx: &Nginx) -> Option<(Room, Vec<String>)> {
     let root = own.at("root");
-    let program = artifacts::program();
     let parts = ["/usr", "/lib", "/lib64", "/bin"].map(Path::new);
     let mut script = String::new();
-    for part in
-        parts.iter().copied().chain(program.parent()).chain(nginx.registry().parent()).chain([own.path()])
-    {
+    for part in parts.iter().copied().chain([nginx.folder()]) {
         if part.exists() {
             let inside = root.join(part.strip_prefix("/").expect("absolute"));
             let (part, inside) = (part.display(), inside.display());

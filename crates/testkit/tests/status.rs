@@ -140,11 +140,10 @@ fn the_document_is_true_at_each_moment() {
 fn promtool_has_nothing_to_say_about_the_metrics() {
     let _permit = permit();
     let server = Server::start();
-    let text = server.ask("GET", "/metrics", "").body;
-    assert!(
-        text.contains("headcount_workers{generation=\"current\",node=\"edge\",state=\"serving\"} 4"),
-        "{text}"
-    );
+    let serving = "headcount_workers{generation=\"current\",node=\"edge\",state=\"serving\"} 4";
+    let text = server.nginx.wait_until("4 workers to serve", || {
+        Some(server.ask("GET", "/metrics", "").body).filter(|text| text.contains(serving))
+    });
     promtool::accepts(&text);
 }
 

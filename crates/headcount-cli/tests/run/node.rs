@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use testkit::{Folder, Nginx, Signal, permit, process, wait};
 
+use crate::program;
+
 use super::follower::{Follower, headcount, registry, server};
 use super::record::{assert_all_once, cat_to, deliveries, journal, kinds};
 
@@ -232,7 +234,7 @@ fn it_needs_no_rights_but_to_read_the_registry() {
     let own = Folder::new();
     let nginx = Nginx::start_ready(server(&own).workers(1));
     let seen = own.at("markers/seen");
-    let mut command = headcount();
+    let mut command = program::of_everybody(&own.at("headcount"), ["run"]);
     command.arg("--registry").arg(registry(&own)).arg("--state").arg(own.at("markers/state.json"));
     command.args(["--on", &format!("any={}", cat_to(&seen))]).uid(WWW_DATA).gid(WWW_DATA);
     let mut run = Follower::spawn(&own, command);

@@ -18,11 +18,11 @@ pub fn wall_clock_stepped(i: Integration) {
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_NO_CACHE", "1");
     let nginx = Nginx::prepare(setup);
-    nginx.folder.write("faketime", "+0\n");
+    nginx.folder.replace("faketime", "+0\n");
     nginx.run();
     nginx.ready(1);
     let step = |hours: i64| {
-        nginx.folder.write("faketime", &format!("{:+}h\n", hours));
+        nginx.folder.replace("faketime", &format!("{:+}h\n", hours));
         nginx.wait_until("the wall clock to jump", || {
             let shown: i64 = nginx.get("/clock").body.trim().parse().ok()?;
             let real = std::time::SystemTime::UNIX_EPOCH.elapsed().ok()?.as_secs() as i64;
@@ -47,7 +47,7 @@ pub fn wall_clock_stepped(i: Integration) {
     for (nth, hours) in [-9, 9].into_iter().enumerate() {
         let victim = nginx.workers()[nth];
         nginx.freeze(victim);
-        nginx.folder.write("faketime", &format!("{hours:+}h\n"));
+        nginx.folder.replace("faketime", &format!("{hours:+}h\n"));
         nginx.wait_for("the stall", PATIENCE, |all| all.at_least(nth + 1, Kind::WorkerStalled, 1));
         nginx.thaw(victim);
         nginx.wait_for("its end", PATIENCE, |all| all.at_least(nth + 1, Kind::WorkerRecovered, 1));

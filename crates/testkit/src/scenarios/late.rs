@@ -12,7 +12,10 @@ pub fn code_cache_off(i: Integration) {
         .option("path", WHERE)
         .http("lua_code_cache off;")
         .allow("lua_code_cache is off");
-    let nginx = Nginx::start_ready(setup);
+    let nginx = Nginx::prepare(setup);
+    nginx.copy_library();
+    nginx.run();
+    nginx.ready(1);
     let node = |nginx: &Nginx| {
         let status = nginx.json("/status")[0].clone();
         let listed = status["processes"].as_array().expect("a list").iter();
