@@ -10,6 +10,7 @@ pub(crate) mod futex;
 pub(crate) mod grown;
 pub(crate) mod identity;
 pub(crate) mod memory;
+pub(crate) mod own_pid;
 pub(crate) mod per_process;
 pub(crate) mod process;
 #[cfg(all(feature = "tokio", not(loom)))]

@@ -8,10 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
-/// The own process id, asked anew each time: a fork changes it.
-pub(crate) fn pid() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get() as u32
-}
+pub(crate) use super::own_pid::pid;
 
 /// The parent's process id; 0 when it is outside of the pid namespace.
 pub(crate) fn parent_pid() -> u32 {
