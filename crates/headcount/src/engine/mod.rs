@@ -5,6 +5,7 @@ pub(crate) mod liveness;
 pub(crate) mod look;
 pub(crate) mod node_lock;
 pub(crate) mod opening;
+pub(crate) mod pace;
 pub(crate) mod process;
 pub(crate) mod sentinel;
 pub(crate) mod session;

@@ -10,8 +10,7 @@
 //! workers have a deputy, and the sentinel is one of those whose master is the newest: where workers start.
 
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +20,13 @@ use rustix::event::{Timespec, epoll};
 use crate::engine::inner::Inner;
 use crate::engine::look;
 use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::pace::Looks;
 use crate::engine::process::NoticeLevel;
 use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
-use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Facts, Intent, Progress, Scope, SlotFacts, SlotRef, Stage, Step};
+use crate::event::Role;
+use crate::lifecycle::{Facts, Families, Progress, Scope, SlotFacts, SlotRef, Stage, Step};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
@@ -72,39 +72,6 @@ enum Look {
     /// A death whose cause is still to be told.
     Later,
     Report(Session),
-}
-
-/// The last looks: who is woken in vain again and again (many workers join at once, or somebody means harm) rests a
-/// little before the next one.
-#[derive(Default)]
-struct Looks {
-    last: u64,
-    /// In a row, each soon after the one before.
-    in_vain: u32,
-}
-
-impl Looks {
-    const SHORTEST_REST: u64 = 5_000_000;
-    const LONGEST_REST: u64 = 20_000_000;
-    const MOST_IN_VAIN: u32 = 4;
-
-    /// How long to rest now: longer, the longer it has been in vain.
-    fn rest(&self, now: u64) -> Option<Duration> {
-        let doubled = self.in_vain.checked_sub(Looks::MOST_IN_VAIN)?;
-        let rest = Looks::LONGEST_REST.min(Looks::SHORTEST_REST << doubled.min(8));
-        let until = self.last.saturating_add(rest);
-        (now < until).then(|| Duration::from_nanos(until - now))
-    }
-
-    fn note(&mut self, now: u64, in_vain: bool) {
-        let soon = now < self.last.saturating_add(2 * Looks::LONGEST_REST);
-        self.in_vain = match (in_vain, soon) {
-            (false, _) => 0,
-            (true, true) => self.in_vain.saturating_add(1),
-            (true, false) => 1,
-        };
-        self.last = now;
-    }
 }
 
 struct Watched {
@@ -232,7 +199,7 @@ impl Watch {
             self.be_patient(now);
         }
         let families = Families::of(&facts);
-        let deputy = self.deputy(&facts, &families, me);
+        let deputy = facts.deputy(&families, sentinel_index(&self.inner), me);
         let is_deputy = deputy == Some(self.me.index);
         let is_sentinel = self.is_sentinel() || self.take_over(&facts, &families, me);
         self.on_duty = is_sentinel || is_deputy;
@@ -345,37 +312,11 @@ impl Watch {
         let header = self.inner.header();
         let current = header.sentinel.load(Acquire);
         let holder = facts.slots.iter().find(|s| look::is_sentinel(current, s) && s.role == Role::Worker);
-        // After a sleep of our own no heartbeat proves anything yet.
-        let stall_after = if facts.now < self.judge_not_before { u64::MAX } else { facts.stall_after };
-        // Where workers start is where the bell is rung.
-        let fit = facts.slots.iter().filter(|s| s.is_fit(facts.now, stall_after));
-        let newest = fit.max_by_key(|s| s.generation).map(|s| families.find(s));
-        let hears = |s: &SlotFacts| newest.is_none_or(|newest| families.find(s) == newest);
-        if holder.is_some_and(|s| s.is_fit(facts.now, stall_after) && (hears(s) || !hears(me))) {
-            return false;
-        }
-        if me.intent != Intent::Serving
-            && facts.slots.iter().any(|s| s.index != me.index && s.is_fit(facts.now, facts.stall_after))
-        {
-            // Somebody does it who has longer to live.
-            return false;
-        }
-        // Losing the race means that somebody else has become it.
-        header.sentinel.compare_exchange(current, code(self.me), AcqRel, Acquire).is_ok()
+        facts.takes_over(families, holder, me, facts.now >= self.judge_not_before)
+            // Losing the race means that somebody else has become it.
+            && header.sentinel.compare_exchange(current, code(self.me), AcqRel, Acquire).is_ok()
     }
 
-    /// The first who is to take over among the workers of our master: of those who are fit, one of the newest generation,
-    /// which lives longest.
-    fn deputy(&self, facts: &Facts, families: &Families, me: &SlotFacts) -> Option<u32> {
-        let sentinel = sentinel_index(&self.inner);
-        let ours = families.find(me);
-        let others = facts.slots.iter().filter(|s| {
-            Some(s.index) != sentinel && families.find(s) == ours && s.is_fit(facts.now, facts.stall_after)
-        });
-        others.max_by_key(|s| (s.generation, Reverse(s.index))).map(|s| s.index)
-    }
-
-    /// Hears the bell, or no longer does.
     fn listen(&mut self, wanted: bool) -> Result<()> {
         if self.is_listening == wanted {
             return Ok(());
@@ -530,19 +471,6 @@ fn code(slot: SlotRef) -> u64 {
     look::sentinel_word(slot.index, slot.version)
 }
 
-/// Which workers hear the same bell: those of one master.
-struct Families(BTreeMap<GenerationId, u32>);
-
-impl Families {
-    fn of(facts: &Facts) -> Families {
-        Families(facts.generations.iter().map(|g| (g.id, g.master_slot)).collect())
-    }
-
-    fn find(&self, slot: &SlotFacts) -> Option<u32> {
-        self.0.get(&slot.generation).copied()
-    }
-}
-
 fn sentinel_index(inner: &Inner) -> Option<u32> {
     look::sentinel_index(inner.header().sentinel.load(Acquire))
 }
@@ -550,28 +478,6 @@ fn sentinel_index(inner: &Inner) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_is_woken_in_vain_again_and_again_rests() {
-        const MS: u64 = 1_000_000;
-        let mut looks = Looks::default();
-        let mut now = 1_000 * MS;
-        let mut rests = Vec::new();
-        for _ in 0..8 {
-            rests.push(looks.rest(now).map_or(0, |rest| rest.as_millis()));
-            now += MS;
-            looks.note(now, true);
-        }
-        assert_eq!(rests, [0, 0, 0, 0, 5, 10, 20, 20]);
-        assert_eq!(looks.rest(now + 20 * MS), None, "rested");
-        looks.note(now, false);
-        assert_eq!(looks.rest(now), None, "there is something to do");
-        for _ in 0..8 {
-            now += 1_000 * MS;
-            looks.note(now, true);
-        }
-        assert_eq!(looks.rest(now), None, "once in a while is not again and again");
-    }
 
     #[test]
     fn the_sentinels_word_names_its_slot() {

@@ -5,10 +5,12 @@ mod act;
 mod axes;
 mod facts;
 mod start;
+mod watch;
 
 pub(crate) use act::{Act, Change, Mark, Stage, Subject};
 pub use axes::{Intent, Phase, Progress, State};
 pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts, SlotRef};
+pub(crate) use watch::Families;
 
 use std::collections::{BTreeMap, BTreeSet};
 
