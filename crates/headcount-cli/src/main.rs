@@ -3,6 +3,8 @@
 //! Each command lives in a module of its own, gives back how it ended, and prints nothing but its answer; this file
 //! only sorts them out.
 
+#![forbid(unsafe_code)]
+
 mod alive;
 mod args;
 mod cli;

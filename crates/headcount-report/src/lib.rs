@@ -3,6 +3,8 @@
 //! The program `headcount` and the nginx module say the same thing in the same words: this is where they have them
 //! from. Nothing here looks at a registry; a [`headcount::Snapshot`] and [`headcount::Event`]s go in.
 
+#![forbid(unsafe_code)]
+
 mod event;
 mod format;
 mod history;

@@ -47,6 +47,9 @@
 //! - No thread is started, no signal handler installed, no descriptor waited on behind your back. (A [`Follower`], which is
 //!   for programs beside the server, has a thread that sleeps.)
 
+// Everything unsafe is in `sys`; tests fork.
+#![cfg_attr(not(test), deny(unsafe_code))]
+
 mod engine;
 mod fileless;
 mod follower;
@@ -74,6 +77,7 @@ mod coded;
 mod error;
 mod event;
 mod registry;
+#[allow(unsafe_code)]
 mod sys;
 
 #[cfg(all(feature = "tokio", not(loom)))]

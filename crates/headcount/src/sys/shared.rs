@@ -41,6 +41,7 @@ macro_rules! record {
         };
 
         // SAFETY: repr(C), and the constant above fails to compile unless all fields are atomics without padding.
+                #[allow(unsafe_code)]
                 unsafe impl $crate::sys::shared::Shared for $name {}
 
         #[cfg(test)]
