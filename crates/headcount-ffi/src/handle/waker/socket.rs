@@ -1,5 +1,6 @@
 //! The socket that only this process can get at.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,6 +11,7 @@ use headcount_core::ErrorKind;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, test_kill_process};
 
 use crate::border::entry::Failure;
 
@@ -44,16 +46,34 @@ impl Listener {
 /// What the name of each of our sockets begins with, for the microseconds that it has one.
 const PREFIX: &str = ".headcount-";
 
+/// The pid namespace of this process; `None` where `/proc` does not tell.
+fn namespace() -> Option<u64> {
+    Some(std::fs::metadata("/proc/self/ns/pid").ok()?.ino())
+}
+
+/// Whether the process is gone that made a socket of this name, as far as that can be known.
+fn is_of_the_dead(name: &OsStr, own_namespace: Option<u64>) -> bool {
+    let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { return false };
+    let mut words = rest.split('-');
+    let namespace = words.next().and_then(|word| word.parse().ok());
+    let pid = words.next().and_then(|word| word.parse().ok()).and_then(Pid::from_raw);
+    namespace.is_some()
+        && namespace == own_namespace
+        && pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
 /// Removes what processes of ours left behind that were killed just between making and unlinking it. A socket
-/// that is still in use has no name any more, so that age alone tells.
+/// that is still in use has no name any more, so that age tells, too.
 fn sweep(folder: &Path) {
     const OLD: Duration = Duration::from_secs(60);
     let me = rustix::process::geteuid().as_raw();
+    let namespace = namespace();
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for entry in entries.filter(|e| e.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
         let Ok(found) = entry.metadata() else { continue };
         let age = found.modified().ok().and_then(|then| then.elapsed().ok()).unwrap_or_default();
-        if found.file_type().is_socket() && found.uid() == me && age > OLD {
+        let is_left = age > OLD || is_of_the_dead(&entry.file_name(), namespace);
+        if found.file_type().is_socket() && found.uid() == me && is_left {
             // Another process of ours may be sweeping too.
             let _ = std::fs::remove_file(entry.path());
         }
@@ -69,7 +89,8 @@ fn listen_in(folder: &Path) -> io::Result<Listener> {
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     let mut bound = Err(Errno::EXIST);
     for n in 0..TRIES {
-        let path = folder.join(format!("{PREFIX}{}-{}-{n}", std::process::id(), nonce()));
+        let namespace = namespace().unwrap_or(0);
+        let path = folder.join(format!("{PREFIX}{namespace}-{}-{}-{n}", std::process::id(), nonce()));
         match rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?) {
             Ok(()) => {
                 bound = Ok(path);
@@ -109,10 +130,21 @@ mod tests {
         use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
         let folder = std::env::temp_dir().join(format!("headcount-sweep-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
-        let [old, young, file] =
-            [".headcount-1-1-0", ".headcount-1-2-0", ".headcount-file"].map(|n| folder.join(n));
+        // Of a process that lives, of one that is gone, and of one of another namespace, of which nothing is known.
+        let here = namespace().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let (me, gone) = (std::process::id(), child.id());
+        let names = [
+            ".headcount-1-1-1-0".to_owned(),
+            format!(".headcount-{here}-{me}-2-0"),
+            format!(".headcount-{here}-{gone}-3-0"),
+            format!(".headcount-1-{gone}-4-0"),
+            ".headcount-file".to_owned(),
+        ];
+        let [old, young, dead, elsewhere, file] = names.map(|n| folder.join(n));
         // Their descriptors are closed at once: the names stay.
-        for socket in [&old, &young] {
+        for socket in [&old, &young, &dead, &elsewhere] {
             drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
         }
         std::fs::write(&file, "").unwrap();
@@ -128,7 +160,9 @@ mod tests {
         let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
         left.sort();
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(left, [young, file], "its own name is gone, and the old one's");
+        let mut kept = [young, elsewhere, file];
+        kept.sort();
+        assert_eq!(left, kept, "its own name is gone, the old one's, and the dead one's");
         drop(made);
     }
 
