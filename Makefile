@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages check loom bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages check advisories loom bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -135,6 +135,10 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	scripts/test-setup
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
+
+advisories: ## ask RustSec's database about the dependencies; says so where it cannot be had
+	@$(SETUP) check
+	@scripts/advisories
 
 bench: ## measure; with ORIGINAL=FOLDER, compare with a checkout of the original Lua library
 	@$(SETUP) bench
