@@ -220,9 +220,9 @@ impl Master {
         let inner = self.inner();
         inner.store.opened();
         let Some(master) = inner.process().master() else { return Ok(Transitions::none()) };
-        let session = Session::begin(inner, wait, Operation::Leave)?;
-        // What the next start goes by must not be what a worker has made of it.
-        inner.store.restore_header(&inner.name);
+        let mut session = Session::begin(inner, wait, Operation::Leave)?;
+        // What the next start and those who wait for the stop go by must not be what a worker has made of it.
+        session.heal(true);
         let others =
             session.facts().slots.iter().filter(|s| s.role != Role::Helper && s.index != master.index);
         let is_alone = !others.clone().any(|s| s.liveness != Liveness::Gone);

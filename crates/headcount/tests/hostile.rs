@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use headcount::{Begin, Cause, Cursor, Generation, Join, Master, Options, Wait};
+use headcount::{Begin, Cause, Cursor, Generation, Join, Liveness, Master, Options, Wait};
 
 use family::home::{Home, leave_all};
 use family::worker::{Habit, worker};
@@ -267,7 +267,25 @@ fn a_master_heals_its_own_slot_and_takes_strangers_out() {
     let known = snapshot.generations.iter().find(|g| g.id == second.id()).expect("it is there");
     assert_eq!((known.master, known.master_alive), (master, Some(true)));
     assert_eq!(snapshot.total, 1);
+
+    // Somebody of whom nobody can know whether he is alive, in the master's own slot.
+    let mine = registry::slot_of(&registry, master);
+    mine[2].store(1, SeqCst);
+    mine[registry::NAMESPACE].store(0, SeqCst);
+    // `lock_tag`
+    mine[136 / 8].store(1, SeqCst);
+    // And nobody is to know of it: `slots_used`, `generations_used`.
+    registry::words(&registry)[176 / 8].store(0, SeqCst);
+    let third = home.begin(1);
+    let mut newest = home.serving(&third, 0);
     leave_all([&mut new]);
+    let snapshot = home.node.snapshot();
+    let mut known: Vec<_> = snapshot.processes.iter().map(|p| (p.pid, p.liveness)).collect();
+    known.sort_unstable_by_key(|(pid, _)| *pid);
+    let mut truth = [(master, Liveness::Alive), (newest.pid(), Liveness::Alive)];
+    truth.sort_unstable_by_key(|(pid, _)| *pid);
+    assert_eq!(known, truth, "{snapshot:#?}");
+    leave_all([&mut newest]);
     stranger.kill().expect("kill");
     stranger.wait().expect("wait");
 }

@@ -176,7 +176,8 @@ impl Session {
         let inner = &self.inner;
         inner.store.restore_header(&inner.name);
         // Well before others would: what they have reported under higher numbers counts as not reported.
-        if inner.journal().heal_head(MOST_EVENTS / 2) {
+        let is_another_head = inner.journal().heal_head(MOST_EVENTS / 2);
+        if inner.heal_used() || is_another_head {
             self.look();
         }
         let inner = &self.inner;
@@ -220,6 +221,11 @@ impl Session {
         };
         if self.facts.slots.iter().any(is_whole) {
             return;
+        }
+        // What is left of ours names somebody else by now, whom nobody would find there.
+        if self.facts.slots.iter().any(|s| s.at() == master) {
+            self.inner.free_slot(master.index);
+            self.look();
         }
         match self.claim_master() {
             Ok(_) => self.inherit_generations(master),

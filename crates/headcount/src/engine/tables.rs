@@ -11,7 +11,8 @@ use crate::event::{Cause, GenerationId, PreviousRun, Role};
 use crate::lifecycle::{Facts, Phase, SlotRef};
 use crate::registry::layout::{Generation, Slot};
 use crate::registry::seqlock::{rewrite, rewrite_beyond};
-use crate::sys::atomic::Ordering::{Relaxed, Release};
+use crate::sys::atomic::AtomicU32;
+use crate::sys::atomic::Ordering::{AcqRel, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::identity::Birth;
 
@@ -87,17 +88,30 @@ impl Inner {
     /// Frees the records that are neither free nor make sense, so that `facts` knows nothing of them. `everywhere`: also
     /// where no record should have been yet.
     pub(crate) fn free_unreadable(&self, facts: &Facts, everywhere: bool) {
-        let (view, region) = (self.view(), &self.store.region);
-        let slots = if everywhere { region.slots() } else { view.used_slots() };
-        let is_taken = |slot: &Slot| slot.role.load(Relaxed) != 0 || slot.version.load(Relaxed) % 2 == 1;
-        for index in unknown(slots.iter().map(is_taken), facts.slots.iter().map(|s| s.index)) {
+        let view = self.view();
+        let (slots, generations) = match everywhere {
+            true => self.store.region.everything(),
+            false => (view.used_slots(), view.used_generations()),
+        };
+        for index in unknown(slots.iter().map(Slot::is_taken), facts.slots.iter().map(|s| s.index)) {
             self.free_slot(index);
         }
-        let generations = if everywhere { region.generations() } else { view.used_generations() };
-        let is_taken = |g: &Generation| g.phase.load(Relaxed) != 0 || g.version.load(Relaxed) % 2 == 1;
-        for index in unknown(generations.iter().map(is_taken), facts.generations.iter().map(|g| g.index)) {
+        let known = facts.generations.iter().map(|g| g.index);
+        for index in unknown(generations.iter().map(Generation::is_taken), known) {
             self.free_generation(index);
         }
+    }
+
+    /// Has the header say again how far the tables are used, whatever somebody has made of that. `true`: it has said less, so
+    /// there may be some of whom nobody knew. They would be there all of a sudden when others are claimed behind them.
+    pub(crate) fn heal_used(&self) -> bool {
+        let (slots, generations) = self.store.region.everything();
+        let end = |last: Option<usize>| last.map_or(0, |last| u32::try_from(last + 1).unwrap_or(u32::MAX));
+        let header = self.header();
+        let set = |used: &AtomicU32, end: u32| used.swap(end, AcqRel) < end;
+        let more_slots = set(&header.slots_used, end(slots.iter().rposition(Slot::is_taken)));
+        let more = set(&header.generations_used, end(generations.iter().rposition(Generation::is_taken)));
+        more_slots || more
     }
 
     /// Declares the process in a slot to be gone: there never was one of this birth.

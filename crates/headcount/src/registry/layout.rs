@@ -4,6 +4,7 @@
 //! one that means harm. Nothing in it is a pointer, and no index in it is used unchecked.
 
 use crate::error::{Allowed, Error};
+use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use crate::sys::shared::record;
 
@@ -184,6 +185,11 @@ record! {
 }
 
 impl Slot {
+    /// Whether somebody is in it, or was just about to be.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.role.load(Relaxed) != 0 || self.version.load(Relaxed) % 2 == 1
+    }
+
     /// The numbers of the events that reported something of it.
     pub(crate) fn seqs(&self) -> [&AtomicU64; 5] {
         [&self.started_seq, &self.exited_seq, &self.died_seq, &self.stalled_seq, &self.recovered_seq]
@@ -191,6 +197,11 @@ impl Slot {
 }
 
 impl Generation {
+    /// As [`Slot::is_taken`].
+    pub(crate) fn is_taken(&self) -> bool {
+        self.phase.load(Relaxed) != 0 || self.version.load(Relaxed) % 2 == 1
+    }
+
     /// The numbers of the events that reported something of it.
     pub(crate) fn seqs(&self) -> [&AtomicU64; 3] {
         [&self.started_seq, &self.ended_seq, &self.abandoned_seq]

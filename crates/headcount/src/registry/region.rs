@@ -12,7 +12,7 @@ use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
-use crate::sys::memory::{Memory, Page};
+use crate::sys::memory::{Memory, PAGE, Page};
 use crate::sys::shared::Shared;
 
 /// Memory that is laid out as a registry of this geometry, which is kept here and never read again from the shared header.
@@ -151,6 +151,33 @@ impl Region {
     /// At least so many slots; fewer if there are fewer, or no room for them.
     pub(crate) fn slots_up_to(&self, count: usize) -> &[Slot] {
         self.slots.up_to(&self.memory, count)
+    }
+
+    /// Every slot and every generation that somebody can have written, whatever the header says of how many there are.
+    pub(crate) fn everything(&self) -> (&[Slot], &[Generation]) {
+        let (start, end) = (self.geometry.slots_offset(), self.geometry.journal_offset());
+        let resident = self.memory.resident(start, end);
+        let pages = || {
+            resident
+                .iter()
+                .enumerate()
+                .filter(|(_, is_there)| **is_there)
+                .map(|(page, _)| start + page * PAGE)
+        };
+        // A page at the border has records of both tables.
+        let last_slot = pages().rfind(|&page| page < self.geometry.generations_offset());
+        let last_generation = pages().next_back();
+        let count = |last: Option<usize>, table_start: usize, size: usize| {
+            last.map_or(0, |page| (page + PAGE).saturating_sub(table_start).div_ceil(size))
+        };
+        (
+            self.slots_up_to(count(last_slot, start, size_of::<Slot>())),
+            self.generations_up_to(count(
+                last_generation,
+                self.geometry.generations_offset(),
+                size_of::<Generation>(),
+            )),
+        )
     }
 
     /// The first slot that fits; perhaps one that was not allocated yet.

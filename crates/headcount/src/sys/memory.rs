@@ -28,7 +28,7 @@ pub(crate) struct Memory {
 #[derive(Clone)]
 pub(crate) struct Page([u8; PAGE]);
 
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 impl Page {
     pub(crate) fn buffer(len: usize) -> Vec<Page> {
@@ -99,6 +99,19 @@ impl Memory {
             unsafe { madvise(self.base.as_ptr().add(start).cast(), end - start, Advice::LinuxPopulateWrite) };
         // The kernel says that it would have sent SIGBUS.
         allocated.map_err(|e| if e == Errno::FAULT { Errno::NOSPC } else { e }.into())
+    }
+
+    /// Whether each page from this offset on up to `end` is in memory: so it is allocated, whoever has done that. All of them are
+    /// said to be where the kernel does not tell.
+    pub(crate) fn resident(&self, offset: usize, end: usize) -> Vec<bool> {
+        let (start, end) = (offset / PAGE * PAGE, end.min(self.len));
+        let mut pages = vec![1u8; end.saturating_sub(start).div_ceil(PAGE)];
+        if !pages.is_empty() {
+            // SAFETY: a range of pages within the mapping, of which nothing is changed, and a byte for each of them. Where it
+            // fails, the bytes stay as they are.
+            unsafe { libc::mincore(self.base.as_ptr().add(start).cast(), end - start, pages.as_mut_ptr()) };
+        }
+        pages.into_iter().map(|page| page & 1 == 1).collect()
     }
 
     /// Gives the whole pages within this range back to the file system; they read as zeroes from then on. Best effort: not
