@@ -84,11 +84,12 @@ pub fn lua_folder() -> PathBuf {
     folder.canonicalize().expect("the folder was there a moment ago")
 }
 
-/// The target folder that this test lies in.
+/// The target folder that this program lies in: a test as target/PROFILE/deps/TEST, a program as target/PROFILE/PROGRAM.
 fn target_folder() -> PathBuf {
-    let test = env::current_exe().expect("the kernel names the running program");
-    // target/PROFILE/deps/TEST
-    test.ancestors().nth(3).map(Path::to_owned).expect("cargo puts tests three folders deep")
+    let program = env::current_exe().expect("the kernel names the running program");
+    let deep = program.parent().is_some_and(|folder| folder.ends_with("deps"));
+    let target = program.ancestors().nth(if deep { 3 } else { 2 });
+    target.map(Path::to_owned).expect("cargo puts programs two folders deep")
 }
 
 /// A file that was built, the newest of all profiles.
@@ -103,6 +104,11 @@ fn newest(name: &str, how: &str) -> PathBuf {
 /// The program `headcount`, the newest of all profiles.
 pub fn program() -> PathBuf {
     newest("headcount", "run `cargo build -p headcount-cli`")
+}
+
+/// An example server of the core, the newest of all profiles.
+pub fn example(name: &str) -> PathBuf {
+    newest(&format!("examples/{name}"), "run `cargo build -p headcount --examples`")
 }
 
 /// The program of a local user who means harm.

@@ -57,7 +57,7 @@ fn fact(name: &str) -> &str {
 }
 
 /// A line of error.log, if it is a report. `at` is when it was seen.
-pub(crate) fn report(line: &str, at: u64) -> Option<Report> {
+pub fn report(line: &str, at: u64) -> Option<Report> {
     let (head, told) = line.split_once(": [headcount] ")?;
     let (kind, rest) = told.split_once(": ")?;
     let kind = Kind::ALL.into_iter().find(|k| k.name() == kind)?;

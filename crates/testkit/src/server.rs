@@ -17,7 +17,8 @@ use crate::setup::{Integration, Setup, Who};
 use crate::wait::{self, PATIENCE};
 use crate::{artifacts, native, process};
 
-const RECORDER: &str = include_str!("recorder.lua");
+/// What a test's nginx runs, as the Lua module `recorder`.
+pub const RECORDER: &str = include_str!("recorder.lua");
 
 /// Never expected in error.log unless a test says so.
 const BAD: [&str; 5] = ["[alert]", "[emerg]", "[crit]", "stack traceback", "lua entry thread aborted"];

@@ -260,7 +260,7 @@ impl Setup {
     }
 
     /// The configuration file.
-    pub(crate) fn render(&self, folder: &Path) -> String {
+    pub fn render(&self, folder: &Path) -> String {
         let modules = artifacts::MODULES;
         let on = |yes| if yes { "on" } else { "off" };
         let user = if process::is_root() && !self.single { "user www-data;" } else { "" };

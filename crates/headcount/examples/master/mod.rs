@@ -42,7 +42,7 @@ pub fn show(transition: &Transition) {
     let e = &transition.event;
     let number = |n: Option<u32>| n.map_or_else(|| "nil".to_owned(), |n| n.to_string());
     println!(
-        "{} generation={} pid={} cause={} prev={} mine={} next={} signal={} by={}",
+        "{} generation={} pid={} cause={} prev={} mine={} next={} signal={} by={} event={} retry={}",
         e.kind,
         e.generation,
         e.pid,
@@ -52,6 +52,8 @@ pub fn show(transition: &Transition) {
         number(e.counts.next),
         e.signal.unwrap_or(0),
         std::process::id(),
+        e.seq,
+        transition.retry,
     );
 }
 

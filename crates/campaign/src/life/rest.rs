@@ -1,0 +1,274 @@
+//! A moment of rest: nothing more is done, all must have been said, and all that is said must be what the kernel says.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use testkit::process;
+
+use super::Life;
+use crate::checker::{self, Call, Class, Evidence, Tally, Violation};
+use crate::front::Front;
+use crate::journal::{self, headcount};
+
+/// For the server itself.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// For headcount, once the server stands still.
+const HEADCOUNT: Duration = Duration::from_secs(5);
+
+impl Life<'_> {
+    pub(super) fn rest(&mut self) {
+        if !self.out.violations.is_empty() {
+            return;
+        }
+        self.rests += 1;
+        self.undo(usize::MAX);
+        self.clear_traps();
+        if self.comes_to_rest() {
+            self.status_fits();
+            self.all_was_said();
+            if self.rests % 5 == 0 {
+                self.is_quiet();
+            }
+            self.does_not_grow();
+        }
+        let bad = checker::bad_lines(&self.server.log());
+        for line in bad {
+            self.violation(Class::Log, line);
+        }
+        if self.kernel.lost() != self.lost {
+            self.lost = self.kernel.lost();
+            self.violation(Class::Hung, "messages of the kernel were lost: what was checked proves nothing");
+        }
+        self.note(&format!("rest {}", self.rests));
+    }
+
+    fn comes_to_rest(&mut self) -> bool {
+        let wanted = self.server.workers as usize;
+        let full = |life: &mut Self| {
+            life.server.reap();
+            let all = life.server.workers(life.kernel);
+            all.len() == wanted
+                && life.server.serving(life.kernel) == all
+                && life.server.family(life.kernel).len() == wanted + 1
+        };
+        if self.wait(PATIENCE, full) {
+            return true;
+        }
+        let family = self.server.family(self.kernel);
+        let show = |pid: &i32| {
+            format!("{pid} {} {:?}", process::title(*pid), process::stat(*pid).map(|s| (s.state, s.parent)))
+        };
+        let titles: Vec<String> = family.iter().map(show).collect();
+        self.violation(Class::Hung, format!("{wanted} workers did not come to rest within {PATIENCE:?}: {titles:?}"));
+        false
+    }
+
+    fn status(&self) -> Result<Value, String> {
+        let output = headcount(&self.server.registry(), &["status", "--json"]).output().map_err(|e| e.to_string())?;
+        let status: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
+            format!("{e}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(status["nodes"][0].clone())
+    }
+
+    fn status_fits(&mut self) {
+        let mut wrong = String::new();
+        let fits = self.wait(HEADCOUNT, |life| {
+            let kernel: BTreeSet<i32> = life.server.workers(life.kernel).into_iter().collect();
+            match life.status().and_then(|status| compare(&status, &kernel, life.server.master())) {
+                Ok(()) => return true,
+                Err(error) => wrong = error,
+            }
+            false
+        });
+        if !fits {
+            self.violation(Class::Status, wrong);
+            return;
+        }
+        *self.out.tally.counts.entry("comparisons of status with the kernel").or_default() += 1;
+        if self.rests % 4 == 0 {
+            self.metrics_fit();
+        }
+    }
+
+    fn metrics_fit(&mut self) {
+        let Ok(output) = headcount(&self.server.registry(), &["status", "--metrics"]).output() else { return };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = |metric: &str, label: &str| -> Option<f64> {
+            let line = text.lines().find(|line| line.starts_with(metric) && line.contains(label))?;
+            line.rsplit(' ').next()?.parse().ok()
+        };
+        let wanted = f64::from(self.server.workers);
+        for (metric, label) in
+            [("headcount_generation_workers{", "current"), ("headcount_workers_expected", "")]
+        {
+            if value(metric, label) != Some(wanted) {
+                self.violation(Class::Status, format!("{metric} is not {wanted}:\n{text}"));
+            }
+        }
+        *self.out.tally.counts.entry("comparisons of metrics with the kernel").or_default() += 1;
+    }
+
+    /// All that had to be said is said within the time, and is right.
+    fn all_was_said(&mut self) {
+        let (mut found, mut tally) = (Vec::new(), Tally::default());
+        self.wait(HEADCOUNT, |life| {
+            match life.judge() {
+                Ok((violations, counted)) => (found, tally) = (violations, counted),
+                Err(error) => found = vec![Violation::new(Class::Gap, error)],
+            }
+            if !found.is_empty() {
+                // Each look costs as much as all that was said so far.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            found.is_empty()
+        });
+        for violation in found {
+            self.violation(violation.class, violation.text);
+        }
+        // Of all since the start of this life: the last one counts.
+        self.last_tally = tally;
+    }
+
+    fn judge(&self) -> Result<(Vec<Violation>, Tally), String> {
+        let (events, lost) = journal::parse(&self.follower.text(), self.wall)?;
+        let head = self.status()?["head"].as_u64().ok_or("the status has no head")?;
+        let last = events.last().map_or(0, |event| event.seq);
+        if last != head || lost != 0 {
+            return Err(format!("the journal's head is {head}, and its reader is at {last} and has lost {lost}"));
+        }
+        let calls = self.calls()?;
+        let processes = self.kernel.all();
+        let complete = self.kernel.source() == crate::kernel::Source::Connector;
+        Ok(checker::check(&Evidence { processes: &processes, complete, events: &events, calls: &calls }))
+    }
+
+    fn calls(&self) -> Result<Vec<Call>, String> {
+        let read = |name| self.server.folder().read(name);
+        match self.front {
+            Front::Lua | Front::Both => recorded(&read("reports.jsonl")),
+            Front::Module => Ok(logged(&read("error.log"))),
+            Front::Rust => Ok(printed(&read("stdio.log"))),
+        }
+    }
+
+    /// Nobody has anything to do, and nobody does anything.
+    fn is_quiet(&mut self) {
+        const TIME: Duration = Duration::from_millis(500);
+        self.load.rest(true);
+        std::thread::sleep(Duration::from_millis(100));
+        let used = |life: &Self| -> Vec<(i32, Duration)> {
+            let family = life.server.family(life.kernel);
+            family.into_iter().filter_map(|pid| Some((pid, process::stat(pid)?.cpu))).collect()
+        };
+        let before = used(self);
+        std::thread::sleep(TIME);
+        let after = used(self);
+        self.load.rest(false);
+        for ((pid, before), (same, after)) in before.iter().zip(&after) {
+            // The kernel counts in ticks of 10 ms.
+            if pid == same && after.saturating_sub(*before) > Duration::from_millis(50) {
+                self.violation(
+                    Class::Busy,
+                    format!("process {pid} used {:?} within {TIME:?} at rest", after.saturating_sub(*before)),
+                );
+            }
+        }
+        *self.out.tally.counts.entry("looks at processor time at rest").or_default() += 1;
+    }
+
+    fn does_not_grow(&mut self) {
+        let size = std::fs::metadata(self.server.registry()).map(|meta| meta.len()).ok();
+        if let (Some(before), Some(now)) = (self.registry_size, size)
+            && before != now
+        {
+            self.violation(Class::Growth, format!("the registry has {now} bytes, and had {before}"));
+        }
+        self.registry_size = size.or(self.registry_size);
+        let Some(master) = self.server.master() else { return };
+        let open = process::open_descriptors(master);
+        let first = *self.descriptors.entry(self.server.workers).or_insert(open);
+        // nginx keeps the channels of workers that have just left until it hears of their end.
+        if open > first + 4 {
+            self.violation(Class::Growth, format!("the master has {open} descriptors, and had {first}"));
+        }
+        *self.out.tally.counts.entry("looks at sizes and descriptors").or_default() += 1;
+    }
+}
+
+fn compare(status: &Value, kernel: &BTreeSet<i32>, master: Option<i32>) -> Result<(), String> {
+    let processes = status["processes"].as_array().ok_or_else(|| format!("no processes: {status}"))?;
+    let of = |role: &'static str| processes.iter().filter(move |process| process["role"] == role);
+    let pids: BTreeSet<i32> =
+        of("worker").filter_map(|process| process["pid"].as_i64()).map(|pid| pid as i32).collect();
+    if pids != *kernel {
+        return Err(format!("the kernel's workers are {kernel:?}: {status}"));
+    }
+    if of("worker").any(|process| process["state"] != "serving" || process["liveness"] != "alive") {
+        return Err(format!("not all serve: {status}"));
+    }
+    let masters: Vec<Option<i64>> = of("master").map(|process| process["pid"].as_i64()).collect();
+    if masters != [master.map(i64::from)] {
+        return Err(format!("the kernel's master is {master:?}: {status}"));
+    }
+    let generations = status["generations"].as_array().map_or(0, Vec::len);
+    let expected = kernel.len() as u64;
+    let newest = &status["generations"][generations.saturating_sub(1)];
+    if generations != 1 || newest["mine"] != expected || newest["expected"] != expected {
+        return Err(format!("not one generation with {expected} workers: {status}"));
+    }
+    if status["total"] != expected {
+        return Err(format!("the total is not {expected}: {status}"));
+    }
+    Ok(())
+}
+
+/// What the recorder wrote.
+fn recorded(text: &str) -> Result<Vec<Call>, String> {
+    #[derive(Deserialize)]
+    struct Line {
+        callback: String,
+        runner: i32,
+        at: f64,
+        event: Value,
+    }
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut calls = Vec::new();
+    for line in whole.lines() {
+        let line: Line = serde_json::from_str(line).map_err(|e| format!("{e}: {line}"))?;
+        if line.callback.starts_with("on_") {
+            let seq = line.event["seq"].as_u64().ok_or_else(|| format!("no number: {}", line.event))?;
+            let retry = line.event["retry"].as_bool().unwrap_or(false);
+            calls.push(Call { seq, retry, runner: line.runner, at: Some(line.at as u64) });
+        }
+    }
+    Ok(calls)
+}
+
+/// What the module wrote to error.log.
+fn logged(text: &str) -> Vec<Call> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let reports = whole.lines().filter_map(|line| testkit::native::report(line, 0));
+    let call = |report: testkit::Report| {
+        let seq = report.int("seq")? as u64;
+        Some(Call { seq, retry: report.flag("retry"), runner: report.runner, at: None })
+    };
+    reports.filter_map(call).collect()
+}
+
+/// What the example server printed.
+fn printed(text: &str) -> Vec<Call> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let call = |line: &str| {
+        let fact = |name: &str| line.split(' ').find_map(|fact| fact.strip_prefix(name)?.strip_prefix('='));
+        Some(Call {
+            seq: fact("event")?.parse().ok()?,
+            retry: fact("retry")? == "true",
+            runner: fact("by")?.parse().ok()?,
+            at: None,
+        })
+    };
+    whole.lines().filter_map(call).collect()
+}

@@ -1,0 +1,157 @@
+//! Faults of the whole server: reloads, stops, lost masters, lost files.
+
+use std::time::Duration;
+
+use testkit::{Signal, process};
+
+use super::Life;
+use crate::checker::Class;
+use crate::plan::{Fault, Orphans, Told};
+
+/// nginx gives its workers some seconds after TERM, and then kills them.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+impl Life<'_> {
+    pub(super) fn act_on_server(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Reload { workers } => self.reload(*workers),
+            Fault::Reloads { workers, gap_ms } => {
+                for &workers in workers {
+                    self.reload(workers);
+                    std::thread::sleep(Duration::from_millis(u64::from(*gap_ms)));
+                }
+            }
+            Fault::BadReload { why } => {
+                self.server.configure(Some(*why));
+                let before = self.server.log().matches("[emerg]").count();
+                self.tell_master(Signal::HUP);
+                // It has read it when it complains; a master that is busy may be late.
+                self.wait(Duration::from_secs(5), |life| life.server.log().matches("[emerg]").count() > before);
+                self.server.configure(None);
+            }
+            Fault::StopServer { how, group } => {
+                self.stop(*how, *group);
+                self.start();
+            }
+            Fault::LoseMaster { orphans, after_ms } => self.lose_master(*orphans, *after_ms),
+            Fault::KillNode => {
+                for pid in self.server.family(self.kernel) {
+                    process::send(pid, Signal::KILL);
+                }
+                self.ensure_gone();
+                self.start();
+            }
+            Fault::Winch { after_ms } => {
+                self.undo(usize::MAX);
+                self.tell_master(Signal::WINCH);
+                std::thread::sleep(Duration::from_millis(u64::from(*after_ms)));
+                self.tell_master(Signal::HUP);
+            }
+            Fault::LoseFiles { registry, lock } => self.lose_files(*registry, *lock),
+            Fault::Upgrade { back, interruption, after_ms } => {
+                self.upgrade(*back, *interruption, *after_ms);
+            }
+            other => self.violation(Class::Hung, format!("nobody can do this: {other}")),
+        }
+    }
+
+    pub(super) fn tell_master(&mut self, signal: Signal) {
+        match self.server.master() {
+            Some(master) => process::send(master, signal),
+            None => self.note("  there is no master"),
+        }
+    }
+
+    fn reload(&mut self, workers: u32) {
+        if self.front.is_nginx() {
+            self.server.workers = workers;
+            self.server.configure(None);
+        }
+        self.tell_master(Signal::HUP);
+    }
+
+    pub(super) fn start(&mut self) {
+        self.descriptors.clear();
+        if let Err(error) = self.server.start() {
+            self.violation(Class::Hung, error);
+        }
+    }
+
+    /// Waits until all are gone; who is not is killed.
+    fn ensure_gone(&mut self) {
+        let gone = self.wait(STOP_LIMIT, |life| {
+            life.server.reap();
+            life.server.family(life.kernel).is_empty()
+        });
+        if !gone {
+            let left = self.server.family(self.kernel);
+            let titles: Vec<String> =
+                left.iter().map(|&pid| format!("{pid} {} {:?}", process::title(pid), process::stat(pid).map(|s| s.state))).collect();
+            self.violation(Class::Hung, format!("still there {STOP_LIMIT:?} after they were told to stop: {titles:?}"));
+            if let Err(error) = self.server.kill_all(self.kernel) {
+                self.violation(Class::Hung, error);
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self, how: Told, group: bool) {
+        // Whoever stands cannot leave by itself; only nginx's TERM and INT end in SIGKILL.
+        if how == Told::Quit || !self.front.is_nginx() || group {
+            self.undo(usize::MAX);
+        }
+        let Some(master) = self.server.master() else { return self.note("  there is no master to stop") };
+        let leader = rustix::process::Pid::from_raw(master);
+        let theirs = leader.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+        match theirs.filter(|&theirs| group && theirs != rustix::process::getpgrp()) {
+            Some(theirs) => {
+                // It may be gone by now.
+                let _ = rustix::process::kill_process_group(theirs, how.signal());
+            }
+            None => process::send(master, how.signal()),
+        }
+        self.ensure_gone();
+    }
+
+    fn lose_master(&mut self, orphans: Orphans, after_ms: u32) {
+        self.undo(usize::MAX);
+        let Some(master) = self.server.master() else { return };
+        process::send(master, Signal::KILL);
+        self.server.reap();
+        std::thread::sleep(Duration::from_millis(u64::from(after_ms)));
+        let left = self.server.workers(self.kernel);
+        let each = |signal| left.iter().for_each(|&pid| process::send(pid, signal));
+        match orphans {
+            Orphans::Killed => each(Signal::KILL),
+            Orphans::ToldToLeave(how) => each(how.signal()),
+            Orphans::Outlast => {
+                self.start();
+                each(Signal::KILL);
+                return;
+            }
+        }
+        // One that was just forked may not have heard.
+        let gone = self.wait(Duration::from_secs(5), |life| {
+            life.server.reap();
+            life.server.family(life.kernel).is_empty()
+        });
+        if !gone {
+            self.remark("orphans that had to be told again");
+            for pid in self.server.family(self.kernel) {
+                process::send(pid, Signal::KILL);
+            }
+        }
+        self.ensure_gone();
+        self.start();
+    }
+
+    fn lose_files(&mut self, registry: bool, lock: bool) {
+        let path = self.server.registry();
+        if registry {
+            let _ = std::fs::remove_file(&path);
+        }
+        if lock {
+            let _ = std::fs::remove_file(path.with_extension("lock"));
+        }
+        self.tell_master(Signal::HUP);
+    }
+}

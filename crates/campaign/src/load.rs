@@ -1,0 +1,81 @@
+//! Light load: somebody who asks for pages all the time, and does not mind if nobody answers.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+/// Between two requests.
+const EVERY: Duration = Duration::from_millis(20);
+/// Whoever does not answer by then is stopped, or busy, or gone.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+#[derive(Default)]
+struct Shared {
+    ends: AtomicBool,
+    rests: AtomicBool,
+    answered: AtomicU64,
+}
+
+/// Asks until it is dropped.
+pub struct Load {
+    shared: Arc<Shared>,
+}
+
+impl Load {
+    /// Begins. nginx is asked at its socket, the example server where its output says.
+    pub fn begin(socket: &Path, output: Option<PathBuf>) -> Self {
+        let shared = Arc::<Shared>::default();
+        let (theirs, socket) = (Arc::clone(&shared), socket.to_owned());
+        // Nobody waits for its end: a request may hang as long as it likes.
+        std::thread::spawn(move || {
+            while !theirs.ends.load(SeqCst) {
+                if !theirs.rests.load(SeqCst) && ask(&socket, output.as_deref()).is_some() {
+                    theirs.answered.fetch_add(1, SeqCst);
+                }
+                std::thread::sleep(EVERY);
+            }
+        });
+        Self { shared }
+    }
+
+    /// Whether it rests.
+    pub fn rest(&self, yes: bool) {
+        self.shared.rests.store(yes, SeqCst);
+    }
+
+    /// How many requests were answered.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(SeqCst)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, SeqCst);
+    }
+}
+
+fn ask(socket: &Path, output: Option<&Path>) -> Option<()> {
+    let Some(output) = output else {
+        let stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        return answered(stream);
+    };
+    let text = std::fs::read_to_string(output).ok()?;
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("listening on "))?;
+    let address = line.split(' ').next()?.parse().ok()?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    answered(stream)
+}
+
+fn answered(mut stream: impl Read + Write) -> Option<()> {
+    stream.write_all(b"GET /ping HTTP/1.0\r\nHost: test\r\n\r\n").ok()?;
+    let mut bytes = [0; 12];
+    stream.read_exact(&mut bytes).ok()?;
+    bytes.ends_with(b"200").then_some(())
+}
