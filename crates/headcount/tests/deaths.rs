@@ -7,6 +7,8 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use headcount::{Cause, ErrorKind, Generation, Join, Kind, Liveness, Role, State};
+use nix::fcntl::posix_fallocate;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use family::callbacks::Act;
@@ -436,4 +438,32 @@ fn a_worker_that_has_left_beats_for_nobody_else() {
     home.kill(&mut next);
     home.wait_for_callback(Kind::WorkerDied, next.pid());
     leave_all([&mut sibling]);
+}
+
+/// A process that ends drops its proof of membership and its memory some time before the kernel calls it dead. A master that
+/// begins a generation in this moment must not take it for a stranger that somebody has written into the table: its death
+/// would never be told.
+#[test]
+fn a_worker_that_is_ending_while_a_generation_begins_is_reported() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let first = home.begin(1);
+    // What it has open is given back after its locks, and takes long if it is large.
+    let hoard = memfd_create(c"hoard", MFdFlags::empty()).expect("a file in memory");
+    posix_fallocate(&hoard, 0, 256 << 20).expect("memory");
+    let mut dying = home.quiet(&first, 0);
+    drop(hoard);
+    home.truth.dead.push((dying.pid(), home.head()));
+    dying.signal(Signal::SIGKILL);
+    let maps = format!("/proc/{}/maps", dying.pid());
+    wait_for("it to give up its memory", || std::fs::read_to_string(&maps).ok().filter(String::is_empty));
+    let was_ending = home.process(dying.pid()).liveness == Liveness::Alive;
+    let second = home.begin(1);
+    dying.wait();
+    let mut other = home.serving(&second, 0);
+    home.wait_for(Kind::WorkerDied, dying.pid());
+    leave_all([&mut other]);
+    if !was_ending {
+        skip("the worker ended too quickly to be met on its way out");
+    }
 }

@@ -11,6 +11,7 @@ use crate::registry::files::FileId;
 use crate::registry::layout::member_byte;
 use crate::sys::clock;
 use crate::sys::identity::{Identity, Liveness};
+use crate::sys::process;
 use crate::sys::record_lock::{self, ByteLock};
 
 /// Whether a process, in whatever pid namespace, is alive and a member. `None`: no proof either way.
@@ -101,14 +102,17 @@ impl<'a> Strangers<'a> {
         if let Some(&known) = self.known.get(process) {
             return known;
         }
-        let found = clock::boot_ns() < self.until && self.find(process, lock_tag);
+        let found = clock::boot_ns() < self.until
+            && self.find(process, lock_tag)
+            // One that ends has dropped its proof and its memory, and is alive to the kernel for a moment more.
+            && !(self.is_here(process) && process::is_ending(process.pid));
         self.known.insert(*process, found);
         found
     }
 
     fn find(&mut self, process: &Identity, lock_tag: u32) -> bool {
         let Some((lock_file, tag)) = self.lock_file else { return false };
-        let is_here = self.own_namespace != 0 && process.namespace == self.own_namespace;
+        let is_here = self.is_here(process);
         if is_here && is_proven(lock_file, process) {
             return false;
         }
@@ -120,6 +124,10 @@ impl<'a> Strangers<'a> {
         let cannot_be =
             !is_here && (!process.is_of_a_namespace() || self.is_local && self.own_namespace != 0);
         (tag == lock_tag || cannot_be) && is_member(lock_file, process) == Some(false)
+    }
+
+    fn is_here(&self, process: &Identity) -> bool {
+        self.own_namespace != 0 && process.namespace == self.own_namespace
     }
 
     /// Whether a process has mapped the registry; `None` where `/proc` does not tell.
