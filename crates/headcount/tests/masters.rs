@@ -13,6 +13,10 @@ use headcount::{
     Wait,
 };
 
+use nix::fcntl::posix_fallocate;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
+
 use family::callbacks::Callbacks;
 use family::home::{Home, leave_all, triple};
 use family::worker::{Habit, worker};
@@ -431,4 +435,36 @@ fn workers_that_lose_their_master_serve_on() {
         events.iter().filter(|e| e.kind == Kind::GenerationEnded).map(|e| e.generation).collect();
     assert_eq!(ended, [1, 2]);
     assert_eq!(callbacks.about(Kind::MasterLost).len(), 1);
+}
+
+/// A server that is killed and started again at once meets its own master, which to the kernel is alive for a moment more.
+#[test]
+fn a_start_while_the_master_before_is_ending_goes_on_with_its_node() {
+    let _alone = alone();
+    let place = Place::new();
+    // Given back after its locks, and slowly.
+    let hoard = memfd_create(c"hoard", MFdFlags::empty()).expect("a file in memory");
+    posix_fallocate(&hoard, 0, 256 << 20).expect("memory");
+    let mut old = fork(|line| {
+        let master = place.open();
+        begin(&master, Callbacks::new());
+        line.say("ready");
+        line.hear();
+        0
+    });
+    drop(hoard);
+    old.expect("ready");
+    old.signal(Signal::SIGKILL);
+    let maps = format!("/proc/{}/maps", old.pid());
+    wait_for("it to give up its memory", || std::fs::read_to_string(&maps).ok().filter(String::is_empty));
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", old.pid())).unwrap_or_default();
+    let was_ending = !stat.contains(") Z ");
+    let master = place.open();
+    assert_eq!(master.node().path(), Some(place.registry().as_path()));
+    let generation = begin(&master, Callbacks::new());
+    assert_eq!(generation.id(), 2);
+    old.wait();
+    if !was_ending {
+        family::skip("the master ended too quickly to be met on its way out");
+    }
 }

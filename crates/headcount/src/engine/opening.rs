@@ -1,7 +1,7 @@
 //! How a process comes to its node: the same one again, a new one under a name of its own, or one without files; and
 //! how it becomes its master.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex};
@@ -264,9 +264,14 @@ fn relatives(predecessor: Option<u32>) -> Vec<Identity> {
 
 /// Makes this process a master of the node. `Some`: another, unrelated one has it, in words.
 fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<String>> {
-    let wait = Wait::For(inner.settings().lock_timeout.min(LONGEST_OPENING));
     bury_other_boots(inner);
-    let mut session = Session::begin(inner, wait, Operation::Open)?;
+    // Of those who look alive, one may be about to end: a server that is killed and started again at once. It is waited for,
+    // once, since nobody can tell how long that takes: its memory is given back meanwhile.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    if let Some(ending) = ending_master(inner, predecessor)? {
+        process::wait_for_end(ending.as_fd(), PATIENCE);
+    }
+    let mut session = begin_opening(inner)?;
     inner.free_unreadable(session.facts(), true);
     let is_ours = inner.store.has_kin(&relatives(predecessor));
     session.heal(is_ours);
@@ -287,6 +292,21 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     session.claim_master()?;
     inner.header().namespace.store(inner.process().identity.namespace, Relaxed);
     Ok(None)
+}
+
+fn begin_opening(inner: &Arc<Inner>) -> Result<Session> {
+    Session::begin(inner, Wait::For(inner.settings().lock_timeout.min(LONGEST_OPENING)), Operation::Open)
+}
+
+/// A master of the table, none of our kin, that is about to end.
+fn ending_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<OwnedFd>> {
+    let session = begin_opening(inner)?;
+    let namespace = Identity::own().namespace;
+    let is_ending = |s: &&SlotFacts| {
+        s.liveness == Liveness::Alive && s.identity.namespace == namespace && process::is_ending(s.pid())
+    };
+    let ending = strangers(session.facts(), predecessor).find(is_ending);
+    Ok(ending.and_then(|s| process::open_pidfd(s.pid()).ok()))
 }
 
 /// Of another boot nobody is alive, whoever has the same id and birth in this one.

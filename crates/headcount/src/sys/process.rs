@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -40,10 +41,18 @@ pub(crate) fn is_zombie(pid: u32) -> bool {
         .is_some_and(|stat| fields(&stat).and_then(|mut f| f.next()).is_some_and(|s| s == "Z" || s == "X"))
 }
 
-/// Whether a process is on its way out: it runs nothing of its own any more.
+/// Whether a process is on its way out: none of its threads runs anything of its own any more. `false` where `/proc` does
+/// not tell.
 pub(crate) fn is_ending(pid: u32) -> bool {
     const PF_EXITING: u64 = 4;
-    read_stat(pid).and_then(|stat| parse_flags(&stat)).is_some_and(|flags| flags & PF_EXITING != 0)
+    // One whose first thread has ended may go on with others, as long as it likes: those are asked, too. Who has more of them
+    // is not worth the time.
+    const MOST_THREADS: usize = 1024;
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut flags = threads.flatten().map(|thread| parse_flags(&read_stat_at(&thread.path().join("stat"))?));
+    let ends = |flags: Option<u64>| flags.is_none_or(|flags| flags & PF_EXITING != 0);
+    let mut asked = flags.by_ref().take(MOST_THREADS).peekable();
+    asked.peek().is_some() && asked.all(ends) && flags.next().is_none()
 }
 
 /// Whether this process has begun a session, and has not only been born into one.
@@ -54,10 +63,14 @@ pub(crate) fn leads_a_session() -> bool {
 }
 
 fn read_stat(pid: u32) -> Option<Vec<u8>> {
+    read_stat_at(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn read_stat_at(path: &Path) -> Option<Vec<u8>> {
     use std::io::Read;
     // Longer than any; and one read is what `std::fs::read` would need seven for: a joining worker has others wait.
     let mut stat = vec![0; 2048];
-    let length = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+    let length = std::fs::File::open(path).ok()?.read(&mut stat).ok()?;
     stat.truncate(length);
     Some(stat)
 }
@@ -260,6 +273,26 @@ mod tests {
         assert_eq!(zombie_status(pidfd.as_fd(), child.id()), Some(libc::SIGKILL));
         child.wait().unwrap();
         assert_eq!(zombie_status(pidfd.as_fd(), child.id()), None, "it is nobody");
+    }
+
+    #[test]
+    fn one_whose_first_thread_has_ended_is_not_ending() {
+        let script = format!(
+            "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n\
+             ctypes.CDLL(None).syscall({}, 0)",
+            libc::SYS_exit
+        );
+        let Ok(mut child) = std::process::Command::new("python3").args(["-c", &script]).spawn() else {
+            return eprintln!("skipped: no python3");
+        };
+        let first_has_ended = || is_zombie(child.id());
+        let begun = Instant::now();
+        while !first_has_ended() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(first_has_ended() && !is_ending(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
