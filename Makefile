@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages check advisories loom bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -118,6 +118,19 @@ test-packages: ## build the .debs and the rock, and check their contents
 	@$(SETUP) test module package
 	scripts/test-packages
 
+# Faults of these kinds, and how many: see docs/reliability.md. As root, or the truth is less complete.
+SEED    ?=
+FAULTS  ?=
+SECONDS ?= 120
+FRONT   ?= lua,module,both,rust
+campaign: ## do faults at random to real servers and check what is reported against the kernel; SEED=, FAULTS=, SECONDS=, FRONT=
+	@$(SETUP) test
+	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p headcount-campaign
+	$(CARGO) build $(LOCKED) -p headcount --example prefork
+	@$(MAKE) module SETUP=: NGINX=debian
+	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
+	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
+
 loom: ## check lock-free reading of the registry under every order of its loads and stores
 	@$(SETUP) test
 	CARGO_TARGET_DIR='$(TARGET)/loom' RUSTFLAGS='--cfg loom' $(CARGO) test $(LOCKED) --release -p headcount --lib loom
@@ -126,6 +139,7 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --features headcount/tokio --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) -p headcount-campaign --all-targets -- -D warnings
 	@$(MAKE) module SETUP=: NGINX=debian
 	NGINX_SOURCE_DIR=/usr/share/nginx/src NGINX_BUILD_DIR="$$(echo '$(TARGET)'/nginx-debian-*)" \
 	    $(CARGO) clippy $(LOCKED) --release -p headcount-nginx -- -D warnings
@@ -135,6 +149,7 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	scripts/test-setup
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
+	$(CARGO) test $(LOCKED) --quiet -p headcount-campaign
 
 advisories: ## ask RustSec's database about the dependencies; says so where it cannot be had
 	@$(SETUP) check

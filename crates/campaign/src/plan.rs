@@ -96,7 +96,8 @@ pub enum Orphans {
 }
 
 /// Which callback a trap is laid in.
-pub const CALLBACKS: [&str; 4] = ["on_worker_start", "on_worker_died", "on_worker_exit", "on_worker_draining"];
+pub const CALLBACKS: [&str; 4] =
+    ["on_worker_start", "on_worker_died", "on_worker_exit", "on_worker_draining"];
 
 /// One fault. Times are in milliseconds unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +119,6 @@ pub enum Fault {
     KillNode,
     Upgrade { back: bool, interruption: Interruption, after_ms: u32 },
     Winch { after_ms: u32 },
-    LoseFiles { registry: bool, lock: bool },
     Reader { kill: bool, faults: usize },
     CrashLoop { deaths: usize },
     Freeze { who: Who, faults: usize },
@@ -155,7 +155,6 @@ impl Fault {
             Self::Upgrade { interruption: Interruption::None, back: true, .. } => "upgrade rolled back",
             Self::Upgrade { .. } => "upgrade interrupted by kills",
             Self::Winch { .. } => "workers sent away and called back (WINCH, HUP)",
-            Self::LoseFiles { .. } => "registry's files removed",
             Self::Reader { kill: true, .. } => "reader killed",
             Self::Reader { kill: false, .. } => "reader stopped",
             Self::CrashLoop { .. } => "crash loop in init_worker",
@@ -227,7 +226,10 @@ fn deadly(dice: &mut ChaCha8Rng) -> Deadly {
 
 fn told(dice: &mut ChaCha8Rng, front: Front) -> Told {
     // The example server does not know INT.
-    *pick(dice, if front.is_nginx() { &[Told::Term, Told::Int, Told::Quit] } else { &[Told::Term, Told::Quit] })
+    *pick(
+        dice,
+        if front.is_nginx() { &[Told::Term, Told::Int, Told::Quit] } else { &[Told::Term, Told::Quit] },
+    )
 }
 
 /// How often each is drawn: what is cheap and likely to meet another fault, more often.
@@ -242,30 +244,26 @@ fn fault(dice: &mut ChaCha8Rng, front: Front) -> Fault {
 
 fn any(dice: &mut ChaCha8Rng, front: Front) -> Fault {
     match dice.random_range(0..200) {
-        0..70 => Fault::Kill { who: who(dice), how: deadly(dice) },
-        70..85 => Fault::Newborn { after_us: dice.random_range(0..5000), how: deadly(dice) },
-        85..97 => Fault::Stop { who: who(dice), faults: dice.random_range(1..5) },
-        97..101 => Fault::Spin { who: dice.random(), for_ms: dice.random_range(50..2500) },
-        101..107 => Fault::Leave { who: who(dice), how: told(dice, front) },
-        107..115 => Fault::DieInCallback { callback: pick::<&str>(dice, &CALLBACKS) },
-        115..121 => Fault::HoldLock {
+        0..74 => Fault::Kill { who: who(dice), how: deadly(dice) },
+        74..89 => Fault::Newborn { after_us: dice.random_range(0..5000), how: deadly(dice) },
+        89..101 => Fault::Stop { who: who(dice), faults: dice.random_range(1..5) },
+        101..105 => Fault::Spin { who: dice.random(), for_ms: dice.random_range(50..2500) },
+        105..111 => Fault::Leave { who: who(dice), how: told(dice, front) },
+        111..119 => Fault::DieInCallback { callback: pick::<&str>(dice, &CALLBACKS) },
+        119..125 => Fault::HoldLock {
             callback: pick::<&str>(dice, &CALLBACKS),
             for_ms: dice.random_range(10..200),
             kills: dice.random_range(1..6),
         },
-        121..133 => Fault::Reload { workers: dice.random_range(2..=16) },
-        133..137 => Fault::Reloads {
+        125..137 => Fault::Reload { workers: dice.random_range(2..=16) },
+        137..141 => Fault::Reloads {
             workers: (0..dice.random_range(2..6)).map(|_| dice.random_range(2..=16)).collect(),
             gap_ms: *pick(dice, &[0, 5, 50, 150]),
         },
-        137..143 => {
-            Fault::BadReload { why: *pick(dice, &[Bad::Syntax, Bad::Address, Bad::Permission]) }
-        }
-        143..150 => {
-            Fault::Drain { clients: dice.random_range(1..4), faults: dice.random_range(1..8) }
-        }
-        150..157 => Fault::StopServer { how: told(dice, front), group: dice.random_ratio(1, 4) },
-        157..163 => Fault::LoseMaster {
+        141..147 => Fault::BadReload { why: *pick(dice, &[Bad::Syntax, Bad::Address, Bad::Permission]) },
+        147..154 => Fault::Drain { clients: dice.random_range(1..4), faults: dice.random_range(1..8) },
+        154..161 => Fault::StopServer { how: told(dice, front), group: dice.random_ratio(1, 4) },
+        161..167 => Fault::LoseMaster {
             orphans: match dice.random_range(0..4) {
                 0 => Orphans::Killed,
                 1 => Orphans::Outlast,
@@ -273,8 +271,8 @@ fn any(dice: &mut ChaCha8Rng, front: Front) -> Fault {
             },
             after_ms: *pick(dice, &[0, 5, 50, 200]),
         },
-        163..167 => Fault::KillNode,
-        167..175 => Fault::Upgrade {
+        167..171 => Fault::KillNode,
+        171..179 => Fault::Upgrade {
             back: dice.random(),
             interruption: *pick(
                 dice,
@@ -289,11 +287,7 @@ fn any(dice: &mut ChaCha8Rng, front: Front) -> Fault {
             ),
             after_ms: *pick(dice, &[0, 20, 100, 300]),
         },
-        175..179 => Fault::Winch { after_ms: *pick(dice, &[0, 50, 200]) },
-        179..183 => {
-            let registry = dice.random();
-            Fault::LoseFiles { registry, lock: !registry || dice.random::<bool>() }
-        }
+        179..183 => Fault::Winch { after_ms: *pick(dice, &[0, 50, 200]) },
         183..191 => Fault::Reader { kill: dice.random(), faults: dice.random_range(1..6) },
         191..194 => Fault::CrashLoop { deaths: dice.random_range(1..12) },
         _ => Fault::Freeze { who: who(dice), faults: dice.random_range(1..4) },

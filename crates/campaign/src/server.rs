@@ -86,13 +86,19 @@ impl Server {
             Some(Bad::Syntax) => "this is no directive;\n".to_owned(),
             _ => setup.render(self.folder.path()),
         };
-        self.folder.write("nginx.conf", &text);
+        // At once: a master that was told to reload before may be reading it.
+        self.folder.write("nginx.conf.new", &text);
+        let at = |name: &str| self.folder.at(name);
+        if let Err(error) = fs::rename(at("nginx.conf.new"), at("nginx.conf")) {
+            eprintln!("nginx.conf: {error}");
+        }
     }
 
     /// Starts it, and waits until its master lives.
     pub fn start(&mut self) -> Result<(), String> {
         let at = |name: &str| self.folder.at(name);
-        let log = File::options().create(true).append(true).open(at("stdio.log")).map_err(|e| e.to_string())?;
+        let log =
+            File::options().create(true).append(true).open(at("stdio.log")).map_err(|e| e.to_string())?;
         let copy = log.try_clone().map_err(|e| e.to_string())?;
         if !self.front.is_nginx() {
             let child = Command::new(artifacts::example("prefork"))
@@ -163,7 +169,10 @@ impl Server {
         let example = artifacts::example("prefork");
         let name = example.display().to_string();
         let masters = self.child.as_ref().map(|child| child.id() as i32);
-        titled(kernel, |title| title.starts_with(&name)).into_iter().filter(|&pid| Some(pid) != masters).collect()
+        titled(kernel, |title| title.starts_with(&name))
+            .into_iter()
+            .filter(|&pid| Some(pid) != masters)
+            .collect()
     }
 
     /// Workers that are to stay: not told to leave.
@@ -230,5 +239,9 @@ impl Server {
 fn titled(kernel: &Kernel, fits: impl Fn(&str) -> bool) -> Vec<i32> {
     let mut alive = kernel.alive();
     alive.sort_by_key(|process| process.began);
-    alive.into_iter().map(|process| process.pid).filter(|&pid| process::is_alive(pid) && fits(&process::title(pid))).collect()
+    alive
+        .into_iter()
+        .map(|process| process.pid)
+        .filter(|&pid| process::is_alive(pid) && fits(&process::title(pid)))
+        .collect()
 }

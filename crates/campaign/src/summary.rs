@@ -12,6 +12,8 @@ use crate::plan::Plan;
 
 /// The lines of history that are printed with a violation.
 const HISTORY: usize = 40;
+/// Violations that are printed of each life: the others follow from them, mostly.
+const MOST: usize = 8;
 
 /// All lives together.
 pub struct Summary {
@@ -22,6 +24,8 @@ pub struct Summary {
     tally: Tally,
     lives: u64,
     failures: usize,
+    /// Lives in which messages of the kernel were lost: nothing of them is counted.
+    blind: u64,
 }
 
 impl Summary {
@@ -35,6 +39,7 @@ impl Summary {
             tally: Tally::default(),
             lives: 0,
             failures: 0,
+            blind: 0,
         }
     }
 
@@ -63,8 +68,11 @@ impl Summary {
         for line in &outcome.history[from..] {
             println!("  {line}");
         }
-        for violation in outcome.violations.iter().take(20) {
+        for violation in outcome.violations.iter().take(MOST) {
             println!("  {violation}");
+        }
+        if found > MOST {
+            println!("  and {} more", found - MOST);
         }
         println!("  kept in {}", keep.display());
         println!(
@@ -78,6 +86,10 @@ impl Summary {
     /// Adds a life.
     pub fn add(&mut self, front: Front, outcome: Outcome) {
         self.lives += 1;
+        if outcome.violations.iter().any(|violation| violation.class == Class::Blind) {
+            self.blind += 1;
+            return;
+        }
         self.failures += usize::from(!outcome.violations.is_empty());
         for (kind, n) in outcome.faults {
             *self.faults.entry(kind).or_default() += n;
@@ -91,7 +103,13 @@ impl Summary {
 
     /// Prints the sums.
     pub fn print(&mut self, source: Source, took: Duration) {
-        println!("\n{} faults in {} lives, {:.0} s, seed {}", self.faults(), self.lives, took.as_secs_f64(), self.seed);
+        println!(
+            "\n{} faults in {} lives, {:.0} s, seed {}",
+            self.faults(),
+            self.lives,
+            took.as_secs_f64(),
+            self.seed
+        );
         println!("the truth came from {source}");
         for (front, n) in &self.fronts {
             println!("{n:>9}  faults on {front}");
@@ -105,6 +123,12 @@ impl Summary {
         }
         histogram("the kernel's exit to the journal", &mut self.tally.to_journal);
         histogram("the kernel's exit to the callback", &mut self.tally.to_callback);
+        if self.blind > 0 {
+            println!(
+                "{:>9}  LIVES THAT PROVE NOTHING AND ARE NOT COUNTED: messages of the kernel were lost",
+                self.blind
+            );
+        }
         if self.classes.is_empty() {
             println!("no violation");
         }

@@ -13,6 +13,8 @@ pub struct Stat {
     pub pid: i32,
     /// Its parent.
     pub parent: i32,
+    /// Its process group.
+    pub group: i32,
     /// `R`, `S`, `T`, `Z` and so on.
     pub state: char,
     /// Clock ticks since boot at its start: with the pid, it names one process for ever.
@@ -32,6 +34,7 @@ pub fn stat(pid: i32) -> Option<Stat> {
         pid,
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
         started: number(19)?,
         cpu: Duration::from_millis((number(11)? + number(12)?) * 1000 / ticks),
     })

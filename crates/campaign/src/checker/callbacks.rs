@@ -24,10 +24,19 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
     let mut found = Vec::new();
     let mut calls: BTreeMap<u64, Vec<&Call>> = BTreeMap::new();
     let mut last = 0;
+    let reporters: BTreeMap<u64, i32> =
+        evidence.events.iter().map(|event| (event.seq, event.reporter)).collect();
     for call in evidence.calls {
-        if !call.retry {
+        // Whoever wrote the event died before its callback began: another one runs it when it finds that.
+        let handed_on = reporters.get(&call.seq).is_some_and(|&reporter| reporter != call.runner);
+        tally.add(
+            "callbacks handed on, because who was to run them had died",
+            u64::from(handed_on && !call.retry),
+        );
+        if !call.retry && !handed_on {
             if call.seq < last {
-                let text = format!("the callback of #{} ran after that of #{last}, in {}", call.seq, call.runner);
+                let text =
+                    format!("the callback of #{} ran after that of #{last}, in {}", call.seq, call.runner);
                 found.push(Violation::new(Class::OutOfOrder, text));
             }
             last = last.max(call.seq);
@@ -40,7 +49,25 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
             *broken.entry(about).or_default() += 1;
         }
     }
+    let ended: BTreeMap<i32, u64> =
+        evidence.processes.iter().filter_map(|process| Some((process.pid, process.ended?))).collect();
+    let node_died = |event: &Event| {
+        let later = evidence.events.iter().skip_while(|other| other.seq <= event.seq);
+        later
+            .take_while(|other| other.kind != Kind::GenerationStarted || other.cause != "start")
+            .any(|other| other.cause == "unclean")
+    };
     for (event, owner) in evidence.events.iter().zip(owners) {
+        let about_itself = event.pid == Some(event.reporter);
+        if event.kind.has_callback()
+            && event.cause != "unclean"
+            && !calls.contains_key(&event.seq)
+            && ended.contains_key(&event.reporter)
+            && (about_itself || node_died(event))
+        {
+            tally.add("callbacks that did not run, because who was to run them had died", 1);
+            continue;
+        }
         let calls = calls.remove(&event.seq).unwrap_or_default();
         let broken = broken.get(&event.seq).copied().unwrap_or(0);
         one(event, &calls, broken, tally, &mut found);

@@ -73,23 +73,18 @@ fn master_lost(
         found.push(Violation::new(Class::Twice, format!("#{before}, and again {}", event.show())));
     }
     let process = owner.map(|at| &evidence.processes[at]);
-    if evidence.complete && process.is_none_or(|process| process.ended.is_none_or(|end| end > event.at + SLACK)) {
+    if evidence.complete
+        && process.is_none_or(|process| process.ended.is_none_or(|end| end > event.at + SLACK))
+    {
         found.push(Violation::new(Class::Untrue, format!("this master had not ended: {}", event.show())));
     }
 }
 
-fn one(
-    process: &Process,
-    events: &[&Event],
-    complete: bool,
-    tally: &mut Tally,
-    found: &mut Vec<Violation>,
-) {
+fn one(process: &Process, events: &[&Event], complete: bool, tally: &mut Tally, found: &mut Vec<Violation>) {
     let mut say = |class, text: String| found.push(Violation::new(class, text));
     let all = || events.iter().map(|event| event.show()).collect::<Vec<_>>().join("; ");
     let is_end = |event: &&&Event| matches!(event.kind, Kind::WorkerExited | Kind::WorkerDied);
-    let starts: Vec<usize> =
-        (0..events.len()).filter(|&at| events[at].kind == Kind::WorkerStarted).collect();
+    let starts: Vec<usize> = (0..events.len()).filter(|&at| events[at].kind == Kind::WorkerStarted).collect();
     let ends: Vec<&&Event> = events.iter().filter(is_end).collect();
 
     if starts.len() > 1 || ends.len() > 1 {
@@ -107,12 +102,16 @@ fn one(
             let how = process.status.map_or("unknown".into(), |status| status.to_string());
             say(
                 Class::Missed,
-                format!("process {} ended ({how}) at {ended}, and the journal does not say so: {}", process.pid, all()),
+                format!(
+                    "process {} ended ({how}) at {ended}, and the journal does not say so: {}",
+                    process.pid,
+                    all()
+                ),
             );
         }
         return;
     };
-    if !events.last().is_some_and(|last| last.seq == end.seq) {
+    if events.last().is_none_or(|last| last.seq != end.seq) {
         say(Class::OutOfOrder, format!("something after its end: {}", all()));
     }
     match (end.kind, process.ended) {
@@ -150,9 +149,8 @@ fn cause(process: &Process, end: &Event, tally: &mut Tally, found: &mut Vec<Viol
                 tally.add("deaths with exit code 0", 1);
             }
         }
-        _ => found.push(Violation::new(
-            Class::WrongCause,
-            format!("the kernel says {status}: {}", end.show()),
-        )),
+        _ => {
+            found.push(Violation::new(Class::WrongCause, format!("the kernel says {status}: {}", end.show())))
+        }
     }
 }

@@ -47,6 +47,8 @@ pub enum Class {
     Growth,
     /// A line in the server's log that nobody caused.
     Log,
+    /// Messages of the kernel were lost, so that nothing is proven. Not headcount's fault.
+    Blind,
 }
 
 impl fmt::Display for Class {
@@ -65,6 +67,7 @@ impl fmt::Display for Class {
             Self::Busy => "busy",
             Self::Growth => "growth",
             Self::Log => "log",
+            Self::Blind => "blind",
         })
     }
 }
@@ -148,7 +151,10 @@ fn numbers(events: &[Event]) -> Vec<Violation> {
         if after > before + 1 {
             found.push(Violation::new(Class::Gap, format!("after event #{before} comes {}", pair[1].show())));
         } else if after <= before {
-            found.push(Violation::new(Class::Twice, format!("after event #{before} comes {}", pair[1].show())));
+            found.push(Violation::new(
+                Class::Twice,
+                format!("after event #{before} comes {}", pair[1].show()),
+            ));
         }
     }
     if let Some(first) = events.first().filter(|event| event.seq != 1) {

@@ -101,16 +101,12 @@ impl Kernel {
         let ends = Arc::<AtomicBool>::default();
         let (theirs, end) = (Arc::clone(&known), Arc::clone(&ends));
         let root = std::process::id() as i32;
-        let connector = if looks_only {
-            Err(std::io::Error::other("told not to"))
-        } else {
-            netlink::Connector::open()
-        };
+        let connector =
+            if looks_only { Err(std::io::Error::other("told not to")) } else { netlink::Connector::open() };
         let (source, thread) = match connector {
-            Ok(connector) => (
-                Source::Connector,
-                std::thread::spawn(move || hear(connector, &theirs, &end, root)),
-            ),
+            Ok(connector) => {
+                (Source::Connector, std::thread::spawn(move || hear(connector, &theirs, &end, root)))
+            }
             Err(error) => {
                 eprintln!("no process-events connector: {error}");
                 (Source::Looks, std::thread::spawn(move || look(&theirs, &end, root)))

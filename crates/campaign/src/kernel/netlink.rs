@@ -166,7 +166,7 @@ impl Connector {
             }
             let before = self.counts[cpu].replace(head.count);
             if before.is_some_and(|before| before.wrapping_add(1) != head.count) {
-                return Err(lost("a gap in the numbers"));
+                return Err(lost(&format!("processor {cpu} counts {} after {before:?}", head.count)));
             }
         }
         let at = what.at;

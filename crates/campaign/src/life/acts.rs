@@ -24,6 +24,7 @@ impl Life<'_> {
                 let page = format!("/spin?s={}", f64::from(*for_ms) / 1000.0);
                 // Nobody waits for the answer.
                 drop(http::send(&self.server.socket(), &page));
+                self.busy_until = Instant::now() + Duration::from_millis(u64::from(*for_ms) + 500);
                 std::thread::sleep(Duration::from_millis(u64::from(for_ms / 2)));
             }
             Fault::DieInCallback { callback } => {
@@ -62,7 +63,9 @@ impl Life<'_> {
         let at = |n: u32| n as usize % all.len();
         match who {
             Who::One(n) => vec![all[at(n)]],
-            Who::Some(n, many) => (0..many.min(all.len() as u32)).map(|i| all[at(n.wrapping_add(i))]).collect(),
+            Who::Some(n, many) => {
+                (0..many.min(all.len() as u32)).map(|i| all[at(n.wrapping_add(i))]).collect()
+            }
             Who::All => all,
             Who::Sentinel | Who::Deputy | Who::Both => {
                 let sentinel = self.sentinel().filter(|pid| all.contains(pid));

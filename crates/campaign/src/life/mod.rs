@@ -57,6 +57,8 @@ struct Life<'a> {
     step: usize,
     rests: usize,
     begun: Instant,
+    /// Until when a worker was made to be busy.
+    busy_until: Instant,
     wall: u64,
     /// Kernel messages lost when it began.
     lost: u32,
@@ -86,7 +88,8 @@ impl<'a> Life<'a> {
     fn begin(kernel: &'a Kernel, plan: &Plan) -> Result<Self, String> {
         let mut server = Server::prepare(plan.front, plan.workers);
         let journal = server.folder().at("journal.jsonl");
-        let follower = Follower::begin(&server.registry(), &journal).map_err(|e| format!("headcount: {e}"))?;
+        let follower =
+            Follower::begin(&server.registry(), &journal).map_err(|e| format!("headcount: {e}"))?;
         let output = (!plan.front.is_nginx()).then(|| server.folder().at("stdio.log"));
         let load = Load::begin(&server.socket(), output);
         server.start()?;
@@ -102,6 +105,7 @@ impl<'a> Life<'a> {
             step: 0,
             rests: 0,
             begun: Instant::now(),
+            busy_until: Instant::now(),
             wall: crate::journal::wall_ahead(),
             lost: kernel.lost(),
             descriptors: BTreeMap::new(),
@@ -170,7 +174,9 @@ impl<'a> Life<'a> {
 
     fn violation(&mut self, class: Class, text: impl Into<String>) {
         let violation = Violation::new(class, text);
-        self.note(&format!("VIOLATION {violation}"));
+        if self.out.violations.is_empty() {
+            self.note("what was found follows");
+        }
         self.out.violations.push(violation);
     }
 

@@ -1,11 +1,11 @@
 //! A moment of rest: nothing more is done, all must have been said, and all that is said must be what the kernel says.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
-use testkit::process;
+use testkit::{Signal, process};
 
 use super::Life;
 use crate::checker::{self, Call, Class, Evidence, Tally, Violation};
@@ -23,12 +23,16 @@ impl Life<'_> {
             return;
         }
         self.rests += 1;
+        if self.kernel.lost() != self.lost {
+            return self
+                .violation(Class::Blind, "messages of the kernel were lost: this life proves nothing");
+        }
         self.undo(usize::MAX);
         self.clear_traps();
         if self.comes_to_rest() {
             self.status_fits();
             self.all_was_said();
-            if self.rests % 5 == 0 {
+            if self.rests.is_multiple_of(5) && Instant::now() > self.busy_until {
                 self.is_quiet();
             }
             self.does_not_grow();
@@ -36,10 +40,6 @@ impl Life<'_> {
         let bad = checker::bad_lines(&self.server.log());
         for line in bad {
             self.violation(Class::Log, line);
-        }
-        if self.kernel.lost() != self.lost {
-            self.lost = self.kernel.lost();
-            self.violation(Class::Hung, "messages of the kernel were lost: what was checked proves nothing");
         }
         self.note(&format!("rest {}", self.rests));
     }
@@ -53,6 +53,14 @@ impl Life<'_> {
                 && life.server.serving(life.kernel) == all
                 && life.server.family(life.kernel).len() == wanted + 1
         };
+        if self.wait(Duration::from_secs(4), full) {
+            return true;
+        }
+        // A master that is told to reload and to send its workers away within its one sleep does it in this order.
+        if self.server.master().is_some() && self.server.workers(self.kernel).is_empty() {
+            self.remark("servers without workers because WINCH and HUP met, called back once more");
+            self.tell_master(Signal::HUP);
+        }
         if self.wait(PATIENCE, full) {
             return true;
         }
@@ -61,14 +69,22 @@ impl Life<'_> {
             format!("{pid} {} {:?}", process::title(*pid), process::stat(*pid).map(|s| (s.state, s.parent)))
         };
         let titles: Vec<String> = family.iter().map(show).collect();
-        self.violation(Class::Hung, format!("{wanted} workers did not come to rest within {PATIENCE:?}: {titles:?}"));
+        self.violation(
+            Class::Hung,
+            format!("{wanted} workers did not come to rest within {PATIENCE:?}: {titles:?}"),
+        );
         false
     }
 
     fn status(&self) -> Result<Value, String> {
-        let output = headcount(&self.server.registry(), &["status", "--json"]).output().map_err(|e| e.to_string())?;
+        let output =
+            headcount(&self.server.registry(), &["status", "--json"]).output().map_err(|e| e.to_string())?;
         let status: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
-            format!("{e}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+            format!(
+                "{e}: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
         })?;
         Ok(status["nodes"][0].clone())
     }
@@ -88,25 +104,31 @@ impl Life<'_> {
             return;
         }
         *self.out.tally.counts.entry("comparisons of status with the kernel").or_default() += 1;
-        if self.rests % 4 == 0 {
+        if self.rests.is_multiple_of(4) {
             self.metrics_fit();
         }
     }
 
     fn metrics_fit(&mut self) {
-        let Ok(output) = headcount(&self.server.registry(), &["status", "--metrics"]).output() else { return };
-        let text = String::from_utf8_lossy(&output.stdout);
-        let value = |metric: &str, label: &str| -> Option<f64> {
-            let line = text.lines().find(|line| line.starts_with(metric) && line.contains(label))?;
-            line.rsplit(' ').next()?.parse().ok()
-        };
         let wanted = f64::from(self.server.workers);
-        for (metric, label) in
-            [("headcount_generation_workers{", "current"), ("headcount_workers_expected", "")]
-        {
-            if value(metric, label) != Some(wanted) {
-                self.violation(Class::Status, format!("{metric} is not {wanted}:\n{text}"));
-            }
+        let mut wrong = String::new();
+        // One that was killed a moment ago may have lived until now, as the kernel says too.
+        let fits = self.wait(HEADCOUNT, |life| {
+            let Ok(output) = headcount(&life.server.registry(), &["status", "--metrics"]).output() else {
+                return false;
+            };
+            let text = String::from_utf8_lossy(&output.stdout);
+            let value = |metric: &str, label: &str| -> Option<f64> {
+                let line = text.lines().find(|line| line.starts_with(metric) && line.contains(label))?;
+                line.rsplit(' ').next()?.parse().ok()
+            };
+            let workers = value("headcount_generation_workers{", "current");
+            let expected = value("headcount_workers_expected{", "");
+            wrong = format!("{workers:?} workers and {expected:?} expected, and there are {wanted}:\n{text}");
+            (workers, expected) == (Some(wanted), Some(wanted))
+        });
+        if !fits {
+            self.violation(Class::Status, wrong);
         }
         *self.out.tally.counts.entry("comparisons of metrics with the kernel").or_default() += 1;
     }
@@ -137,7 +159,9 @@ impl Life<'_> {
         let head = self.status()?["head"].as_u64().ok_or("the status has no head")?;
         let last = events.last().map_or(0, |event| event.seq);
         if last != head || lost != 0 {
-            return Err(format!("the journal's head is {head}, and its reader is at {last} and has lost {lost}"));
+            return Err(format!(
+                "the journal's head is {head}, and its reader is at {last} and has lost {lost}"
+            ));
         }
         let calls = self.calls()?;
         let processes = self.kernel.all();
@@ -191,7 +215,9 @@ impl Life<'_> {
         let open = process::open_descriptors(master);
         let first = *self.descriptors.entry(self.server.workers).or_insert(open);
         // nginx keeps the channels of workers that have just left until it hears of their end.
-        if open > first + 4 {
+        let fits = self.wait(HEADCOUNT, |_| process::open_descriptors(master) <= first + 4);
+        if !fits {
+            let open = process::open_descriptors(master);
             self.violation(Class::Growth, format!("the master has {open} descriptors, and had {first}"));
         }
         *self.out.tally.counts.entry("looks at sizes and descriptors").or_default() += 1;

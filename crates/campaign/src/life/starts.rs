@@ -26,7 +26,9 @@ impl Life<'_> {
                 let before = self.server.log().matches("[emerg]").count();
                 self.tell_master(Signal::HUP);
                 // It has read it when it complains; a master that is busy may be late.
-                self.wait(Duration::from_secs(5), |life| life.server.log().matches("[emerg]").count() > before);
+                self.wait(Duration::from_secs(5), |life| {
+                    life.server.log().matches("[emerg]").count() > before
+                });
                 self.server.configure(None);
             }
             Fault::StopServer { how, group } => {
@@ -35,19 +37,24 @@ impl Life<'_> {
             }
             Fault::LoseMaster { orphans, after_ms } => self.lose_master(*orphans, *after_ms),
             Fault::KillNode => {
-                for pid in self.server.family(self.kernel) {
-                    process::send(pid, Signal::KILL);
+                // Also who was just being forked.
+                if let Err(error) = self.server.kill_all(self.kernel) {
+                    self.violation(Class::Hung, error);
                 }
-                self.ensure_gone();
                 self.start();
             }
             Fault::Winch { after_ms } => {
                 self.undo(usize::MAX);
                 self.tell_master(Signal::WINCH);
+                // A master that finds both signals at once reloads first, and then sends all away.
+                let left =
+                    self.wait(Duration::from_secs(5), |life| life.server.serving(life.kernel).is_empty());
+                if !left {
+                    self.note("  some still serve");
+                }
                 std::thread::sleep(Duration::from_millis(u64::from(*after_ms)));
                 self.tell_master(Signal::HUP);
             }
-            Fault::LoseFiles { registry, lock } => self.lose_files(*registry, *lock),
             Fault::Upgrade { back, interruption, after_ms } => {
                 self.upgrade(*back, *interruption, *after_ms);
             }
@@ -85,9 +92,16 @@ impl Life<'_> {
         });
         if !gone {
             let left = self.server.family(self.kernel);
-            let titles: Vec<String> =
-                left.iter().map(|&pid| format!("{pid} {} {:?}", process::title(pid), process::stat(pid).map(|s| s.state))).collect();
-            self.violation(Class::Hung, format!("still there {STOP_LIMIT:?} after they were told to stop: {titles:?}"));
+            let titles: Vec<String> = left
+                .iter()
+                .map(|&pid| {
+                    format!("{pid} {} {:?}", process::title(pid), process::stat(pid).map(|s| s.state))
+                })
+                .collect();
+            self.violation(
+                Class::Hung,
+                format!("still there {STOP_LIMIT:?} after they were told to stop: {titles:?}"),
+            );
             if let Err(error) = self.server.kill_all(self.kernel) {
                 self.violation(Class::Hung, error);
             }
@@ -100,9 +114,10 @@ impl Life<'_> {
             self.undo(usize::MAX);
         }
         let Some(master) = self.server.master() else { return self.note("  there is no master to stop") };
-        let leader = rustix::process::Pid::from_raw(master);
-        let theirs = leader.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
-        match theirs.filter(|&theirs| group && theirs != rustix::process::getpgrp()) {
+        let group_of = |pid| process::stat(pid).map(|stat| stat.group);
+        let ours = group_of(std::process::id() as i32);
+        let theirs = group_of(master).filter(|&theirs| group && Some(theirs) != ours);
+        match theirs.and_then(rustix::process::Pid::from_raw) {
             Some(theirs) => {
                 // It may be gone by now.
                 let _ = rustix::process::kill_process_group(theirs, how.signal());
@@ -142,16 +157,5 @@ impl Life<'_> {
         }
         self.ensure_gone();
         self.start();
-    }
-
-    fn lose_files(&mut self, registry: bool, lock: bool) {
-        let path = self.server.registry();
-        if registry {
-            let _ = std::fs::remove_file(&path);
-        }
-        if lock {
-            let _ = std::fs::remove_file(path.with_extension("lock"));
-        }
-        self.tell_master(Signal::HUP);
     }
 }

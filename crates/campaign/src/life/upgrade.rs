@@ -35,6 +35,7 @@ impl Life<'_> {
             Interruption::OldMaster | Interruption::NewMaster => {
                 let gone = if interruption == Interruption::OldMaster { old } else { new };
                 process::send(gone, Signal::KILL);
+                self.wait(PATIENCE, |_| !process::is_alive(gone));
                 std::thread::sleep(Duration::from_millis(u64::from(after_ms)));
                 return self.kill_orphans();
             }
@@ -55,15 +56,19 @@ impl Life<'_> {
         }
     }
 
-    /// Until there is none: one that was just being forked has no title yet.
+    /// Until there has been none for a moment: one that was just being forked is called a master still.
     fn kill_orphans(&mut self) {
+        let known = self.server.master().or_else(|| self.server.masters(self.kernel).first().copied());
+        let Some(master) = known else { return };
+        let mut looks = 0;
         self.wait(PATIENCE, |life| {
-            let masters = life.server.masters(life.kernel);
-            let is_orphan = |&pid: &i32| process::stat(pid).is_some_and(|stat| !masters.contains(&stat.parent));
+            let is_orphan =
+                |&pid: &i32| pid != master && process::stat(pid).is_some_and(|stat| stat.parent != master);
             let mut orphans = life.server.family(life.kernel);
-            orphans.retain(|pid| !masters.contains(pid) && is_orphan(pid));
+            orphans.retain(is_orphan);
             orphans.iter().for_each(|&pid| process::send(pid, Signal::KILL));
-            orphans.is_empty()
+            looks = if orphans.is_empty() { looks + 1 } else { 0 };
+            looks > 50
         });
     }
 }
