@@ -111,8 +111,13 @@ impl Server {
                 .process_group(0)
                 .spawn()
                 .map_err(|e| format!("the example server: {e}"))?;
+            let master = child.id() as i32;
             self.child = Some(child);
-            return Ok(());
+            // It can be signalled when it has a worker.
+            let forks = wait::poll(Duration::from_secs(10), || {
+                (!process::children(master).is_empty() || !process::is_alive(master)).then_some(())
+            });
+            return forks.ok_or_else(|| "no worker within 10 s of the start".into());
         }
         // nginx does not take over the files of a server that was killed.
         for stale in ["nginx.pid", "nginx.pid.oldbin", "http.sock"] {

@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use headcount::{Generation, Join, Member, Moment, Wait, Worker};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -44,7 +45,11 @@ fn work(generation: &Generation, join: Join, listener: &TcpListener) -> Result<(
         ];
         fds.extend(member.watch_fd().filter(|_| step.listen).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         // Rounded up, so that it is not woken a moment too early.
-        poll(&mut fds, PollTimeout::try_from(step.next + Duration::from_millis(1))?)?;
+        match poll(&mut fds, PollTimeout::try_from(step.next + Duration::from_millis(1))?) {
+            // It was stopped and goes on, or was frozen: nothing is readable, and it may be time.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         if ready[0]
             && let Some(info) = inbox.read_signal()?
