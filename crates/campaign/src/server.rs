@@ -113,11 +113,7 @@ impl Server {
                 .map_err(|e| format!("the example server: {e}"))?;
             let master = child.id() as i32;
             self.child = Some(child);
-            // It can be signalled when it has a worker.
-            let forks = wait::poll(Duration::from_secs(10), || {
-                (!process::children(master).is_empty() || !process::is_alive(master)).then_some(())
-            });
-            return forks.ok_or_else(|| "no worker within 10 s of the start".into());
+            return begun(master);
         }
         // nginx does not take over the files of a server that was killed.
         for stale in ["nginx.pid", "nginx.pid.oldbin", "http.sock"] {
@@ -145,7 +141,7 @@ impl Server {
             }
         }
         let alive = wait::poll(Duration::from_secs(10), || self.master());
-        alive.map(drop).ok_or_else(|| "no master within 10 s of the start".into())
+        alive.ok_or_else(|| "no master within 10 s of the start".into()).and_then(begun)
     }
 
     /// Its master, if one lives: the one that the pid file names.
@@ -210,11 +206,14 @@ impl Server {
 
     /// Kills all of it.
     pub fn kill_all(&mut self, kernel: &Kernel) -> Result<(), String> {
+        let mut looks = 0;
         let dead = wait::poll(Duration::from_secs(15), || {
             self.reap();
             let family = self.family(kernel);
             family.iter().for_each(|&pid| process::send(pid, Signal::KILL));
-            family.is_empty().then_some(())
+            // Of who was just being forked, we hear a moment later.
+            looks = if family.is_empty() { looks + 1 } else { 0 };
+            (looks == 5).then_some(())
         });
         dead.ok_or_else(|| format!("processes that cannot be killed: {:?}", self.family(kernel)))
     }
@@ -239,6 +238,14 @@ impl Server {
             Err(error) => Err(format!("cp: {error}")),
         }
     }
+}
+
+/// Waits until a master has forked. Before, both servers may take a signal and think of it only at the next one.
+pub fn begun(master: i32) -> Result<(), String> {
+    let forks = wait::poll(Duration::from_secs(10), || {
+        (!process::children(master).is_empty() || !process::is_alive(master)).then_some(())
+    });
+    forks.ok_or_else(|| format!("master {master} has no worker within 10 s"))
 }
 
 fn titled(kernel: &Kernel, fits: impl Fn(&str) -> bool) -> Vec<i32> {

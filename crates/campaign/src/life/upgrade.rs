@@ -5,7 +5,9 @@ use std::time::Duration;
 use testkit::{Signal, process};
 
 use super::Life;
+use crate::checker::Class;
 use crate::plan::Interruption;
+use crate::server::begun;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -21,6 +23,9 @@ impl Life<'_> {
             return self.remark("an upgrade that the server refused");
         };
         self.descriptors.clear();
+        if let Err(error) = begun(new) {
+            return self.violation(Class::Hung, error);
+        }
         std::thread::sleep(Duration::from_millis(u64::from(after_ms)));
         let of = |master: i32| -> Vec<i32> {
             let parent = |pid| process::stat(pid).map(|stat| stat.parent);
