@@ -144,7 +144,8 @@ pub fn check(evidence: &Evidence) -> (Vec<Violation>, Tally) {
     (found, tally)
 }
 
-fn numbers(events: &[Event]) -> Vec<Violation> {
+/// Whether the journal begins with 1 and goes on without a gap.
+pub fn numbers(events: &[Event]) -> Vec<Violation> {
     let mut found = Vec::new();
     for pair in events.windows(2) {
         let (before, after) = (pair[0].seq, pair[1].seq);

@@ -32,6 +32,7 @@ impl Life<'_> {
         if self.comes_to_rest() {
             self.status_fits();
             self.all_was_said();
+            self.readers_have_all();
             if self.rests.is_multiple_of(5) && Instant::now() > self.busy_until {
                 self.is_quiet();
             }
@@ -56,9 +57,17 @@ impl Life<'_> {
         if self.wait(Duration::from_secs(4), full) {
             return true;
         }
-        // A master that is told to reload and to send its workers away within its one sleep does it in this order.
-        if self.server.master().is_some() && self.server.workers(self.kernel).is_empty() {
-            self.remark("servers without workers because WINCH and HUP met, called back once more");
+        let there = self.server.workers(self.kernel).len();
+        if self.front.is_nginx() && self.server.master().is_some() && there != wanted {
+            // A master that is told to reload and to send its workers away within one sleep does it in this order. And one that
+            // was ever sent WINCH starts all its workers again when an upgrade is rolled back, though they are there.
+            self.remark(match there {
+                0 => "servers without workers, reloaded once more: nginx had heard HUP before WINCH",
+                _ if there > wanted => {
+                    "servers with too many workers, reloaded once more: nginx has it from WINCH"
+                }
+                _ => "servers with too few workers, reloaded once more",
+            });
             self.tell_master(Signal::HUP);
         }
         if self.wait(PATIENCE, full) {
@@ -152,6 +161,33 @@ impl Life<'_> {
         }
         // Of all since the start of this life: the last one counts.
         self.last_tally = tally;
+    }
+
+    /// Readers that were stopped midway go on where they were.
+    fn readers_have_all(&mut self) {
+        for mut reader in std::mem::take(&mut self.readers) {
+            let mut wrong = String::new();
+            let has_all = self.wait(HEADCOUNT, |life| {
+                let all = |life: &Self| -> Result<(), String> {
+                    let head = life.status()?["head"].as_u64().ok_or("the status has no head")?;
+                    let (events, lost) = journal::parse(&reader.text(), life.wall)?;
+                    match (events.last().map_or(0, |event| event.seq), checker::numbers(&events).first()) {
+                        (_, Some(violation)) => Err(violation.to_string()),
+                        (last, None) if last == head && lost == 0 => Ok(()),
+                        (last, None) => Err(format!("it is at {last} of {head} and has lost {lost}")),
+                    }
+                };
+                all(life).map_err(|error| wrong = error).is_ok()
+            });
+            if !has_all {
+                let lives = reader.lives();
+                self.violation(
+                    Class::Gap,
+                    format!("a reader that had been stopped (it lives: {lives}): {wrong}"),
+                );
+            }
+            *self.out.tally.counts.entry("readers that went on after they were stopped").or_default() += 1;
+        }
     }
 
     fn judge(&self) -> Result<(Vec<Violation>, Tally), String> {
