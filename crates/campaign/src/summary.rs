@@ -123,6 +123,10 @@ impl Summary {
         }
         histogram("the kernel's exit to the journal", &mut self.tally.to_journal);
         histogram("the kernel's exit to the callback", &mut self.tally.to_callback);
+        histogram(
+            "the kernel's exit to the journal while workers stood or the lock was held",
+            &mut self.tally.hindered,
+        );
         if self.blind > 0 {
             println!(
                 "{:>9}  LIVES THAT PROVE NOTHING AND ARE NOT COUNTED: messages of the kernel were lost",

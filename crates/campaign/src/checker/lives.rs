@@ -57,7 +57,7 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
         }
     }
     for (&owner, events) in &lives {
-        one(&evidence.processes[owner], events, evidence.complete, tally, &mut found);
+        one(evidence, &evidence.processes[owner], events, tally, &mut found);
     }
     found
 }
@@ -80,7 +80,13 @@ fn master_lost(
     }
 }
 
-fn one(process: &Process, events: &[&Event], complete: bool, tally: &mut Tally, found: &mut Vec<Violation>) {
+fn one(
+    evidence: &Evidence,
+    process: &Process,
+    events: &[&Event],
+    tally: &mut Tally,
+    found: &mut Vec<Violation>,
+) {
     let mut say = |class, text: String| found.push(Violation::new(class, text));
     let all = || events.iter().map(|event| event.show()).collect::<Vec<_>>().join("; ");
     let is_end = |event: &&&Event| matches!(event.kind, Kind::WorkerExited | Kind::WorkerDied);
@@ -116,13 +122,16 @@ fn one(process: &Process, events: &[&Event], complete: bool, tally: &mut Tally, 
     }
     match (end.kind, process.ended) {
         (Kind::WorkerDied, None) => say(Class::Untrue, format!("it lives: {}", end.show())),
-        (Kind::WorkerDied, Some(ended)) if ended > end.at + SLACK && complete => {
+        (Kind::WorkerDied, Some(ended)) if ended > end.at + SLACK && evidence.complete => {
             say(Class::Untrue, format!("it ended {} ms later: {}", (ended - end.at) / 1_000_000, end.show()));
         }
         (Kind::WorkerDied, Some(ended)) => {
             tally.add("deaths", 1);
-            if end.cause != "unclean" {
-                tally.to_journal.push(end.at.saturating_sub(ended));
+            let late = end.at.saturating_sub(ended);
+            match end.cause.as_str() {
+                "unclean" => {}
+                _ if evidence.was_hindered(ended, end.at) => tally.hindered.push(late),
+                _ => tally.to_journal.push(late),
             }
             cause(process, end, tally, found);
         }

@@ -104,6 +104,14 @@ pub struct Evidence<'a> {
     pub events: &'a [Event],
     /// What the callbacks wrote.
     pub calls: &'a [Call],
+    /// When workers were stopped, frozen or busy, or held the lock, from and to: deaths meanwhile are told later.
+    pub hindered: &'a [(u64, u64)],
+}
+
+impl Evidence<'_> {
+    fn was_hindered(&self, from: u64, to: u64) -> bool {
+        self.hindered.iter().any(|&(begun, ended)| begun <= to && from <= ended)
+    }
 }
 
 /// What was checked, for the summary.
@@ -111,10 +119,13 @@ pub struct Evidence<'a> {
 pub struct Tally {
     /// How often, by name.
     pub counts: BTreeMap<&'static str, u64>,
-    /// Nanoseconds from the kernel's exit to the journal, of deaths that a surviving process reported.
+    /// Nanoseconds from the kernel's exit to the journal, of deaths that a surviving process reported while nobody was
+    /// stopped, frozen, busy or held the lock.
     pub to_journal: Vec<u64>,
     /// The same until the callback runs.
     pub to_callback: Vec<u64>,
+    /// Until the journal, while somebody was.
+    pub hindered: Vec<u64>,
 }
 
 impl Tally {
@@ -129,6 +140,7 @@ impl Tally {
         }
         self.to_journal.extend(other.to_journal);
         self.to_callback.extend(other.to_callback);
+        self.hindered.extend(other.hindered);
     }
 }
 

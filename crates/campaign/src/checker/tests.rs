@@ -68,6 +68,7 @@ fn finds(doctor: impl FnOnce(&mut History), expected: &[Class]) {
         complete: true,
         events: &history.events,
         calls: &history.calls,
+        hindered: &[],
     });
     let classes: Vec<Class> = found.iter().map(|violation| violation.class).collect();
     assert_eq!(classes, expected, "{found:#?}");

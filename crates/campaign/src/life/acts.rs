@@ -11,6 +11,9 @@ use crate::freezer::Freezer;
 use crate::journal::{Follower, headcount};
 use crate::plan::{Fault, Who};
 
+/// Longer than any life.
+const UNTIL_UNDONE: Duration = Duration::from_secs(3600);
+
 impl Life<'_> {
     pub(super) fn act(&mut self, fault: &Fault) {
         match fault {
@@ -22,6 +25,7 @@ impl Life<'_> {
             Fault::Spin { for_ms, .. } => {
                 self.undo(usize::MAX);
                 let page = format!("/spin?s={}", f64::from(*for_ms) / 1000.0);
+                self.hinder(Duration::from_millis(u64::from(*for_ms) + 50));
                 // Nobody waits for the answer.
                 drop(http::send(&self.server.socket(), &page));
                 self.busy_until = Instant::now() + Duration::from_millis(u64::from(*for_ms) + 500);
@@ -33,6 +37,7 @@ impl Life<'_> {
             }
             Fault::HoldLock { callback, for_ms, kills } => {
                 self.trap(callback, &for_ms.to_string());
+                self.hinder(Duration::from_millis(u64::from(*for_ms) + 600));
                 self.provoke(callback);
                 for n in 0..*kills {
                     std::thread::sleep(Duration::from_millis(u64::from(for_ms / (kills + 1))));
@@ -121,6 +126,7 @@ impl Life<'_> {
 
     fn stand(&mut self, who: Who, faults: usize) {
         let those = self.meant(who);
+        self.hinder(UNTIL_UNDONE);
         self.note(&format!("  SIGSTOP to {those:?}"));
         for pid in those {
             let Some(stat) = process::stat(pid) else { continue };
@@ -134,6 +140,7 @@ impl Life<'_> {
             self.freezer = Freezer::make();
         }
         let those = self.meant(who);
+        self.hinder(UNTIL_UNDONE);
         self.note(&format!("  freezes {those:?}"));
         let Some(freezer) = &self.freezer else {
             return self.remark("no cgroup to freeze in");

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use testkit::wait::boot_clock;
 use testkit::{Signal, SlowClient, process, wait};
 
 use crate::checker::{Class, Tally, Violation};
@@ -60,6 +61,8 @@ struct Life<'a> {
     /// Until when a worker was made to be busy.
     busy_until: Instant,
     wall: u64,
+    /// When somebody was made to stand or to hold the lock, from and to.
+    hindered: Vec<(u64, u64)>,
     /// Kernel messages lost when it began.
     lost: u32,
     /// Open descriptors of the master at rest, by number of workers; since its start.
@@ -107,6 +110,7 @@ impl<'a> Life<'a> {
             begun: Instant::now(),
             busy_until: Instant::now(),
             wall: crate::journal::wall_ahead(),
+            hindered: Vec::new(),
             lost: kernel.lost(),
             descriptors: BTreeMap::new(),
             registry_size: None,
@@ -186,8 +190,27 @@ impl<'a> Life<'a> {
         *self.out.tally.counts.entry(what).or_default() += 1;
     }
 
+    /// Somebody stands from now on, for so long, or until that is taken back.
+    fn hinder(&mut self, limit: Duration) {
+        let now = boot_clock();
+        self.hindered.push((now, now + limit.as_nanos() as u64));
+    }
+
     /// Takes back all that is due in this step.
     fn undo(&mut self, step: usize) {
+        let stand = |(_, undo): &(usize, Undo)| matches!(undo, Undo::Continue { .. } | Undo::Thaw);
+        let stood = self.undos.iter().any(stand);
+        self.take_back(step);
+        if stood && !self.undos.iter().any(stand) {
+            // Who continues has some work to do first.
+            let now = boot_clock() + 50_000_000;
+            for (_, until) in &mut self.hindered {
+                *until = (*until).min(now);
+            }
+        }
+    }
+
+    fn take_back(&mut self, step: usize) {
         let (due, later): (Vec<_>, Vec<_>) = self.undos.drain(..).partition(|(at, _)| *at <= step);
         self.undos = later;
         for (_, undo) in due {

@@ -202,7 +202,14 @@ impl Life<'_> {
         let calls = self.calls()?;
         let processes = self.kernel.all();
         let complete = self.kernel.source() == crate::kernel::Source::Connector;
-        Ok(checker::check(&Evidence { processes: &processes, complete, events: &events, calls: &calls }))
+        let hindered = &self.hindered;
+        Ok(checker::check(&Evidence {
+            processes: &processes,
+            complete,
+            events: &events,
+            calls: &calls,
+            hindered,
+        }))
     }
 
     fn calls(&self) -> Result<Vec<Call>, String> {
