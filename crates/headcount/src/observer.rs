@@ -50,6 +50,9 @@ pub struct RegistryInfo {
     pub created_ns: u64,
     /// The kernel's id of the boot in which it was made.
     pub boot_id: [u64; 2],
+    /// If it was made in place of one that was removed under its running server: the `created_ns` of that one, and the number
+    /// of the last event that both have. Up to there the journal is the same; what comes after is not in the other one.
+    pub goes_on: Option<(u64, u64)>,
     /// Whether that was this boot: of another one, nobody in it is alive. `None`: `/proc` does not tell which boot this is.
     pub of_this_boot: Option<bool>,
     /// How often its node was started from nothing.
@@ -168,6 +171,8 @@ impl Observer {
             journal_records: header.journal_records.load(Relaxed),
             created_ns: header.created_ns.load(Relaxed),
             boot_id: boot,
+            goes_on: Some((header.goes_on_from_ns.load(Relaxed), header.goes_on_at.load(Relaxed)))
+                .filter(|(from, _)| *from != 0),
             of_this_boot: self.boot(header),
             runs: header.runs.load(Relaxed),
             repairs: header.repairs.load(Relaxed),

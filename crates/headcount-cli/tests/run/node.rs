@@ -122,6 +122,34 @@ fn a_registry_that_was_made_anew_is_followed_from_its_beginning() {
 }
 
 #[test]
+fn a_registry_that_was_removed_under_its_server_is_no_death_and_nothing_is_repeated() {
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own).workers(1));
+    let seen = own.at("seen");
+    let mut run = Follower::start(&own, &["--on", &format!("any={}", cat_to(&seen))]);
+    run.wait_until("the start", || (deliveries(&seen).len() == 3).then_some(()));
+    let started = |all: &[super::record::Delivered]| {
+        kinds(all).iter().filter(|&&kind| kind == "worker_started").count()
+    };
+    for workers in 2..4 {
+        std::fs::remove_file(registry(&own)).expect("our own file");
+        nginx.reload();
+        nginx.ready(workers);
+        run.wait_until("the new worker", || (started(&deliveries(&seen)) == workers as usize).then_some(()));
+    }
+    run.end();
+    let all = deliveries(&seen);
+    let nodes: Vec<&str> = kinds(&all).into_iter().filter(|kind| kind.starts_with("node_")).collect();
+    assert_eq!(nodes, ["node_started"], "{:?}", kinds(&all));
+    assert_eq!(kinds(&all).iter().filter(|&&kind| kind == "generation_started").count(), 3);
+    let mut ids: Vec<_> = all.iter().map(|d| d.id()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all.len(), "{ids:?}");
+}
+
+#[test]
 fn a_node_is_found_by_its_name_as_soon_as_it_is_there() {
     let _permit = permit();
     let own = Folder::new();

@@ -133,6 +133,7 @@ fn go_on_from_relative(new: &Arc<Inner>, request: &Request) {
 /// The new registry takes over number and journal of one that was removed. The workers that have mapped the old one stay in
 /// that, and leave in favour of a generation that is only there for this.
 fn go_on(new: &Inner, old: &Arc<Inner>, cause: Cause) {
+    new.store.region.will_go_on_from(&old.store.region);
     let process = old.process();
     let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
     let superseded = Session::begin(old, wait, Operation::Open).and_then(|mut session| {

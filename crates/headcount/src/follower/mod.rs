@@ -42,7 +42,8 @@ pub enum Item {
     Appeared,
     /// Another registry is at the path, and is open in place of the one before, which has been read to its end. Its events
     /// are numbered anew, and told from number 1 on; what was told of the life of the node before it does not count any more.
-    /// Each time.
+    /// If its server has made it in place of the one before, which was removed, it goes on with the journal of that
+    /// ([`crate::RegistryInfo::goes_on`]), and what both have is not told again. Each time.
     Replaced,
     /// There is no file at the path any more. The registry stays open and goes on to be read, because its node may be alive.
     /// Once, until there is a file again.

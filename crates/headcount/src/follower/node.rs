@@ -27,6 +27,10 @@ const BACKSTOP: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(1);
 /// A file that is replaced by way of its removal is away for a moment.
 const AWAY: Duration = Duration::from_millis(50);
+/// One that is to go on with the journal of another is empty until that is copied, for which its server needs the lock. So it is
+/// looked at again and again, for so long.
+const MAKING: Duration = Duration::from_millis(5);
+const LONG_MAKING: Duration = Duration::from_secs(2);
 /// A look at a node takes longer the more processes it has. At most one part in so many of our time goes into looks.
 const LOOK_SHARE: u32 = 10;
 
@@ -55,6 +59,8 @@ pub(super) struct Followed {
     look: Due,
     /// Since when there is nothing at the path; and whether that was told.
     away: Option<(Instant, bool)>,
+    /// Since when there is one at the path that has no event yet.
+    empty_since: Option<Instant>,
     /// What was told of the file at the path, and of the one that is open.
     file_trouble: Option<String>,
     read_trouble: Option<String>,
@@ -105,6 +111,7 @@ impl Followed {
             read: None,
             look: None,
             away: None,
+            empty_since: None,
             file_trouble: None,
             read_trouble: None,
         }
@@ -208,6 +215,9 @@ impl Followed {
             Ok(observer) => {
                 self.file_is_well();
                 self.away = None;
+                if self.is_still_being_made(&observer, now) {
+                    return self.file = Some(now + MAKING);
+                }
                 let Some(open) = &self.open else { return self.take_up(observer, Item::Appeared) };
                 // What the old one has to say comes first; what somebody goes on writing into it does not.
                 let last = open.observer.newest_seq().unwrap_or(0);
@@ -248,6 +258,31 @@ impl Followed {
         self.items.push_back(item);
         self.read = Some(Instant::now());
         self.look = (self.follow == Follow::Node).then(Instant::now);
+    }
+
+    /// Whether another registry has no event yet, because its server is about to copy those of the one that is open: then it is
+    /// left alone for a moment.
+    fn is_still_being_made(&mut self, other: &Observer, now: Instant) -> bool {
+        if self.open.is_none() || other.newest_seq().is_ok_and(|head| head != 0) {
+            self.empty_since = None;
+            return false;
+        }
+        let is_said = other.registry().is_ok_and(|info| info.goes_on.is_some());
+        let since = *self.empty_since.get_or_insert(now);
+        let is_made = now.saturating_duration_since(since) >= if is_said { LONG_MAKING } else { AWAY };
+        if is_made {
+            self.empty_since = None;
+        }
+        !is_made
+    }
+
+    /// The first event of another registry that is not in the one that is open.
+    fn first_news(&self, other: &Observer) -> u64 {
+        let known = self.open.as_ref().and_then(|open| Some(open.observer.registry().ok()?.created_ns));
+        match other.registry().ok().and_then(|info| info.goes_on) {
+            Some((from, at)) if known == Some(from) => at.saturating_add(1),
+            _ => 1,
+        }
     }
 
     fn read_on(&mut self, batch: usize) {
@@ -296,7 +331,7 @@ impl Followed {
         if self.next.is_some() && !self.items.is_empty() {
             self.read = Some(Instant::now());
         } else if let Some((observer, _)) = self.next.take() {
-            self.cursor = Cursor::at(1);
+            self.cursor = Cursor::at(self.first_news(&observer));
             self.take_up(observer, Item::Replaced);
             self.file = Some(Instant::now());
         }

@@ -47,7 +47,10 @@ record! {
         20 journal_records: AtomicU32,
         24 boot_id: [AtomicU64; 2],
         40 created_ns: AtomicU64,
-        48 reserved_words: [AtomicU64; 2],
+        // Made in place of a registry that was removed under its server: when that was made, and the last event that was
+        // copied from it. 0: none.
+        48 goes_on_from_ns: AtomicU64,
+        56 goes_on_at: AtomicU64,
         64 name: [AtomicU64; 8],
         // The settings of the newest generation: everybody judges alike.
         128 heartbeat_interval_ns: AtomicU64,

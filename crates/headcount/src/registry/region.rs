@@ -231,7 +231,14 @@ impl Region {
         for (to, from) in to.iter().zip(old).chain(header.kinds.iter().zip(&from.kinds)) {
             to.store(from.load(Relaxed), Relaxed);
         }
-        header.head.store(from.head.load(Relaxed), Release);
+        let head = from.head.load(Relaxed);
+        header.goes_on_at.store(head, Relaxed);
+        header.head.store(head, Release);
+    }
+
+    /// Says, before anything else, that it is going to go on where another one was: readers that come early wait for it.
+    pub(crate) fn will_go_on_from(&self, other: &Region) {
+        self.header().goes_on_from_ns.store(other.header().created_ns.load(Relaxed), Release);
     }
 
     /// Gives back what a node without processes does not need: its tables, which are empty, and what its journal has never

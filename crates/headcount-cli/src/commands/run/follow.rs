@@ -11,7 +11,7 @@ use super::locator::Locator;
 use super::node_event;
 use super::node_state;
 use super::notification::Notification;
-use super::queue::{Item, Queue, warn_unreadable};
+use super::queue::{GoesOn, Item, Queue, warn_unreadable};
 use super::start_position;
 use super::state::{Ask, Registry, State};
 use crate::clock::wall_ns;
@@ -64,7 +64,12 @@ impl<'a> Follower<'a> {
     }
 
     /// Finds where to continue in a registry that was opened.
-    fn begin(&mut self, registry: &Registry, queue: &mut Queue) -> anyhow::Result<Ended> {
+    fn begin(
+        &mut self,
+        registry: &Registry,
+        goes_on: Option<GoesOn>,
+        queue: &mut Queue,
+    ) -> anyhow::Result<Ended> {
         let (log, args) = (self.deliverer.log, self.args);
         match self.state().registry.clone() {
             // All of it has happened since we started.
@@ -84,6 +89,17 @@ impl<'a> Follower<'a> {
                 registry.node
             ),
             Some(known) if known.created_ns == registry.created_ns => {}
+            // The old one was removed under its server, which lives, and whose journal goes on in the new one.
+            Some(known) if goes_on.is_some_and(|goes_on| goes_on.from == known.created_ns) => {
+                log.note(format_args!(
+                    "the registry {} was removed, and made anew by its server",
+                    registry.path.display()
+                ));
+                let first = goes_on.map_or(1, |goes_on| goes_on.at.saturating_add(1));
+                if self.state().next_seq > first {
+                    self.advance(first);
+                }
+            }
             Some(_) => {
                 // The old registry is gone, and so is its node: with the file, or with the boot.
                 if self.state().node_is_up {
@@ -135,7 +151,7 @@ impl<'a> Follower<'a> {
         let log = self.deliverer.log;
         let tick = &mut || queue.read_ahead(log);
         match item {
-            Item::Opened(registry) => return self.begin(registry, queue),
+            Item::Opened(registry, goes_on) => return self.begin(registry, *goes_on, queue),
             Item::Unreadable(why) => return self.unreadable(why),
             &Item::Gone(generation) => {
                 if self.state().node_is_up {

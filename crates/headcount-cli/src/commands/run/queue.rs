@@ -16,11 +16,20 @@ use crate::poll;
 const LIVENESS: &str = "liveness";
 const REGISTRY: &str = "registry";
 
+/// A registry that was made in place of one that was removed under its server.
+#[derive(Clone, Copy, Debug)]
+pub struct GoesOn {
+    /// When that one was made.
+    pub from: u64,
+    /// The last event that both have.
+    pub at: u64,
+}
+
 /// What comes next.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A registry was opened, the first or another one. Nothing of it is read until [`Queue::go_on`] is called.
-    Opened(Registry),
+    Opened(Registry, Option<GoesOn>),
     /// The registry cannot be read: why.
     Unreadable(String),
     /// An event.
@@ -95,7 +104,7 @@ impl Queue {
     pub fn read_ahead(&mut self, log: &Log) {
         loop {
             let room = self.limit.saturating_sub(self.queue.len());
-            let is_held_up = matches!(self.queue.back(), Some(Item::Opened(_)));
+            let is_held_up = matches!(self.queue.back(), Some(Item::Opened(..)));
             if room == 0 || is_held_up {
                 return;
             }
@@ -148,15 +157,16 @@ impl Queue {
     fn open(&mut self) {
         let Some(observer) = self.follower.observer() else { return };
         let registry = observer.registry().and_then(|info| {
-            Ok(Registry {
+            let registry = Registry {
                 node: observer.snapshot()?.node,
                 path: self.path.clone(),
                 created_ns: info.created_ns,
                 boot_id: info.boot_id.map(|word| format!("{word:016x}")).concat(),
-            })
+            };
+            Ok((registry, info.goes_on.map(|(from, at)| GoesOn { from, at })))
         });
         self.queue.push_back(match registry {
-            Ok(registry) => Item::Opened(registry),
+            Ok((registry, goes_on)) => Item::Opened(registry, goes_on),
             // It was truncated at this moment. A server that finds it so replaces it.
             Err(error) => Item::Unreadable(error.to_string()),
         });
