@@ -63,6 +63,8 @@ impl Front {
             | Fault::Drain { .. }
             | Fault::Upgrade { .. }
             | Fault::Winch { .. }
+            // It keeps its master for ever, and only who opens the registry anew makes it anew.
+            | Fault::LoseFiles { .. }
             | Fault::CrashLoop { .. } => self.is_nginx(),
             _ => true,
         }

@@ -11,6 +11,8 @@ use crate::journal::{Event, Kind};
 pub struct Call {
     /// The event that it was about.
     pub seq: u64,
+    /// The generation that this was about.
+    pub generation: u64,
     /// Whether it said that somebody had died in it before.
     pub retry: bool,
     /// The process that ran it.

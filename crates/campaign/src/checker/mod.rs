@@ -100,6 +100,8 @@ pub struct Evidence<'a> {
     pub processes: &'a [Process],
     /// Whether every fork and exit is among them, with its status.
     pub complete: bool,
+    /// The number of the first event.
+    pub first: u64,
     /// By the journal, in the order in which a reader got them.
     pub events: &'a [Event],
     /// What the callbacks wrote.
@@ -147,7 +149,7 @@ impl Tally {
 /// Checks all of it.
 pub fn check(evidence: &Evidence) -> (Vec<Violation>, Tally) {
     let mut tally = Tally::default();
-    let mut found = numbers(evidence.events);
+    let mut found = numbers(evidence.events, evidence.first);
     let owners = lives::owners(evidence);
     found.extend(lives::check(evidence, &owners, &mut tally));
     found.extend(counts::check(evidence, &owners, &mut tally));
@@ -156,8 +158,8 @@ pub fn check(evidence: &Evidence) -> (Vec<Violation>, Tally) {
     (found, tally)
 }
 
-/// Whether the journal begins with 1 and goes on without a gap.
-pub fn numbers(events: &[Event]) -> Vec<Violation> {
+/// Whether the journal begins with this number and goes on without a gap.
+pub fn numbers(events: &[Event], first: u64) -> Vec<Violation> {
     let mut found = Vec::new();
     for pair in events.windows(2) {
         let (before, after) = (pair[0].seq, pair[1].seq);
@@ -170,8 +172,8 @@ pub fn numbers(events: &[Event]) -> Vec<Violation> {
             ));
         }
     }
-    if let Some(first) = events.first().filter(|event| event.seq != 1) {
-        found.push(Violation::new(Class::Gap, format!("the first event is {}", first.show())));
+    if let Some(event) = events.first().filter(|event| event.seq != first) {
+        found.push(Violation::new(Class::Gap, format!("the first event is {}", event.show())));
     }
     found
 }

@@ -54,7 +54,7 @@ fn truth() -> History {
     events[3].signal = Some(9);
     events[4].draining = 1;
     events[5].draining = 1;
-    let calls = (1..=7).map(|seq| Call { seq, retry: false, runner: 9, at: None }).collect();
+    let calls = (1..=7).map(|seq| Call { seq, generation: 1, retry: false, runner: 9, at: None }).collect();
     let processes = vec![process(9, None), process(11, Some((39, 9))), process(12, Some((61, 0)))];
     History { processes, events, calls }
 }
@@ -66,6 +66,7 @@ fn finds(doctor: impl FnOnce(&mut History), expected: &[Class]) {
     let (found, _) = check(&Evidence {
         processes: &history.processes,
         complete: true,
+        first: 1,
         events: &history.events,
         calls: &history.calls,
         hindered: &[],
@@ -105,7 +106,7 @@ fn a_death_that_is_told_twice() {
             again.seq = 8;
             again.generation = 0;
             history.events.push(again);
-            history.calls.push(Call { seq: 8, retry: false, runner: 9, at: None });
+            history.calls.push(Call { seq: 8, generation: 1, retry: false, runner: 9, at: None });
         },
         &[Class::Twice],
     );
@@ -198,7 +199,7 @@ fn callbacks_out_of_order_missing_twice_or_about_nothing() {
         &[Class::Callback],
     );
     finds(
-        |history| history.calls.push(Call { seq: 99, retry: false, runner: 9, at: None }),
+        |history| history.calls.push(Call { seq: 99, generation: 1, retry: false, runner: 9, at: None }),
         &[Class::Callback],
     );
 }

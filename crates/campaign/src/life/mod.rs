@@ -44,6 +44,13 @@ enum Undo {
     Reader(usize),
 }
 
+/// What was said up to here, of these generations, is checked and closed: the registry was removed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chapter {
+    generation: u64,
+    seq: u64,
+}
+
 /// A server, and all that is going on around it.
 struct Life<'a> {
     kernel: &'a Kernel,
@@ -68,6 +75,7 @@ struct Life<'a> {
     /// Open descriptors of the master at rest, by number of workers; since its start.
     descriptors: BTreeMap<u32, usize>,
     registry_size: Option<u64>,
+    chapter: Chapter,
     /// Of the last look, which is over the whole life.
     last_tally: Tally,
     out: Outcome,
@@ -114,6 +122,7 @@ impl<'a> Life<'a> {
             lost: kernel.lost(),
             descriptors: BTreeMap::new(),
             registry_size: None,
+            chapter: Chapter::default(),
             last_tally: Tally::default(),
             out: Outcome::default(),
         })

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use testkit::{Signal, process};
 
-use super::Life;
+use super::{Chapter, Life};
 use crate::checker::{self, Call, Class, Evidence, Tally, Violation};
 use crate::front::Front;
-use crate::journal::{self, headcount};
+use crate::journal::{self, Event, Kind, headcount};
 
 /// For the server itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -171,7 +171,7 @@ impl Life<'_> {
                 let all = |life: &Self| -> Result<(), String> {
                     let head = life.status()?["head"].as_u64().ok_or("the status has no head")?;
                     let (events, lost) = journal::parse(&reader.text(), life.wall)?;
-                    match (events.last().map_or(0, |event| event.seq), checker::numbers(&events).first()) {
+                    match (events.last().map_or(0, |event| event.seq), checker::numbers(&events, 1).first()) {
                         (_, Some(violation)) => Err(violation.to_string()),
                         (last, None) if last == head && lost == 0 => Ok(()),
                         (last, None) => Err(format!("it is at {last} of {head} and has lost {lost}")),
@@ -199,14 +199,24 @@ impl Life<'_> {
                 "the journal's head is {head}, and its reader is at {last} and has lost {lost}"
             ));
         }
-        let calls = self.calls()?;
+        let Chapter { generation, seq } = self.chapter;
+        let begins = |event: &Event| event.kind == Kind::GenerationStarted && event.generation > generation;
+        let from = events.iter().position(begins).unwrap_or(events.len());
+        let events = &events[from..];
+        let first = events.first().map_or(seq + 1, |event| event.seq);
+        if generation > 0 && first <= seq {
+            return Err(format!("the journal had come to {seq}, and goes on with {first}"));
+        }
+        let mut calls = self.calls()?;
+        calls.retain(|call| call.generation > generation);
         let processes = self.kernel.all();
         let complete = self.kernel.source() == crate::kernel::Source::Connector;
         let hindered = &self.hindered;
         Ok(checker::check(&Evidence {
             processes: &processes,
             complete,
-            events: &events,
+            first,
+            events,
             calls: &calls,
             hindered,
         }))
@@ -310,7 +320,8 @@ fn recorded(text: &str) -> Result<Vec<Call>, String> {
         if line.callback.starts_with("on_") {
             let seq = line.event["seq"].as_u64().ok_or_else(|| format!("no number: {}", line.event))?;
             let retry = line.event["retry"].as_bool().unwrap_or(false);
-            calls.push(Call { seq, retry, runner: line.runner, at: Some(line.at as u64) });
+            let generation = line.event["generation"].as_u64().unwrap_or(0);
+            calls.push(Call { seq, generation, retry, runner: line.runner, at: Some(line.at as u64) });
         }
     }
     Ok(calls)
@@ -322,7 +333,8 @@ fn logged(text: &str) -> Vec<Call> {
     let reports = whole.lines().filter_map(|line| testkit::native::report(line, 0));
     let call = |report: testkit::Report| {
         let seq = report.int("seq")? as u64;
-        Some(Call { seq, retry: report.flag("retry"), runner: report.runner, at: None })
+        let generation = report.generation();
+        Some(Call { seq, generation, retry: report.flag("retry"), runner: report.runner, at: None })
     };
     reports.filter_map(call).collect()
 }
@@ -334,6 +346,7 @@ fn printed(text: &str) -> Vec<Call> {
         let fact = |name: &str| line.split(' ').find_map(|fact| fact.strip_prefix(name)?.strip_prefix('='));
         Some(Call {
             seq: fact("event")?.parse().ok()?,
+            generation: fact("generation")?.parse().ok()?,
             retry: fact("retry")? == "true",
             runner: fact("by")?.parse().ok()?,
             at: None,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use testkit::{Signal, process};
 
-use super::Life;
+use super::{Chapter, Life};
 use crate::checker::Class;
+use crate::journal;
 use crate::plan::{Fault, Orphans, Told};
 
 /// nginx gives its workers some seconds after TERM, and then kills them.
@@ -55,6 +56,7 @@ impl Life<'_> {
                 std::thread::sleep(Duration::from_millis(u64::from(*after_ms)));
                 self.tell_master(Signal::HUP);
             }
+            Fault::LoseFiles { lock, after_ms } => self.lose_files(*lock, *after_ms),
             Fault::Upgrade { back, interruption, after_ms } => {
                 self.upgrade(*back, *interruption, *after_ms);
             }
@@ -127,6 +129,31 @@ impl Life<'_> {
         self.ensure_gone();
     }
 
+    /// What was said before has been checked; what is said after the reload begins with the generation that this brings.
+    fn lose_files(&mut self, lock: bool, after_ms: u32) {
+        self.rest();
+        if !self.out.violations.is_empty() {
+            return;
+        }
+        let said = journal::parse(&self.follower.text(), self.wall).unwrap_or_default().0;
+        let newest = said.iter().map(|event| event.generation).max().unwrap_or(0);
+        self.chapter = Chapter { generation: newest, seq: said.last().map_or(0, |event| event.seq) };
+        let registry = self.server.registry();
+        let mut files = vec![registry.clone()];
+        files.extend(lock.then(|| registry.with_extension("lock")));
+        for file in files {
+            if let Err(error) = std::fs::remove_file(&file) {
+                self.note(&format!("  {}: {error}", file.display()));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(after_ms)));
+        self.tell_master(Signal::HUP);
+        if !self.wait(Duration::from_secs(5), |_| registry.exists()) {
+            self.violation(Class::Missed, "the registry was removed, and 5 s after a reload it is not there");
+        }
+        self.registry_size = None;
+    }
+
     fn lose_master(&mut self, orphans: Orphans, after_ms: u32) {
         self.undo(usize::MAX);
         let Some(master) = self.server.master() else { return };
@@ -140,8 +167,7 @@ impl Life<'_> {
             Orphans::ToldToLeave(how) => each(how.signal()),
             Orphans::Outlast => {
                 self.start();
-                each(Signal::KILL);
-                return;
+                return self.kill_orphans();
             }
         }
         // One that was just forked may not have heard.

@@ -62,7 +62,7 @@ impl Life<'_> {
     }
 
     /// Until there has been none for a moment: one that was just being forked is called a master still.
-    fn kill_orphans(&mut self) {
+    pub(super) fn kill_orphans(&mut self) {
         let known = self.server.master().or_else(|| self.server.masters(self.kernel).first().copied());
         let Some(master) = known else { return };
         let mut looks = 0;
