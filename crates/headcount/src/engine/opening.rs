@@ -138,6 +138,8 @@ fn go_on(new: &Inner, old: &Arc<Inner>, cause: Cause) {
     let wait = Wait::For(old.settings().lock_timeout.min(LONGEST_OPENING));
     let superseded = Session::begin(old, wait, Operation::Open).and_then(|mut session| {
         let last = session.facts().generations.iter().map(|g| g.id).max().unwrap_or(0);
+        // While nobody writes into the old one.
+        new.store.region.go_on_from(&old.store.region);
         session.new_generation(NewGeneration {
             id: last.saturating_add(1),
             cause,
@@ -150,8 +152,9 @@ fn go_on(new: &Inner, old: &Arc<Inner>, cause: Cause) {
     });
     if let Err(error) = superseded {
         new.notice(NoticeLevel::Warning, error.to_string());
+        // Whoever holds its lock may write one more event, which is lost then.
+        new.store.region.go_on_from(&old.store.region);
     }
-    new.store.region.go_on_from(&old.store.region);
     new.notice(
         NoticeLevel::Error,
         format!(

@@ -276,11 +276,12 @@ impl Followed {
         !is_made
     }
 
-    /// The first event of another registry that is not in the one that is open.
+    /// The first event of another registry that was not told yet. One that goes on with the journal of the one that is open has
+    /// the same events up to a number, and that may lie beyond what was read.
     fn first_news(&self, other: &Observer) -> u64 {
         let known = self.open.as_ref().and_then(|open| Some(open.observer.registry().ok()?.created_ns));
         match other.registry().ok().and_then(|info| info.goes_on) {
-            Some((from, at)) if known == Some(from) => at.saturating_add(1),
+            Some((from, at)) if known == Some(from) => at.saturating_add(1).min(self.cursor.next_seq()),
             _ => 1,
         }
     }

@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
 use crate::registry::reading::read_exact;
 use crate::sys::atomic::AtomicU64;
-use crate::sys::atomic::Ordering::{Relaxed, Release};
+use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::memory::{Memory, PAGE, Page};
 use crate::sys::shared::Shared;
 
@@ -220,7 +220,9 @@ impl Region {
         if self.geometry != other.geometry {
             return;
         }
-        let used = usize::try_from(from.head.load(Relaxed)).unwrap_or(usize::MAX);
+        // First: what is written meanwhile is not known to be whole.
+        let head = from.head.load(Acquire);
+        let used = usize::try_from(head).unwrap_or(usize::MAX);
         let words = |region: &'_ Region| {
             let records = region.journal_up_to(used.min(region.geometry.journal_records()));
             (region.geometry.journal_offset(), size_of_val(records) / size_of::<AtomicU64>())
@@ -231,7 +233,6 @@ impl Region {
         for (to, from) in to.iter().zip(old).chain(header.kinds.iter().zip(&from.kinds)) {
             to.store(from.load(Relaxed), Relaxed);
         }
-        let head = from.head.load(Relaxed);
         header.goes_on_at.store(head, Relaxed);
         header.head.store(head, Release);
     }
