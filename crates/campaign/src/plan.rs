@@ -119,6 +119,7 @@ pub enum Fault {
     KillNode,
     Upgrade { back: bool, interruption: Interruption, after_ms: u32 },
     Winch { after_ms: u32 },
+    Twins { workers: u32 },
     LoseFiles { lock: bool, after_ms: u32 },
     Reader { kill: bool, faults: usize },
     CrashLoop { deaths: usize },
@@ -156,6 +157,7 @@ impl Fault {
             Self::Upgrade { interruption: Interruption::None, back: true, .. } => "upgrade rolled back",
             Self::Upgrade { .. } => "upgrade interrupted by kills",
             Self::Winch { .. } => "workers sent away and called back (WINCH, HUP)",
+            Self::Twins { .. } => "two servers of one name started together",
             Self::LoseFiles { .. } => "registry's files removed, and a reload",
             Self::Reader { kill: true, .. } => "reader killed",
             Self::Reader { kill: false, .. } => "reader stopped",
@@ -293,6 +295,7 @@ fn any(dice: &mut ChaCha8Rng, front: Front) -> Fault {
         182..183 => Fault::LoseFiles { lock: dice.random(), after_ms: *pick(dice, &[0, 50, 400]) },
         183..191 => Fault::Reader { kill: dice.random(), faults: dice.random_range(1..6) },
         191..194 => Fault::CrashLoop { deaths: dice.random_range(1..12) },
+        194..195 => Fault::Twins { workers: dice.random_range(2..=8) },
         _ => Fault::Freeze { who: who(dice), faults: dice.random_range(1..4) },
     }
 }

@@ -35,6 +35,7 @@ const CRASH: &str = r#"local file = io.open("@FOLDER@/markers/crash") if file th
 pub struct Server {
     front: Front,
     folder: Folder,
+    registry: PathBuf,
     /// How many workers it is configured to have.
     pub workers: u32,
     /// The example server, which is our child.
@@ -44,7 +45,18 @@ pub struct Server {
 impl Server {
     /// Prepares a folder; starts nothing.
     pub fn prepare(front: Front, workers: u32) -> Self {
-        let server = Self { front, folder: Folder::new(), workers, child: None };
+        let folder = Folder::new();
+        let registry = folder.at("run/registry");
+        Self::with(front, workers, folder, registry)
+    }
+
+    /// Another one that is given the same registry.
+    pub fn twin(front: Front, workers: u32, registry: &Path) -> Self {
+        Self::with(front, workers, Folder::new(), registry.to_owned())
+    }
+
+    fn with(front: Front, workers: u32, folder: Folder, registry: PathBuf) -> Self {
+        let server = Self { front, folder, registry, workers, child: None };
         if front.is_nginx() {
             server.folder.write("recorder.lua", RECORDER);
             server.configure(None);
@@ -59,13 +71,15 @@ impl Server {
 
     /// Its registry.
     pub fn registry(&self) -> PathBuf {
-        self.folder.at("run/registry")
+        self.registry.clone()
     }
 
     /// Writes the configuration, perhaps one that cannot be loaded.
     pub fn configure(&self, bad: Option<Bad>) {
         let mut setup = Setup::new(self.front.integration())
             .workers(self.workers)
+            .option("node", "\"campaign\"")
+            .option("path", &format!("\"{}\"", self.registry.display()))
             .option("heartbeat_interval", "0.25")
             .option("stall_after", &STALL_AFTER.as_secs_f64().to_string());
         if self.front.has_own_callbacks() {
@@ -202,6 +216,14 @@ impl Server {
         if let Some(child) = self.child.as_mut() {
             let _ = child.try_wait();
         }
+    }
+
+    /// Waits until its master is gone, as far as that takes a parent.
+    pub fn reap_until_gone(&mut self) {
+        wait::poll(Duration::from_secs(20), || {
+            self.reap();
+            self.master().is_none().then_some(())
+        });
     }
 
     /// Kills all of it.

@@ -3,6 +3,7 @@
 mod acts;
 mod rest;
 mod starts;
+mod twins;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use testkit::{Signal, SlowClient, process, wait};
 use crate::checker::{Class, Tally, Violation};
 use crate::freezer::Freezer;
 use crate::front::Front;
-use crate::journal::Follower;
+use crate::journal::{self, Follower};
 use crate::kernel::Kernel;
 use crate::load::Load;
 use crate::plan::{Plan, Told};
@@ -178,6 +179,15 @@ impl<'a> Life<'a> {
         let mut all = self.kernel.all();
         all.sort_by_key(|process| process.began);
         all.iter().map(|process| format!("{process:?}\n")).collect()
+    }
+
+    /// What was said so far is checked and counted; what comes now begins with the next generation.
+    fn close_chapter(&mut self) {
+        let said = journal::parse(&self.follower.text(), self.wall).unwrap_or_default().0;
+        let newest = said.iter().map(|event| event.generation).max().unwrap_or(0);
+        self.chapter = Chapter { generation: newest, seq: said.last().map_or(0, |event| event.seq) };
+        let counted = std::mem::take(&mut self.last_tally);
+        self.out.tally.absorb(counted);
     }
 
     fn note(&mut self, what: &str) {

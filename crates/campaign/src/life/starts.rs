@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use testkit::{Signal, process};
 
-use super::{Chapter, Life};
+use super::Life;
 use crate::checker::Class;
-use crate::journal;
 use crate::plan::{Fault, Orphans, Told};
 
 /// nginx gives its workers some seconds after TERM, and then kills them.
@@ -57,6 +56,7 @@ impl Life<'_> {
                 self.tell_master(Signal::HUP);
             }
             Fault::LoseFiles { lock, after_ms } => self.lose_files(*lock, *after_ms),
+            Fault::Twins { workers } => self.twins(*workers),
             Fault::Upgrade { back, interruption, after_ms } => {
                 self.upgrade(*back, *interruption, *after_ms);
             }
@@ -86,12 +86,19 @@ impl Life<'_> {
         }
     }
 
-    /// Waits until all are gone; who is not is killed.
-    fn ensure_gone(&mut self) {
-        let gone = self.wait(STOP_LIMIT, |life| {
+    fn is_gone_within(&mut self, limit: Duration) -> bool {
+        let mut looks = 0;
+        self.wait(limit, |life| {
             life.server.reap();
-            life.server.family(life.kernel).is_empty()
-        });
+            // Of who was just being forked, we hear a moment later.
+            looks = if life.server.family(life.kernel).is_empty() { looks + 1 } else { 0 };
+            looks == 5
+        })
+    }
+
+    /// Waits until all are gone; who is not is killed.
+    pub(super) fn ensure_gone(&mut self) {
+        let gone = self.is_gone_within(STOP_LIMIT);
         if !gone {
             let left = self.server.family(self.kernel);
             let titles: Vec<String> = left
@@ -135,9 +142,7 @@ impl Life<'_> {
         if !self.out.violations.is_empty() {
             return;
         }
-        let said = journal::parse(&self.follower.text(), self.wall).unwrap_or_default().0;
-        let newest = said.iter().map(|event| event.generation).max().unwrap_or(0);
-        self.chapter = Chapter { generation: newest, seq: said.last().map_or(0, |event| event.seq) };
+        self.close_chapter();
         let registry = self.server.registry();
         let mut files = vec![registry.clone()];
         files.extend(lock.then(|| registry.with_extension("lock")));
@@ -163,7 +168,11 @@ impl Life<'_> {
         let left = self.server.workers(self.kernel);
         let each = |signal| left.iter().for_each(|&pid| process::send(pid, signal));
         match orphans {
-            Orphans::Killed => each(Signal::KILL),
+            Orphans::Killed => {
+                if let Err(error) = self.server.kill_all(self.kernel) {
+                    self.violation(Class::Hung, error);
+                }
+            }
             Orphans::ToldToLeave(how) => each(how.signal()),
             Orphans::Outlast => {
                 self.start();
@@ -171,11 +180,7 @@ impl Life<'_> {
             }
         }
         // One that was just forked may not have heard.
-        let gone = self.wait(Duration::from_secs(5), |life| {
-            life.server.reap();
-            life.server.family(life.kernel).is_empty()
-        });
-        if !gone {
+        if !self.is_gone_within(Duration::from_secs(5)) {
             self.remark("orphans that had to be told again");
             for pid in self.server.family(self.kernel) {
                 process::send(pid, Signal::KILL);
