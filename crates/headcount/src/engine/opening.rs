@@ -307,7 +307,9 @@ fn ending_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<
     let session = begin_opening(inner)?;
     let namespace = Identity::own().namespace;
     let is_ending = |s: &&SlotFacts| {
-        s.liveness == Liveness::Alive && s.identity.namespace == namespace && process::is_ending(s.pid())
+        s.liveness == Liveness::Alive
+            && s.identity.namespace == namespace
+            && (process::is_killed(s.pid()) || process::is_ending(s.pid()))
     };
     let ending = strangers(session.facts(), predecessor).find(is_ending);
     Ok(ending.and_then(|s| process::open_pidfd(s.pid()).ok()))

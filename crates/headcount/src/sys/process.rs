@@ -55,6 +55,16 @@ pub(crate) fn is_ending(pid: u32) -> bool {
     asked.peek().is_some() && asked.all(ends) && flags.next().is_none()
 }
 
+/// Whether a process was sent SIGKILL, and has not got round to it. `false` where `/proc` does not tell.
+pub(crate) fn is_killed(pid: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending =
+        |line: &str| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")).map(str::to_owned);
+    let mut masks = status.lines().filter_map(pending);
+    masks.any(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & KILL != 0))
+}
+
 /// Whether this process has begun a session, and has not only been born into one.
 pub(crate) fn leads_a_session() -> bool {
     // Not rustix's: in a container the leader may be outside of the pid namespace and so be 0, which its `Pid` cannot be.
@@ -301,6 +311,21 @@ mod tests {
         wait_for_end(open_pidfd(child.id()).unwrap().as_fd(), Duration::from_secs(10));
         assert!(is_ending(child.id()) && !is_ending(pid()));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn one_that_was_killed_before_it_could_run_is_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!is_killed(child.id()));
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        // One that stands is killed all the same, and one that is traced or frozen is not yet: it is met in between or not.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let begun = Instant::now();
+        while !is_killed(child.id()) && !is_ending(child.id()) {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+        }
+        child.wait().unwrap();
+        assert!(!is_killed(child.id()));
     }
 
     #[test]
