@@ -45,7 +45,7 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
             said.entry(key(event, *owner)).or_default().push_back(event.kind);
         }
     }
-    let mut replay = Replay { world: World::new(), found: Vec::new() };
+    let mut replay = Replay { world: World::new(), complete: evidence.complete, found: Vec::new() };
     for (event, owner) in evidence.events.iter().zip(owners) {
         let who = key(event, *owner);
         let later = is_about_a_worker(event.kind).then(|| {
@@ -65,6 +65,8 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
 
 struct Replay {
     world: World,
+    /// The kernel's ends are exact. Otherwise one whose end is told next may have ended before.
+    complete: bool,
     found: Vec<Violation>,
 }
 
@@ -144,7 +146,7 @@ impl Replay {
             return;
         };
         let mut wrong = Vec::new();
-        let count = count(mine, event, who);
+        let count = count(mine, event, who, self.complete);
         // Whether an abandoned generation still counts itself is nobody's business.
         if !count.live.contains(&event.mine) && event.kind != Kind::GenerationAbandoned {
             wrong.push(format!("mine should be {:?}", count.live));
@@ -156,9 +158,10 @@ impl Replay {
         let older: Vec<&Generation> = self.world.range(..event.generation).rev().map(|(_, g)| g).collect();
         let newer: Vec<&Generation> = self.world.range(event.generation + 1..).map(|(_, g)| g).collect();
         for (name, said, candidates) in [("prev", event.prev, older), ("next", event.next, newer)] {
-            wrong.extend(neighbour(name, said, &candidates, event));
+            wrong.extend(neighbour(name, said, &candidates, event, self.complete));
         }
-        let all = self.world.values().map(|generation| self::count(generation, event, who).live);
+        let all =
+            self.world.values().map(|generation| self::count(generation, event, who, self.complete).live);
         let (least, most) = all.fold((0, 0), |(l, m), live| (l + live.start(), m + live.end()));
         if !(least..=most).contains(&event.total) {
             wrong.push(format!("total should be {least}..={most}"));
@@ -169,9 +172,15 @@ impl Replay {
     }
 }
 
-fn neighbour(name: &str, said: Option<i64>, candidates: &[&Generation], event: &Event) -> Option<String> {
+fn neighbour(
+    name: &str,
+    said: Option<i64>,
+    candidates: &[&Generation],
+    event: &Event,
+    complete: bool,
+) -> Option<String> {
     for candidate in candidates {
-        let live = count(candidate, event, i64::MIN).live;
+        let live = count(candidate, event, i64::MIN, complete).live;
         if said.is_some_and(|said| live.contains(&said)) {
             return None;
         }
@@ -189,11 +198,12 @@ struct Count {
 }
 
 /// Live workers, and those among them that drain: least and most, at the time of an event about `who`.
-fn count(generation: &Generation, event: &Event, who: i64) -> Count {
+fn count(generation: &Generation, event: &Event, who: i64, complete: bool) -> Count {
     let (mut least, mut most, mut draining_least, mut draining_most) = (0, 0, 0, 0);
     for (&key, worker) in &generation.workers {
         let next = worker.later.front();
-        let is_gone = worker.ended.is_some_and(|ended| ended <= event.at + SLACK);
+        let is_gone = worker.ended.is_some_and(|ended| ended <= event.at + SLACK)
+            || !complete && matches!(next, Some(Kind::WorkerDied | Kind::WorkerExited));
         // Its own exit counts it, whoever tells it.
         let is_gone = is_gone && !(key == who && event.kind == Kind::WorkerExited);
         let surely = !worker.stalled && !is_gone && next != Some(&Kind::WorkerStalled);

@@ -1,55 +1,67 @@
-//! The truth where the connector is not to be had: looks at /proc every other millisecond. Processes that live shorter than that
+//! The truth where the connector is not to be had: looks at /proc, a hundred a second. Processes that live shorter than that
 //! are missed, and nobody's status is known.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use testkit::process;
+use testkit::process::{self, Stat};
 use testkit::wait::boot_clock;
 
 use super::Told;
 
+/// Between two looks.
+pub(super) const EVERY: Duration = Duration::from_millis(10);
+
 /// What was seen at the last look.
-#[derive(Default)]
 pub(super) struct Looks {
+    /// The process whose descendants matter.
+    root: i32,
+    /// What is in the command lines of its servers: a daemon is nobody's child.
+    mark: String,
     /// Birth of each descendant, which with the pid names it.
     seen: BTreeMap<i32, u64>,
+    /// The same of all others, which are not asked again.
+    others: BTreeMap<i32, u64>,
 }
 
 impl Looks {
-    /// What has changed since the last look, among the descendants of `root`.
-    pub(super) fn look(&mut self, root: i32) -> Vec<Told> {
+    pub(super) fn new(root: i32) -> Self {
+        let mark = format!("/headcount-testkit-{root}-");
+        Self { root, mark, seen: BTreeMap::new(), others: BTreeMap::new() }
+    }
+
+    /// What has changed since the last look.
+    pub(super) fn look(&mut self) -> Vec<Told> {
         let before = boot_clock();
-        let all = process::all();
-        let parents: BTreeMap<i32, i32> = all.iter().map(|stat| (stat.pid, stat.parent)).collect();
-        let ours = |mut pid: i32| {
-            for _ in 0..64 {
-                match parents.get(&pid) {
-                    Some(&parent) if parent == root || self.seen.contains_key(&parent) => return true,
-                    Some(&parent) => pid = parent,
-                    None => return false,
-                }
-            }
-            false
-        };
-        let mut told = Vec::new();
-        let mut now = BTreeMap::new();
+        let mut all = process::all();
+        // Parents first.
+        all.sort_by_key(|stat| (stat.started, stat.pid));
+        let mut begun = Vec::new();
+        let (mut now, mut others) = (BTreeMap::new(), BTreeMap::new());
         for stat in all.iter().filter(|stat| stat.state != 'Z' && stat.state != 'X') {
-            match self.seen.get(&stat.pid) {
-                Some(&birth) if birth == stat.started => {}
-                _ if !ours(stat.pid) => continue,
-                _ => told.push(Told::Forked { parent: stat.parent, pid: stat.pid, at: before }),
+            let is_known = self.seen.get(&stat.pid) == Some(&stat.started);
+            if !is_known && !self.is_ours(stat, &now) {
+                others.insert(stat.pid, stat.started);
+                continue;
             }
             now.insert(stat.pid, stat.started);
+            if !is_known {
+                begun.push(Told::Forked { parent: stat.parent, pid: stat.pid, at: before });
+            }
         }
-        let mut ended: Vec<Told> = self
-            .seen
-            .iter()
-            .filter(|&(pid, birth)| now.get(pid) != Some(birth))
-            .map(|(&pid, _)| Told::Ended { pid, status: None, at: boot_clock() })
-            .collect();
         // A number that was used again: its first owner ends first.
-        ended.append(&mut told);
-        self.seen = now;
-        ended
+        let gone = self.seen.iter().filter(|&(pid, birth)| now.get(pid) != Some(birth));
+        let mut told: Vec<Told> =
+            gone.map(|(&pid, _)| Told::Ended { pid, status: None, at: boot_clock() }).collect();
+        told.append(&mut begun);
+        (self.seen, self.others) = (now, others);
+        told
+    }
+
+    fn is_ours(&self, stat: &Stat, now: &BTreeMap<i32, u64>) -> bool {
+        stat.parent == self.root
+            || now.contains_key(&stat.parent)
+            || self.others.get(&stat.pid) != Some(&stat.started)
+                && process::title(stat.pid).contains(&self.mark)
     }
 }

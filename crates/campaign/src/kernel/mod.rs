@@ -187,12 +187,12 @@ fn hear(mut connector: netlink::Connector, known: &Mutex<Known>, ends: &AtomicBo
 }
 
 fn look(known: &Mutex<Known>, ends: &AtomicBool, root: i32) {
-    let mut looks = looks::Looks::default();
+    let mut looks = looks::Looks::new(root);
     while !ends.load(SeqCst) {
-        for told in looks.look(root) {
+        for told in looks.look() {
             note_any(&mut lock(known), told, 0);
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(looks::EVERY);
     }
 }
 
