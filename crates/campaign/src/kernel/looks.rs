@@ -61,7 +61,19 @@ impl Looks {
     fn is_ours(&self, stat: &Stat, now: &BTreeMap<i32, u64>) -> bool {
         stat.parent == self.root
             || now.contains_key(&stat.parent)
-            || self.others.get(&stat.pid) != Some(&stat.started)
-                && process::title(stat.pid).contains(&self.mark)
+            || self.others.get(&stat.pid) != Some(&stat.started) && self.has_mark(stat.pid)
+    }
+
+    /// A daemon has it in its command line. A worker whose master is gone has lost it, but not its log file.
+    fn has_mark(&self, pid: i32) -> bool {
+        let title = process::title(pid);
+        let may_be_a_worker = title.starts_with("nginx: worker") || title.contains("/examples/prefork ");
+        title.contains(&self.mark) || may_be_a_worker && self.has_file(pid)
+    }
+
+    fn has_file(&self, pid: i32) -> bool {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut links = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        links.any(|link| link.to_string_lossy().contains(&self.mark))
     }
 }
