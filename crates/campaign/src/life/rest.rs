@@ -84,7 +84,7 @@ impl Life<'_> {
         false
     }
 
-    fn status(&self) -> Result<Value, String> {
+    pub(super) fn status(&self) -> Result<Value, String> {
         let output =
             headcount(&self.server.registry(), &["status", "--json"]).output().map_err(|e| e.to_string())?;
         let status: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
