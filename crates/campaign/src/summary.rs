@@ -24,7 +24,7 @@ pub struct Summary {
     tally: Tally,
     lives: u64,
     failures: usize,
-    /// Lives in which messages of the kernel were lost: nothing of them is counted.
+    /// Lives of which nothing is counted, because nothing is proven.
     blind: u64,
 }
 
@@ -129,7 +129,7 @@ impl Summary {
         );
         if self.blind > 0 {
             println!(
-                "{:>9}  LIVES THAT PROVE NOTHING AND ARE NOT COUNTED: messages of the kernel were lost",
+                "{:>9}  LIVES THAT PROVE NOTHING AND ARE NOT COUNTED: messages of the kernel were lost, or the folder was",
                 self.blind
             );
         }

@@ -47,7 +47,7 @@ pub enum Class {
     Growth,
     /// A line in the server's log that nobody caused.
     Log,
-    /// Messages of the kernel were lost, so that nothing is proven. Not headcount's fault.
+    /// Messages of the kernel were lost, or the server's folder was removed, so that nothing is proven. Not headcount's fault.
     Blind,
 }
 

@@ -196,6 +196,9 @@ impl<'a> Life<'a> {
     }
 
     fn violation(&mut self, class: Class, text: impl Into<String>) {
+        // Somebody tidies up /tmp.
+        let is_there = self.server.folder().at("run").exists();
+        let class = if is_there { class } else { Class::Blind };
         let violation = Violation::new(class, text);
         if self.out.violations.is_empty() {
             self.note("what was found follows");
