@@ -76,6 +76,7 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
         if let (Kind::WorkerDied, Some(at), Some(owner)) =
             (event.kind, calls.first().and_then(|call| call.at), owner)
             && let Some(ended) = evidence.processes[*owner].ended
+            && evidence.complete
             && !evidence.was_hindered(ended, at)
         {
             tally.to_callback.push(at.saturating_sub(ended));

@@ -15,8 +15,8 @@ pub fn owners(evidence: &Evidence) -> Owners {
     for (at, process) in evidence.processes.iter().enumerate() {
         by_pid.entry(process.pid).or_default().push(at);
     }
-    // Who only looks sees a process some time after its fork.
-    let slack = if evidence.complete { SLACK } else { 50_000_000 };
+    // Who only looks sees a process some time after its fork, and on a busy machine long after.
+    let slack = if evidence.complete { SLACK } else { 1_000_000_000 };
     let owner = |event: &Event| {
         let known = by_pid.get(&event.pid?)?;
         let begun = known.iter().copied().filter(|&at| evidence.processes[at].began <= event.at + slack);
@@ -130,6 +130,8 @@ fn one(
             let late = end.at.saturating_sub(ended);
             match end.cause.as_str() {
                 "unclean" => {}
+                // When it ended is not known to the millisecond.
+                _ if !evidence.complete => {}
                 _ if evidence.was_hindered(ended, end.at) => tally.hindered.push(late),
                 _ => tally.to_journal.push(late),
             }
