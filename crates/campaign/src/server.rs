@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testkit::{Folder, RECORDER, Setup, Signal, artifacts, process, wait};
 
@@ -228,14 +228,13 @@ impl Server {
 
     /// Kills all of it.
     pub fn kill_all(&mut self, kernel: &Kernel) -> Result<(), String> {
-        let mut looks = 0;
+        let mut empty_since = None;
         let dead = wait::poll(Duration::from_secs(15), || {
             self.reap();
             let family = self.family(kernel);
             family.iter().for_each(|&pid| process::send(pid, Signal::KILL));
             // Of who was just being forked, we hear a moment later.
-            looks = if family.is_empty() { looks + 1 } else { 0 };
-            (looks == 5).then_some(())
+            is_empty_for(&mut empty_since, family.is_empty(), kernel.lag()).then_some(())
         });
         dead.ok_or_else(|| format!("processes that cannot be killed: {:?}", self.family(kernel)))
     }
@@ -260,6 +259,12 @@ impl Server {
             Err(error) => Err(format!("cp: {error}")),
         }
     }
+}
+
+/// Whether it has been so for that long.
+pub fn is_empty_for(since: &mut Option<Instant>, is: bool, long: Duration) -> bool {
+    *since = is.then(|| since.unwrap_or_else(Instant::now));
+    since.is_some_and(|since| since.elapsed() >= long)
 }
 
 /// Waits until a master has forked. Before, both servers may take a signal and think of it only at the next one.

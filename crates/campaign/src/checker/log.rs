@@ -5,7 +5,7 @@ const BAD: [&str; 6] =
     ["[alert]", "[emerg]", "[crit]", "stack traceback", "lua entry thread aborted", "panicked at"];
 
 /// What nginx itself writes because of what was done to it.
-const CAUSED: [&str; 12] = [
+const CAUSED: [&str; 13] = [
     // A worker was killed.
     "exited on signal",
     // The master told one that had just been killed.
@@ -21,6 +21,8 @@ const CAUSED: [&str; 12] = [
     "nginx.pid/access.log\" failed (20: Not a directory)",
     // The master was killed, and a worker of its asks for its parent's channel.
     "recvmsg() failed (104: Connection reset by peer)",
+    // A server that was started while another one of the same folder ended.
+    "http.sock failed (2: No such file or directory)",
     // An upgrade was interrupted.
     "nginx.pid.oldbin\" failed (2: No such file or directory)",
     "nginx.pid\" failed (2: No such file or directory)",

@@ -120,6 +120,11 @@ impl Kernel {
         self.source
     }
 
+    /// After so long it is certain that we have heard of a fork.
+    pub fn lag(&self) -> Duration {
+        Duration::from_millis(if self.source == Source::Connector { 5 } else { 200 })
+    }
+
     /// All that live now.
     pub fn alive(&self) -> Vec<Process> {
         self.known().alive.values().cloned().collect()

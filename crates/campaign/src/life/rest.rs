@@ -16,6 +16,8 @@ use crate::journal::{self, Event, Kind, headcount};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For headcount, once the server stands still.
 const HEADCOUNT: Duration = Duration::from_secs(5);
+/// For the end of a generation whose master was killed before a worker had joined: ten seconds after its begin.
+const GENERATION: Duration = Duration::from_secs(15);
 
 impl Life<'_> {
     pub(super) fn rest(&mut self) {
@@ -99,7 +101,8 @@ impl Life<'_> {
 
     fn status_fits(&mut self) -> bool {
         let mut wrong = String::new();
-        let fits = self.wait(HEADCOUNT, |life| {
+        let begun = Instant::now();
+        let fits = self.wait(GENERATION, |life| {
             let kernel: BTreeSet<i32> = life.server.workers(life.kernel).into_iter().collect();
             match life.status().and_then(|status| compare(&status, &kernel, life.server.master())) {
                 Ok(()) => return true,
@@ -116,6 +119,11 @@ impl Life<'_> {
             }
             self.violation(Class::Status, wrong);
             return false;
+        }
+        if begun.elapsed() > HEADCOUNT {
+            self.remark(
+                "rests that waited for a generation whose master was killed before any worker had joined",
+            );
         }
         *self.out.tally.counts.entry("comparisons of status with the kernel").or_default() += 1;
         if self.rests.is_multiple_of(4) {

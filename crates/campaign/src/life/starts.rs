@@ -7,6 +7,7 @@ use testkit::{Signal, process};
 use super::Life;
 use crate::checker::Class;
 use crate::plan::{Fault, Orphans, Told};
+use crate::server::is_empty_for;
 
 /// nginx gives its workers some seconds after TERM, and then kills them.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -87,12 +88,12 @@ impl Life<'_> {
     }
 
     fn is_gone_within(&mut self, limit: Duration) -> bool {
-        let mut looks = 0;
+        let mut since = None;
         self.wait(limit, |life| {
             life.server.reap();
             // Of who was just being forked, we hear a moment later.
-            looks = if life.server.family(life.kernel).is_empty() { looks + 1 } else { 0 };
-            looks == 5
+            let is_empty = life.server.family(life.kernel).is_empty();
+            is_empty_for(&mut since, is_empty, life.kernel.lag())
         })
     }
 

@@ -7,7 +7,7 @@ use testkit::{Signal, process};
 use super::Life;
 use crate::checker::Class;
 use crate::plan::Interruption;
-use crate::server::begun;
+use crate::server::{begun, is_empty_for};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -65,15 +65,14 @@ impl Life<'_> {
     pub(super) fn kill_orphans(&mut self) {
         let known = self.server.master().or_else(|| self.server.masters(self.kernel).first().copied());
         let Some(master) = known else { return };
-        let mut looks = 0;
+        let mut since = None;
         self.wait(PATIENCE, |life| {
             let is_orphan =
                 |&pid: &i32| pid != master && process::stat(pid).is_some_and(|stat| stat.parent != master);
             let mut orphans = life.server.family(life.kernel);
             orphans.retain(is_orphan);
             orphans.iter().for_each(|&pid| process::send(pid, Signal::KILL));
-            looks = if orphans.is_empty() { looks + 1 } else { 0 };
-            looks > 50
+            is_empty_for(&mut since, orphans.is_empty(), life.kernel.lag() * 10)
         });
     }
 }
