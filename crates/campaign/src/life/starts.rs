@@ -153,6 +153,7 @@ impl Life<'_> {
             }
         }
         std::thread::sleep(Duration::from_millis(u64::from(after_ms)));
+        let old = self.server.workers(self.kernel);
         self.tell_master(Signal::HUP);
         // Whoever kills the master before takes what the node was with it.
         let goes_on = self.wait(Duration::from_secs(5), |life| {
@@ -166,6 +167,11 @@ impl Life<'_> {
             );
         }
         self.registry_size = None;
+        // They tell in the old one what happens to them, under numbers of its own.
+        let are_gone = self.wait(STOP_LIMIT, |_| !old.iter().any(|&pid| process::is_alive(pid)));
+        if !are_gone {
+            self.violation(Class::Hung, format!("workers of before a reload did not leave: {old:?}"));
+        }
     }
 
     fn lose_master(&mut self, orphans: Orphans, after_ms: u32) {
