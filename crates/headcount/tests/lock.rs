@@ -339,6 +339,43 @@ fn a_stranger_that_is_named_in_the_lock_holds_nobody_up() {
 
 /// Whoever is named: a worker, or a master that waits for signals and never looks.
 #[test]
+fn nobody_is_named_in_the_lock_who_only_stands_in_the_table() {
+    let _alone = alone();
+    let mut home = Home::with(|options| options.lock_timeout(Duration::from_secs(2)));
+    let path = home.place.registry();
+    // Not forked off the node's processes: it has not mapped the registry.
+    let mut stranger = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+    let forge = |pid: u32, birth: u64, name: u64| {
+        let forged = registry::slot(&path, 9);
+        // `pid`; `role`; `birth`; `namespace` and `birth_kind`; `lock_tag`: it says that it can prove nothing
+        forged[2].store(u64::from(pid), SeqCst);
+        forged[3].store(1, SeqCst);
+        forged[registry::BIRTH].store(birth, SeqCst);
+        let words = registry::words(&path);
+        let own = registry::slot_of(&path, std::process::id())[registry::NAMESPACE].load(SeqCst);
+        forged[registry::NAMESPACE].store(own, SeqCst);
+        forged[136 / 8].store(0, SeqCst);
+        // `slots_used`, the header's `namespace`, and the lock
+        words[176 / 8].store(16 << 32 | 16, SeqCst);
+        words[248 / 8].store(1 << 32, SeqCst);
+        words[registry::LOCK].store(name, SeqCst);
+    };
+    let in_time = |home: &mut Home, who: &str| {
+        let begun = Instant::now();
+        let generation = home.begin(1);
+        assert!(begun.elapsed() < Duration::from_millis(500), "{who} held it for {:?}", begun.elapsed());
+        leave_all([&mut home.quiet(&generation, 0)]);
+    };
+    forge(0, 0, 2 << 62);
+    in_time(&mut home, "nobody");
+    let name = registry::name_of(stranger.id());
+    forge(stranger.id(), name & ((1 << 40) - 1), name);
+    in_time(&mut home, "a stranger");
+    stranger.kill().expect("kill");
+    stranger.wait().expect("wait");
+}
+
+#[test]
 fn a_member_that_is_named_in_the_lock_and_does_not_hold_it_holds_nobody_up() {
     let _alone = alone();
     let mut home = Home::new();

@@ -210,8 +210,15 @@ impl Waiting {
             return false;
         }
         self.next_proof = so_far + SUSPICIOUS;
-        // It cannot say so, if the server has closed all descriptors: then its slot says that.
-        let cannot_say = inner.facts().slots.iter().any(|s| s.lock_tag == 0 && s.identity.to_word() == named);
+        // It cannot say so, if the server has closed all descriptors: then its slot says that. But not of a process that is none
+        // of the node.
+        let mut strangers = inner.store.strangers(SUSPICIOUS);
+        let cannot_say = inner.facts().slots.iter().any(|s| {
+            s.lock_tag == 0
+                && s.identity.to_word() == named
+                && s.liveness != Liveness::Gone
+                && !strangers.has(&s.identity, s.lock_tag)
+        });
         !cannot_say && inner.store.is_engaged(&holder) == Some(false)
     }
 
