@@ -27,7 +27,11 @@ fn a_node_of_1024_workers() {
     }
     // One more for the master.
     let options = |options: Options| {
-        options.slots(WORKERS + 1).journal_records(16_384).lock_timeout(Duration::from_secs(60))
+        options
+            .slots(WORKERS + 1)
+            .journal_records(16_384)
+            .lock_timeout(Duration::from_secs(60))
+            .stall_after(Duration::from_secs(600))
     };
     let mut home = Home::with(options);
     let generation = home.begin(WORKERS);
