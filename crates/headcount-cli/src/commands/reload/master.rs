@@ -198,4 +198,32 @@ mod tests {
         std::fs::write(&file, format!("{}4711", " ".repeat(LONGEST_PID_FILE))).unwrap();
         assert!(read_pid_file(&file).is_err(), "longer than a pid file");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        /// Only what is nothing but a number is a pid, and nothing of any other file is shown.
+        #[test]
+        fn any_bytes_are_a_pid_or_are_refused(
+            bytes in proptest::string::bytes_regex("[ \\n]{0,3}[0-9]{0,11}[ \\n]{0,3}|(?s-u:.{0,80})|[-+0-9 ]{0,80}").unwrap(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("x.pid");
+            std::fs::write(&file, &bytes).unwrap();
+            let digits = std::str::from_utf8(&bytes).ok().map(|text| text.trim().trim_start_matches('+'));
+            match read_pid_file(&file) {
+                Ok(pid) => proptest::prop_assert_eq!(digits.map(|text| text.trim_start_matches('0').to_owned()), Some(pid.to_string())),
+                Err(error) => {
+                    let said = format!("{error:#}").replace(&file.display().to_string(), "");
+                    let expected = " is not a pid file: it contains something else than a process id";
+                    proptest::prop_assert_eq!(said, expected);
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_status_of_a_process_or_none(text in "((State|SigPnd|ShdPnd|SigBlk):\\PC{0,18}\n){0,6}|\\PC*") {
+            let _ = Hup::parse(&text);
+        }
+    }
 }

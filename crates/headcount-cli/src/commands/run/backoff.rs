@@ -56,4 +56,19 @@ mod tests {
             assert!(Backoff::parse(text).is_err_and(|e| e.contains(said)), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_text_is_two_times_or_is_refused(
+            text in "[0-9]{0,17}(ms|s|m|h|d)?(\\.\\.[0-9]{0,17}(ms|s|m|h|d)?)?|[0-9]{18,20}|\\PC*",
+            failures in 0u32..,
+            chance in 0.0..=1.0,
+        ) {
+            if let Ok(backoff) = Backoff::parse(&text) {
+                proptest::prop_assert!(backoff.wait(failures, chance) <= backoff.longest);
+            }
+        }
+    }
 }

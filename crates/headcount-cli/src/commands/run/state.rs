@@ -278,4 +278,35 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        /// A file with some of its bytes changed, left out or put twice: it is read as what it says, or refused with its name.
+        #[test]
+        fn a_file_that_is_spoiled_is_a_state_or_is_refused(
+            edits in proptest::collection::vec((proptest::num::usize::ANY, 0usize..40, "[-0-9\\[\\]{},:\"a-z\\PC]{0,12}"), 0..6),
+        ) {
+            let mut text = serde_json::to_string(&full()).expect("plain values");
+            for (at, left_out, put_in) in edits {
+                let place = |at: usize| text.char_indices().map(|(i, _)| i).nth(at).unwrap_or(text.len());
+                let at = at % (text.chars().count() + 1);
+                text.replace_range(place(at)..place(at + left_out), &put_in);
+            }
+            match parse(text.as_bytes(), Path::new("/x/state.json")) {
+                Ok(state) => {
+                    let again = serde_json::to_vec(&state).expect("plain values");
+                    proptest::prop_assert_eq!(parse(&again, Path::new("x")).expect("a state"), state);
+                }
+                Err(error) => proptest::prop_assert!(error.to_string().contains("/x/state.json"), "{}", error),
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_state_or_are_refused(bytes in proptest::collection::vec(0u8.., 0..200)) {
+            if let Err(error) = parse(&bytes, Path::new("/x/state.json")) {
+                proptest::prop_assert!(error.to_string().contains("/x/state.json"), "{}", error);
+            }
+        }
+    }
 }
