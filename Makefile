@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom fuzz corpus bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -135,6 +135,17 @@ loom: ## check lock-free reading of the registry under every order of its loads 
 	@$(SETUP) test
 	CARGO_TARGET_DIR='$(TARGET)/loom' RUSTFLAGS='--cfg loom' $(CARGO) test $(LOCKED) --release -p headcount --lib loom
 
+SECONDS ?= 60
+fuzz: ## look for bytes that harm whoever reads them, SECONDS=60 for each target or for ONLY=names (docs/fuzzing.md)
+	@$(SETUP) fuzz
+	CARGO_TARGET_DIR='$(TARGET)' scripts/fuzz '$(SECONDS)' $(ONLY)
+
+# Without the findings, which stay.
+corpus: ## make the part of the fuzzer's corpus anew that comes from a real node
+	@$(SETUP) build
+	rm -f fuzz/corpus/*/real-*
+	$(CARGO) run $(LOCKED) --quiet -p fuzz-targets --bin make-corpus -- fuzz/corpus
+
 check: ## run format, lints, docs, licences, shell checks and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
@@ -150,6 +161,7 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
 	$(CARGO) test $(LOCKED) --quiet -p headcount-campaign
+	$(CARGO) test $(LOCKED) --quiet -p fuzz-targets --test corpus
 
 advisories: ## ask RustSec's database about the dependencies; says so where it cannot be had
 	@$(SETUP) check
