@@ -1,6 +1,6 @@
 //! Any file at all, of any size, in the place of a registry: as a reader finds it, and as a server that starts there.
 
-use headcount::{ErrorKind, Observer, Options, remove_stale};
+use headcount::{ErrorKind, Observer, Options};
 
 use crate::room;
 
@@ -30,10 +30,8 @@ pub(crate) fn run(bytes: &[u8]) {
             assert!(error.to_string().contains("file.registry"), "{error} names the file");
         }
     }
-    // A server's test of its configuration, and the removal of what is left.
+    // A server's test of its configuration.
     if let Err(error) = Options::new("file").path(&path).look() {
         assert_eq!(error.kind(), ErrorKind::NotARegistry, "anything else is replaced: {error}");
     }
-    // It may be refused: somebody in it may be alive.
-    let _ = remove_stale(&path);
 }

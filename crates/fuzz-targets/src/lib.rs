@@ -7,6 +7,7 @@ mod file;
 pub mod image;
 mod member;
 mod node;
+mod opening;
 mod people;
 mod reader;
 mod room;
@@ -20,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("directive", directive::run),
     ("file", file::run),
     ("member", member::run),
+    ("opening", opening::run),
     ("reader", reader::run),
 ];
 

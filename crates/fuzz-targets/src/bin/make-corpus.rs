@@ -84,6 +84,9 @@ impl Corpus {
         let note = |name: &str, living: &[u32]| {
             let packed = pack(&fs::read(&path).expect("read"), living);
             self.write("reader", name, &packed);
+            // Without a lock file, and with one.
+            self.write("opening", name, &packed);
+            self.write("opening", &format!("{name}-locked"), &[&packed[..], &[1]].concat());
             for seed in 0..3u8 {
                 let choices = (0..96u8).map(|i| i.wrapping_mul(i).wrapping_mul(31).wrapping_add(seed * 71));
                 self.write(
