@@ -29,7 +29,7 @@ pub(crate) fn run(bytes: &[u8]) {
             .expect("make");
     }
     let options = Options::new("opening").path(&path).slots(image::SLOTS).journal_records(image::RECORDS);
-    let master = options.lock_timeout(Duration::from_millis(100)).open().expect("it starts");
+    let master = options.lock_timeout(Duration::from_secs(5)).open().expect("it starts");
     let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).expect("it begins");
     transitions.run(|_| ());
     master.commit(generation.id());
