@@ -6,7 +6,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use headcount::{Begin, Join, Options, Wait};
+use headcount::{Begin, Cursor, Join, Options, Wait};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{image, room};
@@ -37,6 +37,10 @@ pub(crate) fn run(bytes: &[u8]) {
     transitions.run(|_| ());
     let snapshot = master.node().snapshot();
     assert!(snapshot.processes.iter().any(|p| p.pid == std::process::id()), "{snapshot:#?}");
+    // More events than that no node ever has; and the newest is there.
+    let newest = master.node().newest_seq();
+    let event = master.node().events(&mut Cursor::at(newest), 1).events.pop();
+    assert!(newest < 1 << 53 && event.is_some_and(|event| event.seq == newest), "{newest} can be read");
     worker.leave(Wait::Timeout).expect("it leaves").run(|_| ());
     master.leave(Wait::Timeout).expect("it leaves").run(|_| ());
     let place = master.node().path().map(Path::to_owned);

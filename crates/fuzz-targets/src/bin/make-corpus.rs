@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use attacker::format::format;
 use fuzz_targets::image::{RECORDS, SLOTS, pack};
 use headcount::{Begin, Generation, Join, Master, Options, Wait, Worker};
 use nix::sys::signal::{Signal, kill, raise};
@@ -82,8 +83,10 @@ impl Corpus {
             Options::new("life").path(&path).slots(SLOTS).journal_records(RECORDS).open().expect("open");
         let mut living = vec![std::process::id(), std::os::unix::process::parent_id()];
         let note = |name: &str, living: &[u32]| {
-            let packed = pack(&fs::read(&path).expect("read"), living);
+            let registry = fs::read(&path).expect("read");
+            let packed = pack(&registry, living);
             self.write("reader", name, &packed);
+            self.write("opening", &format!("{name}-at-its-end"), &pack(&at_its_end(registry), living));
             // Without a lock file, and with one.
             self.write("opening", name, &packed);
             self.write("opening", &format!("{name}-locked"), &[&packed[..], &[1]].concat());
@@ -138,6 +141,13 @@ fn begin(master: &Master, workers: u32) -> Generation {
         master.begin(Begin::new().workers(workers), Wait::Timeout).expect("begin");
     transitions.run(|_| ());
     generation
+}
+
+/// The journal says that it has had as many events as there are numbers.
+fn at_its_end(mut registry: Vec<u8>) -> Vec<u8> {
+    let head = format().table("Header").field("head");
+    registry[head.offset..][..head.bytes].fill(0xff);
+    registry
 }
 
 fn watch(worker: &Worker) {
