@@ -207,7 +207,7 @@ impl Facts {
         let act = match g.started_seq {
             0 => Act::report(event, Some(Mark::GenerationStarted(g.index))),
             // Its first runner died in the callback.
-            seq => Act::known(seq, Some(event)),
+            seq => Act::known(seq, Some(self.as_of_now(event, seq))),
         };
         Some(act.delivered(g.tries).after(Change::StartDelivered(g.index)).last())
     }
