@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom fuzz corpus bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom models fuzz corpus bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -134,6 +134,15 @@ campaign: ## do faults at random to real servers and check what is reported agai
 loom: ## check lock-free reading of the registry under every order of its loads and stores
 	@$(SETUP) test
 	CARGO_TARGET_DIR='$(TARGET)/loom' RUSTFLAGS='--cfg loom' $(CARGO) test $(LOCKED) --release -p headcount --lib loom
+
+# Optimised, but not as long as what is installed. CASES=… histories; SEED=… replays them; BOUNDS='3 2 2 1 drains stops' says how many
+# generations, workers, deaths and respawns the protocol is explored with.
+MODELS := CARGO_TARGET_DIR='$(TARGET)/models' CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUST_BACKTRACE=0
+CASES ?= 20000
+models: ## replay CASES random histories of a server, and try every order of the protocol's steps: docs/models.md
+	@$(SETUP) test
+	$(MODELS) HEADCOUNT_CASES='$(CASES)' $(if $(SEED),HEADCOUNT_SEED='$(SEED)') $(if $(BOUNDS),HEADCOUNT_BOUNDS='$(BOUNDS)') \
+	    $(CARGO) test $(LOCKED) --release -p headcount --lib models -- --include-ignored --nocapture --test-threads 1
 
 SECONDS ?= 60
 fuzz: ## look for bytes that harm whoever reads them, SECONDS=60 for each target or for ONLY=names (docs/fuzzing.md)

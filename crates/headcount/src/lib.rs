@@ -58,6 +58,8 @@ mod kernel;
 mod lifecycle;
 mod master;
 mod member;
+#[cfg(all(test, not(loom)))]
+mod models;
 mod node;
 mod observer;
 mod options;

@@ -254,12 +254,12 @@ impl Inner {
         }
     }
 
-    /// Asks of each generation without workers whether somebody is about to join it.
+    /// Asks of each generation without living workers whether somebody is about to join it.
     fn find_joining(&self, facts: &mut Facts) {
         let header = self.header();
         for (who, generation) in header.joiners.iter().zip(&header.joining) {
             let (who, id) = (who.load(Acquire), generation.load(Relaxed));
-            if who == 0 || !facts.is_empty(id) {
+            if who == 0 || !facts.needs_joiner(id) {
                 continue;
             }
             if let Some(g) = facts.generations.iter_mut().find(|g| g.id == id && !g.joining) {

@@ -7,6 +7,7 @@ use crate::event::{Cause, Event, GenerationId, Kind, Role};
 
 /// What is left to do while the node lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) enum Stage {
     /// Settle what is open, until nothing is.
     Settle(Scope),
@@ -26,6 +27,7 @@ pub(crate) enum Stage {
 
 /// A change of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) enum Change {
     FreeSlot(u32),
     FreeGeneration(u32),
@@ -54,6 +56,7 @@ pub(crate) enum Change {
 
 /// The record in which an event's number is noted, so that it is reported once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) enum Mark {
     Started(u32),
     Exited(u32),

@@ -8,6 +8,7 @@ use crate::sys::identity::{Identity, Liveness};
 
 /// A slot that a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct SlotRef {
     pub(crate) index: u32,
     /// The slot's version while it is held by this claim.
@@ -17,6 +18,7 @@ pub(crate) struct SlotRef {
 /// What a slot says, and what the kernel says of it. A `*_seq` is the number of the event that reported
 /// the fact, 0 while it is not reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct SlotFacts {
     pub(crate) index: u32,
     pub(crate) version: u64,
@@ -96,6 +98,7 @@ impl SlotFacts {
 
 /// What the registry says of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct GenerationFacts {
     pub(crate) index: u32,
     pub(crate) id: GenerationId,
@@ -120,7 +123,7 @@ pub(crate) struct GenerationFacts {
     pub(crate) tries: u32,
     /// How the run before it ended: told with its start.
     pub(crate) previous_run: Option<PreviousRun>,
-    /// A process waits for the node lock to join it. Only asked for where no worker is left.
+    /// A process waits for the node lock to join it. Only asked for where no worker lives.
     pub(crate) joining: bool,
     /// Its master has no child that could still join it. Only asked for where it makes a difference.
     pub(crate) nobody_comes: bool,
@@ -158,6 +161,7 @@ impl GenerationFacts {
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub(crate) struct Facts {
     pub(crate) slots: Vec<SlotFacts>,
     pub(crate) generations: Vec<GenerationFacts>,
@@ -203,6 +207,14 @@ impl Facts {
             s.role == Role::Worker && s.generation == id && s.liveness == Liveness::Alive && s.exited_seq == 0
         });
         self.generation(id).is_some_and(|g| there.count() >= g.expected.max(1) as usize)
+    }
+
+    /// Whether it makes a difference that somebody is about to join this generation: nobody of it lives.
+    pub(crate) fn needs_joiner(&self, id: GenerationId) -> bool {
+        !self
+            .slots
+            .iter()
+            .any(|s| s.role == Role::Worker && s.generation == id && s.liveness != Liveness::Gone)
     }
 
     /// Whether a generation has no worker any more, reported or not.

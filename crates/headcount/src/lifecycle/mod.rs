@@ -38,6 +38,7 @@ pub(crate) fn coarse(boot_ns: u64) -> u32 {
 
 /// Which matters a process may settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) enum Scope {
     /// Free what has nothing to tell, and report nothing.
     Tidy,
@@ -269,10 +270,13 @@ impl Facts {
                 && s.liveness == Liveness::Alive
                 && own.clone().any(|g| g.id == s.generation)
         });
-        if orphans {
+        // Whoever is just joining will be one.
+        if orphans || own.clone().any(|g| g.joining) {
             return Some(Step::ReportMasterLost(master.index));
         }
-        let waiting = own.any(|g| g.phase == Phase::Announced && young(g));
+        // Its workers may have been forked, and not have said yet that they join.
+        let are_coming = |g: &GenerationFacts| g.is_there() && !g.all_came();
+        let waiting = own.any(|g| young(g) && (g.phase == Phase::Announced || are_coming(g)));
         (!waiting).then_some(Step::Release(master.index))
     }
 }

@@ -128,3 +128,21 @@ fn a_generation_from_the_future_is_over() {
     facts.forget_the_future();
     assert_eq!(facts.next_step(Scope::Everything), Some(Step::ReportEnded(1)));
 }
+
+/// Found by `models/protocol.rs`: the master died after it had forked its workers, and before the first of them had joined.
+#[test]
+fn a_master_that_dies_before_its_workers_join_is_not_forgotten() {
+    let mut facts = node(Intent::Listening);
+    facts.slots[0].liveness = Liveness::Gone;
+    assert_eq!(facts.next_step(Scope::Tidy), Some(Step::Release(0)), "nobody is there, and nobody comes");
+    facts.generations[0].joining = true;
+    assert_eq!(facts.next_step(Scope::Tidy), None);
+    assert_eq!(facts.next_step(Scope::Everything), Some(Step::ReportMasterLost(0)));
+
+    // They have been forked, and not said so yet.
+    let g = &mut facts.generations[0];
+    (g.joining, g.joined, g.came, g.begun_ns) = (false, 0, 0, facts.now - SECOND);
+    assert_eq!(facts.next_step(Scope::Tidy), None);
+    facts.now += 2 * SECOND;
+    assert_eq!(facts.next_step(Scope::Tidy), Some(Step::Release(0)), "they do not come");
+}
