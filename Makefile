@@ -138,14 +138,13 @@ loom: ## check lock-free reading of the registry under every order of its loads 
 # Optimised, but not as long as what is installed. CASES=… histories; SEED=… replays them; BOUNDS='3 2 2 1 drains stops' says how many
 # generations, workers, deaths and respawns the protocol is explored with.
 MODELS := CARGO_TARGET_DIR='$(TARGET)/models' CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUST_BACKTRACE=0
-CASES ?= 20000
+CASES ?= 10000
 models: ## replay CASES random histories of a server, and try every order of the protocol's steps: docs/models.md
 	@$(SETUP) test
 	$(MODELS) HEADCOUNT_CASES='$(CASES)' $(if $(SEED),HEADCOUNT_SEED='$(SEED)') $(if $(BOUNDS),HEADCOUNT_BOUNDS='$(BOUNDS)') \
 	    $(CARGO) test $(LOCKED) --release -p headcount --lib models -- --include-ignored --nocapture --test-threads 1
 
-SECONDS ?= 60
-fuzz: ## look for bytes that harm whoever reads them, SECONDS=60 for each target or for ONLY=names (docs/fuzzing.md)
+fuzz: ## look for bytes that harm whoever reads them, SECONDS=120 for each target or for ONLY=names (docs/fuzzing.md)
 	@$(SETUP) fuzz
 	CARGO_TARGET_DIR='$(TARGET)' scripts/fuzz '$(SECONDS)' $(ONLY)
 

@@ -9,6 +9,8 @@
 //! A waiter sleeps on a futex that every release touches, and looks by itself every few milliseconds for the case
 //! that the holder died instead of releasing.
 
+mod word;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +19,11 @@ use crate::engine::inner::Inner;
 use crate::engine::process::{NoticeLevel, relock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::identity::{Identity, Liveness};
 use crate::sys::{clock, futex, process};
+
+use self::word::LockWord;
 
 /// How long a call waits for the node lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,13 +120,12 @@ impl NodeLock {
             None => return Err(timed_out(inner, wait, limit)),
         };
         inner.prove_membership();
-        let header = inner.header();
+        let lock = LockWord::of(inner.header());
         let process = inner.process();
         let word = process.identity.to_word();
         let mut waiting = Waiting { next_word: FIRST_WORD, next_proof: SUSPICIOUS, in_vain: 0 };
         loop {
-            let released = header.released.load(Acquire);
-            let named = header.lock.load(Acquire);
+            let (released, named) = lock.look();
             // Named and yet not the holder: somebody has spoiled it, or it is of a program that this process ran before.
             let is_free = named == 0 || named == word || waiting.is_over(inner, named, begun);
             if is_free {
@@ -130,7 +133,7 @@ impl NodeLock {
                 if !process.engage(&inner.store) {
                     inner.cannot_prove();
                 }
-                if header.lock.compare_exchange(named, word, AcqRel, Acquire).is_ok() {
+                if lock.take(named, word) {
                     break;
                 }
                 process.disengage(&inner.store);
@@ -146,8 +149,7 @@ impl NodeLock {
         }
         // From here on the turn ends with the lock.
         std::mem::forget(turn);
-        let interrupted = header.holder_operation.load(Acquire) != 0;
-        let interrupted = interrupted.then(|| header.holder_pid.load(Relaxed));
+        let interrupted = lock.interrupted();
         Ok(NodeLock { inner: inner.clone(), pid: process::pid(), word, interrupted })
     }
 
@@ -160,9 +162,8 @@ impl NodeLock {
     /// repaired. Should we die in the middle, the next one finds it again.
     pub(crate) fn sign(&self, operation: Operation) {
         let header = self.inner.header();
-        header.holder_pid.store(self.pid, Relaxed);
         header.holder_since.store(clock::boot_ns(), Relaxed);
-        header.holder_operation.store(operation.code(), Release);
+        LockWord::of(header).sign(self.pid, operation.code());
     }
 
     /// Not so in a child that was forked in a callback: the lock, and all that is done under it, is its parent's.
@@ -178,11 +179,7 @@ impl Drop for NodeLock {
         }
         let turn = Turn(&self.inner);
         let header = self.inner.header();
-        header.holder_operation.store(0, Release);
-        header.holder_pid.store(0, Relaxed);
-        // Failing means that somebody has spoiled it: then it is no longer ours.
-        let _ = header.lock.compare_exchange(self.word, 0, AcqRel, Relaxed);
-        header.released.fetch_add(1, Release);
+        LockWord::of(header).release(self.word);
         self.inner.process().disengage(&self.inner.store);
         futex::wake(&header.released, 1);
         drop(turn);

@@ -141,6 +141,24 @@ mod loom_tests {
         });
     }
 
+    /// A heartbeat is written by the process itself, beside the lock: to a reader it is as old as the claim, or newer.
+    #[test]
+    fn loom_a_heartbeat_is_never_older_than_the_claim() {
+        loom::model(|| {
+            let record = Arc::new(Record::default());
+            let process = {
+                let record = record.clone();
+                thread::spawn(move || {
+                    rewrite(&record.word, || record.write(10));
+                    record.second.store(11, Relaxed);
+                })
+            };
+            let read = consistent(&record.word, |version| Some((version, record.read())));
+            assert!(matches!(read, None | Some((0, (0, 0)) | (2, (10, 10 | 11)))), "{read:?}");
+            process.join().unwrap();
+        });
+    }
+
     /// A ring of one record, so that each event overwrites the one before.
     #[test]
     fn loom_a_numbered_record_is_read_whole_or_not_at_all() {
