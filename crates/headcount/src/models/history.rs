@@ -169,10 +169,16 @@ impl History {
                 self.change_phase(Phase::Abandoned);
                 if is_first && self.masters().len() == 1 {
                     // One that died before it could say so has written it down.
-                    let is_kept =
-                        self.node.generations.iter().any(|g| g.previous_run.is_some() && !g.start_delivered);
-                    if !is_kept {
-                        (self.owed, self.owed_since) = (Some(self.previous_run()), self.node.head());
+                    let untold = self
+                        .node
+                        .generations
+                        .iter()
+                        .filter(|g| g.previous_run.is_some() && !g.start_delivered);
+                    match untold.map(|g| g.id).max() {
+                        None => (self.owed, self.owed_since) = (Some(self.previous_run()), self.node.head()),
+                        // If others have run since, either may be told.
+                        Some(untold) if self.has_started_since(untold) => self.owed = None,
+                        Some(_) => {}
                     }
                 }
                 self.carry_out(master, Call::Begin(workers), fatal)?;
@@ -378,6 +384,10 @@ impl History {
             return if node.runs == 0 { PreviousRun::None } else { PreviousRun::Clean };
         };
         PreviousRun::Unclean { generation, workers: 0 }
+    }
+
+    fn has_started_since(&self, id: u64) -> bool {
+        self.node.journal.iter().any(|e| e.generation > id && e.kind == Kind::GenerationStarted)
     }
 
     /// What a start says of the run before.
