@@ -261,6 +261,17 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    /// Nothing is left behind, also by a campaign that broke.
+    fn drop(&mut self) {
+        let Some(master) = self.master() else { return };
+        let workers = process::descendants(master);
+        // First, or it would start others.
+        process::send(master, Signal::KILL);
+        workers.into_iter().for_each(|pid| process::send(pid, Signal::KILL));
+    }
+}
+
 /// Whether it has been so for that long.
 pub fn is_empty_for(since: &mut Option<Instant>, is: bool, long: Duration) -> bool {
     *since = is.then(|| since.unwrap_or_else(Instant::now));
