@@ -185,29 +185,7 @@ pub fn removed_registry(i: Integration) {
     nginx.reload();
     nginx.ready(2);
     nginx.wait_ended(1);
-    nginx.wait_for_log("that there is a new one", |line| line.contains("was removed while its server runs"));
-    nginx.wait_until("the node to be seen again", || {
-        let node = status(&nginx);
-        (node["total"] == 2 && node["generations"][0]["id"] == 2).then_some(())
-    });
-    // The journal goes on, and so does the node.
-    nginx.reload_and_settle(3);
-    nginx.wait_ended(2);
-    process::send(nginx.master(), Signal::QUIT);
-    nginx.gone();
-    // Not one ledger: the old workers were counted in the old registry, the new ones in the new one.
-    let mut ledger = Ledger::unchecked(nginx.reports());
-    ledger.cold_start(2);
-    let start = ledger.one_with(Kind::GenerationStarted, 2, (None, Some(0), None));
-    ledger.same("cause", start.cause(), "reload");
-    ledger.holds("its number goes on", start.int("seq") > Some(3));
-    ledger.starts(2, 2, "reload");
-    let end = ledger.graceful_end(1, 2, true);
-    ledger.same("counts at the old one's end", &end.counts(), &(None, Some(0), Some(0)));
-    ledger.reloaded(3, 2, 2);
-    ledger.graceful_end(2, 2, true);
-    ledger.graceful_end(3, 2, false);
-    ledger.nothing_else();
+    goes_on_in_a_new_one(&nginx, "reload");
 }
 
 /// Row 36: and then the server's binary is replaced.
@@ -217,36 +195,41 @@ pub fn removed_registry_upgrade(i: Integration) {
         for file in files {
             std::fs::remove_file(nginx.at(file)).expect("a file of our own server");
         }
-        let (old, new) = nginx.upgrade();
+        let (old, _) = nginx.upgrade();
         nginx.ready(2);
-        nginx.wait_for_log("that there is a new one", |line| {
-            line.contains("was removed while its server runs")
-        });
         process::send(old, Signal::QUIT);
         nginx.wait_ended(1);
         nginx.wait_gone(old);
-        nginx.wait_until("the node to be seen again", || {
-            let node = status(&nginx);
-            (node["total"] == 2 && node["generations"][0]["id"] == 2).then_some(())
-        });
-        nginx.reload_and_settle(3);
-        nginx.wait_ended(2);
-        process::send(nginx.master(), Signal::QUIT);
-        nginx.gone();
-        let mut ledger = Ledger::unchecked(nginx.reports());
-        ledger.cold_start(2);
-        let start = ledger.one_with(Kind::GenerationStarted, 2, (None, Some(0), None));
-        ledger.same("cause", start.cause(), "upgrade");
-        ledger.same("run by the new master", &start.runner, &new);
-        ledger.holds("its number goes on", start.int("seq") > Some(3));
-        ledger.starts(2, 2, "upgrade");
-        let end = ledger.graceful_end(1, 2, true);
-        ledger.same("counts at the old one's end", &end.counts(), &(None, Some(0), Some(0)));
-        ledger.reloaded(3, 2, 2);
-        ledger.graceful_end(2, 2, true);
-        ledger.graceful_end(3, 2, false);
-        ledger.nothing_else();
+        goes_on_in_a_new_one(&nginx, "upgrade");
     }
+}
+
+/// Generation 2 is in a registry in place of one that was removed: journal and node go on.
+fn goes_on_in_a_new_one(nginx: &Nginx, cause: &str) {
+    nginx.wait_for_log("that there is a new one", |line| line.contains("was removed while its server runs"));
+    nginx.wait_until("the node to be seen again", || {
+        let node = status(nginx);
+        (node["total"] == 2 && node["generations"][0]["id"] == 2).then_some(())
+    });
+    let master = nginx.master();
+    nginx.reload_and_settle(3);
+    nginx.wait_ended(2);
+    process::send(master, Signal::QUIT);
+    nginx.gone();
+    // Not one ledger: the old workers were counted in the old registry, the new ones in the new one.
+    let mut ledger = Ledger::unchecked(nginx.reports());
+    ledger.cold_start(2);
+    let start = ledger.one_with(Kind::GenerationStarted, 2, (None, Some(0), None));
+    ledger.same("cause", start.cause(), cause);
+    ledger.same("run by the master that goes on", &start.runner, &master);
+    ledger.holds("its number goes on", start.int("seq") > Some(3));
+    ledger.starts(2, 2, cause);
+    let end = ledger.graceful_end(1, 2, true);
+    ledger.same("counts at the old one's end", &end.counts(), &(None, Some(0), Some(0)));
+    ledger.reloaded(3, 2, 2);
+    ledger.graceful_end(2, 2, true);
+    ledger.graceful_end(3, 2, false);
+    ledger.nothing_else();
 }
 
 /// Row 37: workers are told to go, and their master is not.
