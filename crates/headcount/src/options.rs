@@ -122,7 +122,8 @@ impl Options {
     }
 
     /// Opens the node. To be called in the master before it forks; each later call with the same path in
-    /// the same process gives the same node, with the new timings.
+    /// the same process gives the same node, with the new timings. Call it at each reload: if somebody has removed the registry
+    /// while the server runs, it makes another, which goes on with number and journal.
     ///
     /// Where no file can be made or used, or its lock is held by somebody for 5 s, the node runs on memory of its
     /// own, and [`crate::Node::take_notices`] says why. Where another live server has the node already, or is just

@@ -33,7 +33,7 @@ struct Server {
     lines: Receiver<String>,
     /// Everything it has said so far.
     said: Vec<String>,
-    _place: Place,
+    place: Place,
 }
 
 /// A line such as `worker_started generation=1 pid=7 …`.
@@ -83,7 +83,7 @@ impl Server {
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).for_each(|line| _ = sender.send(line))
         });
-        let mut server = Server { process, address: String::new(), lines, said: Vec::new(), _place: place };
+        let mut server = Server { process, address: String::new(), lines, said: Vec::new(), place };
         let first = server.line();
         server.address = first.split(' ').nth(2).expect("an address").to_owned();
         server
@@ -184,6 +184,28 @@ fn life(server: &mut Server) -> Vec<i32> {
     assert_eq!((started.get("cause"), started.get("mine"), started.get("prev")), ("respawn", "4", "nil"));
     assert!(server.get("/").starts_with("4 workers"));
     second.iter().filter(|r| r.pid() != victim).map(Report::pid).chain([started.pid()]).collect()
+}
+
+#[test]
+fn a_removed_registry_is_made_anew_by_a_reload() {
+    let _alone = alone();
+    let mut server = Server::start("prefork");
+    server.reports("worker_started", 4);
+    std::fs::remove_file(server.place.registry()).expect("remove");
+    server.tell(Signal::SIGHUP);
+    let start = &server.reports("generation_started", 1)[0];
+    assert_eq!((start.get("generation"), start.get("cause")), ("2", "reload"));
+    assert_eq!(start.get("event"), "6", "the journal goes on");
+    let observer = headcount::Observer::open(&server.place.registry()).expect("it is there again");
+    family::wait_for("the new workers", || {
+        let seen = observer.snapshot().expect("a look");
+        (seen.total == 4 && seen.generations[0].id == 2).then_some(())
+    });
+    let ended = &server.reports("generation_ended", 1)[0];
+    assert_eq!((ended.get("generation"), ended.get("cause")), ("1", "superseded"));
+    server.tell(Signal::SIGTERM);
+    let rest = server.ends();
+    assert_eq!(rest.iter().filter(|r| r.is("worker_exited") && r.get("generation") == "2").count(), 4);
 }
 
 /// What is printed as it stops.

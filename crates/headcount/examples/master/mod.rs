@@ -29,13 +29,13 @@ pub fn run(name: &str, work: Work) -> Result<(), Failure> {
 
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let master = Options::new(name)
+    let options = Options::new(name)
         .path(registry)
         .heartbeat_interval(Duration::from_millis(200))
-        .stall_after(Duration::from_secs(1))
-        .open()?;
+        .stall_after(Duration::from_secs(1));
+    let master = options.open()?;
     println!("listening on {} as master {}", listener.local_addr()?, std::process::id());
-    Master { master, listener, workers, work, children: Vec::new() }.run()
+    Master { options, master, listener, workers, work, children: Vec::new() }.run()
 }
 
 pub fn show(transition: &Transition) {
@@ -58,6 +58,7 @@ pub fn show(transition: &Transition) {
 }
 
 struct Master {
+    options: Options,
     master: headcount::Master,
     listener: TcpListener,
     workers: u32,
@@ -97,6 +98,8 @@ impl Master {
 
     /// Loads the configuration, which here is none, and starts its workers.
     fn load(&mut self) -> Result<Generation, Failure> {
+        // The same node again; or a new registry for it, if somebody has removed the one before.
+        self.master = self.options.open()?;
         let begin = Begin::new().workers(self.workers);
         let (generation, transitions) = self.master.begin(begin, Wait::Timeout)?;
         transitions.run(show);
@@ -131,9 +134,9 @@ impl Master {
                 Ok(WaitStatus::StillAlive) | Err(_) => return ended,
                 Ok(_) => continue,
             };
-            self.master.node().child_exited(pid.as_raw() as u32, ExitStatus::from_raw(status));
             if let Some(at) = self.children.iter().position(|c| c.0 == pid) {
                 let (_, number, generation) = self.children.swap_remove(at);
+                generation.node().child_exited(pid.as_raw() as u32, ExitStatus::from_raw(status));
                 ended.push((number, generation));
             }
         }
