@@ -151,9 +151,11 @@ impl Life<'_> {
     }
 
     fn trap(&self, callback: &str, what: &str) {
-        let name = format!("markers/{callback}");
-        self.server.folder().write(&name, what);
-        testkit::chmod(&self.server.folder().at(&name), 0o666);
+        let (folder, name) = (self.server.folder(), format!("markers/{callback}"));
+        // Whole at once: somebody may step into it in this moment.
+        folder.write("trap", what);
+        testkit::chmod(&folder.at("trap"), 0o666);
+        std::fs::rename(folder.at("trap"), folder.at(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
     /// Traps that nobody has stepped into.

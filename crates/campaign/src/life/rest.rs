@@ -344,16 +344,21 @@ fn recorded(text: &str) -> Result<Vec<Call>, String> {
     Ok(calls)
 }
 
-/// What the module wrote to error.log.
+/// What the module wrote to error.log. A new master has no error.log while it reads its configuration: its first line comes
+/// later than others of that time, and is put where its number belongs.
 fn logged(text: &str) -> Vec<Call> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let reports = whole.lines().filter_map(|line| testkit::native::report(line, 0));
-    let call = |report: testkit::Report| {
-        let seq = report.int("seq")? as u64;
+    let mut calls: Vec<Call> = Vec::new();
+    for report in whole.lines().filter_map(|line| testkit::native::report(line, 0)) {
+        let Some(seq) = report.int("seq").map(|seq| seq as u64) else { continue };
         let generation = report.generation();
-        Some(Call { seq, generation, retry: report.flag("retry"), runner: report.runner, at: None })
-    };
-    reports.filter_map(call).collect()
+        let call = Call { seq, generation, retry: report.flag("retry"), runner: report.runner, at: None };
+        let is_late = report.kind() == Some(testkit::Kind::GenerationStarted)
+            && matches!(report.cause(), "start" | "upgrade");
+        let at = calls.iter().position(|other| is_late && other.seq > seq).unwrap_or(calls.len());
+        calls.insert(at, call);
+    }
+    calls
 }
 
 /// What the example server printed.
