@@ -55,8 +55,8 @@ fn namespace() -> Option<u64> {
 fn is_of_the_dead(name: &OsStr, own_namespace: Option<u64>) -> bool {
     let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { return false };
     let mut words = rest.split('-');
-    let namespace = words.next().and_then(|word| word.parse().ok());
     let pid = words.next().and_then(|word| word.parse().ok()).and_then(Pid::from_raw);
+    let namespace = words.next().and_then(|word| word.parse().ok());
     namespace.is_some()
         && namespace == own_namespace
         && pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
@@ -90,7 +90,7 @@ fn listen_in(folder: &Path) -> io::Result<Listener> {
     let mut bound = Err(Errno::EXIST);
     for n in 0..TRIES {
         let namespace = namespace().unwrap_or(0);
-        let path = folder.join(format!("{PREFIX}{namespace}-{}-{}-{n}", std::process::id(), nonce()));
+        let path = folder.join(format!("{PREFIX}{}-{namespace}-{}-{n}", std::process::id(), nonce()));
         match rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?) {
             Ok(()) => {
                 bound = Ok(path);
@@ -137,9 +137,9 @@ mod tests {
         let (me, gone) = (std::process::id(), child.id());
         let names = [
             ".headcount-1-1-1-0".to_owned(),
-            format!(".headcount-{here}-{me}-2-0"),
-            format!(".headcount-{here}-{gone}-3-0"),
-            format!(".headcount-1-{gone}-4-0"),
+            format!(".headcount-{me}-{here}-2-0"),
+            format!(".headcount-{gone}-{here}-3-0"),
+            format!(".headcount-{gone}-1-4-0"),
             ".headcount-file".to_owned(),
         ];
         let [old, young, dead, elsewhere, file] = names.map(|n| folder.join(n));
