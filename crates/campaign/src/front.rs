@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use testkit::Integration;
 
-use crate::plan::Fault;
-
 /// Which server, and how headcount gets into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -51,23 +49,6 @@ impl Front {
     /// Whether its callbacks are code of the user's, in which something can happen.
     pub fn has_own_callbacks(self) -> bool {
         matches!(self, Self::Lua | Self::Both)
-    }
-
-    /// Whether a fault makes sense there.
-    pub fn allows(self, fault: &Fault) -> bool {
-        match fault {
-            Fault::DieInCallback { .. } | Fault::HoldLock { .. } => self.has_own_callbacks(),
-            // The example's number of workers is fixed, and it answers only to HUP, TERM and QUIT.
-            Fault::Spin { .. }
-            | Fault::BadReload { .. }
-            | Fault::Drain { .. }
-            | Fault::Upgrade { .. }
-            | Fault::Winch { .. }
-            // It keeps its master for ever, and only who opens the registry anew makes it anew.
-            | Fault::LoseFiles { .. }
-            | Fault::CrashLoop { .. } => self.is_nginx(),
-            _ => true,
-        }
     }
 }
 

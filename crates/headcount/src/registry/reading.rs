@@ -8,10 +8,9 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
-
 use crate::registry::journal::{Batch, Cursor, believable, decode};
 use crate::registry::layout::{Geometry, Header, Record};
+use crate::registry::region::read_exact;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::fence;
 use crate::sys::memory::Buffer;
@@ -88,18 +87,4 @@ impl JournalFile<'_> {
     fn offset(self, index: u64) -> u64 {
         self.geometry.journal_offset() as u64 + index * size_of::<Record>() as u64
     }
-}
-
-/// Fills `bytes` from the file at `at`; [`io::ErrorKind::UnexpectedEof`] if it ends before.
-pub(crate) fn read_exact(file: BorrowedFd<'_>, bytes: &mut [u8], at: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match rustix::io::pread(file, &mut bytes[done..], at + done as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed as Plain;
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
-use crate::registry::reading::read_exact;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::memory::{Memory, PAGE, Page};
@@ -258,4 +258,18 @@ impl Region {
                 .give_back(geometry.journal_offset() + used * size_of::<Record>(), geometry.file_size());
         }
     }
+}
+
+/// Fills `bytes` from the file at `at`; [`io::ErrorKind::UnexpectedEof`] if it ends before.
+pub(crate) fn read_exact(file: BorrowedFd<'_>, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(file, &mut bytes[done..], at + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
