@@ -311,7 +311,7 @@ impl<'a> Siege<'a> {
         // Of what a worker has made of the registry after the last process was gone, nobody can say more than that: it is none, or
         // names somebody of whom nothing can be known.
         let is_spoiled = wait.code == Some(4) && wait.err.contains("is no headcount registry")
-            || wait.code == Some(1) && wait.err.contains("master, unknown");
+            || wait.code == Some(1) && wait.err.contains(", unknown,");
         if wait.code != Some(0) && !is_spoiled {
             self.wrong(format!("after the stop: headcount wait --stopped: {:?} {}", wait.code, wait.err));
         }
