@@ -1,7 +1,7 @@
 //! A real nginx that belongs to one test.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -400,9 +400,10 @@ impl Nginx {
     /// Kills whatever is left, by pid. One that is killed in the moment in which its waker's socket has a name leaves that; a
     /// later worker would remove it, and here there is none.
     pub fn kill_all(&self) {
-        let killed = self.family();
+        let mut killed = BTreeSet::new();
         let dead = wait::poll(PATIENCE, || {
             let family = self.family();
+            killed.extend(family.iter().copied());
             for &pid in &family {
                 process::send(pid, Signal::KILL);
             }
