@@ -390,6 +390,17 @@ fn mount(folder: &Path, read_only: bool, size: &str) {
     assert_eq!(answers, [0; 3], "mount a file system: {}", std::io::Error::last_os_error());
 }
 
+/// Why a test cannot mount anything, if it cannot.
+fn no_mounts() -> Option<&'static str> {
+    match (is_root(), root_is_a_mount_point()) {
+        (false, _) => Some("only root can mount"),
+        (_, false) => {
+            Some("/ is no mount point, as in a plain chroot: what a test mounts would show outside")
+        }
+        _ => None,
+    }
+}
+
 /// Whether what a child mounts can be kept from everybody else: in a plain chroot, the mount that all is in has no name.
 fn root_is_a_mount_point() -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -399,11 +410,8 @@ fn root_is_a_mount_point() -> bool {
 #[test]
 fn a_full_and_a_read_only_file_system_are_called_so() {
     let _alone = alone();
-    if !is_root() {
-        return skip("only root can mount");
-    }
-    if !root_is_a_mount_point() {
-        return skip("/ is no mount point, as in a plain chroot: what a test mounts would show outside");
+    if let Some(why) = no_mounts() {
+        return skip(why);
     }
     let place = Place::new();
     // Room for the lock file, none for a registry.
@@ -460,11 +468,8 @@ fn a_registry_grows_with_what_is_in_it() {
 #[test]
 fn a_file_system_that_fills_up_costs_events_and_nothing_else() {
     let _alone = alone();
-    if !is_root() {
-        return skip("only root can mount");
-    }
-    if !root_is_a_mount_point() {
-        return skip("/ is no mount point, as in a plain chroot: what a test mounts would show outside");
+    if let Some(why) = no_mounts() {
+        return skip(why);
     }
     let place = Place::new();
     let mut child = fork(|line| {

@@ -272,10 +272,12 @@ fn claim_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<S
     // Of those who look alive, one may be about to end: a server that is killed and started again at once. It is waited for,
     // once, since nobody can tell how long that takes: its memory is given back meanwhile.
     const PATIENCE: Duration = Duration::from_secs(2);
-    if let Some(ending) = ending_master(inner, predecessor)? {
-        process::wait_for_end(ending.as_fd(), PATIENCE);
-    }
     let mut session = begin_opening(inner)?;
+    if let Some(ending) = ending_master(session.facts(), predecessor) {
+        drop(session);
+        process::wait_for_end(ending.as_fd(), PATIENCE);
+        session = begin_opening(inner)?;
+    }
     inner.free_unreadable(session.facts(), true);
     let is_ours = inner.store.has_kin(&relatives(predecessor));
     session.heal(is_ours);
@@ -303,16 +305,15 @@ fn begin_opening(inner: &Arc<Inner>) -> Result<Session> {
 }
 
 /// A master of the table, none of our kin, that is about to end.
-fn ending_master(inner: &Arc<Inner>, predecessor: Option<u32>) -> Result<Option<OwnedFd>> {
-    let session = begin_opening(inner)?;
+fn ending_master(facts: &Facts, predecessor: Option<u32>) -> Option<OwnedFd> {
     let namespace = Identity::own().namespace;
     let is_ending = |s: &&SlotFacts| {
         s.liveness == Liveness::Alive
             && s.identity.namespace == namespace
             && (process::is_killed(s.pid()) || process::is_ending(s.pid()))
     };
-    let ending = strangers(session.facts(), predecessor).find(is_ending);
-    Ok(ending.and_then(|s| process::open_pidfd(s.pid()).ok()))
+    let ending = strangers(facts, predecessor).find(is_ending)?;
+    process::open_pidfd(ending.pid()).ok()
 }
 
 /// Of another boot nobody is alive, whoever has the same id and birth in this one.
