@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::event::Role;
+use crate::event::{Cause, GenerationId, Role};
 use crate::lifecycle::Phase;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ProcessStatus, Snapshot};
 use crate::sys::identity::Liveness;
 
 /// A server that goes into the background briefly has no live process: that is no death before so long a time,
@@ -20,8 +20,8 @@ const LOOKS: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Life {
     told: Option<Liveness>,
-    /// A worker was seen alive since the node was last gone.
-    served: bool,
+    /// The newest generation of which a worker was seen alive since the node was last gone.
+    served: Option<GenerationId>,
     nobody_since: Option<Instant>,
     unknown_since: Option<Instant>,
 }
@@ -46,15 +46,15 @@ impl Life {
             Liveness::Gone => self.doubt(snapshot).saturating_sub(nobody),
             _ => UNKNOWN.saturating_sub(unknown),
         };
-        self.served |=
-            snapshot.processes.iter().any(|p| p.role == Role::Worker && p.liveness == Liveness::Alive);
+        let serving = |p: &&ProcessStatus| p.role == Role::Worker && p.liveness == Liveness::Alive;
+        self.served = self.served.max(snapshot.processes.iter().filter(serving).map(|p| p.generation).max());
         let is_certain = wait.is_zero();
         let news = (is_certain && self.told != Some(liveness)).then_some(liveness);
         if news.is_some() {
             self.told = news;
         }
         if is_certain && liveness == Liveness::Gone {
-            self.served = false;
+            self.served = None;
         }
         let again = match liveness {
             _ if !is_certain => Some(wait.min(LOOKS)),
@@ -75,9 +75,12 @@ impl Life {
 
     fn doubt(&self, snapshot: &Snapshot) -> Duration {
         let had_workers = || snapshot.generations.iter().any(|g| g.phase == Phase::Committed);
+        // It may have been stopped and started between two looks.
+        let was_started_since =
+            |served| snapshot.generations.iter().any(|g| g.id > served && g.cause == Cause::Start);
         match self.told {
             Some(Liveness::Gone) => Duration::ZERO,
-            _ if self.served => Duration::ZERO,
+            _ if self.served.is_some_and(|served| !was_started_since(served)) => Duration::ZERO,
             _ if had_workers() => DOUBT,
             _ => LONG_DOUBT,
         }
@@ -94,7 +97,7 @@ fn since(kept: &mut Option<Instant>, is: bool, now: Instant) -> Duration {
 mod tests {
     use super::*;
     use crate::lifecycle::State;
-    use crate::snapshot::{GenerationStatus, ProcessStatus};
+    use crate::snapshot::GenerationStatus;
 
     fn look(processes: &[(Role, State)]) -> Snapshot {
         let mut snapshot = Snapshot::new("x");
@@ -115,6 +118,26 @@ mod tests {
     use Liveness::{Alive, Gone};
     use Role::{Helper, Master, Worker};
     use State::{Died, Serving};
+
+    /// Stopped and started again so soon that nobody saw it gone, and on its way into the background.
+    #[test]
+    fn a_node_that_was_started_since_it_served_gets_its_time() {
+        let now = Instant::now();
+        let mut life = Life::default();
+        let mut serving = look(&[(Master, Serving), (Worker, Serving)]);
+        serving.processes.iter_mut().for_each(|p| p.generation = 6);
+        assert_eq!(life.judge(&serving, now), told(Alive));
+        let mut started = look(&[(Master, Died)]);
+        started.generations.push(GenerationStatus::new(7, Phase::Announced));
+        started.generations[0].cause = Cause::Start;
+        assert_eq!(life.judge(&started, now).news, None);
+        assert_eq!(life.judge(&started, now + LONG_DOUBT).news, Some(Gone));
+
+        let mut life = Life::default();
+        assert_eq!(life.judge(&serving, now), told(Alive));
+        started.generations[0].cause = Cause::Reload;
+        assert_eq!(life.judge(&started, now), told(Gone), "a reload is no start");
+    }
 
     #[test]
     fn a_node_that_served_dies_at_once_and_once() {
