@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use testkit::wait::PATIENCE;
+use testkit::wait::{PATIENCE, poll};
 use testkit::{Integration, Kind, Nginx, Setup, Signal, permit};
 
 fn keys(value: &Value) -> BTreeSet<&str> {
@@ -39,7 +39,12 @@ fn the_table_is_as_documented() {
     let setup = Setup::new(Integration::Lua).workers(2).in_callback("on_worker_start", IN_CALLBACK);
     let nginx = Nginx::start_ready(setup);
     let (master, workers) = (nginx.master(), nginx.workers());
-    let status = status_of(&nginx);
+    // A worker is called serving when its loop has turned.
+    let is_starting = |process: &Value| process["state"] == "starting";
+    let status = poll(PATIENCE, || {
+        Some(status_of(&nginx)).filter(|status| !list(status, "processes").iter().any(is_starting))
+    })
+    .expect("nobody starts for ever");
     assert_eq!(keys(&status), named("node path head total sentinel generations processes"), "{status:#}");
     assert_eq!(status["path"], nginx.registry().to_string_lossy().as_ref());
     assert_eq!((&status["total"], &status["head"]), (&2.into(), &3.into()));
