@@ -8,7 +8,7 @@ use crate::registry::region::Region;
 use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
-use crate::sys::clock;
+use crate::sys::clock::{self, Moment};
 use crate::sys::identity::{Birth, Identity, Liveness};
 
 /// A registry in memory, shared or copied.
@@ -62,7 +62,8 @@ impl<'a> View<'a> {
     /// One slot, if anybody is in it. Everything that has a number up to `head` is taken as reported: the lock's holder
     /// includes the report that it is just about to write.
     pub(crate) fn slot(self, index: u32, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
-        slot_facts(index, self.region.slots_up_to(index as usize + 1).get(index as usize)?, head, oracle)
+        let slot = self.region.slots_up_to(index as usize + 1).get(index as usize)?;
+        slot_facts(index, slot, head, Moment::now(), oracle)
     }
 
     /// One generation, as [`View::slot`].
@@ -74,8 +75,9 @@ impl<'a> View<'a> {
         let head = self.region.header().head.load(Acquire);
         let slots = (0u32..).zip(self.used_slots());
         let generations = (0u32..).zip(self.used_generations());
+        let now = Moment::now();
         let mut facts = Facts {
-            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, oracle)).collect(),
+            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, now, oracle)).collect(),
             generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
             now: 0,
             stall_after: self.stall_after(),
@@ -98,10 +100,12 @@ fn reported(seq: &AtomicU64, head: u64) -> u64 {
     if seq <= head { seq } else { 0 }
 }
 
-fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+fn slot_facts(index: u32, slot: &Slot, head: u64, now: Moment, oracle: Oracle<'_>) -> Option<SlotFacts> {
     consistent(&slot.version, |version| {
         let role = Role::from_code(slot.role.load(Relaxed))?;
         let status = slot.wait_status.load(Relaxed);
+        let heartbeat_ns = slot.heartbeat_ns.load(Relaxed);
+        let beat = Moment { boot: heartbeat_ns, awake: slot.heartbeat_awake_ns.load(Relaxed) };
         let mut facts = SlotFacts {
             index,
             version,
@@ -116,7 +120,8 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<
             // Garbage reads as serving, the intent that hides nothing.
             intent: Intent::from_code(slot.intent.load(Relaxed)).unwrap_or(Intent::Serving),
             intent_since_ns: slot.intent_since_ns.load(Relaxed),
-            heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
+            heartbeat_ns,
+            slept_ns: now.slept_since(beat),
             tries: slot.retry.load(Relaxed),
             started_seq: reported(&slot.started_seq, head),
             exited_seq: reported(&slot.exited_seq, head),

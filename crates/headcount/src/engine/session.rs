@@ -269,7 +269,10 @@ impl Session {
             self.mark(mark, seq);
         }
         event.counts = self.facts.counts(event.generation);
-        event.time_ns = clock::wall_ns();
+        // That of an earlier boot has its date already.
+        if event.time_ns == 0 {
+            event.time_ns = clock::wall_ns();
+        }
         event.boot_ns = clock::boot_ns();
         event.reporter_pid = process::pid();
         let (seq, is_kept) = self.inner.journal().append(&event);
@@ -310,7 +313,7 @@ impl Session {
                 s.intent.store(intent.code(), Release);
             }),
             Change::Serving(index) => self.change_slot(index, |s| {
-                s.heartbeat_ns.store(now, Relaxed);
+                s.beat(now);
                 s.intent_since_ns.store(now, Relaxed);
                 s.intent.store(Intent::Serving.code(), Release);
             }),

@@ -70,6 +70,7 @@ pub(super) fn slot(index: u32) -> SlotFacts {
         intent: Intent::Starting,
         intent_since_ns: 0,
         heartbeat_ns: 0,
+        slept_ns: 0,
         tries: 0,
         started_seq: 0,
         exited_seq: 0,

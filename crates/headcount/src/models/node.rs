@@ -305,6 +305,7 @@ impl Node {
             intent: if p.role == Role::Master { Intent::Listening } else { Intent::Starting },
             intent_since_ns: self.now,
             heartbeat_ns: self.now,
+            slept_ns: 0,
             tries: 0,
             started_seq: 0,
             exited_seq: 0,

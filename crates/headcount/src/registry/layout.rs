@@ -6,6 +6,7 @@
 use crate::error::{Allowed, Error};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sys::clock;
 use crate::sys::shared::record;
 
 /// The first eight bytes of a registry.
@@ -83,7 +84,9 @@ record! {
         // Who waits to join, and which generation.
         520 joiners: [AtomicU64; JOINERS],
         648 joining: [AtomicU64; JOINERS],
-        776 reserved: [AtomicU64; 415],
+        // The number of the newest event of an earlier boot, whose clock was another. 0: none.
+        776 earlier_boots: AtomicU64,
+        784 reserved: [AtomicU64; 414],
     }
 }
 
@@ -117,7 +120,9 @@ record! {
         // The lock file in which it shares its byte, 0 if in none.
         136 lock_tag: AtomicU32,
         140 reserved_word: AtomicU32,
-        144 reserved: [AtomicU64; 6],
+        // When that heartbeat was on the clock that stands still while the machine is suspended; 0 = not noted.
+        144 heartbeat_awake_ns: AtomicU64,
+        152 reserved: [AtomicU64; 5],
     }
 }
 
@@ -191,6 +196,12 @@ impl Slot {
     /// Whether somebody is in it, or was just about to be.
     pub(crate) fn is_taken(&self) -> bool {
         self.role.load(Relaxed) != 0 || self.version.load(Relaxed) % 2 == 1
+    }
+
+    /// A heartbeat, at this time of the boot clock.
+    pub(crate) fn beat(&self, now: u64) {
+        self.heartbeat_ns.store(now, Relaxed);
+        self.heartbeat_awake_ns.store(clock::awake_ns(), Relaxed);
     }
 
     /// The numbers of the events that reported something of it.

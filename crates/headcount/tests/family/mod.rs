@@ -10,6 +10,7 @@ pub mod callbacks;
 pub mod deadly_store;
 pub mod home;
 pub mod journal;
+pub mod kernel;
 pub mod registry;
 pub mod worker;
 

@@ -7,6 +7,7 @@ use headcount::{Generation, Join, Liveness, Node, Transitions, Wait, Watch, Work
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::callbacks::Callbacks;
+use super::kernel::Later;
 use super::{Child, Line, fork};
 
 /// What a worker does without being told.
@@ -126,6 +127,11 @@ impl Life {
             }
             ("settle", _) => {
                 settle(self.watch.as_mut().expect("a watch"), self.worker.node(), self.callbacks);
+                "done".to_owned()
+            }
+            // The machine is suspended, and goes on at a later time.
+            ("sleep", number) => {
+                Later::begin_by(number.parse().expect("a descriptor"));
                 "done".to_owned()
             }
             // As a server whose loop ends when it drains.
