@@ -201,7 +201,8 @@ impl Slot {
     /// A heartbeat, at this time of the boot clock.
     pub(crate) fn beat(&self, now: u64) {
         self.heartbeat_ns.store(now, Relaxed);
-        self.heartbeat_awake_ns.store(clock::awake_ns(), Relaxed);
+        // At most a tick too early: by so much less of a suspend is known.
+        self.heartbeat_awake_ns.store(clock::awake_lately_ns(), Relaxed);
     }
 
     /// The numbers of the events that reported something of it.

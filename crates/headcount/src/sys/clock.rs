@@ -24,6 +24,12 @@ pub(crate) fn awake_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
 
+/// The same, at most a tick of the kernel ago, for a quarter of the price.
+#[inline]
+pub(crate) fn awake_lately_ns() -> u64 {
+    nanoseconds(ClockId::MonotonicCoarse)
+}
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
