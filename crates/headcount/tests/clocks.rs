@@ -8,6 +8,9 @@ use headcount::{
     Begin, Cause, Cursor, Event, Join, Kind, Liveness, Observer, PreviousRun, Role, State, Wait,
 };
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use family::home::{Home, leave_all};
 use family::kernel::{Later, another_boot, no_mounts};
 use family::{Child, Place, alone, fork, is_root, skip, wait_for};
@@ -85,6 +88,45 @@ fn nobody_is_called_stalled_after_a_suspend() {
     });
 }
 
+/// All processes of a node were stopped, as a container is that is paused; whoever is quicker than the others when they go
+/// on does not call them stalled.
+#[test]
+fn nobody_is_called_stalled_after_a_pause() {
+    let _alone = alone();
+    const STALL_AFTER: Duration = Duration::from_secs(2);
+    let mut node = fork(|line| {
+        // All of them are stopped together.
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("a group of its own");
+        let mut home = Home::with(|options| {
+            options.stall_after(STALL_AFTER).heartbeat_interval(Duration::from_millis(1_500))
+        });
+        let generation = home.begin(4);
+        let mut all = vec![home.serving(&generation, 0)];
+        all.extend((1..4).map(|n| home.quiet(&generation, n)));
+        all[1..].iter_mut().for_each(|worker| worker.tell("beat"));
+        line.say("stop");
+        line.expect("go on");
+        let second = home.begin(1);
+        let new = home.quiet(&second, 0);
+        let mut victim = all.remove(1);
+        home.kill(&mut victim);
+        let death = home.wait_for(Kind::WorkerDied, victim.pid());
+        assert_eq!((death.counts.mine, death.counts.total), (3, 4), "{death:?}");
+        all[1..].iter_mut().for_each(|worker| worker.tell("beat"));
+        assert_eq!(stalls(&home), [], "{:#?}", home.events());
+        all.push(new);
+        leave_all(&mut all);
+        0
+    });
+    node.expect("stop");
+    let group = Pid::from_raw(-(node.pid() as i32));
+    kill(group, Signal::SIGSTOP).expect("stop them");
+    std::thread::sleep(STALL_AFTER + Duration::from_millis(500));
+    kill(group, Signal::SIGCONT).expect("let them go on");
+    node.say("go on");
+    node.ended_well();
+}
+
 /// A machine that is suspended while somebody waits for the lock keeps its holder from going on, too.
 #[test]
 fn a_wait_for_the_lock_does_not_count_a_suspend() {
@@ -129,7 +171,7 @@ fn a_wait_for_the_lock_does_not_count_a_suspend() {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", waiter.pid())).ok()?;
             stat.contains(") S ").then_some(())
         });
-        waiter.signal(nix::sys::signal::Signal::SIGUSR1);
+        waiter.signal(Signal::SIGUSR1);
         let time = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/time")).expect("its time");
         wait_for("it to be later for it", || (time(waiter.pid()) != time(holder.pid())).then_some(()));
         // It has looked again by then: it does every 20 ms.
@@ -192,8 +234,7 @@ struct Stranger(u32);
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0 as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(self.0 as i32), Signal::SIGKILL);
     }
 }
 

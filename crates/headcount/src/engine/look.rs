@@ -85,6 +85,7 @@ impl<'a> View<'a> {
             redeliver_tries: self.region.header().redeliver_tries.load(Relaxed),
             as_reported: false,
             own: Vec::new(),
+            is_patient: false,
         };
         // After the heartbeats were read, or a beat in between would lie in the future.
         facts.now = clock::boot_ns();

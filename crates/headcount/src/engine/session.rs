@@ -28,6 +28,8 @@ pub(crate) struct Session {
     facts: Facts,
     /// The facts are from before a callback.
     is_stale: bool,
+    /// See [`Facts::is_patient`].
+    is_patient: bool,
     /// How many more steps it may take: a bound that only a spoiled registry reaches.
     budget: usize,
     /// When the steps must have come to an end, callbacks apart.
@@ -55,6 +57,8 @@ impl Session {
             lock,
             facts: Facts::default(),
             is_stale: false,
+            // Who does not watch cannot know whether they were all stopped, as a paused container is.
+            is_patient: true,
             budget,
             until: clock::boot_ns().saturating_add(clock::nanos(LONGEST)),
             paused: 0,
@@ -78,10 +82,17 @@ impl Session {
         &self.facts
     }
 
+    /// It has watched the others, and knows that they have had time to beat.
+    pub(crate) fn judge(&mut self) {
+        self.is_patient = false;
+        self.facts.is_patient = false;
+    }
+
     /// Looks again: a callback may have taken long, or a record was changed directly.
     pub(crate) fn look(&mut self) {
         self.facts = self.inner.facts();
         self.facts.as_reported = true;
+        self.facts.is_patient = self.is_patient;
         self.is_stale = false;
     }
 

@@ -192,6 +192,8 @@ pub(crate) struct Facts {
     pub(crate) as_reported: bool,
     /// The slots of the process that looks.
     pub(crate) own: Vec<u32>,
+    /// Nobody is called stalled: the others may all have been stopped, and have had no time to beat since.
+    pub(crate) is_patient: bool,
 }
 
 impl Facts {
@@ -213,6 +215,9 @@ impl Facts {
 
     /// Whoever judges must have beaten himself: if he has not, it was he who slept, and nobody had a chance to beat.
     pub(super) fn may_judge(&self) -> bool {
+        if self.is_patient {
+            return false;
+        }
         let own = self.slots.iter().filter(|s| self.own.contains(&s.index));
         own.map(|s| s.progress(self.now, self.stall_after)).all(|p| p != Progress::Overdue)
     }

@@ -144,6 +144,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 redeliver_tries: 0,
                 as_reported: false,
                 own: Vec::new(),
+                is_patient: false,
             }
         },
     )

@@ -358,6 +358,7 @@ impl Node {
             redeliver_seq,
             redeliver_tries,
             as_reported: true,
+            is_patient: false,
             own,
         };
         for p in self.processes.iter().filter(|p| p.life == Life::Waiting && p.role == Role::Worker) {
