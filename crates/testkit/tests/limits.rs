@@ -36,6 +36,7 @@ both! {
     a_replacement_with_the_number_of_the_dead a_replacement_with_the_number_of_the_dead_with_the_module = used_again;
     numbers_that_begin_anew numbers_that_begin_anew_with_the_module = begun_anew;
     a_disk_that_is_full_from_the_start_on a_disk_that_is_full_from_the_start_on_with_the_module = full_disk;
+    a_server_in_a_time_namespace a_server_in_a_time_namespace_with_the_module = elsewhere_in_time;
     a_reboot_after_a_longer_one a_reboot_after_a_longer_one_with_the_module = later_boot_is_younger;
     a_reboot_after_a_shorter_one a_reboot_after_a_shorter_one_with_the_module = later_boot_is_older;
 }
@@ -164,6 +165,7 @@ fn without_descriptors(i: Integration) {
     fs::remove_file(nginx.at("markers/spend")).expect("our own file");
     kill_one(&nginx, poor[0], 4);
     // Of this one, nobody of the poor could open a pidfd.
+    nginx.settled();
     let newest = nginx.workers().into_iter().find(|pid| !poor.contains(pid)).expect("the replacement");
     kill_one(&nginx, newest, 5);
     is_right(&nginx, &[]);
@@ -391,6 +393,27 @@ fn rebooted(i: Integration, first: &[&'static str], second: &[&'static str]) {
 }
 
 const LATE: [&str; 3] = ["--mount", "--time", "--boottime=8640000"];
+
+/// In there, all is as ever; and who looks from outside, where it is another time, does not call anybody dead.
+fn elsewhere_in_time(i: Integration) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's version");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(9)) {
+        return eprintln!(
+            "skipped: before Linux 6.9 a process is told by its start, which depends on who asks"
+        );
+    }
+    let Some(room) = room(&LATE, "true") else { return };
+    let nginx = Nginx::start_ready(Setup::new(i).workers(2).allow_kills().inside(&room));
+    let node = status(&nginx, &[]);
+    let all = node["processes"].as_array().cloned().unwrap_or_default();
+    assert_eq!((all.len(), &node["total"]), (3, &2.into()), "{node:#}");
+    assert!(all.iter().all(|p| p["liveness"] == "alive"), "{node:#}");
+    let node = status(&nginx, &room.enter());
+    let ages = node["processes"].as_array().into_iter().flatten().filter_map(|p| p["age"].as_f64());
+    assert!(ages.clone().count() == 3 && ages.into_iter().all(|age| age < 60.0), "{node:#}");
+    whole_life(&nginx);
+}
 
 fn later_boot_is_younger(i: Integration) {
     rebooted(i, &LATE, &["--mount"]);
