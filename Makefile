@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check advisories loom models fuzz corpus bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models fuzz corpus bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -170,6 +170,10 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
 	$(CARGO) test $(LOCKED) --quiet -p headcount-campaign
 	$(CARGO) test $(LOCKED) --quiet -p fuzz-targets --test corpus
+
+msrv: ## build with the oldest Rust that Cargo.toml promises; says so where it cannot be had (MSRV_CARGO=/path/to/cargo names one)
+	@$(SETUP) module
+	@CARGO_TARGET_DIR='$(TARGET)' MSRV_CARGO='$(MSRV_CARGO)' scripts/msrv $(LOCKED)
 
 advisories: ## ask RustSec's database about the dependencies; says so where it cannot be had
 	@$(SETUP) check

@@ -10,7 +10,7 @@ description = {
     detailed = [[
         resty.headcount reports every start, reload, upgrade, death and stop of an nginx or OpenResty server's workers:
         once, in order, with exact counts. resty.worker.manager is a drop-in replacement for lua-resty-worker-manager.
-        For Linux and LuaJIT. Building needs Rust 1.88 or newer.
+        For Linux and LuaJIT. Building needs Rust 1.85 or newer.
     ]],
     homepage = "https://github.com/headcount-rs/headcount",
     license = "Apache-2.0",

@@ -190,7 +190,9 @@ fn following(folder: &Path) {
         std::fs::File::from(from).read_to_end(&mut bytes).expect("hear");
         waitpid(reader_pid, None).expect("wait");
         end(&[writer]);
-        let took = bytes.as_chunks::<8>().0.iter().map(|b| Duration::from_nanos(u64::from_ne_bytes(*b)));
+        let took = bytes
+            .chunks_exact(8)
+            .map(|b| Duration::from_nanos(u64::from_ne_bytes(b.try_into().expect("eight bytes"))));
         line(reader, &Sample::new(took.collect()).to_string(), "p50 under 1 ms");
     }
 }

@@ -73,9 +73,8 @@ impl Expected {
                 _ => None,
             })
         };
-        if let Some(complaint) = self.complaint
-            && !complaints().any(|text| text.contains(complaint))
-        {
+        let unsaid = |complaint: &&str| !complaints().any(|text| text.contains(*complaint));
+        if let Some(complaint) = self.complaint.filter(unsaid) {
             wrong.push(format!("the server did not say \"{complaint}\""));
         }
         wrong.extend(
@@ -174,10 +173,10 @@ impl Stage {
     }
 
     fn find_journal(&mut self) -> Result<(), Failure> {
-        if self.journal.is_none()
-            && let Ok(master) = self.server.master()
-        {
-            self.journal = Journal::of_master(master.as_raw_nonzero().get())?;
+        if self.journal.is_none() {
+            if let Ok(master) = self.server.master() {
+                self.journal = Journal::of_master(master.as_raw_nonzero().get())?;
+            }
         }
         Ok(())
     }

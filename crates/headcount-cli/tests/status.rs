@@ -386,7 +386,7 @@ fn whoever_has_had_enough_of_it_is_no_error() {
     let _permit = permit();
     let nginx = Nginx::start_ready(quick().workers(1));
     for arguments in [["status", "--registry"], ["doctor", "--registry"]] {
-        let (read, write) = std::io::pipe().expect("a pipe");
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
         drop(read);
         let status =
             headcount(arguments).arg(nginx.registry()).stdout(write).status().expect("it can be started");

@@ -119,12 +119,12 @@ impl History {
             }
         }
         history.deaths.reverse();
-        if let Some(&last) = young.last()
-            && young.len() >= History::LOOP_DEATHS as usize
-            && last <= History::LOOP_LASTS
-        {
-            let deaths = u32::try_from(young.len()).unwrap_or(u32::MAX);
-            history.crash_loop = Some(CrashLoop { deaths, last });
+        match young.last() {
+            Some(&last) if young.len() >= History::LOOP_DEATHS as usize && last <= History::LOOP_LASTS => {
+                let deaths = u32::try_from(young.len()).unwrap_or(u32::MAX);
+                history.crash_loop = Some(CrashLoop { deaths, last });
+            }
+            _ => {}
         }
         history
     }

@@ -51,18 +51,15 @@ fn work(generation: &Generation, join: Join, listener: &TcpListener) -> Result<(
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        if ready[0]
-            && let Some(info) = inbox.read_signal()?
-        {
+        let told = if ready[0] { inbox.read_signal()? } else { None };
+        if let Some(info) = told {
             leaving = true;
             if info.ssi_signo == Signal::SIGQUIT as u32 {
                 step = member.begin_drain(Moment::now());
                 continue;
             }
         }
-        if ready[1]
-            && let Some(worker) = member.worker()
-        {
+        if let Some(worker) = member.worker().filter(|_| ready[1]) {
             serve(listener, worker)?;
         }
         let readable = ready.get(2) == Some(&true);

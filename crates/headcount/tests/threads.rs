@@ -55,11 +55,11 @@ fn child(place: &Place, master: &Master, generation: &Generation) {
             transitions.run(|_| ());
         }
     }
-    if let Ok(own) = place.options().open()
-        && let Ok((generation, transitions)) = own.begin(Begin::new().workers(1), MOMENT)
-    {
-        transitions.run(|_| ());
-        own.abandon(generation.id());
+    if let Ok(own) = place.options().open() {
+        if let Ok((generation, transitions)) = own.begin(Begin::new().workers(1), MOMENT) {
+            transitions.run(|_| ());
+            own.abandon(generation.id());
+        }
     }
 }
 

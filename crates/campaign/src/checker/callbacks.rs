@@ -75,11 +75,11 @@ pub fn check(evidence: &Evidence, owners: &Owners, tally: &mut Tally) -> Vec<Vio
         one(event, &calls, broken, tally, &mut found);
         if let (Kind::WorkerDied, Some(at), Some(owner)) =
             (event.kind, calls.first().and_then(|call| call.at), owner)
-            && let Some(ended) = evidence.processes[*owner].ended
-            && evidence.complete
-            && !evidence.was_hindered(ended, at)
         {
-            tally.to_callback.push(at.saturating_sub(ended));
+            let counts = |ended: &_| evidence.complete && !evidence.was_hindered(*ended, at);
+            if let Some(ended) = evidence.processes[*owner].ended.filter(counts) {
+                tally.to_callback.push(at.saturating_sub(ended));
+            }
         }
     }
     for (seq, calls) in calls {

@@ -100,9 +100,8 @@ impl Replay {
                 self.world.entry(event.generation).or_default();
             }
             Kind::GenerationEnded => {
-                if let Some(mine) = self.world.remove(&event.generation)
-                    && !mine.workers.is_empty()
-                {
+                let mine = self.world.remove(&event.generation);
+                if mine.is_some_and(|mine| !mine.workers.is_empty()) {
                     self.say(Class::OutOfOrder, "before the end of its last worker was told", event);
                 }
             }

@@ -202,13 +202,10 @@ fn look(known: &Mutex<Known>, ends: &AtomicBool, root: i32) {
 }
 
 fn note(known: &mut Known, told: Told, root: i32, suspended: u64) {
-    if let Told::Forked { parent, .. } = told
-        && parent != root
-        && !known.alive.contains_key(&parent)
-    {
-        return;
+    match told {
+        Told::Forked { parent, .. } if parent != root && !known.alive.contains_key(&parent) => {}
+        told => note_any(known, told, suspended),
     }
-    note_any(known, told, suspended);
 }
 
 fn note_any(known: &mut Known, told: Told, suspended: u64) {

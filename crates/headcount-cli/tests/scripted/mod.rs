@@ -65,7 +65,7 @@ impl Running {
     }
 
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.child.id() as i32
     }
 
     /// Waits until what it wrote fits.

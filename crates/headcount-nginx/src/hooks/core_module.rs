@@ -73,9 +73,8 @@ unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *m
             return ptr::null_mut();
         }
         // SAFETY: what create_conf has made; nobody else uses it meanwhile.
-        if let Some(conf) = unsafe { conf.cast::<MainConf>().as_mut() }
-            && let Loading { settings: Some(settings), is_asked_by_lua, is_led_by_lua: false } =
-                loading::so_far()
+        let Some(conf) = (unsafe { conf.cast::<MainConf>().as_mut() }) else { return ptr::null_mut() };
+        if let Loading { settings: Some(settings), is_asked_by_lua, is_led_by_lua: false } = loading::so_far()
         {
             // SAFETY: the configuration has been read.
             conf.begins_late = !is_asked_by_lua && unsafe { lua::may_come_late(cycle) };
@@ -113,9 +112,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         log::release(unsafe { (*cycle).log });
         let mut state = state();
         let before = std::mem::replace(&mut state.tracked, tracked.clone());
-        if tracked.is_none()
-            && let Some(before) = before
-        {
+        if let (None, Some(before)) = (&tracked, before) {
             master::goes_on_untracked(&state.masters, &before);
         }
         let is_single = member::is_one() && facts::process() == Process::Single;

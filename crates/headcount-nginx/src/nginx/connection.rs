@@ -73,9 +73,8 @@ impl Connection {
         // SAFETY: a connection that is ours until this call.
         unsafe {
             let read = (*self.inner).read;
-            if self.is_listening
-                && let Some(del) = ffi::ngx_event_actions.del
-            {
+            let del = ffi::ngx_event_actions.del;
+            if let Some(del) = del.filter(|_| self.is_listening) {
                 del(read, READ_EVENT, CLOSE_EVENT);
             }
             if (*read).posted() != 0 {

@@ -220,9 +220,7 @@ impl Inner {
 
     /// Notes how the process in a slot ended.
     pub(crate) fn note_end(&self, index: u32, version: u64, status: i32) {
-        if let Some(slot) = self.slot(index)
-            && slot.version.load(Acquire) == version
-        {
+        if let Some(slot) = self.slot(index).filter(|slot| slot.version.load(Acquire) == version) {
             slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
         }
     }

@@ -62,7 +62,7 @@ impl<'a> Asking<'a> {
         let is_proven = self.store.is_proven(&slot.identity);
         self.asked += 1;
         // Looked at now and then: the clock is a question, too.
-        if self.asked.is_multiple_of(8) && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
+        if self.asked % 8 == 0 && clock::elapsed_since(self.begun) > FIRST + EACH * self.asked {
             self.lock_tag = 0;
         }
         is_proven

@@ -394,11 +394,11 @@ impl Watch {
                 let tell = |status: i32| self.inner.note_end(slot.index, slot.version, status);
                 // Mostly known before the parent has asked, which takes as long again as all the rest.
                 let state = process::pidfd_state(watched.pidfd.as_fd(), Duration::ZERO);
-                if state == PidfdState::Zombie
-                    && let Some(status) = process::zombie_status(watched.pidfd.as_fd(), slot.pid())
-                {
-                    tell(status);
-                    continue;
+                if state == PidfdState::Zombie {
+                    if let Some(status) = process::zombie_status(watched.pidfd.as_fd(), slot.pid()) {
+                        tell(status);
+                        continue;
+                    }
                 }
                 let state = process::pidfd_state(watched.pidfd.as_fd(), block);
                 block = block.saturating_sub(Duration::from_nanos(clock::boot_ns().saturating_sub(begun)));

@@ -367,21 +367,21 @@ impl Session {
     fn change_slot(&mut self, index: u32, change: impl FnOnce(&Slot)) {
         let (head, Some(slot)) = (self.next_seq(), self.inner.slot(index)) else { return };
         change(slot);
-        if let Some(known) = self.facts.slots.iter_mut().find(|s| s.index == index)
-            && let Some(read) = self.inner.view().slot(index, head, &mut |_| known.liveness)
-            && read.identity == known.identity
-        {
-            *known = read;
+        if let Some(known) = self.facts.slots.iter_mut().find(|s| s.index == index) {
+            match self.inner.view().slot(index, head, &mut |_| known.liveness) {
+                Some(read) if read.identity == known.identity => *known = read,
+                _ => {}
+            }
         }
     }
 
     fn change_generation(&mut self, index: u32, change: impl FnOnce(&GenerationRecord)) {
         let (head, Some(generation)) = (self.next_seq(), self.inner.generation_at(index)) else { return };
         change(generation);
-        if let Some(known) = self.facts.generations.iter_mut().find(|g| g.index == index)
-            && let Some(read) = self.inner.view().generation(index, head)
-        {
-            *known = GenerationFacts { joining: known.joining, nobody_comes: known.nobody_comes, ..read };
+        if let Some(known) = self.facts.generations.iter_mut().find(|g| g.index == index) {
+            if let Some(read) = self.inner.view().generation(index, head) {
+                *known = GenerationFacts { joining: known.joining, nobody_comes: known.nobody_comes, ..read };
+            }
         }
     }
 

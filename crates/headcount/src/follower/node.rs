@@ -202,9 +202,7 @@ impl Followed {
     }
 
     fn look_at_file(&mut self, now: Instant) {
-        if let Some(open) = &self.open
-            && open.observer.is_current()
-        {
+        if self.open.as_ref().is_some_and(|open| open.observer.is_current()) {
             // It was moved away, and back.
             if self.away.take().is_some_and(|(_, told)| told) {
                 self.items.push_back(Item::Appeared);

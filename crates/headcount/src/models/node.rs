@@ -388,12 +388,12 @@ impl Node {
             s.wait_status = wait_status;
         }
         self.is_fresh = false;
-        if let Some(session) = self.session.take_if(|s| s.pid == pid)
-            && let Some(entry) =
-                self.callback_seq.checked_sub(1).and_then(|i| self.journal.get_mut(i as usize))
-        {
-            entry.killed += 1;
-            entry.runners += u32::from(session.ops.contains(&Op::CallbackEnds));
+        if let Some(session) = self.session.take_if(|s| s.pid == pid) {
+            let entry = self.callback_seq.checked_sub(1).and_then(|i| self.journal.get_mut(i as usize));
+            if let Some(entry) = entry {
+                entry.killed += 1;
+                entry.runners += u32::from(session.ops.contains(&Op::CallbackEnds));
+            }
         }
     }
 

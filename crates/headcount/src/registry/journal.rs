@@ -173,7 +173,7 @@ fn write(r: &Record, event: &Event) {
     if let Some(state) = event.state {
         let since = event.state_since_ns >> COARSE;
         r.detail.store(event.joined_ns, Relaxed);
-        r.previous_workers.store((since as u32).cast_signed(), Relaxed);
+        r.previous_workers.store(since as u32 as i32, Relaxed);
         r.state.store((since >> 32 << 8) as u32 | state.code(), Relaxed);
     }
     r.kind.store(event.kind.code(), Relaxed);
@@ -200,7 +200,7 @@ pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
     let kind = Kind::from_code(r.kind.load(Relaxed))?;
     let word = r.state.load(Relaxed);
     let state = State::from_code(word & 0xff);
-    let since = u64::from(word >> 8) << 32 | u64::from(r.previous_workers.load(Relaxed).cast_unsigned());
+    let since = u64::from(word >> 8) << 32 | u64::from(r.previous_workers.load(Relaxed) as u32);
     Some(Event {
         seq,
         generation: r.generation.load(Relaxed),

@@ -117,8 +117,10 @@ impl<'a> Strangers<'a> {
             return false;
         }
         // One whose server has closed all descriptors can prove nothing, but has mapped the registry.
-        if is_here && let Some(maps) = self.maps(process.pid) {
-            return !maps;
+        if is_here {
+            if let Some(maps) = self.maps(process.pid) {
+                return !maps;
+            }
         }
         // One of a container may have proved itself in a lock file that was removed since.
         let cannot_be =

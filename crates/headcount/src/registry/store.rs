@@ -71,11 +71,11 @@ impl Store {
         let lock_at = lock_path(path);
         let had_lock_file = files::look_at(&lock_at).is_ok_and(|found| found.is_some());
         // Before anything is made beside it: it may be no registry at all. One that is spoiled still has its lock file.
-        if let Some((_, Err(error))) = find(path)?
-            && error.kind() == ErrorKind::NotARegistry
-            && !had_lock_file
-        {
-            return Err(error);
+        match find(path)? {
+            Some((_, Err(error))) if error.kind() == ErrorKind::NotARegistry && !had_lock_file => {
+                return Err(error);
+            }
+            _ => {}
         }
         let begun = clock::boot_ns();
         let timeout = timeout.min(LONGEST_OPENING);
@@ -89,13 +89,16 @@ impl Store {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(e) => return Err(Error::file("lock", &lock_at, e.into())),
             }
-            if has_kin(lock_file.as_fd(), relatives)
-                && let Some((fd, found)) = find(path)?
-                && let Some(geometry) = found.ok().or_else(|| has_size_of(&fd, geometry))
-            {
-                let region = map(&fd, path, geometry)?;
-                let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
-                return Ok(Opened::Ours(Box::new(store), Remarks::new()));
+            if has_kin(lock_file.as_fd(), relatives) {
+                let kins = find(path)?.and_then(|(fd, found)| {
+                    let geometry = found.ok().or_else(|| has_size_of(&fd, geometry))?;
+                    Some((fd, geometry))
+                });
+                if let Some((fd, geometry)) = kins {
+                    let region = map(&fd, path, geometry)?;
+                    let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
+                    return Ok(Opened::Ours(Box::new(store), Remarks::new()));
+                }
             }
             if clock::elapsed_since(begun) > timeout {
                 return Ok(Opened::Taken);
@@ -209,19 +212,18 @@ impl Store {
 
     /// It is certain which process is the master: others may open the node from now on.
     pub(crate) fn opened(&self) {
-        if self.is_opening.swap(false, RelaxedBool)
-            && let Some(lock_file) = &self.lock_file
-        {
-            // It cannot fail for an open descriptor; if it did, the description's end would free it.
-            let _ = flock(lock_file, FlockOperation::Unlock);
+        if self.is_opening.swap(false, RelaxedBool) {
+            if let Some(lock_file) = &self.lock_file {
+                // It cannot fail for an open descriptor; if it did, the description's end would free it.
+                let _ = flock(lock_file, FlockOperation::Unlock);
+            }
         }
     }
 
     /// Makes the registry as small as what is in it. Not while somebody opens the node, who counts on the room.
     pub(crate) fn shrink(&self) {
-        if let Some(lock_file) = &self.lock_file
-            && flock(lock_file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
+        let Some(lock_file) = &self.lock_file else { return };
+        if flock(lock_file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             self.region.shrink();
             // It cannot fail for an open descriptor.
             let _ = flock(lock_file, FlockOperation::Unlock);

@@ -191,11 +191,12 @@ impl Identity {
         }
         let same_namespace = self.shares_namespace(&own);
         let found = find(self.pid, self.birth);
-        if let Found::Somebody { birth: birth @ Birth::Inode(_), has_ended } = found
-            && birth == self.birth
-        {
+        match found {
             // No other process has it, in any namespace.
-            return if has_ended { Liveness::Gone } else { Liveness::Alive };
+            Found::Somebody { birth: birth @ Birth::Inode(_), has_ended } if birth == self.birth => {
+                return if has_ended { Liveness::Gone } else { Liveness::Alive };
+            }
+            _ => {}
         }
         match same_namespace {
             Some(true) => {}

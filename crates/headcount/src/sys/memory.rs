@@ -128,7 +128,7 @@ impl Memory {
     /// `count` records from `offset` on; as many of them as lie within the memory, none if the offset is not aligned.
     pub(crate) fn table<T: Shared>(&self, offset: usize, count: usize) -> &[T] {
         let room = self.len.saturating_sub(offset) / size_of::<T>();
-        let count = if offset.is_multiple_of(align_of::<T>()) { count.min(room) } else { 0 };
+        let count = if offset % align_of::<T>() == 0 { count.min(room) } else { 0 };
         if count == 0 {
             return &[];
         }

@@ -317,7 +317,7 @@ mod tests {
     fn one_that_was_killed_before_it_could_run_is_killed() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         assert!(!is_killed(child.id()));
-        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
         // One that stands is killed all the same, and one that is traced or frozen is not yet: it is met in between or not.
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let begun = Instant::now();

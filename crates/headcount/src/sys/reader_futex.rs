@@ -54,7 +54,7 @@ unsafe impl Sync for RemoteWord {}
 impl RemoteWord {
     /// Maps the first page of `file`, for the word at `offset` in it.
     pub(crate) fn map(file: BorrowedFd<'_>, offset: usize) -> io::Result<RemoteWord> {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= PAGE, "a word of the first page");
+        assert!(offset % 8 == 0 && offset + 8 <= PAGE, "a word of the first page");
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
         let page = unsafe { mmap(std::ptr::null_mut(), PAGE, ProtFlags::READ, MapFlags::SHARED, file, 0) }?;
         Ok(RemoteWord { page, offset })

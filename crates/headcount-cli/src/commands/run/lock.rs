@@ -28,7 +28,7 @@ impl Lock {
             .truncate(false)
             .mode(0o600)
             // Not what a link leads to: it would be emptied.
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .with_context(|| {
                 format!("cannot create {} (choose a file in an existing folder with --state)", path.display())

@@ -105,7 +105,7 @@ impl StateFile {
     /// Reads the file, if there is one.
     pub fn open(path: &Path) -> anyhow::Result<StateFile> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let state = match File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        let state = match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
             Ok(file) => Some(parse(&read(file, path)?, path)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -11,6 +11,7 @@ use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::crossterm::{execute, queue};
+use ratatui::layout::{Position, Rect};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Whether the terminal is ours now. Whoever finds it so, and leaves it, sets it to false: once is enough.
@@ -45,13 +46,10 @@ impl Screen {
         // Not `clear`: that asks the terminal where the cursor is, and the answer comes by the keyboard, which another
         // thread reads.
         let area = self.terminal.size()?;
-        self.terminal.resize(area.into())
+        self.terminal.resize(Rect::from((Position::ORIGIN, area)))
     }
 
-    pub fn draw(
-        &mut self,
-        mut picture: impl FnMut(ratatui::layout::Rect, &mut ratatui::buffer::Buffer),
-    ) -> io::Result<()> {
+    pub fn draw(&mut self, mut picture: impl FnMut(Rect, &mut ratatui::buffer::Buffer)) -> io::Result<()> {
         self.terminal.draw(|frame| picture(frame.area(), frame.buffer_mut())).map(drop)
     }
 }

@@ -72,9 +72,7 @@ impl Wanted {
 
     fn not_reloaded(&self, snapshot: &Snapshot) -> Option<Unmet> {
         let newest = newest(snapshot);
-        if let Some(old) = self.newer_than
-            && newest.is_none_or(|g| g.id <= old)
-        {
+        if let Some(old) = self.newer_than.filter(|old| newest.is_none_or(|g| g.id <= *old)) {
             return Some(Unmet::of(format!("no generation newer than {old} has begun")));
         }
         let Some(g) = newest else { return Some(Unmet::of("no generation has begun")) };
