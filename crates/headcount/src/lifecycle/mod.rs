@@ -282,6 +282,14 @@ impl Facts {
 }
 
 #[cfg(test)]
+mod act_tests;
+#[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
+mod over_tests;
+#[cfg(test)]
+mod start_tests;
+#[cfg(test)]
 mod surroundings_tests;
 #[cfg(test)]
 mod tests;

@@ -102,6 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_is_fit_whoever_is_there_does_it() {
+        let mut facts = upgraded();
+        facts.slots.iter_mut().for_each(|s| s.intent = Intent::Draining);
+        let families = Families::of(&facts);
+        assert!(facts.takes_over(&families, None, &facts.slots[2], true));
+        facts.slots[0].intent = Intent::Starting;
+        assert!(facts.takes_over(&families, None, &facts.slots[0], true), "it alone is fit");
+        assert!(!facts.takes_over(&families, None, &facts.slots[2], true));
+    }
+
+    #[test]
     fn each_masters_workers_have_a_deputy() {
         let facts = upgraded();
         let families = Families::of(&facts);
