@@ -46,6 +46,7 @@ coded! {
         Drain = 4, "drain";
         Leave = 5, "leave";
         Settle = 6, "settle";
+        Singletons = 7, "singletons";
     }
 }
 
@@ -198,9 +199,7 @@ impl Waiting {
     fn is_over(&mut self, inner: &Inner, named: u64, begun: u64) -> bool {
         let so_far = clock::elapsed_since(begun);
         let holder = Identity::from_word(named);
-        let namespace = inner.process().identity.namespace;
-        let is_local = namespace != 0 && inner.header().namespace.load(Relaxed) == namespace;
-        if is_local && holder.liveness() == Liveness::Gone {
+        if inner.is_gone(named) {
             return true;
         }
         if so_far < self.next_proof {

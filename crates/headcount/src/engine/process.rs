@@ -59,6 +59,11 @@ pub(crate) struct Process {
     /// Which of our threads holds the node lock.
     pub(crate) holder: Mutex<Option<ThreadId>>,
     pub(crate) released: Condvar,
+    /// The named locks that its threads hold, by their records.
+    pub(crate) named: Mutex<Vec<(u32, ThreadId)>>,
+    pub(crate) named_released: Condvar,
+    /// It stands for a role, or waits for a once.
+    pub(crate) hears_calls: AtomicBool,
     notices: Mutex<VecDeque<Notice>>,
 }
 
@@ -98,6 +103,9 @@ impl Process {
             joined: Mutex::default(),
             holder: Mutex::default(),
             released: Condvar::new(),
+            named: Mutex::default(),
+            named_released: Condvar::new(),
+            hears_calls: AtomicBool::new(false),
             notices: Mutex::default(),
         }
     }
