@@ -1,6 +1,7 @@
 //! What a `headcount_node *` points to, and the table of all of them.
 
 pub(crate) mod process;
+pub(crate) mod singletons;
 pub(crate) mod waker;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use headcount_core::internal::PerProcess;
 use headcount_core::{ErrorKind, GenerationId, Master, Node, NoticeLevel, Transition, Transitions, Worker};
 
 use self::process::{InFlight, Process};
+use self::singletons::Singletons;
 use crate::border::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
 use crate::border::entry::Failure;
 use crate::border::event::EventOut;
@@ -173,6 +175,9 @@ impl Handle {
         process.workers.retain(|w| w.generation() != generation);
         process.member.take_if(|member| member.generation().id() == generation);
         process.end_watch_of(generation);
+        if process.workers.is_empty() {
+            process.singletons = Singletons::default();
+        }
         self.publish_hearts(&process);
     }
 

@@ -7,6 +7,7 @@ use std::thread::ThreadId;
 use headcount_core::{ErrorKind, GenerationId, Member, Transitions, Watch, Worker};
 
 use crate::border::entry::Failure;
+use crate::handle::singletons::Singletons;
 use crate::handle::waker::Waker;
 
 /// What is true of one process only. A forked child starts it afresh. What it inherited stays as it is, with its
@@ -19,6 +20,7 @@ pub(crate) struct Process {
     pub(crate) member: Option<Member>,
     watch: Option<(GenerationId, Watch)>,
     pub(crate) waker: Option<Waker>,
+    pub(crate) singletons: Singletons,
     /// It has been a worker, so it never becomes a master, whatever it forks.
     pub(super) joined_once: bool,
 }

@@ -9,7 +9,7 @@ use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::singletons::Name;
 use crate::error::Result;
-use crate::lifecycle::{SingletonKind, SingletonState};
+use crate::lifecycle::{Intent, SingletonKind, SingletonState};
 use crate::registry::layout::{Singleton, Slot};
 use crate::sys::atomic::Ordering::AcqRel;
 use crate::sys::clock;
@@ -126,6 +126,14 @@ impl Leader {
         &self.role
     }
 
+    /// Where [`Leader::is_leader`] looks: shared memory that stays where it is until the process ends. For those who cannot
+    /// afford a call.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn word(&self) -> Option<*const u64> {
+        Some(std::ptr::from_ref(&self.record()?.word).cast())
+    }
+
     /// Whether this worker has the role now: between an [`LeaderChange::Elected`] and the end of the tenure. One load of shared
     /// memory; false from the instant in which another one is elected.
     #[inline]
@@ -150,7 +158,8 @@ impl Leader {
                 self.ends();
                 return Some(LeaderChange::Lost);
             }
-            let is_asked = x.state.load(Acquire) == SingletonState::Asked.code();
+            // One that is on its way out need not be asked.
+            let is_asked = x.state.load(Acquire) == SingletonState::Asked.code() || self.is_leaving();
             return (is_asked && !self.is_asked.swap(true, Relaxed)).then_some(LeaderChange::GiveUp);
         }
         if now_leads != 0 && self.is_owner(x) && x.state.load(Acquire) == SingletonState::Held.code() {
@@ -189,6 +198,11 @@ impl Leader {
     fn slot(&self) -> Option<&Slot> {
         let slot = self.inner().slot(self.worker.slot.index)?;
         (slot.version.load(Acquire) == self.worker.slot.version).then_some(slot)
+    }
+
+    fn is_leaving(&self) -> bool {
+        let intent = self.slot().and_then(|slot| Intent::from_code(slot.intent.load(Acquire)));
+        matches!(intent, Some(Intent::Draining | Intent::Leaving) | None)
     }
 
     fn is_owner(&self, x: &Singleton) -> bool {

@@ -67,7 +67,7 @@ impl NamedLock {
     /// [`crate::ErrorKind::LockTimeout`] or, for [`Wait::Try`], [`crate::ErrorKind::Busy`]: the message says who has it and for
     /// how long; [`crate::ErrorKind::WrongState`] if this thread has it already, or the process is no worker any more;
     /// [`crate::ErrorKind::Full`] if the node has too many roles, onces and locks.
-    pub fn acquire(&self, wait: Wait) -> Result<LockGuard<'_>> {
+    pub fn acquire(&self, wait: Wait) -> Result<LockGuard> {
         self.worker.check()?;
         let inner = &self.worker.node.inner;
         loop {
@@ -77,7 +77,7 @@ impl NamedLock {
             };
             match Held::take(inner, self.worker.slot, index, (&self.name, &self.key), wait)? {
                 Some(held) => {
-                    return Ok(LockGuard { held, _of: PhantomData, _stays_on_its_thread: PhantomData });
+                    return Ok(LockGuard { held, _stays_on_its_thread: PhantomData });
                 }
                 // Another lock has its place by now.
                 None => self.index.store(UNKNOWN, Relaxed),
@@ -105,13 +105,12 @@ impl NamedLock {
 
 /// A lock that is held. Dropping it releases the lock.
 #[must_use = "the lock is released when this is dropped"]
-pub struct LockGuard<'a> {
+pub struct LockGuard {
     held: Held,
-    _of: PhantomData<&'a NamedLock>,
     _stays_on_its_thread: PhantomData<*const ()>,
 }
 
-impl LockGuard<'_> {
+impl LockGuard {
     /// How often the lock was taken: a number that only grows, for whoever has to tell this tenure from an older one.
     #[must_use]
     pub fn token(&self) -> u64 {

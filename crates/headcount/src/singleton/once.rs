@@ -52,9 +52,9 @@ pub struct WhoRuns {
 /// How it is with something that is to be done once.
 #[derive(Debug)]
 #[must_use]
-pub enum Begun<'a> {
+pub enum Begun {
     /// It is for this process to do it now.
-    Run(OnceRun<'a>),
+    Run(OnceRun),
     /// It was done.
     Done,
     /// Another process is at it: call again when the worker's [`crate::Watch`] was readable.
@@ -142,7 +142,7 @@ impl Worker {
     /// [`crate::ErrorKind::InvalidOption`] for a key that is no name; [`crate::ErrorKind::WrongState`] if this process has left,
     /// or is not the one that joined, or is at it already; [`crate::ErrorKind::Full`] if the node has too many roles, onces and
     /// locks; [`crate::ErrorKind::LockTimeout`] or [`crate::ErrorKind::Busy`] if somebody else holds the node lock.
-    pub fn begin_once(&self, scope: OnceScope, key: &str, wait: Wait) -> Result<Begun<'_>> {
+    pub fn begin_once(&self, scope: OnceScope, key: &str, wait: Wait) -> Result<Begun> {
         self.check()?;
         let name = Name::new("key", key)?;
         let inner = &self.node.inner;
@@ -189,7 +189,12 @@ impl Worker {
                 let signal = x.wait_status.map(|status| status & 0x7f).filter(|&signal| signal != 0);
                 let attempt = Attempt { number: x.attempts + 1, last, signal };
                 session.run_once(index, self.slot);
-                Begun::Run(OnceRun { worker: self, index, attempt: Some(attempt), pid: process::pid() })
+                Begun::Run(OnceRun {
+                    worker: self.clone(),
+                    index,
+                    attempt: Some(attempt),
+                    pid: process::pid(),
+                })
             }
         })
     }
@@ -201,20 +206,20 @@ fn is_done(inner: &Inner, index: u32) -> bool {
 
 /// Something that is to be done once, and that this process is at. Dropping it without a word means that it failed.
 #[must_use = "say whether it was done"]
-pub struct OnceRun<'a> {
-    worker: &'a Worker,
+pub struct OnceRun {
+    worker: Worker,
     index: u32,
     attempt: Option<Attempt>,
     pid: u32,
 }
 
-impl std::fmt::Debug for OnceRun<'_> {
+impl std::fmt::Debug for OnceRun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OnceRun").field("attempt", &self.attempt).finish_non_exhaustive()
     }
 }
 
-impl OnceRun<'_> {
+impl OnceRun {
     /// Which attempt it is, and how the last one ended.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
@@ -227,7 +232,7 @@ impl OnceRun<'_> {
     /// [`crate::ErrorKind::LockTimeout`] if somebody else holds the node lock all the time;
     /// [`crate::ErrorKind::WrongState`] if it is no longer this process's.
     pub fn done(mut self) -> Result<()> {
-        self.ends(true)
+        self.finish(true, Wait::Timeout)
     }
 
     /// It was not done. Another one tries, if this was not the third attempt.
@@ -235,15 +240,21 @@ impl OnceRun<'_> {
     /// # Errors
     /// As those of [`OnceRun::done`].
     pub fn failed(mut self) -> Result<()> {
-        self.ends(false)
+        self.finish(false, Wait::Timeout)
     }
 
-    fn ends(&mut self, well: bool) -> Result<()> {
-        if self.attempt.take().is_none() || self.pid != process::pid() {
+    /// Says whether it was done. Can be called again if somebody else holds the node lock; then it is still this process that is at
+    /// it.
+    ///
+    /// # Errors
+    /// As those of [`OnceRun::done`]; [`crate::ErrorKind::Busy`] as well.
+    pub fn finish(&mut self, well: bool, wait: Wait) -> Result<()> {
+        if self.attempt.is_none() || self.pid != process::pid() {
             return Ok(());
         }
         let inner = &self.worker.node.inner;
-        let mut session = Session::begin(inner, Wait::Timeout, Operation::Singletons)?;
+        let mut session = Session::begin(inner, wait, Operation::Singletons)?;
+        self.attempt = None;
         let is_ours = |x: &&SingletonFacts| {
             x.kind == SingletonKind::Once
                 && x.state == SingletonState::Running
@@ -264,9 +275,9 @@ fn end(facts: &Facts, index: u32, well: bool) -> Option<Act> {
     if well { Some(facts.singleton(index)?.done()) } else { facts.failed(index) }
 }
 
-impl Drop for OnceRun<'_> {
+impl Drop for OnceRun {
     fn drop(&mut self) {
         // Nobody is left to tell of an error; the worker's end says the same.
-        let _ = self.ends(false);
+        let _ = self.finish(false, Wait::Timeout);
     }
 }

@@ -13,7 +13,7 @@ pub struct Deeds {
     worker: Worker,
     file: Option<PathBuf>,
     leaders: Vec<Leader>,
-    guard: Option<LockGuard<'static>>,
+    guard: Option<LockGuard>,
     /// Does not answer when it is to give a role up.
     is_stubborn: bool,
 }
@@ -80,9 +80,8 @@ impl Deeds {
                 "done".to_owned()
             }
             ["lock", name, ms] => {
-                // A child ends by `_exit`: this lives as long as it.
                 let lock = match self.worker.lock(name) {
-                    Ok(lock) => Box::leak(Box::new(lock)),
+                    Ok(lock) => lock,
                     Err(e) => return said(Err(e)),
                 };
                 let wait = Wait::For(Duration::from_millis(ms.parse().expect("milliseconds")));
