@@ -138,6 +138,20 @@ impl Region {
         Ok(Region::new(Memory::copy(pages)?, geometry, true))
     }
 
+    /// The same of all tables; of singletons, which most nodes have none of, those that are used.
+    pub(crate) fn read_tables(file: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Region> {
+        let geometry = geometry.with_smallest_journal();
+        let start = geometry.singletons_offset();
+        let mut pages = Page::buffer(geometry.file_size());
+        let bytes = Page::bytes_mut(&mut pages);
+        read_exact(file, &mut bytes[..start], 0)?;
+        let used = std::mem::offset_of!(Header, singletons_used);
+        let used = bytes[used..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word) as usize);
+        let end = start + used.min(geometry.singletons()) * size_of::<Singleton>();
+        read_exact(file, &mut bytes[start..end], start as u64)?;
+        Ok(Region::new(Memory::copy(pages)?, geometry, true))
+    }
+
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }

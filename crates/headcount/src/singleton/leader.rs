@@ -39,7 +39,7 @@ use crate::worker::Worker;
 ///         scheduler.give_up();
 ///     }
 ///     Some(LeaderChange::Lost) => stop_the_scheduler(),
-///     None => {}
+///     _ => {}
 /// }
 /// # Ok(())
 /// # }
