@@ -178,6 +178,7 @@ fn singleton_facts(index: u32, x: &Singleton, head: u64) -> Option<SingletonFact
             word: x.word.load(Acquire),
             token: x.token.load(Relaxed),
             broken_from: x.broken_from.load(Relaxed),
+            last_dead: x.last_dead.load(Relaxed),
             owner: owner.map(|index| SlotRef { index, version: x.owner_version.load(Relaxed) }),
             owner_pid: x.owner_pid.load(Relaxed),
             owner_worker_id: u32::try_from(x.owner_worker_id.load(Relaxed)).ok(),

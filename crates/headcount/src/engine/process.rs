@@ -59,12 +59,19 @@ pub(crate) struct Process {
     /// Which of our threads holds the node lock.
     pub(crate) holder: Mutex<Option<ThreadId>>,
     pub(crate) released: Condvar,
-    /// The named locks that its threads hold, by their records.
-    pub(crate) named: Mutex<Vec<(u32, ThreadId)>>,
+    pub(crate) named: Mutex<Named>,
     pub(crate) named_released: Condvar,
     /// It stands for a role, or waits for a once.
     pub(crate) hears_calls: AtomicBool,
     notices: Mutex<VecDeque<Notice>>,
+}
+
+/// The named locks that the threads of this process hold, by their records; and how many of its threads wait for their turn, since
+/// telling nobody costs a system call.
+#[derive(Default)]
+pub(crate) struct Named {
+    pub(crate) held: Vec<(u32, ThreadId)>,
+    pub(crate) waiting: u32,
 }
 
 const MAX_NOTICES: usize = 64;

@@ -14,7 +14,7 @@ use crate::engine::process::relock;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
-use crate::registry::layout::{LONGEST_NAME, Singleton, is_singleton_name};
+use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::identity::{Identity, Liveness};
@@ -121,7 +121,8 @@ impl Inner {
             ] {
                 word.store(0, Relaxed);
             }
-            for word in [&x.broken_from, &x.owner_version, &x.wait_status, &x.asked_ns, &x.seq] {
+            for word in [&x.broken_from, &x.last_dead, &x.owner_version, &x.wait_status, &x.asked_ns, &x.seq]
+            {
                 word.store(0, Relaxed);
             }
             x.owner_worker_id.store(-1, Relaxed);
@@ -191,7 +192,7 @@ impl Inner {
         for (index, x) in (0u32..).zip(self.view().used_singletons()) {
             if x.kind.load(Relaxed) == SingletonKind::Lock.code() && x.word.load(Acquire) == me {
                 let named = relock(&process.named);
-                if !named.iter().any(|(held, _)| *held == index) {
+                if !named.held.iter().any(|(held, _)| *held == index) {
                     release(x, me);
                 }
             }
@@ -226,7 +227,7 @@ impl<'a> Turn<'a> {
         let process = inner.process();
         let me = std::thread::current().id();
         let mut named = relock(&process.named);
-        while let Some((_, thread)) = named.iter().find(|(held, _)| *held == index) {
+        while let Some((_, thread)) = named.held.iter().find(|(held, _)| *held == index) {
             if *thread == me {
                 let text = format!("{}: this thread holds the lock {name} already", inner.place());
                 return Err(Error::new(ErrorKind::WrongState, text));
@@ -235,10 +236,12 @@ impl<'a> Turn<'a> {
             if left.is_zero() {
                 return Err(timed_out(inner, index, name, limit));
             }
+            named.waiting += 1;
             let waited = process.named_released.wait_timeout(named, left);
             named = waited.unwrap_or_else(PoisonError::into_inner).0;
+            named.waiting -= 1;
         }
-        named.push((index, me));
+        named.held.push((index, me));
         Ok(Turn { inner, index })
     }
 }
@@ -246,8 +249,27 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let process = self.inner.process();
-        relock(&process.named).retain(|(held, _)| *held != self.index);
-        process.named_released.notify_all();
+        let mut named = relock(&process.named);
+        named.held.retain(|(held, _)| *held != self.index);
+        if named.waiting > 0 {
+            process.named_released.notify_all();
+        }
+    }
+}
+
+/// The word in the slot of a process that it waits for a lock, until this is dropped.
+struct Waits<'a>(&'a Slot);
+
+impl<'a> Waits<'a> {
+    fn say(slot: &'a Slot, index: u32) -> Waits<'a> {
+        slot.waits_for.store(index + 1, Relaxed);
+        Waits(slot)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waits_for.store(0, Relaxed);
     }
 }
 
@@ -270,7 +292,7 @@ impl Held {
         let turn = Turn::take(inner, index, text, begun, limit)?;
         let word = inner.process().identity.to_word();
         let mut abandoned_by = None;
-        let mut has_slept = false;
+        let mut waits = None;
         let mut next_proof = SUSPICIOUS;
         loop {
             // In this order: who then sleeps until it is released has missed nothing.
@@ -309,18 +331,13 @@ impl Held {
                     continue;
                 }
             }
-            if let Some(slot) = inner.slot(me.index) {
-                slot.waits_for.store(index + 1, Relaxed);
-            }
+            waits = waits.or_else(|| Some(Waits::say(inner.slot(me.index)?, index)));
             x.awaited.store(1, Release);
             let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
             futex::wait_for_change(&x.released, released, sleep);
-            has_slept = true;
         }
-        if has_slept {
-            if let Some(slot) = inner.slot(me.index) {
-                slot.waits_for.store(0, Relaxed);
-            }
+        let has_waited = waits.is_some();
+        if has_waited {
             // Others may sleep as well: who took the flag away woke only one.
             x.awaited.store(1, Release);
         }
@@ -331,7 +348,7 @@ impl Held {
             // The death is to be reported, if it is not yet.
             inner.ring();
         }
-        x.since_ns.store(if has_slept { clock::boot_ns() } else { begun }, Relaxed);
+        x.since_ns.store(if has_waited { clock::boot_ns() } else { begun }, Relaxed);
         let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
         std::mem::forget(turn);
         Ok(Some(Held { inner: inner.clone(), index, pid: process::pid(), token, abandoned_by }))

@@ -55,6 +55,7 @@ pub(crate) struct SingletonFacts {
     pub(crate) word: u64,
     pub(crate) token: u64,
     pub(crate) broken_from: u64,
+    pub(crate) last_dead: u64,
     pub(crate) owner: Option<SlotRef>,
     pub(crate) owner_pid: u32,
     pub(crate) owner_worker_id: Option<u32>,
@@ -268,6 +269,10 @@ impl Facts {
                 let mut event = x.event(Kind::OnceFailed, x.cause);
                 event.set_end(x.wait_status);
                 x.becomes(SingletonState::Failed, event)
+            }
+            SingletonStep::Abandon(index, word) if self.singleton(index)?.last_dead == word => {
+                // Somebody took it from him meanwhile, and noted that late. It is reported.
+                Act::silent(vec![Change::Unlock(index, word)])
             }
             SingletonStep::Abandon(index, word) => {
                 let x = self.singleton(index)?;

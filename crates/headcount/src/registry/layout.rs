@@ -201,7 +201,9 @@ record! {
         // What `state` becomes with the event that `seq` counts: if its writer dies, whoever comes next completes that.
         164 next_state: AtomicU32,
         168 seq: AtomicU64,
-        176 reserved: [AtomicU64; 2],
+        // The last holder of a lock of whom it is reported that he died with it.
+        176 last_dead: AtomicU64,
+        184 reserved: AtomicU64,
     }
 }
 

@@ -66,6 +66,7 @@ impl Session {
                 x.wait_status.store(status_word(status), Relaxed);
             }),
             Change::Unlock(index, word) => self.change_singleton(index, |x| {
+                x.last_dead.store(word, Relaxed);
                 // Failing means that somebody has taken it already, and knows of it.
                 if x.word.compare_exchange(word, 0, AcqRel, Relaxed).is_ok() {
                     x.abandoned_by.store(Identity::from_word(word).pid, Release);
