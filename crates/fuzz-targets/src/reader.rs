@@ -56,7 +56,7 @@ pub(crate) fn show(snapshot: &Snapshot, batch: &Batch) {
     for event in &batch.events {
         assert!(!sentence(event).is_empty() && !sentence(event).contains('\n'), "one line");
     }
-    let history = History::of(&batch.events, snapshot.boot_ns);
+    let history = History::of(&batch.events, snapshot);
     let node = NodeDocument::new(snapshot, &history).with_events(&batch.events);
     let document = StatusDocument::new(vec![node]);
     let text = serde_json::to_string(&document).expect("JSON");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use headcount::{Cause, Event, Kind, State};
+use headcount::{Cause, Event, Kind, Snapshot, State};
 
 /// Deaths and respawns of the recent past, and whether they are a crash loop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,14 +65,15 @@ impl History {
     /// for as long as the last of them died within this time.
     pub const LOOP_LASTS: Duration = Duration::from_secs(120);
 
-    /// Reads it off the journal. `events` in order; `boot_ns` is now, as in [`headcount::Snapshot::boot_ns`].
+    /// Reads it off the journal: `events` in order, up to a snapshot or beyond it. What is of an earlier boot of the machine
+    /// is left out: nothing of it goes on, and its times are those of another clock.
     #[must_use]
-    pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>, boot_ns: u64) -> History {
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>, snapshot: &Snapshot) -> History {
         let mut started = HashMap::new();
         let mut history = History::default();
         let mut young: Vec<Duration> = Vec::new();
-        let since = |ns: u64| Duration::from_nanos(boot_ns.saturating_sub(ns));
-        for event in events {
+        let since = |ns: u64| Duration::from_nanos(snapshot.boot_ns.saturating_sub(ns));
+        for event in events.into_iter().filter(|event| !snapshot.is_of_earlier_boot(event)) {
             let age = since(event.boot_ns);
             let who = (event.generation, event.pid);
             match event.kind {
@@ -159,7 +160,13 @@ mod tests {
     fn of(lives: &[[Event; 2]]) -> History {
         let mut events = lives.concat();
         events.sort_by_key(|e| e.boot_ns);
-        History::of(&events, NOW)
+        History::of(&events, &now())
+    }
+
+    fn now() -> Snapshot {
+        let mut snapshot = Snapshot::new("x");
+        snapshot.boot_ns = NOW;
+        snapshot
     }
 
     #[test]
@@ -200,11 +207,25 @@ mod tests {
             draining
         }));
         events.sort_by_key(|e| e.boot_ns);
-        assert_eq!(History::of(&events, NOW).crash_loop, None, "they died on their way out");
+        assert_eq!(History::of(&events, &now()).crash_loop, None, "they died on their way out");
         let mut stopped = (0u32..5).flat_map(|i| life(i, 30, 1, Cause::Respawn)).collect::<Vec<_>>();
         stopped.push(Event::new(Kind::MasterExited, Cause::Stop));
-        assert_eq!(History::of(&stopped, NOW).crash_loop, None, "the node was stopped");
+        assert_eq!(History::of(&stopped, &now()).crash_loop, None, "the node was stopped");
         let past: Vec<_> = (0..5).map(|i| life(i, 600, 1, Cause::Respawn)).collect();
         assert_eq!(of(&past), History::default(), "that is history no more");
+    }
+
+    #[test]
+    fn what_was_before_a_reboot_is_history_no_more() {
+        let mut events = (0..3).map(|i| life(i, 30, 1, Cause::Respawn)).collect::<Vec<_>>().concat();
+        (1..).zip(&mut events).for_each(|(seq, event)| event.seq = seq);
+        let mut snapshot = now();
+        assert!(History::of(&events, &snapshot).crash_loop.is_some());
+        snapshot.earlier_boots = 6;
+        assert_eq!(History::of(&events, &snapshot), History::default());
+        // One that was found after it: nobody knows its last heartbeat by the clock of this boot.
+        let [_, mut found] = unclean(life(9, 30, 1, Cause::Start));
+        (found.seq, found.heartbeat_ns) = (7, 0);
+        assert_eq!(History::of(&[found], &snapshot), History::default());
     }
 }

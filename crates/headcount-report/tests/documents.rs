@@ -33,7 +33,7 @@ impl World {
 
     fn document(&self) -> StatusDocument {
         let (snapshot, events) = self.look();
-        let history = History::of(&events, snapshot.boot_ns);
+        let history = History::of(&events, &snapshot);
         StatusDocument::new(vec![NodeDocument::new(&snapshot, &history).with_events(&events)])
     }
 }
@@ -67,7 +67,7 @@ fn the_json_document() {
 fn promtool_has_nothing_to_say_about_the_metrics() {
     let world = World::new("metrics");
     let (snapshot, events) = world.look();
-    let text = prometheus([(&snapshot, &History::of(&events, snapshot.boot_ns))]).expect("metrics");
+    let text = prometheus([(&snapshot, &History::of(&events, &snapshot))]).expect("metrics");
     for line in [
         r#"headcount_workers{generation="current",node="metrics",state="serving"} 1"#,
         r#"headcount_workers{generation="old",node="metrics",state="stalled"} 0"#,

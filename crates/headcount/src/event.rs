@@ -246,11 +246,12 @@ pub struct Event {
     pub token: u64,
     /// Of a once: how often it was tried.
     pub attempts: u32,
-    /// Wall clock, nanoseconds since 1970. For people: it may jump.
+    /// Wall clock, nanoseconds since 1970. For people: it may jump. Of a process that was found after a reboot: when it gave
+    /// its last sign of life.
     pub time_ns: u64,
     /// Nanoseconds since boot, suspend included. To compute with.
     pub boot_ns: u64,
-    /// The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none.
+    /// The last heartbeat of the process concerned, on the clock of `boot_ns`; 0 if none, or in an earlier boot.
     pub heartbeat_ns: u64,
     /// Of a process that is gone: when it had joined, on the clock of `boot_ns`; 0 if that is not told.
     pub joined_ns: u64,
@@ -294,7 +295,7 @@ impl Event {
     }
 
     /// When a process that is gone had ended, on the clock of `boot_ns`: when that was reported, or, if its whole node was
-    /// killed and nobody was there to report it, its last sign of life.
+    /// killed and nobody was there to report it, its last sign of life. If it is of an earlier boot, this clock does not say.
     #[must_use]
     pub fn end_ns(&self) -> u64 {
         let is_unclean = self.cause == Cause::Unclean && self.heartbeat_ns != 0;

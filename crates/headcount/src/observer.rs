@@ -98,7 +98,11 @@ impl Observer {
         });
         let may_hold =
             |word: u64| boot != Some(false) && Identity::from_word(word).liveness() != Liveness::Gone;
-        Ok(Snapshot::take(&view, &facts, &name, Some(&self.path), &may_hold))
+        let mut snapshot = Snapshot::take(&view, &facts, &name, Some(&self.path), &may_hold);
+        if boot == Some(false) {
+            snapshot.earlier_boots = snapshot.head;
+        }
+        Ok(snapshot)
     }
 
     /// Whether this process, of a snapshot of this node, is alive and certainly one of its members, whatever its registry

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::look::{View, is_sentinel};
-use crate::event::{Cause, Counts, GenerationId, Kind, Role};
+use crate::event::{Cause, Counts, Event, GenerationId, Kind, Role};
 use crate::lifecycle::{Facts, Overview, Phase, SingletonKind, SingletonState, SlotFacts, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
@@ -30,6 +30,9 @@ pub struct Snapshot {
     pub singletons: Vec<SingletonStatus>,
     /// The number of the newest event.
     pub head: u64,
+    /// The number of the newest event of an earlier boot; 0 if there is none. Up to there, [`crate::Event::boot_ns`] is of
+    /// another clock.
+    pub earlier_boots: u64,
     /// Live workers that are not stalled, over all generations.
     pub total: u32,
     /// How many events of each kind there have been since the registry was made. They only grow.
@@ -158,12 +161,22 @@ impl Snapshot {
             holder: None,
             singletons: Vec::new(),
             head: 0,
+            earlier_boots: 0,
             total: 0,
             event_counts: Vec::new(),
             settings: NodeSettings::default(),
             boot_ns: 0,
             time_ns: 0,
         }
+    }
+
+    /// Whether what an event tells happened in an earlier boot of the machine. Then its times but `time_ns` say nothing.
+    #[must_use]
+    pub fn is_of_earlier_boot(&self, event: &Event) -> bool {
+        // One of this boot may tell of a process that was found after the reboot.
+        let has_no_beat =
+            event.kind == Kind::WorkerDied && event.cause == Cause::Unclean && event.heartbeat_ns == 0;
+        has_no_beat || (1..=self.earlier_boots).contains(&event.seq)
     }
 
     /// Whether the node is alive: a master or a worker of it is. A helper serves nobody, reports nothing and replaces
@@ -253,6 +266,7 @@ impl Snapshot {
             holder,
             singletons: singletons(facts),
             head: header.head.load(Acquire),
+            earlier_boots: header.earlier_boots.load(Relaxed),
             total: overview.total(),
             event_counts: Kind::ALL
                 .iter()

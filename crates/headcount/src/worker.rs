@@ -45,7 +45,7 @@ impl Worker {
     /// Says "I make progress". Call it from the loop that does the work, at least every
     /// `heartbeat_interval`, and from nowhere else: a beat from a thread of its own proves nothing.
     ///
-    /// One look at the clock and one store; no lock, no system call. Does nothing once it has left.
+    /// Two looks at the clock and two stores; no lock, no system call. Does nothing once it has left.
     #[inline]
     pub fn beat(&self) {
         self.beat_at(clock::boot_ns());
@@ -59,7 +59,7 @@ impl Worker {
             // It has left, and the slot may be somebody else's by now.
             return;
         }
-        slot.heartbeat_ns.store(now, Relaxed);
+        slot.beat(now);
         if slot.stalled_seq.load(Relaxed) > slot.recovered_seq.load(Relaxed) {
             // Said to be stalled: have it taken back now.
             self.node.inner.ring();

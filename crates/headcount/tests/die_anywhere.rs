@@ -430,7 +430,7 @@ fn no_slot_and_no_generation_is_lost() {
 
 /// A process that hangs, and whose heartbeat is therefore overdue, as far as the others can see.
 fn hangs(world: &World, child: &Child) {
-    registry::heartbeat(&world.place.registry(), child.pid()).store(1, SeqCst);
+    registry::silence(&world.place.registry(), child.pid());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod family;
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use headcount::{Cursor, ErrorKind, Kind, Observer, Wait};
 

@@ -2,6 +2,8 @@
 
 mod family;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use headcount::{Cursor, Join, Kind, Options, Wait};
@@ -151,6 +153,45 @@ fn a_worker_without_descriptors_joins_beats_and_leaves() {
     poor.say("go");
     poor.ended_well();
     leave_all([&mut quiet]);
+    home.check();
+}
+
+/// It can beat without memory, and not look; and that it died of it is told as any other death.
+#[test]
+fn a_worker_without_memory_beats_and_dies_as_it_looks() {
+    let _alone = alone();
+    let mut home = Home::new();
+    let generation = home.begin(2);
+    let mut sentinel = home.serving(&generation, 0);
+    let callbacks = home.callbacks;
+    let mut poor = fork(|line| {
+        let (worker, transitions) = generation.join(Join::worker(Some(1))).expect("join");
+        callbacks.run(transitions);
+        line.say("joined");
+        line.hear();
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        setrlimit(Resource::Core, none).expect("less is always allowed");
+        setrlimit(Resource::As, none).expect("less is always allowed");
+        // What the allocator still has.
+        for size in [1 << 16, 1 << 12, 1 << 8, 16] {
+            // SAFETY: what is never used and never given back.
+            while !unsafe { libc::malloc(size) }.is_null() {}
+        }
+        worker.beat();
+        drop(worker.node().snapshot());
+        0
+    });
+    poor.expect("joined");
+    let told = home.node.snapshot().boot_ns;
+    poor.say("spend it");
+    home.truth.dead.push((poor.pid(), home.head()));
+    let status = poor.wait();
+    assert_eq!(status & 0x7f, libc::SIGABRT, "{status:#x}");
+    home.node.child_exited(poor.pid(), ExitStatus::from_raw(status));
+    let death = home.wait_for(Kind::WorkerDied, poor.pid());
+    assert_eq!(death.signal, Some(libc::SIGABRT));
+    assert!(death.heartbeat_ns > told, "it has beaten without: {death:?}");
+    leave_all([&mut sentinel]);
     home.check();
 }
 

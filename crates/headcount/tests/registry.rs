@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use headcount::{Begin, Cursor, ErrorKind, Join, Options, Wait};
 
 use family::callbacks::Callbacks;
+use family::kernel::{mount_tmpfs, no_mounts};
 use family::{Child, Place, alone, become_nobody, fork, is_root, registry, skip};
 
 /// What came of opening a node in a new process.
@@ -367,46 +368,6 @@ fn what_is_no_file_is_left_alone() {
     }
 }
 
-/// In a child: a file system of its own at this folder.
-fn mount(folder: &Path, read_only: bool, size: &str) {
-    let text = |s: &str| std::ffi::CString::new(s).expect("no zero");
-    let (source, kind, options) = (text("tmpfs"), text("tmpfs"), text(&format!("size={size},mode=755")));
-    let (root, target) = (text("/"), text(folder.to_str().expect("a path")));
-    let flags = if read_only { libc::MS_RDONLY } else { 0 };
-    // SAFETY: plain system calls with strings that outlive them; the new mount namespace is this process's own.
-    let answers = unsafe {
-        [
-            libc::unshare(libc::CLONE_NEWNS),
-            libc::mount(
-                std::ptr::null(),
-                root.as_ptr(),
-                std::ptr::null(),
-                libc::MS_REC | libc::MS_PRIVATE,
-                std::ptr::null(),
-            ),
-            libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()),
-        ]
-    };
-    assert_eq!(answers, [0; 3], "mount a file system: {}", std::io::Error::last_os_error());
-}
-
-/// Why a test cannot mount anything, if it cannot.
-fn no_mounts() -> Option<&'static str> {
-    match (is_root(), root_is_a_mount_point()) {
-        (false, _) => Some("only root can mount"),
-        (_, false) => {
-            Some("/ is no mount point, as in a plain chroot: what a test mounts would show outside")
-        }
-        _ => None,
-    }
-}
-
-/// Whether what a child mounts can be kept from everybody else: in a plain chroot, the mount that all is in has no name.
-fn root_is_a_mount_point() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"))
-}
-
 #[test]
 fn a_full_and_a_read_only_file_system_are_called_so() {
     let _alone = alone();
@@ -416,18 +377,18 @@ fn a_full_and_a_read_only_file_system_are_called_so() {
     let place = Place::new();
     // Room for the lock file, none for a registry.
     let full = || {
-        mount(place.folder(), false, "32k");
+        mount_tmpfs(place.folder(), false, "32k");
         std::fs::write(place.folder().join("ballast"), [0; 20_000]).expect("fill it");
     };
     let after = place.folder().to_owned();
     open(place.options(), full).ends().without_file(&["node.registry", "free some room"]);
     assert!(std::fs::read_dir(&after).expect("look").next().is_none(), "the mount was the child's own");
-    open(place.options(), || mount(place.folder(), true, "1m"))
+    open(place.options(), || mount_tmpfs(place.folder(), true, "1m"))
         .ends()
         .without_file(&["node.registry", "read-only"]);
     // One that was made while it could be written.
     let remount = || {
-        mount(place.folder(), false, "1m");
+        mount_tmpfs(place.folder(), false, "1m");
         let mut first = open(place.options(), || ());
         first.ends().with_file(&[]);
         let target = std::ffi::CString::new(place.folder().to_str().expect("a path")).expect("no zero");
@@ -473,7 +434,7 @@ fn a_file_system_that_fills_up_costs_events_and_nothing_else() {
     }
     let place = Place::new();
     let mut child = fork(|line| {
-        mount(place.folder(), false, "256k");
+        mount_tmpfs(place.folder(), false, "256k");
         let master = place.options().slots(1024).journal_records(4096).open().expect("open");
         let node = master.node();
         let ballast = place.folder().join("ballast");

@@ -129,6 +129,12 @@ pub fn peak_kib(pid: i32) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
+/// The greatest room of addresses so far, in KiB.
+pub fn peak_of_addresses_kib(pid: i32) -> u64 {
+    let line = status_line(pid, "VmPeak:").unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// The states of all its threads.
 pub fn threads(pid: i32) -> Vec<char> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

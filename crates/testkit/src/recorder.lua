@@ -61,11 +61,20 @@ local function encode(v)
 end
 _M.encode = encode
 
-local function append(file, line)
-  local fd = C.open(_M.folder .. "/" .. file, O_WRONLY + O_APPEND + O_CLOEXEC)
+local function open_reports()
+  return C.open(_M.folder .. "/reports.jsonl", O_WRONLY + O_APPEND + O_CLOEXEC)
+end
+
+-- Of a process that is about to have no descriptor left, and is to report all the same.
+local kept
+
+function _M.keep_reports_open() kept = open_reports() end
+
+local function append(line)
+  local fd = kept or open_reports()
   if fd < 0 then return end
   C.write(fd, line, #line)
-  C.close(fd)
+  if not kept then C.close(fd) end
 end
 
 local function stamp()
@@ -76,7 +85,7 @@ end
 
 function _M.report(callback, event)
   local known, phase = pcall(ngx.get_phase)
-  append("reports.jsonl", encode({
+  append(encode({
     callback = callback,
     runner = C.getpid(),
     at = stamp(),

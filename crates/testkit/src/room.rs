@@ -14,7 +14,8 @@ pub struct Room {
 }
 
 impl Room {
-    /// `kinds` are options of `unshare`, such as `--mount`; `furnish` is shell that is run inside first.
+    /// `kinds` are options of `unshare`, such as `--mount`, or `--boottime=3600` for a `--time`; `furnish` is shell that is
+    /// run inside first.
     ///
     /// # Errors
     /// Why there is none: no right to make one, or no such program.
@@ -50,7 +51,7 @@ impl Room {
     /// The words that go before a command to have it run inside.
     pub fn enter(&self) -> Vec<String> {
         let mut words = vec!["nsenter".to_owned(), format!("--target={}", self.pid)];
-        words.extend(self.kinds.iter().map(|&kind| kind.to_owned()));
+        words.extend(self.kinds.iter().filter(|kind| !kind.contains('=')).map(|&kind| kind.to_owned()));
         // Its root is ours, which in a chroot is not that of the namespace.
         words.extend(["--root".into(), "--".into()]);
         words

@@ -1,4 +1,4 @@
-//! Each claim of docs/security.md names tests; they are there.
+//! Each claim of docs/security.md names tests, and so does each limit of docs/reliability.md; they are there.
 
 use std::path::{Path, PathBuf};
 
@@ -20,20 +20,36 @@ fn claims(page: &str) -> Vec<&str> {
     tests.flat_map(|tests| tests.split('`').skip(1).step_by(2)).collect()
 }
 
-#[test]
-fn the_tests_that_it_names_are_there() {
+fn named_tests_are_there(page: &str, text: &str, least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = std::fs::read_to_string(root.join("docs/security.md")).expect("the page");
     let mut files = Vec::new();
     sources(&root.join("crates"), &mut files);
-    let claims: Vec<_> = claims(&page).into_iter().filter(|name| !name.contains('-')).collect();
-    assert!(claims.len() > 40, "{claims:?}");
+    let claims: Vec<_> = claims(text).into_iter().filter(|name| !name.contains('-')).collect();
+    assert!(claims.len() > least, "{claims:?}");
     for claim in claims {
         let (file, test) = claim.split_once("::").unwrap_or((claim, ""));
         let named = files.iter().filter(|path| path.file_stem().is_some_and(|stem| stem == file));
         let text: String = named.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
         // By a macro: its name alone.
         let there = text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == test);
-        assert!(!text.is_empty() && (test.is_empty() || there), "docs/security.md: there is no test {claim}");
+        assert!(!text.is_empty() && (test.is_empty() || there), "{page}: there is no test {claim}");
     }
+}
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    std::fs::read_to_string(path).expect("the page")
+}
+
+#[test]
+fn the_tests_that_it_names_are_there() {
+    named_tests_are_there("docs/security.md", &page("security.md"), 40);
+}
+
+#[test]
+fn the_tests_of_the_limits_are_there() {
+    let page = page("reliability.md");
+    let (_, limits) = page.split_once("\n## Limits\n").expect("the section");
+    let (limits, _) = limits.split_once("\n### ").expect("what follows it");
+    named_tests_are_there("docs/reliability.md", limits, 20);
 }

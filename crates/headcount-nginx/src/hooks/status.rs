@@ -18,7 +18,7 @@ pub(crate) fn body(
 ) -> Result<String, Box<dyn std::error::Error>> {
     let snapshot = node.snapshot();
     let recent = newest(node, snapshot.head, MOST_EVENTS);
-    let history = History::of(&recent, snapshot.boot_ns);
+    let history = History::of(&recent, &snapshot);
     let document = |wanted: Option<u64>| {
         let document = NodeDocument::new(&snapshot, &history);
         StatusDocument::new(vec![match wanted {

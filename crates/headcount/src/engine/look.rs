@@ -10,7 +10,7 @@ use crate::registry::region::Region;
 use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
-use crate::sys::clock;
+use crate::sys::clock::{self, Moment};
 use crate::sys::identity::{Birth, Identity, Liveness};
 
 /// A registry in memory, shared or copied.
@@ -83,7 +83,8 @@ impl<'a> View<'a> {
     /// One slot, if anybody is in it. Everything that has a number up to `head` is taken as reported: the lock's holder
     /// includes the report that it is just about to write.
     pub(crate) fn slot(self, index: u32, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
-        slot_facts(index, self.region.slots_up_to(index as usize + 1).get(index as usize)?, head, oracle)
+        let slot = self.region.slots_up_to(index as usize + 1).get(index as usize)?;
+        slot_facts(index, slot, head, Moment::now(), oracle)
     }
 
     /// One generation, as [`View::slot`].
@@ -96,8 +97,9 @@ impl<'a> View<'a> {
         let slots = (0u32..).zip(self.used_slots());
         let generations = (0u32..).zip(self.used_generations());
         let singletons = (0u32..).zip(self.used_singletons());
+        let now = Moment::now();
         let mut facts = Facts {
-            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, oracle)).collect(),
+            slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, now, oracle)).collect(),
             generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
             singletons: singletons.filter_map(|(i, x)| singleton_facts(i, x, head)).collect(),
             next_token: self.next_token(),
@@ -107,6 +109,7 @@ impl<'a> View<'a> {
             redeliver_tries: self.region.header().redeliver_tries.load(Relaxed),
             as_reported: false,
             own: Vec::new(),
+            is_patient: false,
         };
         // After the heartbeats were read, or a beat in between would lie in the future.
         facts.now = clock::boot_ns();
@@ -122,9 +125,11 @@ fn reported(seq: &AtomicU64, head: u64) -> u64 {
     if seq <= head { seq } else { 0 }
 }
 
-fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
+fn slot_facts(index: u32, slot: &Slot, head: u64, now: Moment, oracle: Oracle<'_>) -> Option<SlotFacts> {
     consistent(&slot.version, |version| {
         let role = Role::from_code(slot.role.load(Relaxed))?;
+        let heartbeat_ns = slot.heartbeat_ns.load(Relaxed);
+        let beat = Moment { boot: heartbeat_ns, awake: slot.heartbeat_awake_ns.load(Relaxed) };
         let mut facts = SlotFacts {
             index,
             version,
@@ -139,7 +144,8 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, oracle: Oracle<'_>) -> Option<
             // Garbage reads as serving, the intent that hides nothing.
             intent: Intent::from_code(slot.intent.load(Relaxed)).unwrap_or(Intent::Serving),
             intent_since_ns: slot.intent_since_ns.load(Relaxed),
-            heartbeat_ns: slot.heartbeat_ns.load(Relaxed),
+            heartbeat_ns,
+            slept_ns: now.slept_since(beat),
             tries: slot.retry.load(Relaxed),
             started_seq: reported(&slot.started_seq, head),
             exited_seq: reported(&slot.exited_seq, head),

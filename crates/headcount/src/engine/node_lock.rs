@@ -12,7 +12,7 @@
 mod word;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::coded::coded;
 use crate::engine::inner::Inner;
@@ -76,7 +76,7 @@ struct Turn<'a>(&'a Inner);
 
 impl<'a> Turn<'a> {
     /// Threads look the same in the lock's word.
-    fn take(inner: &'a Inner, begun: u64, limit: Duration) -> Option<Result<Turn<'a>>> {
+    fn take(inner: &'a Inner, begun: Instant, limit: Duration) -> Option<Result<Turn<'a>>> {
         let process = inner.process();
         let me = std::thread::current().id();
         let mut holder = relock(&process.holder);
@@ -88,7 +88,7 @@ impl<'a> Turn<'a> {
                 );
                 return Some(Err(Error::new(ErrorKind::Busy, text)));
             }
-            let left = limit.saturating_sub(clock::elapsed_since(begun));
+            let left = limit.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return None;
             }
@@ -115,7 +115,8 @@ impl NodeLock {
             Wait::Try => Duration::ZERO,
             Wait::For(limit) => limit,
         };
-        let begun = clock::boot_ns();
+        // Not on the boot clock: in a suspended machine the holder cannot go on either.
+        let begun = Instant::now();
         let turn = match Turn::take(inner, begun, limit) {
             Some(turn) => turn?,
             None => return Err(timed_out(inner, wait, limit)),
@@ -142,7 +143,7 @@ impl NodeLock {
             if is_free {
                 continue;
             }
-            let so_far = clock::elapsed_since(begun);
+            let so_far = begun.elapsed();
             if so_far >= limit {
                 return Err(timed_out(inner, wait, limit));
             }
@@ -196,8 +197,8 @@ struct Waiting {
 
 impl Waiting {
     /// Whether the named holder is certainly none.
-    fn is_over(&mut self, inner: &Inner, named: u64, begun: u64) -> bool {
-        let so_far = clock::elapsed_since(begun);
+    fn is_over(&mut self, inner: &Inner, named: u64, begun: Instant) -> bool {
+        let so_far = begun.elapsed();
         let holder = Identity::from_word(named);
         if inner.is_gone(named) {
             return true;

@@ -214,7 +214,14 @@ fn open_files(request: &Request) -> Result<Arc<Inner>> {
 
 /// The server must run whatever is wrong with the file.
 fn without_files(request: &Request, why: &Error) -> Result<Arc<Inner>> {
-    let store = Store::anonymous(&request.name, request.geometry)?;
+    let store = Store::anonymous(&request.name, request.geometry).map_err(|error| {
+        let text = format!(
+            "{why}; nor can the node {} run on memory of its own: {error} (allow its server more memory and descriptors, or set \
+             the option `slots` lower)",
+            request.name
+        );
+        Error::new(error.kind(), text)
+    })?;
     let inner = Arc::new(Inner::new(store, request.name.clone(), request.path.clone(), request.settings));
     inner.falls_short(format!(
         "{why}; the node {} runs on memory of its own: counts and callbacks work, no program outside can see it, and a binary \
@@ -324,6 +331,7 @@ fn bury_other_boots(inner: &Inner) {
     if then == now || now == [0, 0] {
         return;
     }
+    header.earlier_boots.store(header.head.load(Relaxed), Relaxed);
     for index in 0..inner.view().used_slots().len() {
         inner.bury(u32::try_from(index).unwrap_or(u32::MAX));
     }

@@ -26,7 +26,7 @@ use crate::engine::session::Session;
 use crate::engine::transitions::Transitions;
 use crate::error::{Error, Result};
 use crate::event::Role;
-use crate::lifecycle::{Facts, Families, Progress, Scope, SlotFacts, SlotRef, Stage, Step};
+use crate::lifecycle::{Facts, Families, Progress, Scope, SlotFacts, SlotRef, Stage};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock::nanos as ns;
 use crate::sys::identity::Liveness;
@@ -188,7 +188,7 @@ impl Watch {
         }
         self.hear_calls()?;
         self.inner.disown_locks();
-        let facts = self.inner.facts();
+        let mut facts = self.inner.facts();
         self.notice_own_sleep_since(now, facts.now);
         let Some(me) = facts.slots.iter().find(|s| s.at() == self.me).filter(|_| self.inner.holds(self.me))
         else {
@@ -232,12 +232,8 @@ impl Watch {
             self.arm(now, self.next_look_at_sentinel(&facts))?;
             return Ok(Look::Nothing);
         }
-        let is_well = match facts.next_step(Scope::Everything) {
-            None => true,
-            Some(Step::ReportStalled(_)) => facts.now < self.judge_not_before,
-            Some(_) => false,
-        };
-        if is_well {
+        facts.is_patient = facts.now < self.judge_not_before;
+        if facts.next_step(Scope::Everything).is_none() {
             self.open_since = None;
             self.arm(
                 now,
@@ -263,7 +259,10 @@ impl Watch {
                 self.arm(now, BUSY_RETRY)?;
                 Ok(Look::Later)
             }
-            Ok(session) => {
+            Ok(mut session) => {
+                if session.facts().now >= self.judge_not_before {
+                    session.judge();
+                }
                 self.busy_since = None;
                 self.open_since = None;
                 // What comes meanwhile is looked at afterwards.

@@ -29,6 +29,8 @@ pub(crate) struct Session {
     facts: Facts,
     /// The facts are from before a callback.
     is_stale: bool,
+    /// See [`Facts::is_patient`].
+    is_patient: bool,
     /// How many more steps it may take: a bound that only a spoiled registry reaches.
     budget: usize,
     /// When the steps must have come to an end, callbacks apart.
@@ -56,6 +58,8 @@ impl Session {
             lock,
             facts: Facts::default(),
             is_stale: false,
+            // Who does not watch cannot know whether they were all stopped, as a paused container is.
+            is_patient: true,
             budget,
             until: clock::boot_ns().saturating_add(clock::nanos(LONGEST)),
             paused: 0,
@@ -79,10 +83,17 @@ impl Session {
         &self.facts
     }
 
+    /// It has watched the others, and knows that they have had time to beat.
+    pub(crate) fn judge(&mut self) {
+        self.is_patient = false;
+        self.facts.is_patient = false;
+    }
+
     /// Looks again: a callback may have taken long, or a record was changed directly.
     pub(crate) fn look(&mut self) {
         self.facts = self.inner.facts();
         self.facts.as_reported = true;
+        self.facts.is_patient = self.is_patient;
         self.is_stale = false;
     }
 
@@ -274,7 +285,10 @@ impl Session {
             self.mark(mark, seq);
         }
         event.counts = self.facts.counts(event.generation);
-        event.time_ns = clock::wall_ns();
+        // That of an earlier boot has its date already.
+        if event.time_ns == 0 {
+            event.time_ns = clock::wall_ns();
+        }
         event.boot_ns = clock::boot_ns();
         event.reporter_pid = process::pid();
         let (seq, is_kept) = self.inner.journal().append(&event);
@@ -316,7 +330,7 @@ impl Session {
                 s.intent.store(intent.code(), Release);
             }),
             Change::Serving(index) => self.change_slot(index, |s| {
-                s.heartbeat_ns.store(now, Relaxed);
+                s.beat(now);
                 s.intent_since_ns.store(now, Relaxed);
                 s.intent.store(Intent::Serving.code(), Release);
             }),

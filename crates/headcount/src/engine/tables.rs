@@ -14,7 +14,7 @@ use crate::registry::seqlock::{rewrite, rewrite_beyond};
 use crate::sys::atomic::AtomicU32;
 use crate::sys::atomic::Ordering::{AcqRel, Relaxed, Release};
 use crate::sys::clock;
-use crate::sys::identity::Birth;
+use crate::sys::identity::OF_ANOTHER_BOOT;
 
 /// A generation that is to be put into the table.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ impl Inner {
             slot.lock_tag.store(lock_tag, Relaxed);
             slot.joined_ns.store(now, Relaxed);
             slot.joined_wall_ns.store(clock::wall_ns(), Relaxed);
-            slot.heartbeat_ns.store(now, Relaxed);
+            slot.beat(now);
             slot.intent_since_ns.store(now, Relaxed);
             slot.generation.store(0, Relaxed);
             slot.worker_id.store(-1, Relaxed);
@@ -116,10 +116,10 @@ impl Inner {
         more_slots || more
     }
 
-    /// Declares the process in a slot to be gone: there never was one of this birth.
+    /// Declares the process in a slot to be gone: it was one of another boot.
     pub(crate) fn bury(&self, index: u32) {
         let Some(slot) = self.slot(index) else { return };
-        let (birth_kind, birth) = Birth::Inode(0).to_words();
+        let (birth_kind, birth) = OF_ANOTHER_BOOT.to_words();
         rewrite(&slot.version, || {
             slot.namespace.store(self.process().identity.namespace, Relaxed);
             slot.birth.store(birth, Relaxed);

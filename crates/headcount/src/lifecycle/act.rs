@@ -357,9 +357,7 @@ impl Facts {
         event.joined_ns = slot.joined_ns;
         let (state, since) = match slot.intent {
             // Since nobody knows what it does.
-            _ if slot.is_reported_stalled() => {
-                (State::Stalled, slot.heartbeat_ns.saturating_add(self.stall_after))
-            }
+            _ if slot.is_reported_stalled() => (State::Stalled, slot.overdue_at(self.stall_after)),
             Intent::Starting => (State::Starting, slot.joined_ns),
             // As it was shown while it lived: see `Facts::state_with`.
             Intent::Serving if slot.role == Role::Worker && slot.heartbeat_ns <= slot.intent_since_ns => {
@@ -370,6 +368,11 @@ impl Facts {
             Intent::Leaving => (State::Leaving, slot.intent_since_ns),
         };
         (event.state, event.state_since_ns) = (Some(state), since);
+        if slot.is_of_another_boot() {
+            // Of what is on the clock of that boot, only the date can be told.
+            (event.joined_ns, event.state_since_ns, event.heartbeat_ns) = (0, 0, 0);
+            event.time_ns = slot.last_sign_wall_ns();
+        }
         event
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, SingletonFacts, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
-use crate::sys::identity::{Identity, Liveness};
+use crate::sys::identity::{Identity, Liveness, OF_ANOTHER_BOOT};
 
 /// A slot that a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(crate) struct SlotFacts {
     pub(crate) intent: Intent,
     pub(crate) intent_since_ns: u64,
     pub(crate) heartbeat_ns: u64,
+    /// For how long the machine has been suspended since: nobody could beat then.
+    pub(crate) slept_ns: u64,
     /// How many processes have died in the callback about it.
     pub(crate) tries: u32,
     pub(crate) started_seq: u64,
@@ -67,11 +69,26 @@ impl SlotFacts {
         };
         if !watched || self.role != Role::Worker {
             Progress::Unwatched
-        } else if now.saturating_sub(self.heartbeat_ns) > stall_after {
+        } else if now > self.overdue_at(stall_after) {
             Progress::Overdue
         } else {
             Progress::Current
         }
+    }
+
+    /// When its heartbeat is as old as it may be.
+    pub(super) fn overdue_at(&self, stall_after: u64) -> u64 {
+        self.heartbeat_ns.saturating_add(self.slept_ns).saturating_add(stall_after)
+    }
+
+    /// Its times are those of another clock: it was found after a reboot, which nobody survives.
+    pub(crate) fn is_of_another_boot(&self) -> bool {
+        self.identity.birth == OF_ANOTHER_BOOT
+    }
+
+    /// When it gave its last sign of life, on the wall clock.
+    pub(super) fn last_sign_wall_ns(&self) -> u64 {
+        self.joined_wall_ns.saturating_add(self.heartbeat_ns.saturating_sub(self.joined_ns))
     }
 
     /// If it is gone: whether it is to be reported, and nobody has told yet how it ended.
@@ -94,7 +111,7 @@ impl SlotFacts {
     /// The next moment at which it could be found to be stalled.
     pub(crate) fn stall_deadline(&self, now: u64, stall_after: u64) -> Option<u64> {
         match self.progress(now, stall_after) {
-            Progress::Current => Some(self.heartbeat_ns.saturating_add(stall_after).saturating_add(1)),
+            Progress::Current => Some(self.overdue_at(stall_after).saturating_add(1)),
             Progress::Overdue | Progress::Unwatched => None,
         }
     }
@@ -182,6 +199,8 @@ pub(crate) struct Facts {
     pub(crate) as_reported: bool,
     /// The slots of the process that looks.
     pub(crate) own: Vec<u32>,
+    /// Nobody is called stalled: the others may all have been stopped, and have had no time to beat since.
+    pub(crate) is_patient: bool,
 }
 
 impl Facts {
@@ -203,6 +222,9 @@ impl Facts {
 
     /// Whoever judges must have beaten himself: if he has not, it was he who slept, and nobody had a chance to beat.
     pub(super) fn may_judge(&self) -> bool {
+        if self.is_patient {
+            return false;
+        }
         let own = self.slots.iter().filter(|s| self.own.contains(&s.index));
         own.map(|s| s.progress(self.now, self.stall_after)).all(|p| p != Progress::Overdue)
     }

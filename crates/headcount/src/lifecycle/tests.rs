@@ -70,6 +70,7 @@ pub(super) fn slot(index: u32) -> SlotFacts {
         intent: Intent::Starting,
         intent_since_ns: 0,
         heartbeat_ns: 0,
+        slept_ns: 0,
         tries: 0,
         started_seq: 0,
         exited_seq: 0,
@@ -147,6 +148,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 redeliver_tries: 0,
                 as_reported: false,
                 own: Vec::new(),
+                is_patient: false,
             }
         },
     )

@@ -305,6 +305,7 @@ impl Node {
             intent: if p.role == Role::Master { Intent::Listening } else { Intent::Starting },
             intent_since_ns: self.now,
             heartbeat_ns: self.now,
+            slept_ns: 0,
             tries: 0,
             started_seq: 0,
             exited_seq: 0,
@@ -361,6 +362,7 @@ impl Node {
             redeliver_seq,
             redeliver_tries,
             as_reported: true,
+            is_patient: false,
             own,
         };
         for p in self.processes.iter().filter(|p| p.life == Life::Waiting && p.role == Role::Worker) {

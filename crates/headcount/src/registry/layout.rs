@@ -6,6 +6,7 @@
 use crate::error::{Allowed, Error};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sys::clock;
 use crate::sys::shared::record;
 
 /// The first eight bytes of a registry.
@@ -83,14 +84,16 @@ record! {
         // Who waits to join, and which generation.
         520 joiners: [AtomicU64; JOINERS],
         648 joining: [AtomicU64; JOINERS],
+        // The number of the newest event of an earlier boot, whose clock was another. 0: none.
+        776 earlier_boots: AtomicU64,
         // The newest token of a leader: tokens only grow.
-        776 last_token: AtomicU64,
-        784 singletons: AtomicU32,
-        788 singletons_used: AtomicU32,
+        784 last_token: AtomicU64,
+        792 singletons: AtomicU32,
+        796 singletons_used: AtomicU32,
         // Changes whenever a process may have to be told that it leads, or leads no more, or that a once is open again.
-        792 calls: AtomicU32,
-        796 reserved_word: AtomicU32,
-        800 reserved: [AtomicU64; 412],
+        800 calls: AtomicU32,
+        804 reserved_word: AtomicU32,
+        808 reserved: [AtomicU64; 411],
     }
 }
 
@@ -125,9 +128,11 @@ record! {
         136 lock_tag: AtomicU32,
         // What it waits for: the index of a lock among the singletons, + 1.
         140 waits_for: AtomicU32,
+        // When that heartbeat was on the clock that stands still while the machine is suspended; 0 = not noted.
+        144 heartbeat_awake_ns: AtomicU64,
         // The roles that it stands for, by their numbers.
-        144 stands_for: AtomicU64,
-        152 reserved: [AtomicU64; 5],
+        152 stands_for: AtomicU64,
+        160 reserved: [AtomicU64; 4],
     }
 }
 
@@ -247,6 +252,13 @@ impl Slot {
     /// Whether somebody is in it, or was just about to be.
     pub(crate) fn is_taken(&self) -> bool {
         self.role.load(Relaxed) != 0 || self.version.load(Relaxed) % 2 == 1
+    }
+
+    /// A heartbeat, at this time of the boot clock.
+    pub(crate) fn beat(&self, now: u64) {
+        self.heartbeat_ns.store(now, Relaxed);
+        // At most a tick too early: by so much less of a suspend is known.
+        self.heartbeat_awake_ns.store(clock::awake_lately_ns(), Relaxed);
     }
 
     /// The numbers of the events that reported something of it.

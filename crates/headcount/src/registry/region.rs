@@ -266,6 +266,7 @@ impl Region {
         for (to, from) in to.iter().zip(old).chain(header.kinds.iter().zip(&from.kinds)) {
             to.store(from.load(Relaxed), Relaxed);
         }
+        header.earlier_boots.store(from.earlier_boots.load(Relaxed), Relaxed);
         header.goes_on_at.store(head, Relaxed);
         header.head.store(head, Release);
     }

@@ -1,4 +1,5 @@
-//! Clocks: one to compute with, one to show to people, and one that tells what something costs.
+//! Clocks: one to compute with, one that stands still while the machine is suspended, one to show to people, and one that
+//! tells what something costs.
 
 use std::time::Duration;
 
@@ -15,6 +16,37 @@ fn nanoseconds(clock: ClockId) -> u64 {
 #[inline]
 pub(crate) fn boot_ns() -> u64 {
     nanoseconds(ClockId::Boottime)
+}
+
+/// Nanoseconds for which the machine was awake: who could run, and did not, is measured with it.
+#[inline]
+pub(crate) fn awake_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// The same, at most a tick of the kernel ago, for a quarter of the price.
+#[inline]
+pub(crate) fn awake_lately_ns() -> u64 {
+    nanoseconds(ClockId::MonotonicCoarse)
+}
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) boot: u64,
+    pub(crate) awake: u64,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Moment {
+        Moment { boot: boot_ns(), awake: awake_ns() }
+    }
+
+    /// How long the machine was suspended since an earlier moment.
+    pub(crate) fn slept_since(self, then: Moment) -> u64 {
+        let all = self.boot.saturating_sub(then.boot);
+        all.saturating_sub(self.awake.saturating_sub(then.awake))
+    }
 }
 
 /// The time since then, on the clock of [`boot_ns`].
@@ -35,4 +67,19 @@ pub(crate) fn own_cpu() -> Duration {
 /// Nanoseconds since 1970, for people only: it may jump in both directions.
 pub(crate) fn wall_ns() -> u64 {
     nanoseconds(ClockId::Realtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_clocks_differ_by_is_sleep() {
+        let at = |boot, awake| Moment { boot, awake };
+        assert_eq!(at(900, 400).slept_since(at(100, 100)), 500);
+        assert_eq!(at(400, 400).slept_since(at(100, 100)), 0);
+        // A time that was not noted, and one that nobody can have noted yet.
+        assert_eq!(at(900, 400).slept_since(at(800, 0)), 0);
+        assert_eq!(at(900, 400).slept_since(at(950, 500)), 0);
+    }
 }

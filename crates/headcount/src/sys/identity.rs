@@ -91,6 +91,9 @@ pub(crate) enum Birth {
     Started(u64),
 }
 
+/// In place of the birth of a process of another boot: no process of this one has it.
+pub(crate) const OF_ANOTHER_BOOT: Birth = Birth::Inode(0);
+
 impl Birth {
     /// As two words of a record.
     pub(crate) fn to_words(self) -> (u32, u64) {

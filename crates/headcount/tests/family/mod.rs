@@ -11,6 +11,7 @@ pub mod deadly_store;
 pub mod deeds;
 pub mod home;
 pub mod journal;
+pub mod kernel;
 pub mod registry;
 pub mod worker;
 

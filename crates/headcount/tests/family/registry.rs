@@ -34,7 +34,7 @@ pub fn words(path: &Path) -> &'static [AtomicU64] {
 
 /// Where the journal begins, in words.
 pub fn journal(words: &[AtomicU64]) -> usize {
-    let (slots, singletons) = (words[1].load(SeqCst) >> 32, words[784 / 8].load(SeqCst) & 0xffff_ffff);
+    let (slots, singletons) = (words[1].load(SeqCst) >> 32, words[792 / 8].load(SeqCst) & 0xffff_ffff);
     (SLOTS + slots as usize * (SLOT + 128) + singletons as usize * 192) / 8
 }
 
@@ -50,9 +50,10 @@ pub fn slot_of(path: &Path, pid: u32) -> &'static [AtomicU64] {
     slots.find(|words| words[2].load(SeqCst) as u32 == pid).expect("a slot with this pid")
 }
 
-/// The last heartbeat of a process.
-pub fn heartbeat(path: &Path, pid: u32) -> &'static AtomicU64 {
-    &slot_of(path, pid)[8]
+/// The last heartbeat of a process was when the machine was booted, on either clock.
+pub fn silence(path: &Path, pid: u32) {
+    let slot = slot_of(path, pid);
+    [64 / 8, 144 / 8].iter().for_each(|&word: &usize| slot[word].store(1, SeqCst));
 }
 
 /// The word of a slot that has its pid namespace (lower half) and the kind of its birth.

@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::callbacks::Callbacks;
 use super::deeds::Deeds;
+use super::kernel::Later;
 use super::{Child, Line, fork};
 
 /// What a worker does without being told.
@@ -130,6 +131,11 @@ impl Life {
             }
             ("settle", _) => {
                 settle(self.watch.as_mut().expect("a watch"), self.worker.node(), self.callbacks);
+                "done".to_owned()
+            }
+            // The machine is suspended, and goes on at a later time.
+            ("sleep", number) => {
+                Later::begin_by(number.parse().expect("a descriptor"));
                 "done".to_owned()
             }
             // As a server whose loop ends when it drains.

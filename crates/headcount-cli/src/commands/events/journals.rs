@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use headcount::{Cursor, Error, Event, Follow, Followers, Item, Liveness};
+use headcount::{Cursor, Error, Event, Follow, Followers, Item, Liveness, Snapshot};
 
 use super::since::From;
 use crate::find;
@@ -31,7 +31,8 @@ struct Journal {
     /// The node's name, by its registry; by its file before that is open.
     node: String,
     from: Option<From>,
-    of_this_boot: bool,
+    /// When it was opened, without its tables.
+    snapshot: Snapshot,
     is_open: bool,
     is_removed: bool,
     /// The newest event when it was opened.
@@ -101,7 +102,7 @@ impl Journals {
             node: find::node_name(&path),
             path,
             from,
-            of_this_boot: true,
+            snapshot: Snapshot::new(""),
             is_open: false,
             is_removed: false,
             head: 0,
@@ -166,7 +167,9 @@ impl Journals {
                     self.advance(number, events.last().map_or(0, |event| event.seq));
                     let Some(journal) = self.journals.get(number).and_then(Option::as_ref) else { continue };
                     for event in events {
-                        if journal.from.is_none_or(|from| from.covers(&event, journal.of_this_boot)) {
+                        if journal.from.is_none_or(|from| {
+                            from.covers(&event, !journal.snapshot.is_of_earlier_boot(&event))
+                        }) {
                             batch.entries.push((number, Entry::Event(Box::new(event))));
                         } else {
                             skip_lost.insert(number);
@@ -210,10 +213,11 @@ impl Journals {
     fn opened(&mut self, number: usize, first: bool, batch: &mut Batch) -> anyhow::Result<()> {
         let Some(observer) = self.followers.observer(number) else { return Ok(()) };
         let Some(journal) = self.journals.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
-        match observer.registry().and_then(|registry| Ok((registry, observer.snapshot()?))) {
-            Ok((registry, snapshot)) => {
-                (journal.node, journal.head) = (snapshot.node, snapshot.head);
-                journal.of_this_boot = registry.of_this_boot != Some(false);
+        match observer.snapshot() {
+            Ok(mut snapshot) => {
+                (snapshot.generations, snapshot.processes) = (Vec::new(), Vec::new());
+                (journal.node, journal.head) = (snapshot.node.clone(), snapshot.head);
+                journal.snapshot = snapshot;
             }
             // It was truncated at this moment, which the next item tells.
             Err(_) if self.all => {}

@@ -35,9 +35,10 @@ impl Reading {
         let registry = observer.registry()?;
         let snapshot = observer.snapshot()?;
         let events = observer.events(&mut Cursor::oldest(), usize::MAX)?.events;
-        let events = of_this_boot(&events, &registry, snapshot.boot_ns);
+        // The clock that ages are computed with began anew with this boot.
+        let events = &events[events.partition_point(|event| event.seq <= snapshot.earlier_boots)..];
         Ok(Reading {
-            history: History::of(events, snapshot.boot_ns),
+            history: History::of(events, &snapshot),
             newest: events.last().cloned(),
             draining: draining(events, &snapshot),
             path,
@@ -50,22 +51,6 @@ impl Reading {
     pub fn nobody_is_alive(&self) -> bool {
         self.snapshot.liveness() == Liveness::Gone
     }
-}
-
-/// The events since the host was booted: the clock that ages are computed with began anew with it, so that its reading
-/// goes back in the journal where another boot begins.
-fn of_this_boot<'a>(events: &'a [Event], registry: &RegistryInfo, now: u64) -> &'a [Event] {
-    if registry.of_this_boot == Some(false) {
-        return &[];
-    }
-    let mut after = now;
-    let border = events.iter().rposition(|event| {
-        // Those that were written since the snapshot are of this boot as well; a minute is more than reading takes.
-        let earlier_boot = event.boot_ns > after.saturating_add(60_000_000_000);
-        after = event.boot_ns;
-        earlier_boot
-    });
-    &events[border.map_or(0, |at| at + 1)..]
 }
 
 /// Why the generations that drain do, and since when.

@@ -106,7 +106,7 @@ impl Sample {
                 (e.pid, e.signal, e.exit_code, e.boot_ns) = (pid, signal, exit_code, at(ago));
             }));
         }
-        self.reading.history = History::of(&events, now);
+        self.reading.history = History::of(&events, &self.reading.snapshot);
     }
 
     fn text(&self) -> String {

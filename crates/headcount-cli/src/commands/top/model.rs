@@ -133,6 +133,9 @@ impl Model {
         if self.latest.len() > LATEST {
             self.latest.pop_front();
         }
+        if self.snapshot.is_of_earlier_boot(&event) {
+            return;
+        }
         let (at, generation) = (event.boot_ns, event.generation);
         match event.kind {
             Kind::WorkerStarted | Kind::HelperStarted => self.started(event),

@@ -106,10 +106,11 @@ impl Reader {
         self.recent.extend(events.iter().filter(|event| telling(event)).cloned());
         // The start of one that died within the window, and young, may lie before the window.
         let oldest = before(snapshot.boot_ns, History::WINDOW + History::YOUNG + Duration::from_secs(1));
-        while self.recent.len() > RECENT || self.recent.front().is_some_and(|event| event.boot_ns < oldest) {
+        let is_old = |event: &Event| event.boot_ns < oldest || snapshot.is_of_earlier_boot(event);
+        while self.recent.len() > RECENT || self.recent.front().is_some_and(is_old) {
             self.recent.pop_front();
         }
-        let history = History::of(&self.recent, snapshot.boot_ns);
+        let history = History::of(&self.recent, &snapshot);
         self.model.update(snapshot, events, std::mem::take(&mut self.lost), history);
     }
 

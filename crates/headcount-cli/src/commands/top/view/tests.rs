@@ -105,7 +105,7 @@ fn events() -> Vec<Event> {
 
 /// One worker died, and one took its place.
 fn history() -> History {
-    History::of(&events(), NOW * SECOND)
+    History::of(&events(), &node())
 }
 
 fn model() -> Model {
@@ -361,7 +361,7 @@ fn what_goes_wrong_is_said() {
         started.cause = Cause::Respawn;
         [started, event(n, 11 - n, Kind::WorkerDied, 7, (900 + n as u32, 0), (1, 0))]
     });
-    let looping = History::of(&lives.flatten().collect::<Vec<_>>(), NOW * SECOND);
+    let looping = History::of(&lives.flatten().collect::<Vec<_>>(), &node());
     all.update(bad, events(), 12, looping);
     let mut picture = Picture::new(all, COLOURS, (80, 24));
     picture.trouble = Some("cannot read it");
