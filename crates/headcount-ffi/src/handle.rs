@@ -27,7 +27,7 @@ pub struct Handle {
     wanted: PathBuf,
     pub(crate) master: Master,
     pub(crate) node: Node,
-    /// What `headcount_beat` beats for: leaked and replaced as a whole, so that a beat takes no lock. That
+    /// What `headcount_beat` beats for: replaced as a whole and never freed, so that a beat takes no lock. That
     /// costs a few bytes whenever a process joins or leaves, which most do once.
     hearts: AtomicPtr<Vec<Worker>>,
     process: PerProcess<Mutex<Process>>,
@@ -167,7 +167,7 @@ impl Handle {
         // The watch belongs to the newest generation; the older one's is of no use any more.
         process.end_watch();
         process.workers.push(worker);
-        self.publish_hearts(&process);
+        self.publish_hearts(&mut process);
     }
 
     pub(crate) fn left(&self, generation: GenerationId) {
@@ -178,19 +178,19 @@ impl Handle {
         if process.workers.is_empty() {
             process.singletons = Singletons::default();
         }
-        self.publish_hearts(&process);
+        self.publish_hearts(&mut process);
     }
 
-    fn publish_hearts(&self, process: &Process) {
-        let hearts = if process.workers.is_empty() {
-            ptr::null_mut()
-        } else {
-            Box::into_raw(Box::new(process.workers.clone()))
-        };
-        self.hearts.store(hearts, Release);
+    fn publish_hearts(&self, process: &mut Process) {
+        if process.workers.is_empty() {
+            return self.forget_hearts();
+        }
+        let hearts: &'static Vec<Worker> = Box::leak(Box::new(process.workers.clone()));
+        process.published_hearts.push(hearts);
+        self.hearts.store(ptr::from_ref(hearts).cast_mut(), Release);
     }
 
-    /// For a forked child, which must not beat for its parent. Allocates nothing and takes no lock.
+    /// Also for a forked child, which must not beat for its parent: allocates nothing and takes no lock.
     pub(crate) fn forget_hearts(&self) {
         self.hearts.store(ptr::null_mut(), Release);
     }

@@ -17,6 +17,8 @@ pub(crate) struct Process {
     pub(super) notices: VecDeque<(u32, String)>,
     pub(crate) in_flight: Option<InFlight>,
     pub(super) workers: Vec<Worker>,
+    /// All that this process has beaten for: another thread may still read an older one. Kept, so that it is no leak.
+    pub(super) published_hearts: Vec<&'static Vec<Worker>>,
     pub(crate) member: Option<Member>,
     watch: Option<(GenerationId, Watch)>,
     pub(crate) waker: Option<Waker>,
