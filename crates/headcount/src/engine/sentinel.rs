@@ -72,7 +72,7 @@ enum Look {
     Nothing,
     /// A death whose cause is still to be told.
     Later,
-    Report(Session),
+    Report(Box<Session>),
 }
 
 struct Watched {
@@ -177,7 +177,7 @@ impl Watch {
         let found = self.look(now);
         self.looks.note(now, matches!(found, Ok(Look::Nothing)));
         Ok(match found? {
-            Look::Report(session) => Transitions::new(session, [Stage::Settle(Scope::Everything)]),
+            Look::Report(session) => Transitions::new(*session, [Stage::Settle(Scope::Everything)]),
             Look::Nothing | Look::Later => Transitions::none(),
         })
     }
@@ -267,7 +267,7 @@ impl Watch {
                 self.open_since = None;
                 // What comes meanwhile is looked at afterwards.
                 self.arm(now, BUSY_RETRY)?;
-                Ok(Look::Report(session))
+                Ok(Look::Report(Box::new(session)))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.

@@ -65,7 +65,7 @@ impl Inner {
         name: &Name,
         scope: GenerationId,
     ) -> bool {
-        x.version.load(Acquire) % 2 == 0
+        x.version.load(Acquire) & 1 == 0
             && x.kind.load(Relaxed) == kind.code()
             && name.is_in(x)
             && (kind != SingletonKind::Once || x.generation.load(Relaxed) == scope)
