@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models mutants fuzz corpus bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models mutants fuzz corpus sanitize miri bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -113,6 +113,21 @@ test-module: ## run the module through its whole life under valgrind, in Debian'
 	@$(MAKE) module SETUP=: NGINX=vendored
 	scripts/test-module /usr/sbin/nginx '$(TARGET)/module/debian/ngx_headcount_module.so'
 	scripts/test-module '$(TARGET)/module/vendored/nginx' '$(TARGET)/module/vendored/ngx_headcount_module.so'
+
+sanitize: ## look for errors of memory, leaks and data races with the compilers' sanitizers: ONLY=library,module,core
+	@$(SETUP) sanitize
+	CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' scripts/sanitize $(ONLY)
+
+# Miri is a thousand times slower than the program, and knows neither fork nor most of what we ask the kernel: so what needs neither.
+MIRI := $(addsuffix ::,engine error event follower::life follower::node lifecycle::surroundings_tests lifecycle::watch member options \
+    registry::layout snapshot sys::grown)
+miri: ## look for undefined behaviour in what Miri can run; says so where there is no nightly Rust with it
+	@$(SETUP) build
+	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
+	    CARGO_TARGET_DIR='$(TARGET)/miri' MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test $(LOCKED) -p headcount --lib -- $(MIRI); \
+	else \
+	    echo 'miri: SKIPPED, there is no nightly Rust with Miri (rustup toolchain install nightly --component miri,rust-src)'; \
+	fi
 
 test-packages: ## build the .debs and the rock, and check their contents
 	@$(SETUP) test module package

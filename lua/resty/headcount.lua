@@ -11,6 +11,7 @@ local module = require "resty.headcount.module"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
 local options = require "resty.headcount.options"
+local singletons = require "resty.headcount.singletons"
 local snapshot = require "resty.headcount.status"
 local worker = require "resty.headcount.worker"
 
@@ -218,6 +219,23 @@ function _M.beat()
   local handle = node.handle
   return handle ~= nil and library.headcount_beat(handle) == 0
 end
+
+-- Roles, onces and locks are for workers: those that init_worker() has made such.
+local function of_worker(name, call)
+  return function(...)
+    local err = not_ready()
+    if not err and not worker.is_one() then
+      err = name .. "() is for workers: call it in init_worker_by_lua after init_worker(), or later"
+    end
+    if err then return nil, err end
+    return call(...)
+  end
+end
+
+_M.leader = of_worker("leader", singletons.leader)
+_M.once = of_worker("once", singletons.once)
+_M.with_lock = of_worker("with_lock", singletons.with_lock)
+_M.is_leader = singletons.is_leader
 
 function _M.counts()
   local err = not_ready()

@@ -24,6 +24,7 @@ fn main() {
     heartbeat(&open("heartbeat"));
     snapshot(&open("snapshot"));
     starting(&open("starting"));
+    singletons(&open("singletons"), folder.path());
     following(folder.path());
     let reloads = std::env::var("RELOADS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     ten_thousand_reloads(&open("reloads"), reloads);
@@ -93,6 +94,122 @@ fn heartbeat(master: &Master) {
         "ratio up to 2",
     );
     worker.leave(Wait::Timeout).expect("leave").run(|_| {});
+}
+
+/// Looking whether one leads, and locks that have a name.
+fn singletons(master: &Master, folder: &Path) {
+    heading("roles and named locks");
+    let generation = begin(master, 9);
+    let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
+    drop(transitions);
+    // Serving is who has beaten since it joined.
+    std::thread::sleep(Duration::from_millis(1));
+    worker.beat();
+    let leader = worker.leader("bench").expect("stand");
+    let begun = Instant::now();
+    while !leader.is_leader() {
+        leader.poll();
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", master.node().snapshot().singletons);
+    }
+    let word = AtomicU64::new(1);
+    let (leads, floor, ratio) = in_turn(
+        101,
+        1_000_000,
+        || {
+            black_box(leader.is_leader());
+        },
+        || {
+            black_box(word.load(Ordering::Acquire));
+        },
+    );
+    line("Leader::is_leader", &format!("{leads:.1?}, a load {floor:.1?}, ratio {ratio:.1}"), "under 5 ns");
+    let lock = worker.lock("bench").expect("a lock");
+    let mutex = std::sync::Mutex::new(());
+    let (held, floor, ratio) = in_turn(
+        101,
+        100_000,
+        || drop(lock.acquire(Wait::Try).expect("nobody else has it")),
+        || drop(mutex.lock()),
+    );
+    line("lock, nobody waits", &format!("{held:.1?}, a mutex {floor:.1?}, ratio {ratio:.1}"), "under 300 ns");
+    contended(&generation, folder);
+    drop(leader);
+    worker.leave(Wait::Timeout).expect("leave").run(|_| {});
+}
+
+fn processor_time_of_children() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: it fills `usage`, and cannot fail with these arguments.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time =
+        |t: libc::timeval| Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+/// Eight processes want one lock: how long it is between a release and the next holder, and what waiting costs.
+fn contended(generation: &Generation, folder: &Path) {
+    const ROUNDS: usize = 500;
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(folder.join("released"));
+    let file = file.expect("a file");
+    file.set_len(4096).expect("its size");
+    let (protection, shared) =
+        (rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE, rustix::mm::MapFlags::SHARED);
+    // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+    let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, protection, shared, &file, 0) };
+    // SAFETY: page-aligned, never unmapped, and used as an atomic only.
+    let released = unsafe { &*start.expect("a page").cast::<AtomicU64>() };
+    let now = || {
+        let t = clock_gettime(ClockId::Boottime);
+        t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+    };
+    let pids: Vec<_> = (1..=8)
+        .map(|number| {
+            child(|| {
+                let (worker, transitions) = generation.join(Join::worker(Some(number))).expect("join");
+                drop(transitions);
+                let lock = worker.lock("contended").expect("a lock");
+                let mut took = Vec::with_capacity(ROUNDS);
+                for _ in 0..ROUNDS {
+                    let guard = lock.acquire(Wait::For(Duration::from_secs(20))).expect("the lock");
+                    let last = released.swap(0, Ordering::AcqRel);
+                    if last != 0 {
+                        took.push(now().saturating_sub(last).to_string());
+                    }
+                    // As long as something short takes.
+                    std::thread::sleep(Duration::from_micros(200));
+                    released.store(now(), Ordering::Release);
+                    drop(guard);
+                }
+                std::fs::write(folder.join(format!("took-{number}")), took.join("\n")).expect("write");
+                drop(worker.leave(Wait::Timeout).expect("leave"));
+            })
+        })
+        .collect();
+    let (begun, before) = (Instant::now(), processor_time_of_children());
+    for pid in pids {
+        waitpid(pid, None).expect("wait");
+    }
+    let (wall, worked) = (begun.elapsed(), processor_time_of_children() - before);
+    let took: Vec<_> = (1..=8)
+        .flat_map(|number| {
+            let text = std::fs::read_to_string(folder.join(format!("took-{number}"))).expect("what it took");
+            text.lines().map(|ns| Duration::from_nanos(ns.parse().expect("a number"))).collect::<Vec<_>>()
+        })
+        .collect();
+    line("handover among 8", &Sample::new(took).to_string(), "p50 under 100 µs");
+    line(
+        "8 × 500 tenures of 0.2 ms",
+        &format!("{wall:.2?}, of which {worked:.2?} of a processor"),
+        "waiters cost nothing",
+    );
 }
 
 fn snapshot(master: &Master) {

@@ -45,7 +45,7 @@ fn a_node_that_lives_is_well_and_stays() {
     doctor(&nginx, &[])
         .ended(0)
         .says("no problems found")
-        .says("node shop, format 2")
+        .says("node shop, format 3")
         .says("3 processes alive")
         .says("lock file: belongs to uid")
         .says("of 1024 slots used");

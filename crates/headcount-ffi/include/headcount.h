@@ -37,7 +37,7 @@
 
 // The version of everything in this header. Compare it with `headcount_abi_version()` before anything
 // else: they differ when a program runs with another library than it was compiled for.
-#define HEADCOUNT_ABI_VERSION 2
+#define HEADCOUNT_ABI_VERSION 3
 
 // For `headcount_struct_size`: `headcount_options`.
 #define HEADCOUNT_STRUCT_OPTIONS 1
@@ -65,6 +65,18 @@
 
 // For `headcount_struct_size`: `headcount_nginx_call`.
 #define HEADCOUNT_STRUCT_NGINX_CALL 9
+
+// For `headcount_struct_size`: `headcount_leader`.
+#define HEADCOUNT_STRUCT_LEADER 10
+
+// For `headcount_struct_size`: `headcount_once`.
+#define HEADCOUNT_STRUCT_ONCE 11
+
+// For `headcount_struct_size`: `headcount_lock`.
+#define HEADCOUNT_STRUCT_LOCK 12
+
+// For `headcount_struct_size`: `headcount_singleton`.
+#define HEADCOUNT_STRUCT_SINGLETON 13
 
 // Done; nothing to report, and the node lock is not held.
 #define HEADCOUNT_OK 0
@@ -181,6 +193,21 @@
 // In the journal only: a master has left properly.
 #define HEADCOUNT_KIND_MASTER_EXITED 15
 
+// In the journal only: a worker has a role from now on.
+#define HEADCOUNT_KIND_LEADER_ELECTED 16
+
+// In the journal only: a worker has a role no more; `cause` says why.
+#define HEADCOUNT_KIND_LEADER_LOST 17
+
+// In the journal only: what is to be done once was done.
+#define HEADCOUNT_KIND_ONCE_DONE 18
+
+// In the journal only: what is to be done once was tried as often as allowed, in vain.
+#define HEADCOUNT_KIND_ONCE_FAILED 19
+
+// In the journal only: a process ended while it held a named lock, and may have left things half-done.
+#define HEADCOUNT_KIND_LOCK_ABANDONED 20
+
 // Not known, or not told by this kernel.
 #define HEADCOUNT_CAUSE_UNKNOWN 0
 
@@ -222,6 +249,12 @@
 
 // Told to leave, though its master was not told to stop: the master replaces it.
 #define HEADCOUNT_CAUSE_RECYCLED 13
+
+// It stands for the role no more.
+#define HEADCOUNT_CAUSE_RESIGNED 14
+
+// It said that it had failed.
+#define HEADCOUNT_CAUSE_FAILED 15
 
 // Spawns the workers.
 #define HEADCOUNT_ROLE_MASTER 1
@@ -292,6 +325,39 @@
 // It never got a worker, and never will.
 #define HEADCOUNT_PHASE_ABANDONED 3
 
+// A role.
+#define HEADCOUNT_SINGLETON_ROLE 1
+
+// Something that is to be done once.
+#define HEADCOUNT_SINGLETON_ONCE 2
+
+// A lock.
+#define HEADCOUNT_SINGLETON_LOCK 3
+
+// Nobody has the role or the lock.
+#define HEADCOUNT_SINGLETON_STATE_FREE 1
+
+// Somebody has it.
+#define HEADCOUNT_SINGLETON_STATE_HELD 2
+
+// The leader has been asked to give the role up.
+#define HEADCOUNT_SINGLETON_STATE_ASKED 3
+
+// The leader has given the role up, and that is not reported yet.
+#define HEADCOUNT_SINGLETON_STATE_GIVEN_UP 4
+
+// A process is at it.
+#define HEADCOUNT_SINGLETON_STATE_RUNNING 5
+
+// It is still, or again, to be done.
+#define HEADCOUNT_SINGLETON_STATE_OPEN 6
+
+// It was done.
+#define HEADCOUNT_SINGLETON_STATE_DONE 7
+
+// It was tried as often as allowed, in vain.
+#define HEADCOUNT_SINGLETON_STATE_FAILED 8
+
 // `previous_run`: there was none that this registry knows of.
 #define HEADCOUNT_PREVIOUS_RUN_NONE 1
 
@@ -322,6 +388,36 @@
 // It has left, or will never join.
 #define HEADCOUNT_MEMBER_LEFT 4
 
+// Nothing has changed.
+#define HEADCOUNT_LEADER_SAME 0
+
+// This process has the role from now on.
+#define HEADCOUNT_LEADER_ELECTED 1
+
+// It still has the role, and is to call `headcount_leader_give_up` when it has stopped what it does.
+#define HEADCOUNT_LEADER_GIVE_UP 2
+
+// It has the role no more.
+#define HEADCOUNT_LEADER_LOST 3
+
+// Once for each load of the configuration.
+#define HEADCOUNT_ONCE_GENERATION 1
+
+// Once until the node is stopped: over reloads and upgrades.
+#define HEADCOUNT_ONCE_NODE 2
+
+// It is for this process to do it now; then it calls `headcount_once_end`.
+#define HEADCOUNT_ONCE_RUN 1
+
+// It was done.
+#define HEADCOUNT_ONCE_DONE 2
+
+// Another process is at it.
+#define HEADCOUNT_ONCE_RUNNING 3
+
+// It was tried three times, in vain.
+#define HEADCOUNT_ONCE_FAILED 4
+
 // A node, as one process and its forked children hold it. Never freed.
 typedef struct headcount_node headcount_node;
 
@@ -331,10 +427,14 @@ typedef struct headcount_options {
     uint32_t struct_size;
     // How many processes the registry holds. 0: 1,024.
     uint32_t slots;
+    // How many roles, onces and locks the node can have at a time. 0: 256.
+    uint32_t singletons;
     // How many events the journal keeps. 0: 4,096.
     uint32_t journal_records;
     // The pid of the master that this server takes over from, if that is not its parent. 0: none.
     uint32_t takes_over_from;
+    // 0.
+    uint32_t reserved;
     // The node's name: 1 to 48 letters, digits, '.', '_' and '-', not beginning with '.'. NULL: the name of the
     // program's file.
     const char *node;
@@ -413,6 +513,12 @@ typedef struct headcount_event {
     // With `state`: when the process had ended, on the same clock: when that was reported, or its last sign of life if
     // nobody was there to report it.
     uint64_t end_ns;
+    // leader_elected, leader_lost, lock_abandoned: the number of the tenure. Else 0.
+    uint64_t token;
+    // once_done, once_failed: how often it was tried. Else 0.
+    uint32_t attempts;
+    // Of what is about a role, a once or a lock: its name. Such an event has no counts. Else an empty string.
+    char name[52];
 } headcount_event;
 
 // How a process joins a generation.
@@ -567,6 +673,76 @@ typedef struct headcount_process_status {
     uint32_t cause;
 } headcount_process_status;
 
+// What became of a role. Set `struct_size` before each call that fills it in.
+typedef struct headcount_leader {
+    // sizeof(headcount_leader), set by the caller.
+    uint32_t struct_size;
+    // HEADCOUNT_LEADER_*
+    uint32_t change;
+    // The number of the tenure, if this process has the role; else 0. Larger than all before, also over restarts.
+    uint64_t token;
+    // This process has the role as long as this word is `token`. It stays where it is until the process ends.
+    const uint64_t *word;
+} headcount_leader;
+
+// How it is with something that is to be done once. Set `struct_size` before each call that fills it in.
+typedef struct headcount_once {
+    // sizeof(headcount_once), set by the caller.
+    uint32_t struct_size;
+    // HEADCOUNT_ONCE_RUN, HEADCOUNT_ONCE_DONE, HEADCOUNT_ONCE_RUNNING or HEADCOUNT_ONCE_FAILED.
+    uint32_t state;
+    // HEADCOUNT_ONCE_RUN: which attempt this is, from 1. HEADCOUNT_ONCE_FAILED: how many there were.
+    uint32_t attempt;
+    // HEADCOUNT_ONCE_RUN: how the attempt before ended, HEADCOUNT_CAUSE_*; HEADCOUNT_NONE if there was none.
+    int32_t last_cause;
+    // The signal that ended the process of that attempt; 0 if none, or not known.
+    int32_t last_signal;
+    // HEADCOUNT_ONCE_RUNNING: the process that is at it.
+    int32_t pid;
+    // The number of that worker; HEADCOUNT_NONE if it has none.
+    int32_t worker_id;
+    // 0.
+    uint32_t reserved;
+    // For how many nanoseconds it has been at it.
+    uint64_t since_ns;
+} headcount_once;
+
+// A lock that was taken. Set `struct_size` before each call that fills it in.
+typedef struct headcount_lock {
+    // sizeof(headcount_lock), set by the caller.
+    uint32_t struct_size;
+    // The process that ended while it held the lock, if that is how it became free; else 0.
+    int32_t abandoned_by;
+    // Grows each time the lock is taken.
+    uint64_t token;
+} headcount_lock;
+
+// A role, a once or a lock at one instant. Set `struct_size` before each call that fills it in.
+typedef struct headcount_singleton {
+    // sizeof(headcount_singleton), set by the caller in the first of them.
+    uint32_t struct_size;
+    // HEADCOUNT_SINGLETON_*
+    uint32_t kind;
+    // HEADCOUNT_SINGLETON_STATE_*
+    uint32_t state;
+    // The process that leads, holds the lock, or runs the once; 0 if none.
+    int32_t holder;
+    // The number of that worker; HEADCOUNT_NONE if it has none.
+    int32_t worker_id;
+    // How often a once was tried.
+    uint32_t attempts;
+    // How many processes wait for the lock.
+    uint32_t waiters;
+    // Its name.
+    char name[52];
+    // Of a once: the generation for which it stays done, 0: the node. Else that of the holder.
+    uint64_t generation;
+    // The number of the tenure, or of the last one; 0 for a once.
+    uint64_t token;
+    // For how many nanoseconds it has been so.
+    uint64_t since_ns;
+} headcount_singleton;
+
 // What `headcount_nginx_at_end` calls.
 typedef struct headcount_nginx_call {
     // `lua_pcall`; NULL: nothing is called (any more).
@@ -611,6 +787,12 @@ const char *headcount_liveness_name(uint32_t liveness);
 
 // The name of a phase: "committed" for HEADCOUNT_PHASE_COMMITTED. As `headcount_error_name`.
 const char *headcount_phase_name(uint32_t phase);
+
+// The name of a kind of singleton: "role" for HEADCOUNT_SINGLETON_ROLE. As `headcount_error_name`.
+const char *headcount_singleton_name(uint32_t kind);
+
+// The name of its state: "held" for HEADCOUNT_SINGLETON_STATE_HELD. As `headcount_error_name`.
+const char *headcount_singleton_state_name(uint32_t state);
 
 // The reason for a doubt, and what helps: "it runs in another pid namespace; ask from inside its container" for
 // HEADCOUNT_DOUBT_OTHER_NAMESPACE. As `headcount_error_name`.
@@ -847,6 +1029,72 @@ int32_t headcount_get_snapshot(struct headcount_node *node,
                                uint64_t generation_capacity,
                                struct headcount_process_status *processes,
                                uint64_t process_capacity);
+
+// Stands for a role: 1 to 48 letters, digits, '.', '_' and '-'. At most one worker of the node has it at any instant, and one has it
+// whenever one of those who stand for it serves and is not stalled. Waits for the node lock, at most `lock_timeout_ms`. Does nothing
+// if this process stands for it already.
+//
+// What becomes of it is told by `headcount_leader_poll`: call that whenever the descriptor of `headcount_watch_fd` was readable, or
+// after each step of a member.
+int32_t headcount_leader_stand(struct headcount_node *node,
+                               const char *role);
+
+// What has changed about a role that this process stands for. Never waits. HEADCOUNT_ERR_NOT_FOUND if it does not stand for it.
+int32_t headcount_leader_poll(struct headcount_node *node,
+                              const char *role,
+                              struct headcount_leader *leader);
+
+// `*leads`: 1 if this process has the role now, else 0: one load of shared memory. False from the instant in which another one is
+// elected.
+int32_t headcount_is_leader(struct headcount_node *node,
+                            const char *role,
+                            uint32_t *leads);
+
+// It has stopped what it did as the leader: another one is elected, or this one again if it is still the best. Never waits.
+int32_t headcount_leader_give_up(struct headcount_node *node,
+                                 const char *role);
+
+// It stands for the role no more, and has it no more.
+int32_t headcount_leader_resign(struct headcount_node *node, const char *role);
+
+// Begins something that is to be done once in its scope: HEADCOUNT_ONCE_GENERATION or HEADCOUNT_ONCE_NODE. `once` says whether it is for
+// this process to do it: then do it, without any lock and for as long as it takes, and call `headcount_once_end`. Should the process end
+// before, or say that it failed, the next one that calls this gets it, three times at most.
+//
+// HEADCOUNT_ERR_WRONG_STATE if this process is at it already.
+int32_t headcount_once_begin(struct headcount_node *node,
+                             uint32_t scope_code,
+                             const char *key,
+                             int64_t wait_ms,
+                             struct headcount_once *once);
+
+// Says how it went with what this process has begun by `headcount_once_begin`: it was `done` (1), or it failed (0).
+// HEADCOUNT_ERR_LOCK_TIMEOUT or HEADCOUNT_ERR_BUSY: another process holds the node lock, and it is to be said again.
+int32_t headcount_once_end(struct headcount_node *node,
+                           uint32_t scope_code,
+                           const char *key,
+                           int32_t done,
+                           int64_t wait_ms);
+
+// Takes the lock of this name, over all processes of the node and all their threads; waits for it, `wait_ms` as everywhere. Without a
+// system call if nobody has it. If its holder dies, the next one gets it, and is told so by `lock`.
+//
+// HEADCOUNT_ERR_LOCK_TIMEOUT or HEADCOUNT_ERR_BUSY: the message says who has it and for how long. HEADCOUNT_ERR_WRONG_STATE if
+// this thread has it already. `lock` may be NULL.
+int32_t headcount_lock_acquire(struct headcount_node *node,
+                               const char *name,
+                               int64_t wait_ms,
+                               struct headcount_lock *lock);
+
+// Releases the lock of this name. HEADCOUNT_ERR_WRONG_STATE if this process does not hold it.
+int32_t headcount_lock_release(struct headcount_node *node, const char *name);
+
+// The roles, onces and locks of the node. `*number` gets how many there are, of which the first `capacity` are filled in. No lock is
+// taken.
+int32_t headcount_get_singletons(struct headcount_node *node,
+                                 struct headcount_singleton *singletons,
+                                 uint64_t capacity,
+                                 uint64_t *number);
 
 // The name of the node of an nginx that gives it none: "nginx", or, if it was started with -c or -p, a name made of that
 // path. `arguments` are the `number` arguments that nginx was started with, without the program; `prefix` is its

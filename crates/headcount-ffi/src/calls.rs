@@ -17,4 +17,6 @@ pub(crate) mod journal;
 
 pub(crate) mod snapshot;
 
+pub(crate) mod singletons;
+
 pub(crate) mod nginx;

@@ -1,6 +1,7 @@
 //! What a `headcount_node *` points to, and the table of all of them.
 
 pub(crate) mod process;
+pub(crate) mod singletons;
 pub(crate) mod waker;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use headcount_core::internal::PerProcess;
 use headcount_core::{ErrorKind, GenerationId, Master, Node, NoticeLevel, Transition, Transitions, Worker};
 
 use self::process::{InFlight, Process};
+use self::singletons::Singletons;
 use crate::border::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
 use crate::border::entry::Failure;
 use crate::border::event::EventOut;
@@ -25,7 +27,7 @@ pub struct Handle {
     wanted: PathBuf,
     pub(crate) master: Master,
     pub(crate) node: Node,
-    /// What `headcount_beat` beats for: leaked and replaced as a whole, so that a beat takes no lock. That
+    /// What `headcount_beat` beats for: replaced as a whole and never freed, so that a beat takes no lock. That
     /// costs a few bytes whenever a process joins or leaves, which most do once.
     hearts: AtomicPtr<Vec<Worker>>,
     process: PerProcess<Mutex<Process>>,
@@ -165,7 +167,7 @@ impl Handle {
         // The watch belongs to the newest generation; the older one's is of no use any more.
         process.end_watch();
         process.workers.push(worker);
-        self.publish_hearts(&process);
+        self.publish_hearts(&mut process);
     }
 
     pub(crate) fn left(&self, generation: GenerationId) {
@@ -173,19 +175,22 @@ impl Handle {
         process.workers.retain(|w| w.generation() != generation);
         process.member.take_if(|member| member.generation().id() == generation);
         process.end_watch_of(generation);
-        self.publish_hearts(&process);
+        if process.workers.is_empty() {
+            process.singletons = Singletons::default();
+        }
+        self.publish_hearts(&mut process);
     }
 
-    fn publish_hearts(&self, process: &Process) {
-        let hearts = if process.workers.is_empty() {
-            ptr::null_mut()
-        } else {
-            Box::into_raw(Box::new(process.workers.clone()))
-        };
-        self.hearts.store(hearts, Release);
+    fn publish_hearts(&self, process: &mut Process) {
+        if process.workers.is_empty() {
+            return self.forget_hearts();
+        }
+        let hearts: &'static Vec<Worker> = Box::leak(Box::new(process.workers.clone()));
+        process.published_hearts.push(hearts);
+        self.hearts.store(ptr::from_ref(hearts).cast_mut(), Release);
     }
 
-    /// For a forked child, which must not beat for its parent. Allocates nothing and takes no lock.
+    /// Also for a forked child, which must not beat for its parent: allocates nothing and takes no lock.
     pub(crate) fn forget_hearts(&self) {
         self.hearts.store(ptr::null_mut(), Release);
     }

@@ -23,6 +23,7 @@ pub use calls::master::*;
 pub use calls::member::*;
 pub use calls::nginx::*;
 pub use calls::node::*;
+pub use calls::singletons::*;
 pub use calls::snapshot::*;
 pub use calls::watch::*;
 pub use calls::worker::*;
@@ -30,7 +31,7 @@ pub use handle::{Handle, listen};
 
 /// The version of everything in this header. Compare it with `headcount_abi_version()` before anything
 /// else: they differ when a program runs with another library than it was compiled for.
-pub const HEADCOUNT_ABI_VERSION: u32 = 2;
+pub const HEADCOUNT_ABI_VERSION: u32 = 3;
 
 /// For `headcount_struct_size`: `headcount_options`.
 pub const HEADCOUNT_STRUCT_OPTIONS: u32 = 1;
@@ -50,6 +51,14 @@ pub const HEADCOUNT_STRUCT_PROCESS_STATUS: u32 = 7;
 pub const HEADCOUNT_STRUCT_STEP: u32 = 8;
 /// For `headcount_struct_size`: `headcount_nginx_call`.
 pub const HEADCOUNT_STRUCT_NGINX_CALL: u32 = 9;
+/// For `headcount_struct_size`: `headcount_leader`.
+pub const HEADCOUNT_STRUCT_LEADER: u32 = 10;
+/// For `headcount_struct_size`: `headcount_once`.
+pub const HEADCOUNT_STRUCT_ONCE: u32 = 11;
+/// For `headcount_struct_size`: `headcount_lock`.
+pub const HEADCOUNT_STRUCT_LOCK: u32 = 12;
+/// For `headcount_struct_size`: `headcount_singleton`.
+pub const HEADCOUNT_STRUCT_SINGLETON: u32 = 13;
 
 /// The ABI version of the library. Cannot fail.
 #[unsafe(no_mangle)]
@@ -71,6 +80,10 @@ pub extern "C" fn headcount_struct_size(which: u32) -> u64 {
         HEADCOUNT_STRUCT_PROCESS_STATUS => size_of::<ProcessRecord>(),
         HEADCOUNT_STRUCT_STEP => size_of::<StepRecord>(),
         HEADCOUNT_STRUCT_NGINX_CALL => size_of::<NginxCall>(),
+        HEADCOUNT_STRUCT_LEADER => size_of::<LeaderRecord>(),
+        HEADCOUNT_STRUCT_ONCE => size_of::<OnceRecord>(),
+        HEADCOUNT_STRUCT_LOCK => size_of::<LockRecord>(),
+        HEADCOUNT_STRUCT_SINGLETON => size_of::<SingletonRecord>(),
         _ => 0,
     };
     size as u64

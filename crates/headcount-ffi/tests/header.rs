@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use headcount_core::{Cause, Doubt, ErrorKind, Kind, Phase, Role, State};
+use headcount_core::{Cause, Doubt, ErrorKind, Kind, Phase, Role, SingletonKind, SingletonState, State};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -59,6 +59,8 @@ fn every_word_of_the_core_is_a_constant() {
     State::ALL.iter().for_each(|state| check("STATE", state.name(), state.code().into()));
     Phase::ALL.iter().for_each(|phase| check("PHASE", phase.name(), phase.code().into()));
     Doubt::ALL.iter().for_each(|doubt| check("DOUBT", doubt.name(), doubt.code().into()));
+    SingletonKind::ALL.iter().for_each(|kind| check("SINGLETON", kind.name(), kind.code().into()));
+    SingletonState::ALL.iter().for_each(|state| check("SINGLETON_STATE", state.name(), state.code().into()));
     let count = |prefix: &str| {
         header.lines().filter(|l| l.starts_with(&format!("#define HEADCOUNT_{prefix}_"))).count()
     };
@@ -69,6 +71,7 @@ fn every_word_of_the_core_is_a_constant() {
     assert_eq!(count("STATE"), State::ALL.len());
     assert_eq!(count("PHASE"), Phase::ALL.len());
     assert_eq!(count("DOUBT"), Doubt::ALL.len());
+    assert_eq!(count("SINGLETON_STATE"), SingletonState::ALL.len());
 }
 
 fn compile(compiler: &str, arguments: &[&str], source: &str, extension: &str) {

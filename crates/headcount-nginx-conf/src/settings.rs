@@ -21,6 +21,8 @@ pub struct Settings {
     pub timings: NodeSettings,
     /// The slots of a new registry, if given.
     pub slots: Option<u32>,
+    /// How many roles, onces and locks a new registry has room for, if given.
+    pub singletons: Option<u32>,
 }
 
 impl Settings {
@@ -33,6 +35,10 @@ impl Settings {
             .lock_timeout(lock_timeout);
         let options = match self.slots {
             Some(slots) => options.slots(slots),
+            None => options,
+        };
+        let options = match self.singletons {
+            Some(singletons) => options.singletons(singletons),
             None => options,
         };
         match &self.path {
@@ -56,16 +62,18 @@ pub struct Surroundings<'a> {
 }
 
 /// The parameters by their names in nginx.conf and in the core.
-const PARAMETERS: [(&str, &str); 5] = [
+const PARAMETERS: [(&str, &str); 6] = [
     ("path", "path"),
     ("heartbeat", "heartbeat_interval"),
     ("stall", "stall_after"),
     ("lock_timeout", "lock_timeout"),
     ("slots", "slots"),
+    ("singletons", "singletons"),
 ];
-const ALLOWED: &str = "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout= and slots=";
+const ALLOWED: &str =
+    "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout=, slots= and singletons=";
 
-/// Reads `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024];`, given without its
+/// Reads `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024] [singletons=256];`, given without its
 /// first word. `None` means off.
 ///
 /// # Errors
@@ -118,10 +126,14 @@ pub fn read(arguments: &[String], nginx: &Surroundings) -> Result<Option<Setting
     if let Some(slots) = slots {
         options = options.slots(slots);
     }
+    let singletons = given.get("singletons").map(|text| text.parse().unwrap_or(0));
+    if let Some(singletons) = singletons {
+        options = options.singletons(singletons);
+    }
     let timings = options.check().map_err(|error| in_words_of_nginx(&error, &given))?;
     let path = path.map(std::path::absolute).transpose();
     let path = path.map_err(|error| format!("headcount: parameter \"path\": {error}"))?;
-    Ok((!is_off).then_some(Settings { node, path, timings, slots }))
+    Ok((!is_off).then_some(Settings { node, path, timings, slots, singletons }))
 }
 
 /// The core's complaint with the parameter's name, and its value as it stands in nginx.conf.

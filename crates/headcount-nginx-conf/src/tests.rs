@@ -38,8 +38,13 @@ fn refused(line: &str, because: &[&str]) {
 
 #[test]
 fn without_parameters_it_is_on_with_the_documented_defaults() {
-    let expected =
-        Settings { node: "nginx".to_owned(), path: None, timings: NodeSettings::default(), slots: None };
+    let expected = Settings {
+        node: "nginx".to_owned(),
+        path: None,
+        timings: NodeSettings::default(),
+        slots: None,
+        singletons: None,
+    };
     assert_eq!(given(""), expected);
     assert_eq!(given("on"), expected);
 }
@@ -92,6 +97,8 @@ fn times_and_slots_have_bounds() {
             refused(&format!("{name}={value}"), &[&format!("\"{name}\" is \"{value}\""), "1ms to 1d"]);
         }
     }
+    assert_eq!(given("singletons=16").singletons, Some(16));
+    refused("singletons=0", &["\"singletons\" is \"0\"", "1 to 65536"]);
     assert_eq!(given("slots=2").slots, Some(2));
     assert_eq!(given("slots=65536").slots, Some(65_536));
     for value in ["", "1", "65537", "-2", "4.5", "many", "99999999999999999999"] {

@@ -24,15 +24,26 @@ pub struct EventDocument {
     pub worker_id: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev: Option<u32>,
-    pub mine: u32,
+    /// The counts are left out of events that have a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mine: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<u32>,
-    pub draining: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_draining: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_draining: Option<u32>,
-    pub total: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u32>,
+    /// Of a role, a once or a lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +90,7 @@ impl EventDocument {
             Some(_) => (None, None),
         };
         let c = &event.counts;
+        let has_counts = !event.kind.has_name();
         let beaten = event.heartbeat_ns != 0 && event.heartbeat_ns <= event.boot_ns;
         EventDocument {
             node: node.to_owned(),
@@ -90,12 +102,15 @@ impl EventDocument {
             pid: (event.pid != 0).then_some(event.pid),
             worker_id: event.worker_id,
             prev: c.prev,
-            mine: c.mine,
+            mine: has_counts.then_some(c.mine),
             next: c.next,
-            draining: c.draining,
+            draining: has_counts.then_some(c.draining),
             prev_draining: c.prev.map(|_| c.prev_draining),
             next_draining: c.next.map(|_| c.next_draining),
-            total: c.total,
+            total: has_counts.then_some(c.total),
+            name: event.name.clone(),
+            token: (event.token != 0).then_some(event.token),
+            attempts: (event.attempts != 0).then_some(event.attempts),
             signal: event.signal,
             exit_code: event.exit_code,
             previous_run,

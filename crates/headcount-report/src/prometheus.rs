@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount::{GenerationId, Liveness, Role, Snapshot, State};
+use headcount::{GenerationId, Liveness, Role, SingletonKind, Snapshot, State};
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -47,6 +47,11 @@ struct Metrics {
     events: IntCounterVec,
     lock_held: GaugeVec,
     crash_loop: IntGaugeVec,
+    leader: IntGaugeVec,
+    leader_since: GaugeVec,
+    named_lock_held: GaugeVec,
+    named_lock_waiters: IntGaugeVec,
+    once: IntGaugeVec,
 }
 
 /// The states that a worker can be in, so that each has a sample even while no worker is in it.
@@ -79,6 +84,8 @@ impl Metrics {
             |name, help, labels: &[&str]| register(&registry, GaugeVec::new(opts(name, help), labels)?);
         const NODE: &[&str] = &["node"];
         const GENERATION: &[&str] = &["node", "generation"];
+        const ROLE: &[&str] = &["node", "role"];
+        const LOCK: &[&str] = &["node", "lock"];
         const WORKER: &[&str] = &["node", "generation", "worker"];
         Ok(Metrics {
             node_up: ints("node_up", "1 if a master or a worker of the node is alive.", NODE)?,
@@ -125,6 +132,27 @@ impl Metrics {
                 NODE,
             )?,
             crash_loop: ints("crash_loop", "1 if workers keep dying soon after they start.", NODE)?,
+            leader: ints(
+                "leader",
+                "1 if a worker leads in this role, 0 if none of those who stand for it is fit.",
+                ROLE,
+            )?,
+            leader_since: floats(
+                "leader_start_time_seconds",
+                "When the present leader of a role was elected, in seconds since 1970.",
+                ROLE,
+            )?,
+            named_lock_held: floats(
+                "named_lock_held_seconds",
+                "How long a named lock has been held; 0 if it is free.",
+                LOCK,
+            )?,
+            named_lock_waiters: ints("named_lock_waiters", "Processes that wait for a named lock.", LOCK)?,
+            once: ints(
+                "once",
+                "What is to be done once, by state; of one key in several generations, all.",
+                &["node", "scope", "key", "state"],
+            )?,
             registry,
         })
     }
@@ -152,6 +180,33 @@ impl Metrics {
         let held = snapshot.holder.as_ref().map_or(0.0, |holder| holder.held_for.as_secs_f64());
         self.lock_held.with_label_values(node).set(held);
         self.crash_loop.with_label_values(node).set(history.crash_loop.is_some().into());
+        self.singletons(snapshot);
+    }
+
+    fn singletons(&self, snapshot: &Snapshot) {
+        let (node, now) = (snapshot.node.as_str(), snapshot.time_ns as f64 / 1e9);
+        for x in &snapshot.singletons {
+            let labels = [node, x.name.as_str()];
+            let since = x.since.as_secs_f64();
+            match x.kind {
+                SingletonKind::Role => {
+                    self.leader.with_label_values(&labels).set(x.holder.is_some().into());
+                    if x.holder.is_some() {
+                        self.leader_since.with_label_values(&labels).set(now - since);
+                    }
+                }
+                SingletonKind::Lock => {
+                    let held = if x.holder.is_some() { since } else { 0.0 };
+                    self.named_lock_held.with_label_values(&labels).set(held);
+                    self.named_lock_waiters.with_label_values(&labels).set(x.waiters.into());
+                }
+                SingletonKind::Once => {
+                    let scope = if x.generation == 0 { "node" } else { "generation" };
+                    self.once.with_label_values(&[node, scope, &x.name, x.state.name()]).inc();
+                }
+                _ => {}
+            }
+        }
     }
 
     fn workers(&self, snapshot: &Snapshot, current: Option<GenerationId>) {
@@ -216,7 +271,7 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
 mod tests {
     use std::time::Duration;
 
-    use headcount::{GenerationStatus, Phase, ProcessStatus};
+    use headcount::{GenerationStatus, Phase, ProcessStatus, SingletonState, SingletonStatus};
 
     use super::*;
 
@@ -299,6 +354,31 @@ mod tests {
         assert_ne!(before, after);
         assert_eq!(series(&before), series(&after));
         assert!(!before.contains("pid"), "{before}");
+    }
+
+    #[test]
+    fn roles_onces_and_locks_are_known_by_their_names() {
+        let mut snapshot = node(3);
+        let mut role = SingletonStatus::new(SingletonKind::Role, "cron", SingletonState::Held);
+        (role.holder, role.since) = (Some(7), Duration::from_secs(10));
+        let mut lock = SingletonStatus::new(SingletonKind::Lock, "keys", SingletonState::Free);
+        (lock.waiters, lock.since) = (2, Duration::from_secs(5));
+        let once = |generation| {
+            let mut once = SingletonStatus::new(SingletonKind::Once, "warm", SingletonState::Done);
+            once.generation = generation;
+            once
+        };
+        snapshot.singletons = vec![role, lock, once(2), once(3)];
+        let text = text(&snapshot);
+        for line in [
+            r#"headcount_leader{node="edge",role="cron"} 1"#,
+            r#"headcount_leader_start_time_seconds{node="edge",role="cron"} 990"#,
+            r#"headcount_named_lock_held_seconds{lock="keys",node="edge"} 0"#,
+            r#"headcount_named_lock_waiters{lock="keys",node="edge"} 2"#,
+            r#"headcount_once{key="warm",node="edge",scope="generation",state="done"} 2"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -52,6 +52,22 @@ pub fn sentence(event: &Event) -> String {
             format!("the callback about event {} failed in process {}", event.detail, event.pid)
         }
         Kind::MasterExited => format!("master {} exited", event.pid),
+        Kind::LeaderElected => {
+            format!("{} leads {} from now on (token {})", who(event), name(event), event.token)
+        }
+        Kind::LeaderLost => format!("{} leads {} no more{}", who(event), name(event), why_lost(event)),
+        Kind::OnceDone => format!("{} has done {}{}", who_in(event), name(event), scope(event)),
+        Kind::OnceFailed => {
+            let times = plural(event.attempts.into(), "attempt");
+            let last = match event.cause {
+                Cause::Failed => "the last one raised an error".to_owned(),
+                _ => format!("in the last one its process died{}", how(event)),
+            };
+            format!("{}{} failed: {times}, {last}", name(event), scope(event))
+        }
+        Kind::LockAbandoned => {
+            format!("{} ended{} while it held the lock {}", who_in(event), how(event), name(event))
+        }
         other => format!("{other}: generation {generation}, process {}", event.pid),
     }
 }
@@ -59,6 +75,37 @@ pub fn sentence(event: &Event) -> String {
 fn who(event: &Event) -> String {
     let number = event.worker_id.map_or(String::new(), |id| format!(" {id}"));
     format!("worker{number} (pid {}) of generation {}", event.pid, event.generation)
+}
+
+/// Where the generation is said otherwise, or does not matter.
+fn who_in(event: &Event) -> String {
+    match event.worker_id {
+        Some(id) => format!("worker {id} (pid {})", event.pid),
+        None => format!("process {}", event.pid),
+    }
+}
+
+fn name(event: &Event) -> &str {
+    event.name.as_deref().unwrap_or("?")
+}
+
+fn scope(event: &Event) -> String {
+    match event.generation {
+        0 => " for the node".to_owned(),
+        generation => format!(" for generation {generation}"),
+    }
+}
+
+fn why_lost(event: &Event) -> String {
+    match event.cause {
+        Cause::Superseded => ": another generation serves".to_owned(),
+        Cause::Stop => ": the node stops".to_owned(),
+        Cause::Recycled => ": it was told to leave, and is replaced".to_owned(),
+        Cause::Overdue => ": it hangs".to_owned(),
+        Cause::Resigned => ": it has resigned".to_owned(),
+        Cause::Signal | Cause::Exit => format!(": it ended{}", how(event)),
+        _ => ": it ended".to_owned(),
+    }
 }
 
 fn because(event: &Event) -> String {

@@ -1,6 +1,8 @@
 //! A node as a document, the only place that writes one: `docs/cli/status.md` describes it.
 
-use headcount::{Event, GenerationStatus, Liveness, ProcessStatus, Role, Snapshot};
+use headcount::{
+    Event, GenerationStatus, Liveness, ProcessStatus, Role, SingletonKind, SingletonStatus, Snapshot,
+};
 use serde::Serialize;
 
 use crate::event::EventDocument;
@@ -46,6 +48,7 @@ pub struct NodeDocument {
     pub settings: SettingsDocument,
     pub generations: Vec<GenerationDocument>,
     pub processes: Vec<ProcessDocument>,
+    pub singletons: Vec<SingletonDocument>,
     pub recent: RecentDocument,
     /// Where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +127,32 @@ pub struct ProcessDocument {
     pub heartbeat_age: Option<f64>,
 }
 
+/// A role, a once or a lock.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "docs/cli/status.md describes each member")]
+pub struct SingletonDocument {
+    pub kind: &'static str,
+    pub name: String,
+    /// Of a once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'static str>,
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<u32>,
+    pub since: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiters: Option<u32>,
+}
+
 /// What the last [`History::WINDOW`] brought.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -161,6 +190,7 @@ impl NodeDocument {
             },
             generations: snapshot.generations.iter().map(generation).collect(),
             processes: snapshot.processes.iter().map(process).collect(),
+            singletons: snapshot.singletons.iter().map(singleton).collect(),
             recent: RecentDocument {
                 window: History::WINDOW.as_secs_f64(),
                 deaths: u32::try_from(history.deaths.len()).unwrap_or(u32::MAX),
@@ -196,6 +226,23 @@ fn generation(g: &GenerationStatus) -> GenerationDocument {
         draining: c.draining,
         prev_draining: c.prev.map(|_| c.prev_draining),
         next_draining: c.next.map(|_| c.next_draining),
+    }
+}
+
+fn singleton(x: &SingletonStatus) -> SingletonDocument {
+    let is = |kind| x.kind == kind;
+    SingletonDocument {
+        kind: x.kind.name(),
+        name: x.name.clone(),
+        scope: is(SingletonKind::Once).then_some(if x.generation == 0 { "node" } else { "generation" }),
+        state: x.state.name(),
+        generation: (x.generation != 0).then_some(x.generation),
+        holder: x.holder,
+        worker_id: x.worker_id,
+        since: x.since.as_secs_f64(),
+        token: (x.token != 0).then_some(x.token),
+        attempts: is(SingletonKind::Once).then_some(x.attempts),
+        waiters: is(SingletonKind::Lock).then_some(x.waiters),
     }
 }
 

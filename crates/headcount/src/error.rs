@@ -108,6 +108,8 @@ pub struct WrongOption {
 pub enum Allowed {
     /// The name of a node.
     Name,
+    /// The name of a role, a once or a lock.
+    SingletonName,
     /// The absolute path of a file.
     File,
     /// A time, both ends included.
@@ -137,6 +139,7 @@ impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Allowed::Name => f.write_str("1 to 48 letters, digits, `.`, `_` and `-`, not beginning with `.`"),
+            Allowed::SingletonName => f.write_str("1 to 48 letters, digits, `.`, `_` and `-`"),
             Allowed::File => f.write_str("the absolute path of a file, not of a folder"),
             Allowed::Time { from, to } => write!(f, "a time from {from:?} to {to:?}"),
             Allowed::LongerThan { option, time } => {

@@ -44,6 +44,16 @@ coded! {
         CallbackFailed = 14, "callback_failed";
         /// A master has left properly.
         MasterExited = 15, "master_exited";
+        /// A worker has a role from now on; `name` and `token` say which, and for which tenure.
+        LeaderElected = 16, "leader_elected";
+        /// A worker has a role no more: `cause` says why.
+        LeaderLost = 17, "leader_lost";
+        /// What is to be done once was done; `name` says what.
+        OnceDone = 18, "once_done";
+        /// What is to be done once was tried as often as allowed, in vain: `cause` says how the last attempt ended.
+        OnceFailed = 19, "once_failed";
+        /// A process ended while it held a named lock, and may have left things half-done.
+        LockAbandoned = 20, "lock_abandoned";
     }
 }
 
@@ -52,6 +62,15 @@ impl Kind {
     #[must_use]
     pub const fn has_callback(self) -> bool {
         self.code() <= 10
+    }
+
+    /// Whether it is about a role, a once or a lock: it has a name then, and no counts.
+    #[must_use]
+    pub const fn has_name(self) -> bool {
+        matches!(
+            self,
+            Kind::LeaderElected | Kind::LeaderLost | Kind::OnceDone | Kind::OnceFailed | Kind::LockAbandoned
+        )
     }
 }
 
@@ -87,6 +106,10 @@ coded! {
         NoWorkers = 12, "no_workers";
         /// Told to leave, though its master was not told to stop: the master replaces it.
         Recycled = 13, "recycled";
+        /// It stands for the role no more.
+        Resigned = 14, "resigned";
+        /// It said that it had failed.
+        Failed = 15, "failed";
     }
 }
 
@@ -207,7 +230,7 @@ pub struct Event {
     pub role: Option<Role>,
     /// The worker's number within its generation, where the server gives one.
     pub worker_id: Option<u32>,
-    /// The counts at that moment.
+    /// The counts at that moment; all 0 if the event has a name.
     pub counts: Counts,
     /// The signal that ended the process, where the kernel tells.
     pub signal: Option<i32>,
@@ -217,6 +240,12 @@ pub struct Event {
     pub previous_run: Option<PreviousRun>,
     /// For `callback_died` and `callback_failed`: the number of the event whose callback it was.
     pub detail: u64,
+    /// Of what is about a role, a once or a lock: its name.
+    pub name: Option<String>,
+    /// Of a leader and of a lock: the number of the tenure.
+    pub token: u64,
+    /// Of a once: how often it was tried.
+    pub attempts: u32,
     /// Wall clock, nanoseconds since 1970. For people: it may jump. Of a process that was found after a reboot: when it gave
     /// its last sign of life.
     pub time_ns: u64,
@@ -252,6 +281,9 @@ impl Event {
             exit_code: None,
             previous_run: None,
             detail: 0,
+            name: None,
+            token: 0,
+            attempts: 0,
             time_ns: 0,
             boot_ns: 0,
             heartbeat_ns: 0,

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_node_without_a_file_is_found_by_its_memory() {
         let name = format!("fileless-{}", std::process::id());
-        let geometry = Geometry::new(16, 64).unwrap();
+        let geometry = Geometry::new(16, 4, 64).unwrap();
         let (_region, fd) = Region::anonymous(&name, geometry).unwrap();
         let me = FilelessNode { name, pids: vec![std::process::id()] };
         assert_eq!(fileless_nodes().contains(&me), fd.is_some());

@@ -63,6 +63,7 @@ mod models;
 mod node;
 mod observer;
 mod options;
+mod singleton;
 mod snapshot;
 mod stale;
 #[cfg(all(feature = "tokio", not(loom)))]
@@ -94,14 +95,17 @@ pub use fileless::{FilelessNode, fileless_nodes};
 pub use follower::{FolderWatch, Follow, Follower, Followers, Item};
 pub use generation::{Generation, Join};
 pub use kernel::{KernelFeatures, kernel_features};
-pub use lifecycle::{Phase, State};
+pub use lifecycle::{Phase, SingletonKind, SingletonState, State};
 pub use master::{Begin, Master};
 pub use member::{Member, MemberState, Moment, Step};
 pub use node::Node;
 pub use observer::{Observer, RegistryInfo};
 pub use options::{Options, default_folder, default_node, default_path};
 pub use registry::journal::{Batch, Cursor};
-pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, Snapshot};
+pub use singleton::{
+    Attempt, Begun, Leader, LeaderChange, LockGuard, NamedLock, Once, OnceRun, OnceScope, WhoRuns,
+};
+pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, SingletonStatus, Snapshot};
 pub use stale::remove_stale;
 pub use sys::identity::{Doubt, Liveness};
 pub use worker::Worker;

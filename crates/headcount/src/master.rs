@@ -116,6 +116,9 @@ impl Master {
             runs.fetch_add(1, AcqRel);
             inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover());
+            // What is once for the node is so for one run of it.
+            inner.free_all_singletons();
+            session.look();
         }
         process.set_begun(id, begin.workers);
         let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];

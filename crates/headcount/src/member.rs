@@ -84,7 +84,7 @@ pub struct Step {
     pub state: MemberState,
     /// Its descriptor is worth waiting for.
     pub listen: bool,
-    /// It looks after all others, or is the first to take over from who does. Where waiting for a descriptor is dear,
+    /// It looks after all others, or is the first to take over from who does; or it stands for a role, or waits for a once. Where waiting for a descriptor is dear,
     /// the rest may do without: they hear of it a heartbeat later if both of these die at once.
     pub on_duty: bool,
     /// It drains, and could not say so yet: its process is not to end before the next step.
@@ -231,9 +231,16 @@ impl Member {
             state: self.plan.state(),
             // After a failure it may stay readable for ever: the next heartbeat tries again.
             listen: self.watch.is_some() && self.complaint.is_none(),
-            on_duty: self.watch.as_ref().is_some_and(Watch::is_on_duty) || self.plan.may_be_on_duty(now.0),
+            on_duty: self.watch.as_ref().is_some_and(Watch::is_on_duty)
+                || self.plan.may_be_on_duty(now.0)
+                || self.hears_calls(),
             unsaid: self.plan.is_unsaid(),
         }
+    }
+
+    fn hears_calls(&self) -> bool {
+        let inner = &self.generation.node().inner;
+        inner.process().hears_calls.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn join_late(&mut self, now: Moment) -> Step {

@@ -79,7 +79,8 @@ impl Observer {
     /// # Errors
     /// [`ErrorKind::Io`] when the file cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let region = self.copy(self.geometry.journal_offset())?;
+        let region = Region::read_tables(self.file.as_fd(), self.geometry)
+            .map_err(|e| Error::of_reader("read", &self.path, e))?;
         let view = View { region: &region };
         let name = header::stored_name(region.header());
         let boot = self.boot(region.header());

@@ -10,7 +10,7 @@ use crate::engine::opening::{self, Request};
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::master::Master;
 use crate::observer::Observer;
-use crate::registry::layout::Geometry;
+use crate::registry::layout::{Geometry, LONGEST_NAME, is_in_a_name};
 use crate::registry::{files, store};
 use crate::snapshot::NodeSettings;
 use crate::stale;
@@ -22,11 +22,11 @@ const LONGEST: Duration = DAY;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOTS: u32 = 1024;
+const SINGLETONS: u32 = 256;
 const JOURNAL_RECORDS: u32 = 4096;
 /// `stall_after` is so many heartbeats, and no less than so long.
 const STALL_HEARTBEATS: u32 = 5;
 const STALL_AT_LEAST: Duration = Duration::from_secs(5);
-const LONGEST_NAME: usize = 48;
 
 /// How a node is opened. All options have defaults; only the name is asked for.
 ///
@@ -56,6 +56,7 @@ pub struct Options {
     stall_after: Option<Duration>,
     lock_timeout: Duration,
     slots: u32,
+    singletons: u32,
     journal_records: u32,
     predecessor: Option<u32>,
 }
@@ -71,6 +72,7 @@ impl Options {
             stall_after: None,
             lock_timeout: LOCK_TIMEOUT,
             slots: SLOTS,
+            singletons: SINGLETONS,
             journal_records: JOURNAL_RECORDS,
             predecessor: None,
         }
@@ -105,6 +107,12 @@ impl Options {
     /// How many processes the registry holds, from 2 to 65,536. Default 1,024.
     pub fn slots(mut self, slots: u32) -> Options {
         self.slots = slots;
+        self
+    }
+
+    /// How many roles, onces and locks the node can have at a time, from 1 to 65,536. Default 256.
+    pub fn singletons(mut self, singletons: u32) -> Options {
+        self.singletons = singletons;
         self
     }
 
@@ -202,12 +210,8 @@ impl Options {
     }
 
     fn geometry(&self) -> Result<Geometry> {
-        Geometry::new(self.slots, self.journal_records)
+        Geometry::new(self.slots, self.singletons, self.journal_records)
     }
-}
-
-fn is_in_a_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
 fn is_name(name: &str) -> bool {
@@ -284,6 +288,7 @@ mod tests {
             (ok().stall_after(S(86_401)), "stall_after"),
             (ok().lock_timeout(S(90_000)), "lock_timeout"),
             (ok().slots(1), "slots"),
+            (ok().singletons(0), "singletons"),
             (ok().journal_records(3), "journal_records"),
         ] {
             let error = options.check().err().unwrap_or_else(|| panic!("{name} was accepted"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::look::{View, is_sentinel};
 use crate::event::{Cause, Counts, Event, GenerationId, Kind, Role};
-use crate::lifecycle::{Facts, Overview, Phase, State};
+use crate::lifecycle::{Facts, Overview, Phase, SingletonKind, SingletonState, SlotFacts, State};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock;
 use crate::sys::identity::{Doubt, Identity, Liveness};
@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub sentinel: Option<u32>,
     /// Who holds the node lock.
     pub holder: Option<Holder>,
+    /// Roles, onces and locks, by name.
+    pub singletons: Vec<SingletonStatus>,
     /// The number of the newest event.
     pub head: u64,
     /// The number of the newest event of an earlier boot; 0 if there is none. Up to there, [`crate::Event::boot_ns`] is of
@@ -107,6 +109,32 @@ pub struct ProcessStatus {
     pub(crate) identity: Option<Identity>,
 }
 
+/// A role, a once or a lock at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SingletonStatus {
+    /// What it is.
+    pub kind: SingletonKind,
+    /// Its name.
+    pub name: String,
+    /// How it is with it.
+    pub state: SingletonState,
+    /// Of a once: the generation for which it stays done, 0 if it does so for the node. Else that of the holder.
+    pub generation: GenerationId,
+    /// The process that leads, holds the lock, or runs the once.
+    pub holder: Option<u32>,
+    /// The number of that worker.
+    pub worker_id: Option<u32>,
+    /// For how long it has been in this state, or the lock held by this process.
+    pub since: Duration,
+    /// The number of the tenure, or of the last one; 0 for a once.
+    pub token: u64,
+    /// How often a once was tried.
+    pub attempts: u32,
+    /// How many processes wait for the lock.
+    pub waiters: u32,
+}
+
 /// Who holds the node lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,6 +159,7 @@ impl Snapshot {
             processes: Vec::new(),
             sentinel: None,
             holder: None,
+            singletons: Vec::new(),
             head: 0,
             earlier_boots: 0,
             total: 0,
@@ -235,6 +264,7 @@ impl Snapshot {
             processes,
             sentinel: facts.slots.iter().find(|s| is_sentinel(sentinel, s)).map(|s| s.pid()),
             holder,
+            singletons: singletons(facts),
             head: header.head.load(Acquire),
             earlier_boots: header.earlier_boots.load(Relaxed),
             total: overview.total(),
@@ -249,6 +279,64 @@ impl Snapshot {
             },
             boot_ns: facts.now,
             time_ns: clock::wall_ns(),
+        }
+    }
+}
+
+fn singletons(facts: &Facts) -> Vec<SingletonStatus> {
+    let age = |since: u64| Duration::from_nanos(facts.now.saturating_sub(since));
+    let mut all: Vec<_> = facts
+        .singletons
+        .iter()
+        .map(|x| {
+            let is_lock = x.kind == SingletonKind::Lock;
+            let waits =
+                |s: &&SlotFacts| is_lock && s.waits_for == Some(x.index) && s.liveness != Liveness::Gone;
+            let mut status = SingletonStatus {
+                since: age(x.since_ns),
+                token: if x.kind == SingletonKind::Once { 0 } else { x.token },
+                attempts: x.attempts,
+                waiters: u32::try_from(facts.slots.iter().filter(waits).count()).unwrap_or(u32::MAX),
+                generation: x.generation,
+                ..SingletonStatus::new(x.kind, x.name.clone(), x.state)
+            };
+            let slot = match is_lock {
+                true => facts.slots.iter().find(|s| x.word != 0 && s.identity.to_word() == x.word),
+                false => facts.slots.iter().find(|s| x.owner == Some(s.at())),
+            };
+            if let Some(s) = slot {
+                (status.holder, status.worker_id, status.generation) =
+                    (Some(s.pid()), s.worker_id, s.generation);
+            }
+            if x.kind == SingletonKind::Once {
+                status.generation = x.generation;
+            } else if status.holder.is_none() {
+                (status.state, status.generation) = (SingletonState::Free, 0);
+            } else if is_lock {
+                status.state = SingletonState::Held;
+            }
+            status
+        })
+        .collect();
+    all.sort_by(|a, b| (a.kind.code(), &a.name, a.generation).cmp(&(b.kind.code(), &b.name, b.generation)));
+    all
+}
+
+impl SingletonStatus {
+    /// One that nobody has: for tests of what reads snapshots.
+    #[must_use]
+    pub fn new(kind: SingletonKind, name: impl Into<String>, state: SingletonState) -> SingletonStatus {
+        SingletonStatus {
+            kind,
+            name: name.into(),
+            state,
+            generation: 0,
+            holder: None,
+            worker_id: None,
+            since: Duration::ZERO,
+            token: 0,
+            attempts: 0,
+            waiters: 0,
         }
     }
 }

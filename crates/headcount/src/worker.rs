@@ -20,9 +20,9 @@ use crate::sys::clock;
 /// died, and is reported so.
 #[derive(Clone)]
 pub struct Worker {
-    node: Node,
+    pub(crate) node: Node,
     generation: GenerationId,
-    slot: SlotRef,
+    pub(crate) slot: SlotRef,
 }
 
 impl Worker {
@@ -92,6 +92,7 @@ impl Worker {
         let index = self.slot.index;
         let mut stages = vec![
             Stage::Settle(Scope::Tidy),
+            Stage::LetGo(index),
             Stage::Exit(index),
             Stage::Settle(Scope::Generation(self.generation)),
         ];
@@ -123,7 +124,7 @@ impl Worker {
         now.saturating_sub(beaten) > clock::nanos(self.node.inner.settings().stall_after)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let ours = relock(&self.node.inner.process().joined).contains(&self.slot);
         if ours && self.node.inner.holds(self.slot) {
             return Ok(());

@@ -246,7 +246,7 @@ fn who_is_overrun_is_told_how_many_are_missing_and_where() {
     let place = Place::new();
     let (mut master, _) = serving(&place, 1);
     let words = registry::words(&place.registry());
-    let journal = (4096 + 16 * (192 + 128)) / 8;
+    let journal = registry::journal(words);
     let forge = |seq: u64| {
         let at = journal + (seq as usize - 1) % 256 * 16;
         words[at + 6].store(u64::from(Kind::WorkerStarted.code()), SeqCst);

@@ -2,11 +2,12 @@
 
 mod family;
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use headcount::{Cursor, ErrorKind, Kind, Observer, Wait};
 
-use family::{Place, alone, fork, is_root, registry, skip};
+use family::registry::{self, journal};
+use family::{Place, alone, fork, is_root, skip};
 
 /// How many bytes this process has read so far, by the kernel's count.
 fn bytes_read() -> u64 {
@@ -16,12 +17,6 @@ fn bytes_read() -> u64 {
 
 const RECORD: usize = 128 / 8;
 const HEAD: usize = 152 / 8;
-
-/// Where the journal begins, in words.
-fn journal(words: &[AtomicU64]) -> usize {
-    let slots = (words[1].load(SeqCst) >> 32) as usize;
-    (4096 + slots * (192 + 128)) / 8
-}
 
 /// Makes a registry of a process of its own, so that this one may observe it.
 fn made_by_another(place: &Place, records: u32) {

@@ -376,6 +376,8 @@ fn workers_that_lose_their_master_serve_on() {
                 let (worker, transitions) = generation.join(Join::worker(Some(number))).expect("join");
                 callbacks.run(transitions);
                 let mut watch = worker.watch().expect("a watch");
+                // Or it would still be starting when it is looked at.
+                worker.beat();
                 line.say("joined");
                 wait_for("the test", || {
                     worker.beat();

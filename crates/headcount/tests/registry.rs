@@ -259,7 +259,7 @@ fn a_registry_of_another_version_that_somebody_uses_is_left_to_them() {
     let before = Untouched::now(&place.registry());
     open(place.options(), || ()).ends().without_file(&[
         "node.registry",
-        "format 98",
+        "format 99",
         "stop the node that uses it",
     ]);
     assert_eq!(Untouched::meta(&place.registry()).0, before.meta.0, "it was not replaced");

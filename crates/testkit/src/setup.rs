@@ -60,6 +60,7 @@ pub struct Setup {
     exit_worker: bool,
     main: String,
     http: String,
+    locations: String,
     listens: Vec<String>,
 }
 
@@ -89,6 +90,7 @@ impl Setup {
             exit_worker: false,
             main: String::new(),
             http: String::new(),
+            locations: String::new(),
             listens: Vec::new(),
         }
     }
@@ -202,6 +204,13 @@ impl Setup {
     /// Directives of the http block.
     pub fn http(mut self, conf: &str) -> Self {
         let _ = writeln!(self.http, "{conf}");
+        self
+    }
+
+    /// One more page: its location, and Lua that answers.
+    pub fn page(mut self, location: &str, lua: &str) -> Self {
+        let _ =
+            writeln!(self.locations, "        location = {location} {{ content_by_lua_block {{ {lua} }} }}");
         self
     }
 
@@ -325,13 +334,14 @@ http {{
     {http}
     server {{
         listen unix:@FOLDER@/http.sock;
-{listens}{locations}{status}
+{listens}{locations}{pages}{status}
     }}
 }}
 "#,
             http = self.http,
             integration = if self.lua { self.integration_conf() } else { String::new() },
             locations = if self.lua { LOCATIONS } else { PING },
+            pages = self.locations,
         )
     }
 

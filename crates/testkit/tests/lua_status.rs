@@ -45,7 +45,11 @@ fn the_table_is_as_documented() {
         Some(status_of(&nginx)).filter(|status| !list(status, "processes").iter().any(is_starting))
     })
     .expect("nobody starts for ever");
-    assert_eq!(keys(&status), named("node path head total sentinel generations processes"), "{status:#}");
+    assert_eq!(
+        keys(&status),
+        named("node path head total sentinel generations processes singletons"),
+        "{status:#}"
+    );
     assert_eq!(status["path"], nginx.registry().to_string_lossy().as_ref());
     assert_eq!((&status["total"], &status["head"]), (&2.into(), &3.into()));
     assert!(workers.contains(&i32::try_from(status["sentinel"].as_i64().expect("a pid")).expect("a pid")));

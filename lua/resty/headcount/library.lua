@@ -2,14 +2,14 @@
 
 local ffi = require "ffi"
 
-local ABI_VERSION = 2
+local ABI_VERSION = 3
 
 -- Copied by hand from headcount.h. The sizes are compared with the library's below, before anything is called.
 local DECLARATIONS = [[
   typedef struct headcount_node headcount_node;
 
   typedef struct {
-    uint32_t struct_size, slots, journal_records, takes_over_from;
+    uint32_t struct_size, slots, singletons, journal_records, takes_over_from, reserved;
     const char *node;
     const char *path;
     uint64_t heartbeat_interval_ms, stall_after_ms, lock_timeout_ms;
@@ -24,7 +24,9 @@ local DECLARATIONS = [[
     uint32_t retry, previous_run;
     int32_t previous_workers;
     uint32_t role, reporter_pid, state;
-    uint64_t joined_ns, state_since_ns, end_ns;
+    uint64_t joined_ns, state_since_ns, end_ns, token;
+    uint32_t attempts;
+    char name[52];
   } headcount_event;
 
   typedef struct {
@@ -71,6 +73,33 @@ local DECLARATIONS = [[
   } headcount_step;
 
   typedef struct {
+    uint32_t struct_size, change;
+    uint64_t token;
+    const uint64_t *word;
+  } headcount_leader;
+
+  typedef struct {
+    uint32_t struct_size, state, attempt;
+    int32_t last_cause, last_signal, pid, worker_id;
+    uint32_t reserved;
+    uint64_t since_ns;
+  } headcount_once;
+
+  typedef struct {
+    uint32_t struct_size;
+    int32_t abandoned_by;
+    uint64_t token;
+  } headcount_lock;
+
+  typedef struct {
+    uint32_t struct_size, kind, state;
+    int32_t holder, worker_id;
+    uint32_t attempts, waiters;
+    char name[52];
+    uint64_t generation, token, since_ns;
+  } headcount_singleton;
+
+  typedef struct {
     int (*call)(void *, int, int, int);
     void *thread;
   } headcount_nginx_call;
@@ -85,6 +114,8 @@ local DECLARATIONS = [[
   const char *headcount_state_name(uint32_t state);
   const char *headcount_liveness_name(uint32_t liveness);
   const char *headcount_phase_name(uint32_t phase);
+  const char *headcount_singleton_name(uint32_t kind);
+  const char *headcount_singleton_state_name(uint32_t state);
   const char *headcount_doubt_reason(uint32_t doubt);
 
   int32_t headcount_open(const headcount_options *options, headcount_node **node);
@@ -117,6 +148,17 @@ local DECLARATIONS = [[
   int32_t headcount_waker_start(headcount_node *node, char *path, uint64_t capacity);
   int32_t headcount_waker_stop(headcount_node *node, uint64_t generation);
 
+  int32_t headcount_leader_stand(headcount_node *node, const char *role);
+  int32_t headcount_leader_poll(headcount_node *node, const char *role, headcount_leader *leader);
+  int32_t headcount_leader_give_up(headcount_node *node, const char *role);
+  int32_t headcount_once_begin(headcount_node *node, uint32_t scope, const char *key, int64_t wait_ms,
+                               headcount_once *once);
+  int32_t headcount_once_end(headcount_node *node, uint32_t scope, const char *key, int32_t done, int64_t wait_ms);
+  int32_t headcount_lock_acquire(headcount_node *node, const char *name, int64_t wait_ms, headcount_lock *lock);
+  int32_t headcount_lock_release(headcount_node *node, const char *name);
+  int32_t headcount_get_singletons(headcount_node *node, headcount_singleton *singletons, uint64_t capacity,
+                                   uint64_t *number);
+
   int32_t headcount_get_counts(headcount_node *node, uint64_t generation, headcount_counts *counts);
   int32_t headcount_recent_deaths(headcount_node *node, uint64_t generation, uint64_t within_ms, uint32_t *number);
   int32_t headcount_mark_once(headcount_node *node, uint64_t generation, uint32_t bit, uint32_t *was_new);
@@ -132,7 +174,7 @@ ffi.cdef(DECLARATIONS)
 local STRUCTS = {
   "headcount_options", "headcount_event", "headcount_join_options", "headcount_counts", "headcount_snapshot",
   "headcount_generation_status", "headcount_process_status", "headcount_step",
-  "headcount_nginx_call",
+  "headcount_nginx_call", "headcount_leader", "headcount_once", "headcount_lock", "headcount_singleton",
 }
 
 local function fail(...)

@@ -7,7 +7,7 @@ ffi.cdef [[
   int32_t headcount_nginx_attach(headcount_options *options);
 ]]
 
-local OVERRIDDEN = { "node", "path", "heartbeat_interval", "stall_after", "lock_timeout", "slots" }
+local OVERRIDDEN = { "node", "path", "heartbeat_interval", "stall_after", "lock_timeout", "slots", "singletons" }
 
 local _M = {}
 
@@ -27,6 +27,7 @@ function _M.attach(options, given)
     stall_after = tonumber(settings.stall_after_ms) / 1000,
     lock_timeout = tonumber(settings.lock_timeout_ms) / 1000,
     slots = settings.slots ~= 0 and settings.slots or nil,
+    singletons = settings.singletons ~= 0 and settings.singletons or nil,
   }
   local differing = {}
   for _, name in ipairs(OVERRIDDEN) do

@@ -5,7 +5,7 @@ local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 local struct = require("resty.headcount.options").struct
 
-local EVENT, BUSY, LOCK_TIMEOUT = 1, -3, -4
+local EVENT, BUSY, LOCK_TIMEOUT, WRONG_STATE = 1, -3, -4, -2
 
 local CALLBACKS = {
   "on_generation_start", "on_generation_exit", "on_generation_abandoned", "on_worker_start",
@@ -14,6 +14,8 @@ local CALLBACKS = {
 }
 local PREVIOUS_RUNS = { "none", "clean", "unclean" }
 local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
+-- From this kind on events are about roles, onces and locks: they have a name, and no counts.
+local FIRST_NAMED = 16
 local LONGEST_PATH = 4096
 local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
 -- Seconds that a callback runs before the collector is asked for it; between two such times, at most; between
@@ -23,6 +25,7 @@ local FIRST_LOOK, LONGEST_PAUSE, KEEPER_INTERVAL = 1, 8, 0.25
 local _M = {
   BUSY = BUSY,
   LOCK_TIMEOUT = LOCK_TIMEOUT,
+  WRONG_STATE = WRONG_STATE,
   -- What every call fills in. One is enough: it is read at once, before anybody can yield.
   event = ffi.new("headcount_event", { struct_size = ffi.sizeof("headcount_event") }),
 }
@@ -110,6 +113,7 @@ function _M.table_of(event)
   local kind, previous = tonumber(event.kind), tonumber(event.previous_generation)
   local about_callback = kind == CALLBACK_DIED or kind == CALLBACK_FAILED
   local run = PREVIOUS_RUNS[event.previous_run]
+  local named = kind >= FIRST_NAMED
   return {
     kind = ffi.string(library.headcount_kind_name(kind)),
     cause = ffi.string(library.headcount_cause_name(event.cause)),
@@ -118,13 +122,16 @@ function _M.table_of(event)
     role = event.role ~= 0 and ffi.string(library.headcount_role_name(event.role)) or nil,
     pid = event.pid,
     worker_id = count(event.worker_id),
-    prev = count(event.prev),
-    mine = count(event.mine),
-    next = count(event.next),
-    draining = event.draining,
-    prev_draining = event.prev >= 0 and event.prev_draining or nil,
-    next_draining = event.next >= 0 and event.next_draining or nil,
-    total = event.total,
+    prev = not named and count(event.prev) or nil,
+    mine = not named and event.mine or nil,
+    next = not named and count(event.next) or nil,
+    draining = not named and event.draining or nil,
+    prev_draining = not named and event.prev >= 0 and event.prev_draining or nil,
+    next_draining = not named and event.next >= 0 and event.next_draining or nil,
+    total = not named and event.total or nil,
+    name = named and ffi.string(event.name) or nil,
+    token = event.token ~= 0 and tonumber(event.token) or nil,
+    attempts = event.attempts ~= 0 and event.attempts or nil,
     signal = event.signal ~= 0 and event.signal or nil,
     exit_code = count(event.exit_code),
     previous_run = run,
@@ -142,11 +149,13 @@ function _M.table_of(event)
   }
 end
 
-local function traceback(err)
+function _M.traceback(err)
   err = tostring(err)
   -- One that a layer above has made tells more than ours could.
   return err:find("stack traceback:", 1, true) and err or debug.traceback(err, 2)
 end
+
+local traceback = _M.traceback
 
 -- Callbacks that never come back ---------------------------------------------------------------
 --

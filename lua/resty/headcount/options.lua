@@ -24,6 +24,7 @@ local TYPES = {
   stall_after = { SECONDS, seconds },
   lock_timeout = { SECONDS, seconds },
   slots = { NUMBER, number },
+  singletons = { NUMBER, number },
   journal_records = { NUMBER, number },
   on_generation_start = { FUNCTION, callback },
   on_generation_exit = { FUNCTION, callback },
@@ -61,6 +62,7 @@ function _M.struct(options)
   return ffi.new("headcount_options", {
     struct_size = ffi.sizeof("headcount_options"),
     slots = math.min(options.slots or 0, MOST_NUMBER),
+    singletons = math.min(options.singletons or 0, MOST_NUMBER),
     journal_records = math.min(options.journal_records or 0, MOST_NUMBER),
     node = options.node,
     path = options.path,

@@ -31,6 +31,8 @@ local ROLES = names(library.headcount_role_name)
 local STATES = names(library.headcount_state_name)
 local LIVENESS = names(library.headcount_liveness_name)
 local PHASES = names(library.headcount_phase_name)
+local SINGLETONS = names(library.headcount_singleton_name)
+local SINGLETON_STATES = names(library.headcount_singleton_state_name)
 local REASONS = names(library.headcount_doubt_reason)
 
 local function seconds(ns) return tonumber(ns) / 1e9 end
@@ -88,6 +90,38 @@ local function list(number, records, table_of)
   return result
 end
 
+local function singleton_table(x)
+  local kind = SINGLETONS[x.kind]
+  local generation = tonumber(x.generation)
+  return {
+    kind = kind,
+    name = ffi.string(x.name),
+    scope = kind == "once" and (generation == 0 and "node" or "generation") or nil,
+    state = SINGLETON_STATES[x.state],
+    generation = generation ~= 0 and generation or nil,
+    holder = x.holder ~= 0 and x.holder or nil,
+    worker_id = count(x.worker_id),
+    token = x.token ~= 0 and tonumber(x.token) or nil,
+    attempts = kind == "once" and x.attempts or nil,
+    waiters = kind == "lock" and x.waiters or nil,
+    since = seconds(x.since_ns),
+  }
+end
+
+local SINGLETON_LIST = ffi.typeof("headcount_singleton[?]")
+
+-- Roles, onces and locks. Most nodes have none.
+local function all_singletons()
+  local number, room = ffi.new("uint64_t[1]"), 0
+  while true do
+    local records = SINGLETON_LIST(math.max(room, 1))
+    records[0].struct_size = ffi.sizeof("headcount_singleton")
+    if library.headcount_get_singletons(node.handle, records, room, number) < 0 then return {} end
+    if number[0] <= room then return list(number[0], records, singleton_table) end
+    room = tonumber(number[0]) + 8
+  end
+end
+
 return function()
   local snapshot = ffi.new("headcount_snapshot", { struct_size = ffi.sizeof("headcount_snapshot") })
   local generation_room, process_room = GENERATIONS, PROCESSES
@@ -111,5 +145,6 @@ return function()
     holder = holder_table(snapshot),
     generations = list(snapshot.generations, generations, generation_table),
     processes = list(snapshot.processes, processes, process_table),
+    singletons = all_singletons(),
   }
 end

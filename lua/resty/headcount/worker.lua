@@ -10,6 +10,8 @@ local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
 local semaphore = require "ngx.semaphore"
+local singletons = require "resty.headcount.singletons"
+local threads = require "resty.headcount.threads"
 
 -- Once a second nothing is won by compiling, and each worker would keep the code for itself.
 jit.off(true, true)
@@ -78,6 +80,7 @@ local function listen()
     byte, err = socket:receive(1)
     if byte == "E" then
       deliver(library.headcount_member_on_readable(node.handle, aside, node.event))
+      singletons.called()
     elseif byte or err ~= "timeout" then
       -- "Q": no more will come.
       socket:close()
@@ -89,24 +92,6 @@ local function listen()
   if err == complained then return end
   complained = err
   node.log(ngx.ERR, "deaths are noticed by looking every ", POLL_INTERVAL, " s, and not at once: ", err)
-end
-
--- A light thread that runs beside the calling one. Kept by nobody but that one: so that what ends their request, and
--- with it both of them, is noticed by the collector.
-local function spawn(run, argument)
-  local beside = {}
-  beside.thread = ngx.thread.spawn(function()
-    local ok, err = pcall(run, argument)
-    beside.is_over = true
-    if not ok then node.log(ngx.ERR, err) end
-  end)
-  return beside
-end
-
--- ngx_lua keeps one that has ended until somebody has waited for it.
-local function unless_over(beside)
-  if not beside or not beside.is_over then return beside end
-  ngx.thread.wait(beside.thread)
 end
 
 -- How many seconds one that drains may sleep. nil: nothing else keeps this process any more, so that we must not.
@@ -129,10 +114,11 @@ local function live()
     if is_exiting then call = library.headcount_member_drain end
     local code = call(node.handle, step, node.event)
     -- In a thread of its own, since a callback may yield for long, and heartbeats go on.
-    if code == EVENT then runner = spawn(deliver, code) end
+    if code == EVENT then runner = threads.spawn(deliver, code) end
     node.log_notices()
     node.look_after_callback()
-    listener, runner = unless_over(listener), unless_over(runner)
+    singletons.poll()
+    listener, runner = threads.unless_over(listener), threads.unless_over(runner)
     if code < 0 or step.state == LEFT or _M.is_helper and step.state ~= WAITING then break end
 
     local seconds = step.next_ms / 1000
@@ -149,7 +135,7 @@ local function live()
       local now = nginx.clock()
       if now >= listens_after then
         listens_after = now + node.options.heartbeat_interval
-        listener = spawn(listen)
+        listener = threads.spawn(listen)
       else
         seconds, call = math.min(seconds, POLL_INTERVAL), library.headcount_member_on_readable
       end
@@ -178,6 +164,11 @@ end
 -- A callback was ended together with its request, and that may have been the thread's.
 function node.revive()
   if life and life.lost then ngx.thread.spawn(live) end
+end
+
+-- There is something to do for the thread.
+function singletons.wake()
+  if life and bell then bell:post(1) end
 end
 
 -- Joining and leaving --------------------------------------------------------------------------
@@ -242,6 +233,11 @@ function _M.join_as_helper(generation)
   node.pass_over(code)
 end
 
+-- Whether this process is a worker that has said so: only such a one has roles and locks.
+function _M.is_one()
+  return _M.pid == nginx.pid() and not _M.is_helper
+end
+
 local function leave(wait_ms)
   return library.headcount_leave(node.handle, 0, wait_ms, node.event)
 end
@@ -250,6 +246,7 @@ end
 function _M.leave()
   if _M.pid ~= nginx.pid() or step.state ~= SERVING and step.state ~= DRAINING then return true end
   step.state = LEFT
+  singletons.leave()
   local code, err = node.wait_for_lock(leave)
   if code < 0 then
     node.log(ngx.ERR, "this worker will be reported as died: ", err)

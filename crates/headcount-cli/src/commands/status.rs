@@ -2,6 +2,7 @@
 
 mod document;
 mod reading;
+mod singletons;
 mod text;
 #[cfg(test)]
 mod text_tests;

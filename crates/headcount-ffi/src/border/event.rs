@@ -1,5 +1,7 @@
 //! An event as C sees it.
 
+use std::ffi::c_char;
+
 use headcount_core::{Event, PreviousRun, Transition};
 
 use crate::border::entry::{Failure, Sized32, check_struct};
@@ -7,7 +9,7 @@ use crate::border::words::HEADCOUNT_NONE;
 
 /// One event. Set `struct_size` before each call that may fill it in.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct EventRecord {
     /// sizeof(headcount_event), set by the caller.
     pub struct_size: u32,
@@ -70,6 +72,12 @@ pub struct EventRecord {
     /// With `state`: when the process had ended, on the same clock: when that was reported, or its last sign of life if
     /// nobody was there to report it.
     pub end_ns: u64,
+    /// leader_elected, leader_lost, lock_abandoned: the number of the tenure. Else 0.
+    pub token: u64,
+    /// once_done, once_failed: how often it was tried. Else 0.
+    pub attempts: u32,
+    /// Of what is about a role, a once or a lock: its name. Such an event has no counts. Else an empty string.
+    pub name: [c_char; 52],
 }
 
 // SAFETY: repr(C), integers only, and it begins with its size.
@@ -84,6 +92,16 @@ pub(crate) fn signed(n: u32) -> i32 {
 /// A count, or "there is none".
 pub(crate) fn count(n: Option<u32>) -> i32 {
     n.map_or(HEADCOUNT_NONE, signed)
+}
+
+/// A name of a role, a once or a lock, zero-padded; all zeros for none.
+pub(crate) fn name(name: Option<&str>) -> [c_char; 52] {
+    let mut text = [0; 52];
+    // At most 48 bytes: there is always a zero after them.
+    for (to, from) in text.iter_mut().zip(name.unwrap_or_default().bytes().take(51)) {
+        *to = from as c_char;
+    }
+    text
 }
 
 impl EventRecord {
@@ -127,6 +145,9 @@ impl EventRecord {
             joined_ns: event.joined_ns,
             state_since_ns: event.state_since_ns,
             end_ns: if event.state.is_some() { event.end_ns() } else { 0 },
+            token: event.token,
+            attempts: event.attempts,
+            name: name(event.name.as_deref()),
         }
     }
 }

@@ -17,10 +17,14 @@ pub struct OpenOptions {
     pub struct_size: u32,
     /// How many processes the registry holds. 0: 1,024.
     pub slots: u32,
+    /// How many roles, onces and locks the node can have at a time. 0: 256.
+    pub singletons: u32,
     /// How many events the journal keeps. 0: 4,096.
     pub journal_records: u32,
     /// The pid of the master that this server takes over from, if that is not its parent. 0: none.
     pub takes_over_from: u32,
+    /// 0.
+    pub reserved: u32,
     /// The node's name: 1 to 48 letters, digits, '.', '_' and '-', not beginning with '.'. NULL: the name of the
     /// program's file.
     pub node: *const c_char,
@@ -68,6 +72,9 @@ impl OpenOptions {
         }
         if self.slots != 0 {
             options = options.slots(self.slots);
+        }
+        if self.singletons != 0 {
+            options = options.singletons(self.singletons);
         }
         if self.journal_records != 0 {
             options = options.journal_records(self.journal_records);

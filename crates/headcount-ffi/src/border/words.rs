@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char};
 use std::sync::LazyLock;
 
-use headcount_core::{Cause, Doubt, Kind, Liveness, Phase, Role, State};
+use headcount_core::{Cause, Doubt, Kind, Liveness, Phase, Role, SingletonKind, SingletonState, State};
 
 use crate::border::codes::{Code, HEADCOUNT_EVENT, HEADCOUNT_OK};
 
@@ -44,6 +44,16 @@ pub const HEADCOUNT_KIND_CALLBACK_DIED: u32 = 13;
 pub const HEADCOUNT_KIND_CALLBACK_FAILED: u32 = 14;
 /// In the journal only: a master has left properly.
 pub const HEADCOUNT_KIND_MASTER_EXITED: u32 = 15;
+/// In the journal only: a worker has a role from now on.
+pub const HEADCOUNT_KIND_LEADER_ELECTED: u32 = 16;
+/// In the journal only: a worker has a role no more; `cause` says why.
+pub const HEADCOUNT_KIND_LEADER_LOST: u32 = 17;
+/// In the journal only: what is to be done once was done.
+pub const HEADCOUNT_KIND_ONCE_DONE: u32 = 18;
+/// In the journal only: what is to be done once was tried as often as allowed, in vain.
+pub const HEADCOUNT_KIND_ONCE_FAILED: u32 = 19;
+/// In the journal only: a process ended while it held a named lock, and may have left things half-done.
+pub const HEADCOUNT_KIND_LOCK_ABANDONED: u32 = 20;
 
 /// Not known, or not told by this kernel.
 pub const HEADCOUNT_CAUSE_UNKNOWN: u32 = 0;
@@ -73,6 +83,10 @@ pub const HEADCOUNT_CAUSE_UNCLEAN: u32 = 11;
 pub const HEADCOUNT_CAUSE_NO_WORKERS: u32 = 12;
 /// Told to leave, though its master was not told to stop: the master replaces it.
 pub const HEADCOUNT_CAUSE_RECYCLED: u32 = 13;
+/// It stands for the role no more.
+pub const HEADCOUNT_CAUSE_RESIGNED: u32 = 14;
+/// It said that it had failed.
+pub const HEADCOUNT_CAUSE_FAILED: u32 = 15;
 
 /// Spawns the workers.
 pub const HEADCOUNT_ROLE_MASTER: u32 = 1;
@@ -125,6 +139,30 @@ pub const HEADCOUNT_PHASE_COMMITTED: u32 = 2;
 /// It never got a worker, and never will.
 pub const HEADCOUNT_PHASE_ABANDONED: u32 = 3;
 
+/// A role.
+pub const HEADCOUNT_SINGLETON_ROLE: u32 = 1;
+/// Something that is to be done once.
+pub const HEADCOUNT_SINGLETON_ONCE: u32 = 2;
+/// A lock.
+pub const HEADCOUNT_SINGLETON_LOCK: u32 = 3;
+
+/// Nobody has the role or the lock.
+pub const HEADCOUNT_SINGLETON_STATE_FREE: u32 = 1;
+/// Somebody has it.
+pub const HEADCOUNT_SINGLETON_STATE_HELD: u32 = 2;
+/// The leader has been asked to give the role up.
+pub const HEADCOUNT_SINGLETON_STATE_ASKED: u32 = 3;
+/// The leader has given the role up, and that is not reported yet.
+pub const HEADCOUNT_SINGLETON_STATE_GIVEN_UP: u32 = 4;
+/// A process is at it.
+pub const HEADCOUNT_SINGLETON_STATE_RUNNING: u32 = 5;
+/// It is still, or again, to be done.
+pub const HEADCOUNT_SINGLETON_STATE_OPEN: u32 = 6;
+/// It was done.
+pub const HEADCOUNT_SINGLETON_STATE_DONE: u32 = 7;
+/// It was tried as often as allowed, in vain.
+pub const HEADCOUNT_SINGLETON_STATE_FAILED: u32 = 8;
+
 /// `previous_run`: there was none that this registry knows of.
 pub const HEADCOUNT_PREVIOUS_RUN_NONE: u32 = 1;
 /// `previous_run`: it was stopped properly.
@@ -161,6 +199,10 @@ static STATES: LazyLock<Names> =
     LazyLock::new(|| names(State::ALL.iter().map(|s| (i64::from(s.code()), s.name()))));
 static PHASES: LazyLock<Names> =
     LazyLock::new(|| names(Phase::ALL.iter().map(|p| (i64::from(p.code()), p.name()))));
+static SINGLETONS: LazyLock<Names> =
+    LazyLock::new(|| names(SingletonKind::ALL.iter().map(|k| (i64::from(k.code()), k.name()))));
+static SINGLETON_STATES: LazyLock<Names> =
+    LazyLock::new(|| names(SingletonState::ALL.iter().map(|s| (i64::from(s.code()), s.name()))));
 static REASONS: LazyLock<Names> =
     LazyLock::new(|| names(Doubt::ALL.iter().map(|d| (i64::from(d.code()), d.reason()))));
 static LIVENESS: LazyLock<Names> = LazyLock::new(|| {
@@ -224,6 +266,18 @@ pub extern "C" fn headcount_liveness_name(liveness: u32) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn headcount_phase_name(phase: u32) -> *const c_char {
     name_in(&PHASES, i64::from(phase))
+}
+
+/// The name of a kind of singleton: "role" for HEADCOUNT_SINGLETON_ROLE. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_singleton_name(kind: u32) -> *const c_char {
+    name_in(&SINGLETONS, i64::from(kind))
+}
+
+/// The name of its state: "held" for HEADCOUNT_SINGLETON_STATE_HELD. As `headcount_error_name`.
+#[unsafe(no_mangle)]
+pub extern "C" fn headcount_singleton_state_name(state: u32) -> *const c_char {
+    name_in(&SINGLETON_STATES, i64::from(state))
 }
 
 /// The reason for a doubt, and what helps: "it runs in another pid namespace; ask from inside its container" for

@@ -7,6 +7,7 @@ use std::thread::ThreadId;
 use headcount_core::{ErrorKind, GenerationId, Member, Transitions, Watch, Worker};
 
 use crate::border::entry::Failure;
+use crate::handle::singletons::Singletons;
 use crate::handle::waker::Waker;
 
 /// What is true of one process only. A forked child starts it afresh. What it inherited stays as it is, with its
@@ -16,9 +17,12 @@ pub(crate) struct Process {
     pub(super) notices: VecDeque<(u32, String)>,
     pub(crate) in_flight: Option<InFlight>,
     pub(super) workers: Vec<Worker>,
+    /// All that this process has beaten for: another thread may still read an older one. Kept, so that it is no leak.
+    pub(super) published_hearts: Vec<&'static Vec<Worker>>,
     pub(crate) member: Option<Member>,
     watch: Option<(GenerationId, Watch)>,
     pub(crate) waker: Option<Waker>,
+    pub(crate) singletons: Singletons,
     /// It has been a worker, so it never becomes a master, whatever it forks.
     pub(super) joined_once: bool,
 }

@@ -31,7 +31,7 @@ int main(int argc, char **argv) {
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_open(&options, NULL));
     options.struct_size -= 8;
     CODE(HEADCOUNT_ERR_ABI_MISMATCH, headcount_open(&options, &none));
-    CHECK(says("48") && says("56") && says("headcount_options"));
+    CHECK(says("56") && says("64") && says("headcount_options"));
     options.struct_size += 8;
     options.node = "no/slash";
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_open(&options, &none));

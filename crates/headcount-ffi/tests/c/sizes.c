@@ -13,11 +13,15 @@ int main(void) {
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_GENERATION_STATUS) == sizeof(headcount_generation_status));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_PROCESS_STATUS) == sizeof(headcount_process_status));
     CHECK(headcount_struct_size(HEADCOUNT_STRUCT_STEP) == sizeof(headcount_step));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_LEADER) == sizeof(headcount_leader));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_ONCE) == sizeof(headcount_once));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_LOCK) == sizeof(headcount_lock));
+    CHECK(headcount_struct_size(HEADCOUNT_STRUCT_SINGLETON) == sizeof(headcount_singleton));
     CHECK(headcount_struct_size(0) == 0 && headcount_struct_size(99) == 0);
 
     /* These are what declarations written by hand, such as the Lua library's, go by: a change is a new ABI. */
-    CHECK(sizeof(headcount_options) == 56 && sizeof(headcount_join_options) == 32);
-    CHECK(sizeof(headcount_event) == 152 && offsetof(headcount_event, cause) == 56);
+    CHECK(sizeof(headcount_options) == 64 && sizeof(headcount_join_options) == 32);
+    CHECK(sizeof(headcount_event) == 216 && offsetof(headcount_event, cause) == 56);
     CHECK(offsetof(headcount_event, signal) == 96 && offsetof(headcount_event, reporter_pid) == 120 &&
           offsetof(headcount_event, state) == 124 && offsetof(headcount_event, end_ns) == 144);
     CHECK(sizeof(headcount_step) == 24 && offsetof(headcount_step, unsaid) == 20);

@@ -10,11 +10,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The folder with the `libheadcount.so` of this very source. Cargo does not build a library that Rust
-/// cannot link for the tests of its package, so it is told to.
+/// The folder with the `libheadcount.so` of this very source, or `HEADCOUNT_LIB_DIR`. Cargo does not build a library
+/// that Rust cannot link for the tests of its package, so it is told to.
 pub fn library_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("HEADCOUNT_LIB_DIR") {
+            return PathBuf::from(folder);
+        }
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let target = tmp.parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
@@ -36,10 +39,12 @@ pub fn library_folder() -> &'static Path {
     })
 }
 
-/// Compiles a C file of this crate against the library, as strictly as can be, and gives the program.
+/// Compiles a C file of this crate against the library, as strictly as can be and with what `HEADCOUNT_CFLAGS` adds, and
+/// gives the program.
 pub fn compile(source: &str, folder: &Path) -> PathBuf {
     let program = folder.join(Path::new(source).file_stem().unwrap());
-    let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
+    // The old kind, which comes before LD_LIBRARY_PATH: cargo names its own folders there.
+    let mut rpath = std::ffi::OsString::from("-Wl,--disable-new-dtags,-rpath,");
     rpath.push(library_folder());
     let output = Command::new("gcc")
         .args(["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread", "-I"])
@@ -48,6 +53,7 @@ pub fn compile(source: &str, folder: &Path) -> PathBuf {
         .arg("-L")
         .arg(library_folder())
         .args(["-lheadcount".as_ref(), rpath.as_os_str()])
+        .args(std::env::var("HEADCOUNT_CFLAGS").unwrap_or_default().split_whitespace())
         .arg("-o")
         .arg(&program)
         .output()

@@ -66,8 +66,10 @@ fn answer(settings: &Settings) -> Option<OpenOptions> {
     let options = OpenOptions {
         struct_size: size_of::<OpenOptions>() as u32,
         slots: settings.slots.unwrap_or(0),
+        singletons: settings.singletons.unwrap_or(0),
         journal_records: 0,
         takes_over_from: 0,
+        reserved: 0,
         node: node.as_ptr(),
         path: path.as_ref().map_or(std::ptr::null::<c_char>(), |path| path.as_ptr()),
         heartbeat_interval_ms: ms(timings.heartbeat_interval),

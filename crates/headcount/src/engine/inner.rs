@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use crate::engine::liveness::{Asking, liveness_of};
-use crate::engine::look::{View, identity_in};
+use crate::engine::look::{View, identity_in, status_word};
 use crate::engine::process::{Notice, NoticeLevel, Process};
 use crate::event::GenerationId;
 use crate::lifecycle::{Facts, SlotFacts, SlotRef};
 use crate::registry::journal::Journal;
-use crate::registry::layout::{Generation as GenerationRecord, Header, Slot};
+use crate::registry::layout::{Generation as GenerationRecord, Header, Singleton, Slot};
 use crate::registry::store::Store;
 use crate::sys::clock::nanos;
 use crate::sys::identity::{Identity, Liveness};
@@ -122,6 +122,10 @@ impl Inner {
         self.store.region.slots_up_to(index as usize + 1).get(index as usize)
     }
 
+    pub(crate) fn singleton(&self, index: u32) -> Option<&Singleton> {
+        self.store.region.singletons_up_to(index as usize + 1).get(index as usize)
+    }
+
     pub(crate) fn generation_at(&self, index: u32) -> Option<&GenerationRecord> {
         self.store.region.generations_up_to(index as usize + 1).get(index as usize)
     }
@@ -143,6 +147,12 @@ impl Inner {
     /// Tells the others to look. Never waits.
     pub(crate) fn ring(&self) {
         self.store.bell.ring();
+    }
+
+    /// Tells those who stand for roles, or wait for a once, to look. Never waits.
+    pub(crate) fn call(&self) {
+        self.header().calls.fetch_add(1, Release);
+        self.store.calls.ring();
     }
 
     /// Proves that this process is a member; and gives the word of the lock file for that, 0 if it cannot be proved.
@@ -221,7 +231,7 @@ impl Inner {
     /// Notes how the process in a slot ended.
     pub(crate) fn note_end(&self, index: u32, version: u64, status: i32) {
         if let Some(slot) = self.slot(index).filter(|slot| slot.version.load(Acquire) == version) {
-            slot.wait_status.store(1 << 32 | u64::from(status as u32), Release);
+            slot.wait_status.store(status_word(Some(status)), Release);
         }
     }
 
@@ -239,6 +249,13 @@ impl Inner {
             return self.process().is_engaged();
         }
         self.store.is_engaged(&process) != Some(false) && process.liveness() == Liveness::Alive
+    }
+
+    /// Whether the process that a word names has certainly ended. Words tell no pid namespace: it is that of the node.
+    pub(crate) fn is_gone(&self, word: u64) -> bool {
+        let namespace = self.process().identity.namespace;
+        let is_local = namespace != 0 && self.header().namespace.load(Relaxed) == namespace;
+        is_local && Identity::from_word(word).liveness() == Liveness::Gone
     }
 
     /// Asks of each generation that others have taken over, and that waits for a worker that was forked and has not joined

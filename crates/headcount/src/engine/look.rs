@@ -1,9 +1,11 @@
 //! A look at the registry: shared memory, which anybody may have spoiled, becomes facts.
 
 use crate::event::{Cause, LAST_GENERATION, PreviousRun, Role};
-use crate::lifecycle::{Facts, GenerationFacts, Intent, Phase, SlotFacts};
+use crate::lifecycle::{
+    Facts, GenerationFacts, Intent, Phase, SingletonFacts, SingletonKind, SingletonState, SlotFacts, SlotRef,
+};
 use crate::registry::journal::Journal;
-use crate::registry::layout::{Generation, Slot};
+use crate::registry::layout::{Generation, Singleton, Slot, read_name};
 use crate::registry::region::Region;
 use crate::registry::seqlock::consistent;
 use crate::sys::atomic::AtomicU64;
@@ -59,6 +61,25 @@ impl<'a> View<'a> {
         &generations[..used.min(generations.len())]
     }
 
+    pub(crate) fn used_singletons(self) -> &'a [Singleton] {
+        let used = self.region.header().singletons_used.load(Acquire) as usize;
+        let singletons = self.region.singletons_up_to(used);
+        &singletons[..used.min(singletons.len())]
+    }
+
+    /// One role, once or lock, as [`View::slot`].
+    pub(crate) fn singleton(self, index: u32, head: u64) -> Option<SingletonFacts> {
+        singleton_facts(index, self.region.singletons_up_to(index as usize + 1).get(index as usize)?, head)
+    }
+
+    /// The token that the next leader gets: it also grows where a registry was lost or the last one spoiled, since no node
+    /// elects a million leaders a second.
+    pub(crate) fn next_token(self) -> u64 {
+        let last = self.region.header().last_token.load(Relaxed);
+        let beyond = if last < LAST_GENERATION { last + 1 } else { 0 };
+        beyond.max(clock::wall_ns() / 1000)
+    }
+
     /// One slot, if anybody is in it. Everything that has a number up to `head` is taken as reported: the lock's holder
     /// includes the report that it is just about to write.
     pub(crate) fn slot(self, index: u32, head: u64, oracle: Oracle<'_>) -> Option<SlotFacts> {
@@ -75,10 +96,13 @@ impl<'a> View<'a> {
         let head = self.region.header().head.load(Acquire);
         let slots = (0u32..).zip(self.used_slots());
         let generations = (0u32..).zip(self.used_generations());
+        let singletons = (0u32..).zip(self.used_singletons());
         let now = Moment::now();
         let mut facts = Facts {
             slots: slots.filter_map(|(i, s)| slot_facts(i, s, head, now, oracle)).collect(),
             generations: generations.filter_map(|(i, g)| generation_facts(i, g, head)).collect(),
+            singletons: singletons.filter_map(|(i, x)| singleton_facts(i, x, head)).collect(),
+            next_token: self.next_token(),
             now: 0,
             stall_after: self.stall_after(),
             redeliver_seq: reported(&self.region.header().redeliver_seq, head),
@@ -104,7 +128,6 @@ fn reported(seq: &AtomicU64, head: u64) -> u64 {
 fn slot_facts(index: u32, slot: &Slot, head: u64, now: Moment, oracle: Oracle<'_>) -> Option<SlotFacts> {
     consistent(&slot.version, |version| {
         let role = Role::from_code(slot.role.load(Relaxed))?;
-        let status = slot.wait_status.load(Relaxed);
         let heartbeat_ns = slot.heartbeat_ns.load(Relaxed);
         let beat = Moment { boot: heartbeat_ns, awake: slot.heartbeat_awake_ns.load(Relaxed) };
         let mut facts = SlotFacts {
@@ -129,12 +152,52 @@ fn slot_facts(index: u32, slot: &Slot, head: u64, now: Moment, oracle: Oracle<'_
             died_seq: reported(&slot.died_seq, head),
             stalled_seq: reported(&slot.stalled_seq, head),
             recovered_seq: reported(&slot.recovered_seq, head),
-            wait_status: (status >> 32 == 1).then_some(status as u32 as i32),
+            wait_status: wait_status(slot.wait_status.load(Relaxed)),
+            stands_for: slot.stands_for.load(Relaxed),
+            waits_for: slot.waits_for.load(Relaxed).checked_sub(1),
             liveness: Liveness::Gone,
         };
         // Asked last: a process that left has changed the version before it ended.
         facts.liveness = oracle(&facts);
         Some(facts)
+    })
+}
+
+/// A wait status, if there is one in the word.
+fn wait_status(word: u64) -> Option<i32> {
+    (word >> 32 == 1).then_some(word as u32 as i32)
+}
+
+/// The other way round.
+pub(crate) fn status_word(status: Option<i32>) -> u64 {
+    status.map_or(0, |status| 1 << 32 | u64::from(status as u32))
+}
+
+fn singleton_facts(index: u32, x: &Singleton, head: u64) -> Option<SingletonFacts> {
+    consistent(&x.version, |_| {
+        let owner = x.owner_slot.load(Relaxed).checked_sub(1);
+        Some(SingletonFacts {
+            index,
+            kind: SingletonKind::from_code(x.kind.load(Relaxed))?,
+            state: SingletonState::from_code(x.state.load(Relaxed)).unwrap_or(SingletonState::Free),
+            name: read_name(x.name.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()))?,
+            word: x.word.load(Acquire),
+            token: x.token.load(Relaxed),
+            broken_from: x.broken_from.load(Relaxed),
+            last_dead: x.last_dead.load(Relaxed),
+            owner: owner.map(|index| SlotRef { index, version: x.owner_version.load(Relaxed) }),
+            owner_pid: x.owner_pid.load(Relaxed),
+            owner_worker_id: u32::try_from(x.owner_worker_id.load(Relaxed)).ok(),
+            attempts: x.attempts.load(Relaxed),
+            cause: Cause::from_code(x.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
+            wait_status: wait_status(x.wait_status.load(Relaxed)),
+            since_ns: x.since_ns.load(Relaxed),
+            generation: x.generation.load(Relaxed),
+            asked_ns: x.asked_ns.load(Relaxed),
+            number: x.number.load(Relaxed),
+            next_state: SingletonState::from_code(x.next_state.load(Relaxed)),
+            seq: reported(&x.seq, head),
+        })
     })
 }
 

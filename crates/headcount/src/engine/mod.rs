@@ -9,5 +9,6 @@ pub(crate) mod pace;
 pub(crate) mod process;
 pub(crate) mod sentinel;
 pub(crate) mod session;
+pub(crate) mod singletons;
 pub(crate) mod tables;
 pub(crate) mod transitions;

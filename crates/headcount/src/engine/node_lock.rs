@@ -46,6 +46,7 @@ coded! {
         Drain = 4, "drain";
         Leave = 5, "leave";
         Settle = 6, "settle";
+        Singletons = 7, "singletons";
     }
 }
 
@@ -199,9 +200,7 @@ impl Waiting {
     fn is_over(&mut self, inner: &Inner, named: u64, begun: Instant) -> bool {
         let so_far = begun.elapsed();
         let holder = Identity::from_word(named);
-        let namespace = inner.process().identity.namespace;
-        let is_local = namespace != 0 && inner.header().namespace.load(Relaxed) == namespace;
-        if is_local && holder.liveness() == Liveness::Gone {
+        if inner.is_gone(named) {
             return true;
         }
         if so_far < self.next_proof {

@@ -59,7 +59,19 @@ pub(crate) struct Process {
     /// Which of our threads holds the node lock.
     pub(crate) holder: Mutex<Option<ThreadId>>,
     pub(crate) released: Condvar,
+    pub(crate) named: Mutex<Named>,
+    pub(crate) named_released: Condvar,
+    /// It stands for a role, or waits for a once.
+    pub(crate) hears_calls: AtomicBool,
     notices: Mutex<VecDeque<Notice>>,
+}
+
+/// The named locks that the threads of this process hold, by their records; and how many of its threads wait for their turn, since
+/// telling nobody costs a system call.
+#[derive(Default)]
+pub(crate) struct Named {
+    pub(crate) held: Vec<(u32, ThreadId)>,
+    pub(crate) waiting: u32,
 }
 
 const MAX_NOTICES: usize = 64;
@@ -98,6 +110,9 @@ impl Process {
             joined: Mutex::default(),
             holder: Mutex::default(),
             released: Condvar::new(),
+            named: Mutex::default(),
+            named_released: Condvar::new(),
+            hears_calls: AtomicBool::new(false),
             notices: Mutex::default(),
         }
     }

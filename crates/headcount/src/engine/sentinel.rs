@@ -51,6 +51,7 @@ pub struct Watch {
     /// When a slot's process was first seen to be dead without anybody telling yet how it ended.
     dead_since: HashMap<(u32, u64), u64>,
     is_listening: bool,
+    hears_calls: bool,
     /// Since when something has been open that the sentinel should have reported.
     open_since: Option<u64>,
     /// Since when the node lock has been held by somebody else.
@@ -71,7 +72,7 @@ enum Look {
     Nothing,
     /// A death whose cause is still to be told.
     Later,
-    Report(Session),
+    Report(Box<Session>),
 }
 
 struct Watched {
@@ -82,6 +83,7 @@ struct Watched {
 
 const BELL: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
+const CALLS: u64 = u64::MAX - 2;
 /// How long a death may wait for its cause: until the parent has asked for it, or this long.
 const CAUSE_PATIENCE: Duration = Duration::from_millis(20);
 /// Within one call: as long as a parent usually takes.
@@ -125,6 +127,7 @@ impl Watch {
             most_watched: process::descriptor_limit() / 4,
             dead_since: HashMap::new(),
             is_listening: false,
+            hears_calls: false,
             open_since: None,
             busy_since: None,
             due: Cell::new(awake),
@@ -174,7 +177,7 @@ impl Watch {
         let found = self.look(now);
         self.looks.note(now, matches!(found, Ok(Look::Nothing)));
         Ok(match found? {
-            Look::Report(session) => Transitions::new(session, [Stage::Settle(Scope::Everything)]),
+            Look::Report(session) => Transitions::new(*session, [Stage::Settle(Scope::Everything)]),
             Look::Nothing | Look::Later => Transitions::none(),
         })
     }
@@ -183,6 +186,8 @@ impl Watch {
         if self.is_listening {
             self.inner.store.bell.await_ring();
         }
+        self.hear_calls()?;
+        self.inner.disown_locks();
         let mut facts = self.inner.facts();
         self.notice_own_sleep_since(now, facts.now);
         let Some(me) = facts.slots.iter().find(|s| s.at() == self.me).filter(|_| self.inner.holds(self.me))
@@ -262,7 +267,7 @@ impl Watch {
                 self.open_since = None;
                 // What comes meanwhile is looked at afterwards.
                 self.arm(now, BUSY_RETRY)?;
-                Ok(Look::Report(session))
+                Ok(Look::Report(Box::new(session)))
             }
             Err(error) => {
                 // The longer it has taken, the longer it will: a slow callback is not to be counted out.
@@ -330,6 +335,21 @@ impl Watch {
         };
         done.map_err(|e| Error::io("listen to the bell of the node", e.into()))?;
         self.is_listening = wanted;
+        Ok(())
+    }
+
+    /// Whoever stands for a role, or waits for a once, is told by a bell of their own.
+    fn hear_calls(&mut self) -> Result<()> {
+        let calls = &self.inner.store.calls;
+        if !self.hears_calls && self.inner.process().hears_calls.load(Relaxed) {
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, calls, epoll::EventData::new_u64(CALLS), flags)
+                .map_err(|e| Error::io("listen to a bell of the node", e.into()))?;
+            self.hears_calls = true;
+        }
+        if self.hears_calls {
+            calls.await_ring();
+        }
         Ok(())
     }
 
@@ -427,7 +447,8 @@ impl Watch {
     fn next_look(&self, facts: &Facts) -> Duration {
         let longest = self.longest_sleep();
         let deadlines = facts.slots.iter().filter(|s| s.liveness == Liveness::Alive);
-        let earliest = deadlines.filter_map(|s| s.stall_deadline(facts.now, facts.stall_after)).min();
+        let stalls = deadlines.filter_map(|s| s.stall_deadline(facts.now, facts.stall_after));
+        let earliest = stalls.chain(facts.answer_deadlines()).min();
         let until = earliest.map_or(longest, |d| Duration::from_nanos(d.saturating_sub(facts.now)));
         let until = until.clamp(Duration::from_millis(1), longest);
         let patience = self.judge_not_before.saturating_sub(facts.now);

@@ -2,6 +2,7 @@
 //! registry and in what was seen alike.
 
 mod callback;
+mod singletons;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +165,9 @@ impl Session {
         if act.ring {
             self.inner.ring();
         }
+        if act.call {
+            self.inner.call();
+        }
     }
 
     /// Carries out acts for which no callback runs, until `next` gives none.
@@ -188,6 +192,7 @@ impl Session {
         inner.store.restore_header(&inner.name);
         // Well before others would: what they have reported under higher numbers counts as not reported.
         let is_another_head = inner.journal().heal_head(MOST_EVENTS / 2);
+        inner.heal_singletons();
         if inner.heal_used() || is_another_head {
             self.look();
         }
@@ -304,6 +309,7 @@ impl Session {
             }
             Mark::Ended(index) => self.change_generation(index, |g| g.ended_seq.store(seq, Release)),
             Mark::Abandoned(index) => self.change_generation(index, |g| g.abandoned_seq.store(seq, Release)),
+            Mark::Singleton(index) => self.change_singleton(index, |x| x.seq.store(seq, Release)),
         }
     }
 
@@ -353,6 +359,7 @@ impl Session {
                 self.redeliver(self.facts.redeliver_seq, self.facts.redeliver_tries.saturating_add(1));
             }
             Change::Redelivered => self.redeliver(0, 0),
+            _ => self.apply_singleton(change, now),
         }
     }
 
@@ -453,6 +460,10 @@ fn repair_records(inner: &Inner) {
     for slot in inner.view().used_slots() {
         slot.seqs().into_iter().for_each(never_happened);
         half_done(&slot.version, &slot.role);
+    }
+    for singleton in inner.view().used_singletons() {
+        never_happened(&singleton.seq);
+        half_done(&singleton.version, &singleton.kind);
     }
     for generation in inner.view().used_generations() {
         generation.seqs().into_iter().for_each(never_happened);

@@ -78,6 +78,8 @@ impl Inner {
             slot.cause.store(0, Relaxed);
             slot.retry.store(0, Relaxed);
             slot.wait_status.store(0, Relaxed);
+            slot.stands_for.store(0, Relaxed);
+            slot.waits_for.store(0, Relaxed);
             slot.seqs().into_iter().for_each(|seq| seq.store(0, Relaxed));
             fill(slot);
             slot.role.store(role.code(), Relaxed);

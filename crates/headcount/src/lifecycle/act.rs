@@ -2,7 +2,9 @@
 //!
 //! Whole decisions: the engine carries them out in the order in which they stand here, and decides nothing itself.
 
-use super::{Facts, GenerationFacts, Intent, MOST_TRIES, Scope, SlotFacts, State, Step, coarse};
+use super::{
+    Facts, GenerationFacts, Intent, MOST_TRIES, Scope, SingletonState, SlotFacts, State, Step, coarse,
+};
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
 
 /// What is left to do while the node lock is held.
@@ -18,6 +20,8 @@ pub(crate) enum Stage {
     StartGeneration(GenerationId),
     StartProcess(u32),
     Drain(u32),
+    /// The process in this slot holds nothing any more.
+    LetGo(u32),
     Exit(u32),
     /// The master's own slot, last of all.
     ExitMaster(u32),
@@ -52,6 +56,23 @@ pub(crate) enum Change {
     Redeliver(u64),
     RedeliverTries,
     Redelivered,
+    FreeSingleton(u32),
+    /// What the state is to be with the event that follows.
+    Next(u32, SingletonState),
+    /// And now it is.
+    Turn(u32),
+    /// This slot is to lead, under this token.
+    Nominate {
+        singleton: u32,
+        slot: u32,
+        token: u64,
+    },
+    /// Its leader is asked to give it up.
+    Ask(u32),
+    /// How the tenure or the attempt ended, as a wait status if there is one.
+    End(u32, Cause, Option<i32>),
+    /// The lock is taken from this holder, who is gone.
+    Unlock(u32, u64),
 }
 
 /// The record in which an event's number is noted, so that it is reported once.
@@ -66,6 +87,7 @@ pub(crate) enum Mark {
     GenerationStarted(u32),
     Ended(u32),
     Abandoned(u32),
+    Singleton(u32),
 }
 
 /// An event that is to be written into the journal; its counts are those after `before` and with the mark.
@@ -101,6 +123,8 @@ pub(crate) struct Act {
     pub(crate) after: Vec<Change>,
     /// Whether the others had better look.
     pub(crate) ring: bool,
+    /// Whether those who stand for roles, or wait for a once, had better look.
+    pub(crate) call: bool,
     /// Whether its stage has nothing more.
     pub(crate) is_last: bool,
 }
@@ -114,6 +138,7 @@ impl Act {
             tries: 0,
             after: Vec::new(),
             ring: false,
+            call: false,
             is_last: false,
         }
     }
@@ -127,7 +152,7 @@ impl Act {
         Act { subject: Subject::Known(seq, fallback.map(Box::new)), ..Act::silent(Vec::new()) }
     }
 
-    fn before(mut self, change: Change) -> Act {
+    pub(super) fn before(mut self, change: Change) -> Act {
         self.before.push(change);
         self
     }
@@ -144,6 +169,11 @@ impl Act {
         };
         self.tries = tries;
         self.deliver = tries < MOST_TRIES && kind.is_none_or(Kind::has_callback);
+        self
+    }
+
+    pub(super) fn call(mut self) -> Act {
+        self.call = true;
         self
     }
 
@@ -184,6 +214,7 @@ impl Facts {
                 let act = Act::report(event, None).before(Change::Intent(index, Intent::Draining));
                 Some(act.delivered(0).ring().last())
             }
+            Stage::LetGo(index) => self.let_go(self.slot(index)?),
             Stage::Exit(index) => {
                 let slot = self.slot(index)?;
                 let kind = if slot.role == Role::Worker { Kind::WorkerExited } else { Kind::HelperExited };
@@ -217,6 +248,7 @@ impl Facts {
 
     fn settle(&self, step: Step) -> Option<Act> {
         Some(match step {
+            Step::Singleton(step) => return self.settle_singleton(step),
             Step::Redeliver(seq) => {
                 Act::known(seq, None).delivered(self.redeliver_tries).after(Change::Redelivered)
             }
@@ -346,7 +378,7 @@ impl Facts {
 
     /// Why a process goes: another generation has taken over, a newer one or, after an upgrade that was rolled back,
     /// an older one that serves; or it alone was told to; or else the node stops.
-    fn going(&self, generation: GenerationId) -> Cause {
+    pub(super) fn going(&self, generation: GenerationId) -> Cause {
         let counts = self.counts(generation);
         let rolled_back = counts.prev.is_some_and(|workers| workers > counts.prev_draining);
         match counts.next.is_some() || rolled_back {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, State, coarse};
+use super::{Intent, Phase, Progress, REPLACEMENT_GRACE_NS, SingletonFacts, State, coarse};
 use crate::event::{Cause, Counts, GenerationId, PreviousRun, Role};
 use crate::sys::identity::{Identity, Liveness, OF_ANOTHER_BOOT};
 
@@ -44,6 +44,10 @@ pub(crate) struct SlotFacts {
     pub(crate) stalled_seq: u64,
     pub(crate) recovered_seq: u64,
     pub(crate) wait_status: Option<i32>,
+    /// The roles that it stands for, by their numbers.
+    pub(crate) stands_for: u64,
+    /// The lock that it waits for, by its index.
+    pub(crate) waits_for: Option<u32>,
     pub(crate) liveness: Liveness,
 }
 
@@ -182,6 +186,9 @@ impl GenerationFacts {
 pub(crate) struct Facts {
     pub(crate) slots: Vec<SlotFacts>,
     pub(crate) generations: Vec<GenerationFacts>,
+    pub(crate) singletons: Vec<SingletonFacts>,
+    /// The token that the next leader gets.
+    pub(crate) next_token: u64,
     pub(crate) now: u64,
     pub(crate) stall_after: u64,
     /// The number of an event whose callback must be run again, 0 if none.

@@ -4,12 +4,15 @@
 mod act;
 mod axes;
 mod facts;
+mod singletons;
 mod start;
 mod watch;
 
 pub(crate) use act::{Act, Change, Mark, Stage, Subject};
 pub use axes::{Intent, Phase, Progress, State};
 pub(crate) use facts::{Facts, GenerationFacts, Overview, SlotFacts, SlotRef};
+pub(crate) use singletons::{SingletonFacts, SingletonStep};
+pub use singletons::{SingletonKind, SingletonState};
 pub(crate) use watch::Families;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +75,8 @@ pub(crate) enum Step {
     DeliverEnded(u32),
     /// The start of a generation whose master died in the callback about it.
     DeliverStarted(u32),
+    /// About a role, a once or a lock.
+    Singleton(SingletonStep),
 }
 
 /// What is asked of the whole table for each of its generations: gathered once, since somebody may have filled it up.
@@ -144,9 +149,14 @@ impl Facts {
     }
 
     /// What must be done next, or nothing: what is over is freed, what is reported is delivered, what is new is
-    /// reported. One report at a time, so that callbacks run in the order of the journal.
+    /// reported. One report at a time, so that callbacks run in the order of the journal. What the dead have held is given
+    /// on before any callback, which may take its time.
     pub(crate) fn next_step(&self, scope: Scope) -> Option<Step> {
-        self.release().or_else(|| self.delivery(scope)).or_else(|| self.report(scope))
+        let singletons = || match scope {
+            Scope::Everything | Scope::LastWord => self.next_of_singletons().map(Step::Singleton),
+            Scope::Tidy | Scope::Generation(_) => None,
+        };
+        self.release().or_else(singletons).or_else(|| self.delivery(scope)).or_else(|| self.report(scope))
     }
 
     /// Whether this scope reports and delivers what concerns this generation.

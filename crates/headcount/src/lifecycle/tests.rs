@@ -78,6 +78,8 @@ pub(super) fn slot(index: u32) -> SlotFacts {
         stalled_seq: 0,
         recovered_seq: 0,
         wait_status: None,
+        stands_for: 0,
+        waits_for: None,
         liveness: Liveness::Alive,
     }
 }
@@ -138,6 +140,8 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             Facts {
                 slots,
                 generations,
+                singletons: Vec::new(),
+                next_token: 1,
                 now: 20 * SECOND,
                 stall_after: STALL_AFTER,
                 redeliver_seq,
@@ -174,6 +178,7 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
         Some(*head)
     };
     match step {
+        Step::Singleton(_) => unreachable!("there are none"),
         Step::Redeliver(seq) => {
             assert_eq!(std::mem::take(&mut facts.redeliver_seq), seq);
             Some(seq)
@@ -307,7 +312,10 @@ proptest! {
                 | Step::ReleaseGeneration(generation) => {
                     before.generations.iter().find(|g| g.index == generation).map(|g| g.id)
                 }
-                Step::Redeliver(_) | Step::ReportStalled(_) | Step::ReportRecovered(_) => None,
+                Step::Redeliver(_)
+                | Step::ReportStalled(_)
+                | Step::ReportRecovered(_)
+                | Step::Singleton(_) => None,
             };
             prop_assert_eq!(about, Some(mine), "{:?}", step);
         }

@@ -313,6 +313,8 @@ impl Node {
             stalled_seq: 0,
             recovered_seq: 0,
             wait_status: None,
+            stands_for: 0,
+            waits_for: None,
             liveness: Liveness::Gone,
         };
         self.process_mut(pid).slot = Some(slot.at());
@@ -353,6 +355,8 @@ impl Node {
         let mut facts = Facts {
             slots,
             generations,
+            singletons: Vec::new(),
+            next_token: 1,
             now: self.now,
             stall_after: STALL_AFTER,
             redeliver_seq,

@@ -449,6 +449,14 @@ fn apply(
         Change::Redeliver(seq) => redeliver.0 = seq,
         Change::RedeliverTries => redeliver.1 += 1,
         Change::Redelivered => *redeliver = (0, 0),
+        // The model has none: see `lifecycle/singletons.rs`.
+        Change::FreeSingleton(_)
+        | Change::Next(..)
+        | Change::Turn(_)
+        | Change::Nominate { .. }
+        | Change::Ask(_)
+        | Change::End(..)
+        | Change::Unlock(..) => {}
     }
 }
 
@@ -469,5 +477,6 @@ fn apply_mark(mark: Mark, seq: u64, slots: &mut [SlotFacts], generations: &mut [
         Mark::GenerationStarted(index) => generation(index, &|g| g.started_seq = seq),
         Mark::Ended(index) => generation(index, &|g| g.ended_seq = seq),
         Mark::Abandoned(index) => generation(index, &|g| g.abandoned_seq = seq),
+        Mark::Singleton(_) => {}
     }
 }

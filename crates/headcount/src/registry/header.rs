@@ -36,8 +36,9 @@ pub(crate) fn read_geometry(header: &Header, file_size: u64, path: &Path) -> Res
             format!("{} is corrupt: {what} (remove it while the node is stopped)", path.display()),
         )
     };
-    let geometry = Geometry::new(header.slots.load(Relaxed), header.journal_records.load(Relaxed))
-        .map_err(|e| corrupt(e.to_string()))?;
+    let [slots, singletons, records] =
+        [&header.slots, &header.singletons, &header.journal_records].map(|word| word.load(Relaxed));
+    let geometry = Geometry::new(slots, singletons, records).map_err(|e| corrupt(e.to_string()))?;
     if header.generations.load(Relaxed) as usize != geometry.generations() {
         return Err(corrupt(format!("a table of {} generations", header.generations.load(Relaxed))));
     }
@@ -61,6 +62,7 @@ pub(crate) fn restore(header: &Header, name: &str, geometry: Geometry, boot: [u6
     header.format.store(FORMAT, Relaxed);
     header.slots.store(geometry.slots() as u32, Relaxed);
     header.generations.store(geometry.generations() as u32, Relaxed);
+    header.singletons.store(geometry.singletons() as u32, Relaxed);
     header.journal_records.store(geometry.journal_records() as u32, Relaxed);
     let mut bytes = [0u8; 64];
     // Names are checked to be at most 63 bytes.

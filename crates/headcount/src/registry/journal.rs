@@ -161,9 +161,17 @@ const COARSE: u32 = 20;
 fn write(r: &Record, event: &Event) {
     let count = |n: Option<u32>| n.map_or(NO_GENERATION, saturate);
     let c = &event.counts;
+    r.kind.store(event.kind.code(), Relaxed);
+    r.cause.store(event.cause.code(), Relaxed);
+    r.pid.store(event.pid, Relaxed);
+    r.worker_id.store(event.worker_id.map_or(-1, saturate), Relaxed);
     r.generation.store(event.generation, Relaxed);
     r.time_ns.store(event.time_ns, Relaxed);
     r.boot_ns.store(event.boot_ns, Relaxed);
+    if let Some(name) = event.name.as_ref().filter(|_| event.kind.has_name()) {
+        write_named(r, event, name);
+        return;
+    }
     r.heartbeat_ns.store(event.heartbeat_ns, Relaxed);
     let (run, generation, workers) = PreviousRun::to_words(event.previous_run);
     r.detail.store(if generation == 0 { event.detail } else { generation }, Relaxed);
@@ -176,10 +184,6 @@ fn write(r: &Record, event: &Event) {
         r.previous_workers.store(since as u32 as i32, Relaxed);
         r.state.store((since >> 32 << 8) as u32 | state.code(), Relaxed);
     }
-    r.kind.store(event.kind.code(), Relaxed);
-    r.cause.store(event.cause.code(), Relaxed);
-    r.pid.store(event.pid, Relaxed);
-    r.worker_id.store(event.worker_id.map_or(-1, saturate), Relaxed);
     r.prev.store(count(c.prev), Relaxed);
     r.mine.store(saturate(c.mine), Relaxed);
     r.next.store(count(c.next), Relaxed);
@@ -193,21 +197,67 @@ fn write(r: &Record, event: &Event) {
     r.reporter_pid.store(event.reporter_pid, Relaxed);
 }
 
+/// The rest of an event that has a name, which takes the place of much.
+fn write_named(r: &Record, event: &Event, name: &str) {
+    r.set_name(name);
+    let number = if event.token == 0 { event.attempts.into() } else { event.token };
+    r.detail.store(number, Relaxed);
+    let end = match (event.signal, event.exit_code) {
+        (Some(signal), _) => saturating_low(signal) | SIGNAL,
+        (_, Some(code)) => saturating_low(code) | EXIT,
+        _ => 0,
+    };
+    r.heartbeat_ns.store(u64::from(event.reporter_pid) | end << 32, Relaxed);
+    r.previous_workers.store(0, Relaxed);
+    r.state.store(0, Relaxed);
+}
+
+/// How a process ended, where an event has a name: what kind of end the lower 16 bits tell.
+const SIGNAL: u64 = 1 << 16;
+const EXIT: u64 = 2 << 16;
+
+fn saturating_low(n: i32) -> u64 {
+    u16::try_from(n).unwrap_or(u16::MAX).into()
+}
+
+fn decode_named(r: &Record, mut event: Event) -> Option<Event> {
+    event.name = Some(r.name()?);
+    let number = r.detail.load(Relaxed);
+    match event.kind {
+        Kind::OnceDone | Kind::OnceFailed => event.attempts = u32::try_from(number).unwrap_or(u32::MAX),
+        _ => event.token = number,
+    }
+    let word = r.heartbeat_ns.load(Relaxed);
+    event.reporter_pid = word as u32;
+    let (kind_of_end, value) = (word >> 32 & !0xffff, (word >> 32 & 0xffff) as i32);
+    event.signal = Some(value).filter(|_| kind_of_end == SIGNAL);
+    event.exit_code = Some(value).filter(|_| kind_of_end == EXIT);
+    Some(event)
+}
+
 /// The event in a record of this number. `None`: it makes no sense.
 pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
     let count = |n: i32| u32::try_from(n).ok();
     let detail = r.detail.load(Relaxed);
     let kind = Kind::from_code(r.kind.load(Relaxed))?;
+    let cause = Cause::from_code(r.cause.load(Relaxed)).unwrap_or(Cause::Unknown);
+    let event = Event {
+        seq,
+        generation: r.generation.load(Relaxed),
+        pid: r.pid.load(Relaxed),
+        worker_id: count(r.worker_id.load(Relaxed)),
+        time_ns: r.time_ns.load(Relaxed),
+        boot_ns: r.boot_ns.load(Relaxed),
+        ..Event::new(kind, cause)
+    };
+    if kind.has_name() {
+        return decode_named(r, event);
+    }
     let word = r.state.load(Relaxed);
     let state = State::from_code(word & 0xff);
     let since = u64::from(word >> 8) << 32 | u64::from(r.previous_workers.load(Relaxed) as u32);
     Some(Event {
-        seq,
-        generation: r.generation.load(Relaxed),
-        cause: Cause::from_code(r.cause.load(Relaxed)).unwrap_or(Cause::Unknown),
-        pid: r.pid.load(Relaxed),
         role: Role::from_code(r.role.load(Relaxed)),
-        worker_id: count(r.worker_id.load(Relaxed)),
         counts: Counts {
             prev: count(r.prev.load(Relaxed)),
             mine: count(r.mine.load(Relaxed)).unwrap_or(0),
@@ -229,11 +279,9 @@ pub(crate) fn decode(r: &Record, seq: u64) -> Option<Event> {
         state,
         // Not before it had joined, for being in coarse units.
         state_since_ns: if state.is_some() { (since << COARSE).max(detail) } else { 0 },
-        time_ns: r.time_ns.load(Relaxed),
-        boot_ns: r.boot_ns.load(Relaxed),
         heartbeat_ns: r.heartbeat_ns.load(Relaxed),
         reporter_pid: r.reporter_pid.load(Relaxed),
-        kind,
+        ..event
     })
 }
 

@@ -12,7 +12,7 @@ use crate::sys::shared::record;
 /// The first eight bytes of a registry.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"HEADCNT\n");
 /// The layout's version. Any change of a size, an offset or a meaning is a new one.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// The byte of the lock file that a process shares, to prove that it is a member of the node: by id and birth, since
 /// the id alone is soon somebody else's. `word`: see `Identity::to_word`, of which the upper bits are left out.
@@ -86,7 +86,14 @@ record! {
         648 joining: [AtomicU64; JOINERS],
         // The number of the newest event of an earlier boot, whose clock was another. 0: none.
         776 earlier_boots: AtomicU64,
-        784 reserved: [AtomicU64; 414],
+        // The newest token of a leader: tokens only grow.
+        784 last_token: AtomicU64,
+        792 singletons: AtomicU32,
+        796 singletons_used: AtomicU32,
+        // Changes whenever a process may have to be told that it leads, or leads no more, or that a once is open again.
+        800 calls: AtomicU32,
+        804 reserved_word: AtomicU32,
+        808 reserved: [AtomicU64; 411],
     }
 }
 
@@ -119,10 +126,13 @@ record! {
         132 birth_kind: AtomicU32,
         // The lock file in which it shares its byte, 0 if in none.
         136 lock_tag: AtomicU32,
-        140 reserved_word: AtomicU32,
+        // What it waits for: the index of a lock among the singletons, + 1.
+        140 waits_for: AtomicU32,
         // When that heartbeat was on the clock that stands still while the machine is suspended; 0 = not noted.
         144 heartbeat_awake_ns: AtomicU64,
-        152 reserved: [AtomicU64; 5],
+        // The roles that it stands for, by their numbers.
+        152 stands_for: AtomicU64,
+        160 reserved: [AtomicU64; 4],
     }
 }
 
@@ -158,9 +168,55 @@ record! {
 }
 
 record! {
+    /// What one process has at a time: a role, a once, a lock.
+    Singleton, 192, {
+        0 version: AtomicU64,
+        8 kind: AtomicU32,
+        12 state: AtomicU32,
+        16 name: [AtomicU64; 6],
+        // Of a role: the token of who leads. Of a lock: who holds it, as in `Header::lock`. 0: nobody.
+        64 word: AtomicU64,
+        // As in the header, of a lock.
+        72 released: AtomicU32,
+        // Somebody sleeps until it is released.
+        76 awaited: AtomicU32,
+        // How often a lock was taken.
+        80 token: AtomicU64,
+        // The holder died inside: its pid, until the next one is told.
+        88 abandoned_by: AtomicU32,
+        // How often a once was tried.
+        92 attempts: AtomicU32,
+        // Somebody has taken a lock from this one, who was dead, and it is not reported yet.
+        96 broken_from: AtomicU64,
+        // Who leads, or runs a once.
+        104 owner_version: AtomicU64,
+        112 owner_slot: AtomicU32,
+        116 owner_pid: AtomicU32,
+        120 owner_worker_id: AtomicI32,
+        // How the last tenure or attempt ended.
+        124 cause: AtomicU32,
+        128 wait_status: AtomicU64,
+        136 since_ns: AtomicU64,
+        // Of a once: its generation, 0 for the node's. Of a role: the leader's.
+        144 generation: AtomicU64,
+        // Of a role: since when its leader has been asked to give it up.
+        152 asked_ns: AtomicU64,
+        // Of a role: its bit in `Slot::stands_for`.
+        160 number: AtomicU32,
+        // What `state` becomes with the event that `seq` counts: if its writer dies, whoever comes next completes that.
+        164 next_state: AtomicU32,
+        168 seq: AtomicU64,
+        // The last holder of a lock of whom it is reported that he died with it.
+        176 last_dead: AtomicU64,
+        184 reserved: AtomicU64,
+    }
+}
+
+record! {
     /// One event of the journal.
     Record, 128, {
-        // The event's number, written last; 0 while the record is being written.
+        // The event's number, written last; 0 while the record is being written. Of those that have a name it is in the words from
+        // `prev` to `previous_run`.
         0 seq: AtomicU64,
         8 generation: AtomicU64,
         16 time_ns: AtomicU64,
@@ -211,6 +267,72 @@ impl Slot {
     }
 }
 
+impl Singleton {
+    /// As [`Slot::is_taken`].
+    pub(crate) fn is_taken(&self) -> bool {
+        self.kind.load(Relaxed) != 0 || self.version.load(Relaxed) % 2 == 1
+    }
+}
+
+/// How long the name of a role, a once or a lock may be, in bytes.
+pub(crate) const LONGEST_NAME: usize = 48;
+
+impl Record {
+    /// Writes a name where other events have their counts and how a process ended.
+    pub(crate) fn set_name(&self, name: &str) {
+        let mut bytes = [0u8; LONGEST_NAME];
+        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        let mut words = bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+        for (to, word) in self.signed().into_iter().zip(&mut words) {
+            to.store(word as i32, Relaxed);
+        }
+        for (to, word) in self.unsigned().into_iter().zip(words) {
+            to.store(word, Relaxed);
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<String> {
+        let signed = self.signed().into_iter().map(|word| word.load(Relaxed) as u32);
+        let unsigned = self.unsigned().into_iter().map(|word| word.load(Relaxed));
+        read_name(signed.chain(unsigned).flat_map(u32::to_ne_bytes))
+    }
+
+    fn signed(&self) -> [&AtomicI32; 9] {
+        [
+            &self.prev,
+            &self.mine,
+            &self.next,
+            &self.draining,
+            &self.prev_draining,
+            &self.next_draining,
+            &self.total,
+            &self.signal,
+            &self.exit_code,
+        ]
+    }
+
+    fn unsigned(&self) -> [&AtomicU32; 3] {
+        [&self.role, &self.reporter_pid, &self.previous_run]
+    }
+}
+
+/// A name as a record tells it. `None`: it is none.
+pub(crate) fn read_name(bytes: impl Iterator<Item = u8>) -> Option<String> {
+    let name: String = bytes.take_while(|&b| b != 0).map(char::from).collect();
+    is_singleton_name(&name).then_some(name)
+}
+
+/// What a role, a once or a lock may be called.
+pub(crate) fn is_singleton_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_in_a_name)
+}
+
+pub(crate) fn is_in_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
 impl Generation {
     /// As [`Slot::is_taken`].
     pub(crate) fn is_taken(&self) -> bool {
@@ -227,18 +349,23 @@ impl Generation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     slots: u32,
+    singletons: u32,
     journal_records: u32,
 }
 
-/// Bounds of the options `slots` and `journal_records`.
+/// Bounds of the options `slots`, `singletons` and `journal_records`.
 pub(crate) const SLOTS_RANGE: std::ops::RangeInclusive<u32> = 2..=65_536;
+pub(crate) const SINGLETONS_RANGE: std::ops::RangeInclusive<u32> = 1..=65_536;
 pub(crate) const JOURNAL_RANGE: std::ops::RangeInclusive<u32> = 64..=1_048_576;
 
 impl Geometry {
-    pub(crate) const SMALLEST: Geometry =
-        Geometry { slots: *SLOTS_RANGE.start(), journal_records: *JOURNAL_RANGE.start() };
+    pub(crate) const SMALLEST: Geometry = Geometry {
+        slots: *SLOTS_RANGE.start(),
+        singletons: *SINGLETONS_RANGE.start(),
+        journal_records: *JOURNAL_RANGE.start(),
+    };
 
-    pub(crate) fn new(slots: u32, journal_records: u32) -> Result<Geometry, Error> {
+    pub(crate) fn new(slots: u32, singletons: u32, journal_records: u32) -> Result<Geometry, Error> {
         let within = |option: &'static str, value: u32, range: &std::ops::RangeInclusive<u32>| {
             if range.contains(&value) {
                 return Ok(());
@@ -247,8 +374,9 @@ impl Geometry {
             Err(Error::option(option, value.to_string(), allowed))
         };
         within("slots", slots, &SLOTS_RANGE)?;
+        within("singletons", singletons, &SINGLETONS_RANGE)?;
         within("journal_records", journal_records, &JOURNAL_RANGE)?;
-        Ok(Geometry { slots, journal_records })
+        Ok(Geometry { slots, singletons, journal_records })
     }
 
     pub(crate) fn with_smallest_journal(self) -> Geometry {
@@ -264,6 +392,10 @@ impl Geometry {
         self.slots as usize
     }
 
+    pub(crate) fn singletons(self) -> usize {
+        self.singletons as usize
+    }
+
     pub(crate) fn journal_records(self) -> usize {
         self.journal_records as usize
     }
@@ -276,12 +408,16 @@ impl Geometry {
         self.slots_offset() + self.slots() * size_of::<Slot>()
     }
 
+    pub(crate) fn singletons_offset(self) -> usize {
+        self.generations_offset() + self.generations() * size_of::<Generation>()
+    }
+
     pub(crate) fn journal_offset(self) -> usize {
-        self.generations_offset() + self.generations() * 128
+        self.singletons_offset() + self.singletons() * size_of::<Singleton>()
     }
 
     pub(crate) fn file_size(self) -> usize {
-        (self.journal_offset() + self.journal_records() * 128).next_multiple_of(4096)
+        (self.journal_offset() + self.journal_records() * size_of::<Record>()).next_multiple_of(4096)
     }
 }
 
@@ -291,7 +427,7 @@ mod tests {
 
     #[test]
     fn the_default_registry_is_under_one_mebibyte() {
-        assert!(Geometry::new(1024, 4096).unwrap().file_size() < 1 << 20);
+        assert!(Geometry::new(1024, 256, 4096).unwrap().file_size() < 1 << 20);
     }
 
     #[test]
@@ -301,6 +437,7 @@ mod tests {
             ("Header", Header::FIELDS),
             ("Slot", Slot::FIELDS),
             ("Generation", Generation::FIELDS),
+            ("Singleton", Singleton::FIELDS),
             ("Record", Record::FIELDS),
         ] {
             let section = text

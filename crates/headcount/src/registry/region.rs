@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed as Plain;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use crate::registry::layout::{Generation, Geometry, Header, Record, Slot};
+use crate::registry::layout::{Generation, Geometry, Header, Record, Singleton, Slot};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::memory::{Memory, PAGE, Page};
@@ -23,6 +23,7 @@ pub(crate) struct Region {
     geometry: Geometry,
     slots: Table<Slot>,
     generations: Table<Generation>,
+    singletons: Table<Singleton>,
     journal: Table<Record>,
 }
 
@@ -94,6 +95,8 @@ impl Region {
             geometry,
             slots: Table::new(geometry.slots_offset(), slots, 64, is_allocated),
             generations: Table::new(geometry.generations_offset(), generations, 64, is_allocated),
+            // Most nodes have none.
+            singletons: Table::new(geometry.singletons_offset(), geometry.singletons(), 16, is_allocated),
             journal: Table::new(geometry.journal_offset(), records, 256, is_allocated),
         }
     }
@@ -135,6 +138,20 @@ impl Region {
         Ok(Region::new(Memory::copy(pages)?, geometry, true))
     }
 
+    /// The same of all tables; of singletons, which most nodes have none of, those that are used.
+    pub(crate) fn read_tables(file: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Region> {
+        let geometry = geometry.with_smallest_journal();
+        let start = geometry.singletons_offset();
+        let mut pages = Page::buffer(geometry.file_size());
+        let bytes = Page::bytes_mut(&mut pages);
+        read_exact(file, &mut bytes[..start], 0)?;
+        let used = std::mem::offset_of!(Header, singletons_used);
+        let used = bytes[used..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word) as usize);
+        let end = start + used.min(geometry.singletons()) * size_of::<Singleton>();
+        read_exact(file, &mut bytes[start..end], start as u64)?;
+        Ok(Region::new(Memory::copy(pages)?, geometry, true))
+    }
+
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -155,7 +172,7 @@ impl Region {
 
     /// Every slot and every generation that somebody can have written, whatever the header says of how many there are.
     pub(crate) fn everything(&self) -> (&[Slot], &[Generation]) {
-        let (start, end) = (self.geometry.slots_offset(), self.geometry.journal_offset());
+        let (start, end) = (self.geometry.slots_offset(), self.geometry.singletons_offset());
         let resident = self.memory.resident(start, end);
         let pages = || {
             resident
@@ -164,7 +181,7 @@ impl Region {
                 .filter(|(_, is_there)| **is_there)
                 .map(|(page, _)| start + page * PAGE)
         };
-        // A page at the border has records of both tables.
+        // A page at a border has records of both tables.
         let last_slot = pages().rfind(|&page| page < self.geometry.generations_offset());
         let last_generation = pages().next_back();
         let count = |last: Option<usize>, table_start: usize, size: usize| {
@@ -203,6 +220,21 @@ impl Region {
         self.generations.find(&self.memory, fits)
     }
 
+    /// As [`Region::slots`].
+    pub(crate) fn singletons(&self) -> &[Singleton] {
+        self.singletons.known(&self.memory)
+    }
+
+    /// As [`Region::slots_up_to`].
+    pub(crate) fn singletons_up_to(&self, count: usize) -> &[Singleton] {
+        self.singletons.up_to(&self.memory, count)
+    }
+
+    /// As [`Region::find_slot`].
+    pub(crate) fn find_singleton(&self, fits: impl FnMut(&Singleton) -> bool) -> Option<(u32, &Singleton)> {
+        self.singletons.find(&self.memory, fits)
+    }
+
     /// As [`Region::slots_up_to`].
     pub(crate) fn journal_up_to(&self, count: usize) -> &[Record] {
         self.journal.up_to(&self.memory, count)
@@ -217,6 +249,7 @@ impl Region {
         }
         header.last_generation.store(from.last_generation.load(Relaxed), Relaxed);
         header.runs.store(from.runs.load(Relaxed), Relaxed);
+        header.last_token.store(from.last_token.load(Relaxed), Relaxed);
         if self.geometry != other.geometry {
             return;
         }
@@ -249,8 +282,10 @@ impl Region {
         let (header, geometry) = (self.header(), self.geometry);
         header.slots_used.store(0, Relaxed);
         header.generations_used.store(0, Relaxed);
+        header.singletons_used.store(0, Relaxed);
         self.slots.allocated.store(0, Plain);
         self.generations.allocated.store(0, Plain);
+        self.singletons.allocated.store(0, Plain);
         self.memory.give_back(geometry.slots_offset(), geometry.journal_offset());
         let used = usize::try_from(header.head.load(Relaxed)).unwrap_or(usize::MAX);
         if used < geometry.journal_records() {

@@ -26,6 +26,8 @@ use crate::sys::record_lock::{self, ByteLock};
 pub(crate) struct Store {
     pub(crate) region: Region,
     pub(crate) bell: Bell,
+    /// The bell for those who stand for roles, or wait for a once.
+    pub(crate) calls: Bell,
     pub(crate) path: Option<PathBuf>,
     id: Option<FileId>,
     /// The registry, as something that can neither be read nor written. By it a binary upgrade finds a registry whose file was
@@ -96,7 +98,7 @@ impl Store {
                 });
                 if let Some((fd, geometry)) = kins {
                     let region = map(&fd, path, geometry)?;
-                    let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
+                    let store = Store::new(region, make_bells()?, lock_file, path, look_at(path)?);
                     return Ok(Opened::Ours(Box::new(store), Remarks::new()));
                 }
             }
@@ -153,7 +155,7 @@ impl Store {
             Some((fd, geometry)) => map(&fd, path, geometry)?,
             None => create(path, name, geometry)?,
         };
-        let store = Store::new(region, make_bell()?, lock_file, path, look_at(path)?);
+        let store = Store::new(region, make_bells()?, lock_file, path, look_at(path)?);
         store.is_opening.store(true, RelaxedBool);
         Ok(Opened::Ours(Box::new(store), remarks))
     }
@@ -163,15 +165,15 @@ impl Store {
     pub(crate) fn removed(path: &Path, member: &Identity) -> Option<Store> {
         let (fd, registry) = removed::registry(path, member)?;
         let region = map(&fd, path, geometry_of(&fd, path).ok()?.ok()?).ok()?;
-        let bell = make_bell().ok()?;
+        let bells = make_bells().ok()?;
         // Last: once it is open, it may not be closed again.
         let lock_file = removed::lock_file(path, member)?;
-        Some(Store::new(region, bell, lock_file, path, Some(registry)))
+        Some(Store::new(region, bells, lock_file, path, Some(registry)))
     }
 
     fn new(
         region: Region,
-        bell: Bell,
+        [bell, calls]: [Bell; 2],
         lock_file: OwnedFd,
         path: &Path,
         registry: Option<(OwnedFd, Stat)>,
@@ -180,6 +182,7 @@ impl Store {
         Store {
             region,
             bell,
+            calls,
             id: stat.as_ref().map(FileId::from),
             _registry: registry,
             path: Some(path.to_owned()),
@@ -196,9 +199,11 @@ impl Store {
         let (region, descriptor) = Region::anonymous(name, geometry)
             .map_err(|e| Error::io("get shared memory for a node without files", e))?;
         initialise(region.header(), name, geometry);
+        let [bell, calls] = make_bells()?;
         Ok(Store {
             region,
-            bell: make_bell()?,
+            bell,
+            calls,
             path: None,
             id: None,
             _registry: None,
@@ -352,8 +357,9 @@ fn look_at(path: &Path) -> Result<Option<(OwnedFd, Stat)>> {
     files::look_at(path).map_err(|e| Error::file("look at", path, e))
 }
 
-fn make_bell() -> Result<Bell> {
-    Bell::new().map_err(|e| Error::io("make the bell of the node", e))
+fn make_bells() -> Result<[Bell; 2]> {
+    let make = || Bell::new().map_err(|e| Error::io("make a bell of the node", e));
+    Ok([make()?, make()?])
 }
 
 /// The geometry, if the file is just as long as it asks for.

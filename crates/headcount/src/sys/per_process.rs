@@ -43,7 +43,8 @@ impl<T: Sync + Send + 'static> PerProcess<T> {
     pub fn get(&self, make: impl FnOnce(Option<&T>) -> T) -> &T {
         let pid = process::pid();
         let current = self.current.load(Acquire);
-        // SAFETY: NULL, or an entry that was leaked below after it was completely made, and is never freed.
+        // SAFETY: NULL, or an entry that was leaked below after it was completely made. Only `drop` frees it, when nobody can
+        // call this any more.
         let found: Option<&'static Entry<T>> = unsafe { current.as_ref() };
         if let Some(entry) = found.filter(|entry| entry.pid == pid) {
             return &entry.value;
@@ -51,21 +52,34 @@ impl<T: Sync + Send + 'static> PerProcess<T> {
         let value = make(found.map(|entry| &entry.value));
         let new = Box::into_raw(Box::new(Entry { pid, value, _parents: found }));
         match self.current.compare_exchange(current, new, AcqRel, Acquire) {
-            // SAFETY: just made, and leaked from here on.
+            // SAFETY: just made, and freed by `drop` alone, which what we give keeps from running.
             Ok(_) => unsafe { &(*new).value },
             Err(other) => {
                 // SAFETY: nobody else has seen it.
                 drop(unsafe { Box::from_raw(new) });
-                // SAFETY: another thread of this process was quicker; what it stored is never freed.
+                // SAFETY: another thread of this process was quicker; what it stored is freed by `drop` alone.
                 unsafe { &(*other).value }
             }
         }
     }
 }
 
+/// Ends what this very process has made. A child's copy of what its parent has made stays: ending that could speak for the parent.
+impl<T: 'static> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let current = *self.current.get_mut();
+        // SAFETY: NULL, or an entry that `get` has leaked.
+        if unsafe { current.as_ref() }.is_some_and(|entry| entry.pid == process::pid()) {
+            // SAFETY: made from a box in this process; whatever `get` gave of it borrowed from us, and is gone.
+            drop(unsafe { Box::from_raw(current) });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -96,5 +110,35 @@ mod tests {
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(libc::WEXITSTATUS(status), 1);
         drop(held);
+    }
+
+    #[test]
+    fn what_a_process_has_made_ends_with_it_and_what_its_parent_has_made_stays() {
+        struct Counted(Arc<AtomicU32>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, AcqRel);
+            }
+        }
+        let ended = Arc::new(AtomicU32::new(0));
+        let (untouched, value) = (PerProcess::new(), PerProcess::new());
+        for it in [&untouched, &value] {
+            it.get(|_| Counted(Arc::clone(&ended)));
+        }
+        // SAFETY: the child only makes and frees memory, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            drop(untouched);
+            value.get(|_| Counted(Arc::clone(&ended)));
+            drop(value);
+            // SAFETY: it ends the process and touches nothing.
+            unsafe { libc::_exit(ended.load(Acquire) as libc::c_int) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and `status` is a place to write to.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 1, "the child's own alone");
+        drop((untouched, value));
+        assert_eq!(ended.load(Acquire), 2);
     }
 }

@@ -8,6 +8,7 @@
 pub mod callbacks;
 #[cfg(target_arch = "x86_64")]
 pub mod deadly_store;
+pub mod deeds;
 pub mod home;
 pub mod journal;
 pub mod kernel;

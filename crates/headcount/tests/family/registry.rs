@@ -32,6 +32,12 @@ pub fn words(path: &Path) -> &'static [AtomicU64] {
     unsafe { std::slice::from_raw_parts(start as *const AtomicU64, len / 8) }
 }
 
+/// Where the journal begins, in words.
+pub fn journal(words: &[AtomicU64]) -> usize {
+    let (slots, singletons) = (words[1].load(SeqCst) >> 32, words[792 / 8].load(SeqCst) & 0xffff_ffff);
+    (SLOTS + slots as usize * (SLOT + 128) + singletons as usize * 192) / 8
+}
+
 /// The words of a slot.
 pub fn slot(path: &Path, index: usize) -> &'static [AtomicU64] {
     let at = (SLOTS + index * SLOT) / 8;

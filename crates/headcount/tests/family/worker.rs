@@ -7,6 +7,7 @@ use headcount::{Generation, Join, Liveness, Node, Transitions, Wait, Watch, Work
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::callbacks::Callbacks;
+use super::deeds::Deeds;
 use super::kernel::Later;
 use super::{Child, Line, fork};
 
@@ -32,7 +33,8 @@ pub fn start(generation: &Generation, callbacks: Callbacks, habit: Habit, join: 
         Ok((worker, transitions)) => {
             callbacks.run(transitions);
             line.say("joined");
-            Life { worker, callbacks, habit, watch: None, beats: habit == Habit::Serving }.live(line)
+            let deeds = Deeds::new(&worker);
+            Life { worker, callbacks, habit, watch: None, beats: habit == Habit::Serving, deeds }.live(line)
         }
         Err(e) => {
             line.say(&format!("error {}", e.kind().name()));
@@ -59,6 +61,7 @@ struct Life {
     habit: Habit,
     watch: Option<Watch>,
     beats: bool,
+    deeds: Deeds,
 }
 
 impl Life {
@@ -74,6 +77,7 @@ impl Life {
             if news {
                 self.process();
             }
+            self.deeds.poll();
             if told {
                 let Some(order) = line.hear() else { return 0 };
                 if let Some(code) = self.obey(&order, line) {
@@ -152,7 +156,7 @@ impl Life {
                 ends = Some(code.parse().expect("an exit code"));
                 "done".to_owned()
             }
-            _ => panic!("unknown order {order:?}"),
+            _ => self.deeds.obey(order, line),
         };
         line.say(&answer);
         ends

@@ -58,12 +58,16 @@ fn time(time_ns: u64, zone: &TimeZone) -> String {
 
 fn colour(kind: Kind) -> Style {
     match kind {
-        Kind::GenerationStarted | Kind::GenerationEnded => paint::HEADING,
+        Kind::GenerationStarted | Kind::GenerationEnded | Kind::LeaderElected => paint::HEADING,
         Kind::WorkerStarted | Kind::WorkerRecovered | Kind::HelperStarted => paint::GOOD,
         Kind::WorkerDraining => AnsiColor::Yellow.on_default(),
         Kind::WorkerStalled => AnsiColor::Magenta.on_default().bold(),
         Kind::WorkerDied | Kind::MasterLost | Kind::CallbackDied => paint::ERROR,
-        Kind::GenerationAbandoned | Kind::CallbackFailed => paint::WARNING,
+        Kind::OnceDone => paint::GOOD,
+        Kind::OnceFailed => paint::ERROR,
+        Kind::GenerationAbandoned | Kind::CallbackFailed | Kind::LeaderLost | Kind::LockAbandoned => {
+            paint::WARNING
+        }
         _ => paint::DIM,
     }
 }

@@ -9,6 +9,7 @@ use headcount::{Cause, GenerationId, GenerationStatus, Liveness, Phase, ProcessS
 use headcount_report::{Death, History, age, plural, sentence, signal_name};
 
 use super::reading::{Drain, Reading};
+use super::singletons;
 use crate::alive;
 use crate::escape::{escape, escape_path};
 use crate::paint;
@@ -26,6 +27,7 @@ pub fn node(reading: &Reading) -> String {
     if reading.registry.of_this_boot != Some(false) {
         generations(reading, &mut out);
         processes(reading, &mut out);
+        singletons::write(&reading.snapshot.singletons, &mut out);
         watch(reading, &mut out);
         recent(reading, &mut out);
     }

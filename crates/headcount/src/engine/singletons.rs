@@ -1,0 +1,413 @@
+//! The records of roles, onces and locks; and taking a lock that has a name.
+//!
+//! Such a lock is a word that names a process, as the node lock is. It is taken and released without the node lock, by one
+//! change of the word. A waiter sleeps on a futex and asks the kernel every few milliseconds whether the holder lives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::engine::inner::Inner;
+use crate::engine::node_lock::Wait;
+use crate::engine::process::relock;
+use crate::error::{Allowed, Error, ErrorKind, Result};
+use crate::event::{GenerationId, Role};
+use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
+use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
+use crate::registry::seqlock::rewrite;
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::identity::{Identity, Liveness};
+use crate::sys::{clock, futex, process};
+
+/// A name as a record keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Name([u64; 6]);
+
+impl Name {
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`], with what is allowed. `what`: the thing that is to have the name.
+    pub(crate) fn new(what: &'static str, name: &str) -> Result<Name> {
+        if !is_singleton_name(name) {
+            return Err(Error::option(what, format!("{name:?}"), Allowed::SingletonName));
+        }
+        let mut bytes = [0u8; LONGEST_NAME];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let mut words = [0; 6];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        }
+        Ok(Name(words))
+    }
+
+    fn is_in(&self, x: &Singleton) -> bool {
+        x.name.iter().zip(self.0).all(|(word, name)| word.load(Relaxed) == name)
+    }
+}
+
+impl Inner {
+    /// The record of a role, once or lock. `scope`: the generation of a once, else 0.
+    pub(crate) fn find_singleton(
+        &self,
+        kind: SingletonKind,
+        name: &Name,
+        scope: GenerationId,
+    ) -> Option<u32> {
+        let is_it = |x: &Singleton| self.is_singleton(x, kind, name, scope);
+        let index = self.view().used_singletons().iter().position(is_it)?;
+        u32::try_from(index).ok()
+    }
+
+    pub(crate) fn is_singleton(
+        &self,
+        x: &Singleton,
+        kind: SingletonKind,
+        name: &Name,
+        scope: GenerationId,
+    ) -> bool {
+        x.version.load(Acquire) & 1 == 0
+            && x.kind.load(Relaxed) == kind.code()
+            && name.is_in(x)
+            && (kind != SingletonKind::Once || x.generation.load(Relaxed) == scope)
+    }
+
+    /// Makes a record. Only for the holder of the node lock.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Full`].
+    pub(crate) fn make_singleton(
+        &self,
+        kind: SingletonKind,
+        name: &Name,
+        scope: GenerationId,
+    ) -> Result<u32> {
+        let region = &self.store.region;
+        let number = if kind == SingletonKind::Role { self.free_number()? } else { 0 };
+        let me = self.process().identity.to_word();
+        let free = region.find_singleton(|x| x.kind.load(Relaxed) == 0);
+        // A lock that nobody holds needs no record. Nobody takes it while we have it.
+        let is_idle = |x: &Singleton| {
+            x.kind.load(Relaxed) == SingletonKind::Lock.code()
+                && x.broken_from.load(Relaxed) == 0
+                && x.abandoned_by.load(Relaxed) == 0
+                && x.word.compare_exchange(0, me, AcqRel, Relaxed).is_ok()
+        };
+        let Some((index, x)) = free.or_else(|| region.find_singleton(is_idle)) else {
+            let (place, there) = (self.place(), region.singletons().len());
+            let text = match there == region.geometry().singletons() {
+                true => format!(
+                    "{place}: all {there} roles, onces and locks are in use; set the option `singletons` higher, stop \
+                     the server, remove the registry and start again"
+                ),
+                false => format!(
+                    "{place}: the file system is full, with room for {there} roles, onces and locks; make room in it"
+                ),
+            };
+            return Err(Error::new(ErrorKind::Full, text));
+        };
+        self.header().singletons_used.fetch_max(index + 1, Release);
+        rewrite(&x.version, || {
+            for (word, value) in x.name.iter().zip(name.0) {
+                word.store(value, Relaxed);
+            }
+            for word in [
+                &x.awaited,
+                &x.abandoned_by,
+                &x.attempts,
+                &x.owner_slot,
+                &x.owner_pid,
+                &x.cause,
+                &x.next_state,
+            ] {
+                word.store(0, Relaxed);
+            }
+            for word in [&x.broken_from, &x.last_dead, &x.owner_version, &x.wait_status, &x.asked_ns, &x.seq]
+            {
+                word.store(0, Relaxed);
+            }
+            x.owner_worker_id.store(-1, Relaxed);
+            x.generation.store(scope, Relaxed);
+            x.number.store(number, Relaxed);
+            // As those of leaders, tokens of locks grow over a registry that was lost.
+            x.token.store(clock::wall_ns() / 1000, Relaxed);
+            x.since_ns.store(clock::boot_ns(), Relaxed);
+            let state = if kind == SingletonKind::Once { SingletonState::Open } else { SingletonState::Free };
+            x.state.store(state.code(), Relaxed);
+            x.kind.store(kind.code(), Relaxed);
+            x.word.store(0, Release);
+        });
+        Ok(index)
+    }
+
+    pub(crate) fn free_singleton(&self, index: u32) {
+        let Some(x) = self.singleton(index) else { return };
+        rewrite(&x.version, || {
+            x.kind.store(0, Relaxed);
+            x.word.store(0, Release);
+        });
+    }
+
+    /// Those of a run that is over.
+    pub(crate) fn free_all_singletons(&self) {
+        for (index, x) in (0u32..).zip(self.view().used_singletons()) {
+            if x.is_taken() {
+                self.free_singleton(index);
+            }
+        }
+    }
+
+    /// Has the header say again how far the table is used, and takes out what is there twice: somebody had hidden the one.
+    pub(crate) fn heal_singletons(&self) {
+        let all = self.store.region.singletons();
+        let end = all.iter().rposition(Singleton::is_taken).map_or(0, |last| last + 1);
+        self.header().singletons_used.store(u32::try_from(end).unwrap_or(u32::MAX), Release);
+        let mut seen = BTreeSet::new();
+        for (index, x) in (0u32..).zip(all).filter(|(_, x)| x.is_taken()) {
+            let kind = x.kind.load(Relaxed);
+            let scope = if kind == SingletonKind::Once.code() { x.generation.load(Relaxed) } else { 0 };
+            if !seen.insert((kind, x.name.each_ref().map(|word| word.load(Relaxed)), scope)) {
+                self.free_singleton(index);
+            }
+        }
+    }
+
+    /// A number that no role has.
+    fn free_number(&self) -> Result<u32> {
+        let roles = self.view().used_singletons().iter();
+        let roles = roles.filter(|x| x.kind.load(Relaxed) == SingletonKind::Role.code());
+        let taken =
+            roles.fold(0u64, |taken, x| taken | 1u64.checked_shl(x.number.load(Relaxed)).unwrap_or(0));
+        let number = taken.trailing_ones();
+        if number == u64::BITS {
+            let text = format!("{}: there are 64 roles, and no more are possible", self.place());
+            return Err(Error::new(ErrorKind::Full, text));
+        }
+        Ok(number)
+    }
+
+    /// Takes out of the locks the name of this process where it holds none: somebody has written it there.
+    pub(crate) fn disown_locks(&self) {
+        let process = self.process();
+        let me = process.identity.to_word();
+        for (index, x) in (0u32..).zip(self.view().used_singletons()) {
+            if x.kind.load(Relaxed) == SingletonKind::Lock.code() && x.word.load(Acquire) == me {
+                let named = relock(&process.named);
+                if !named.held.iter().any(|(held, _)| *held == index) {
+                    release(x, me);
+                }
+            }
+        }
+    }
+}
+
+/// A named lock that this process holds.
+pub(crate) struct Held {
+    inner: Arc<Inner>,
+    index: u32,
+    pid: u32,
+    pub(crate) token: u64,
+    /// The one before died while it held it.
+    pub(crate) abandoned_by: Option<u32>,
+}
+
+/// As those of the node lock. They grow with the time waited.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// After this time it is asked whether who is named can hold it at all, and again and again.
+const SUSPICIOUS: Duration = Duration::from_millis(50);
+
+/// A thread's turn among the threads of its process, which all have the same name in the word.
+struct Turn<'a> {
+    inner: &'a Inner,
+    index: u32,
+}
+
+impl<'a> Turn<'a> {
+    fn take(inner: &'a Inner, index: u32, name: &str, begun: u64, limit: Duration) -> Result<Turn<'a>> {
+        let process = inner.process();
+        let me = std::thread::current().id();
+        let mut named = relock(&process.named);
+        while let Some((_, thread)) = named.held.iter().find(|(held, _)| *held == index) {
+            if *thread == me {
+                let text = format!("{}: this thread holds the lock {name} already", inner.place());
+                return Err(Error::new(ErrorKind::WrongState, text));
+            }
+            let left = limit.saturating_sub(clock::elapsed_since(begun));
+            if left.is_zero() {
+                return Err(timed_out(inner, index, name, limit));
+            }
+            named.waiting += 1;
+            let waited = process.named_released.wait_timeout(named, left);
+            named = waited.unwrap_or_else(PoisonError::into_inner).0;
+            named.waiting -= 1;
+        }
+        named.held.push((index, me));
+        Ok(Turn { inner, index })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let process = self.inner.process();
+        let mut named = relock(&process.named);
+        named.held.retain(|(held, _)| *held != self.index);
+        if named.waiting > 0 {
+            process.named_released.notify_all();
+        }
+    }
+}
+
+/// The word in the slot of a process that it waits for a lock, until this is dropped.
+struct Waits<'a>(&'a Slot);
+
+impl<'a> Waits<'a> {
+    fn say(slot: &'a Slot, index: u32) -> Waits<'a> {
+        slot.waits_for.store(index + 1, Relaxed);
+        Waits(slot)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waits_for.store(0, Relaxed);
+    }
+}
+
+impl Held {
+    /// Takes the lock in this record. `None`: it is another lock's by now.
+    pub(crate) fn take(
+        inner: &Arc<Inner>,
+        me: SlotRef,
+        index: u32,
+        (text, name): (&str, &Name),
+        wait: Wait,
+    ) -> Result<Option<Held>> {
+        let limit = match wait {
+            Wait::Timeout => inner.settings().lock_timeout,
+            Wait::Try => Duration::ZERO,
+            Wait::For(limit) => limit,
+        };
+        let begun = clock::boot_ns();
+        let Some(x) = inner.singleton(index) else { return Ok(None) };
+        let turn = Turn::take(inner, index, text, begun, limit)?;
+        let word = inner.process().identity.to_word();
+        let mut abandoned_by = None;
+        let mut waits = None;
+        let mut next_proof = SUSPICIOUS;
+        loop {
+            // In this order: who then sleeps until it is released has missed nothing.
+            let released = x.released.load(Acquire);
+            let named = x.word.load(Acquire);
+            let is_dead = named != 0 && named != word && inner.is_gone(named);
+            if is_dead {
+                // First of all: whoever dies between the two leaves it to be reported.
+                x.broken_from.store(named, Release);
+            }
+            if (named == 0 || named == word || is_dead)
+                && x.word.compare_exchange(named, word, AcqRel, Acquire).is_ok()
+            {
+                if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
+                    release(x, word);
+                    return Ok(None);
+                }
+                abandoned_by = abandoned_by.or_else(|| is_dead.then(|| Identity::from_word(named).pid));
+                break;
+            }
+            if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
+                return Ok(None);
+            }
+            if named == 0 || is_dead {
+                continue;
+            }
+            let so_far = clock::elapsed_since(begun);
+            if so_far >= limit {
+                return Err(timed_out(inner, index, text, limit));
+            }
+            if so_far >= next_proof {
+                next_proof = so_far.saturating_mul(2);
+                if !can_hold(inner, named) {
+                    // Somebody has written a name there. Failing means that it has changed.
+                    let _ = x.word.compare_exchange(named, 0, AcqRel, Acquire);
+                    continue;
+                }
+            }
+            waits = waits.or_else(|| Some(Waits::say(inner.slot(me.index)?, index)));
+            x.awaited.store(1, Release);
+            let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
+            futex::wait_for_change(&x.released, released, sleep);
+        }
+        let has_waited = waits.is_some();
+        if has_waited {
+            // Others may sleep as well: who took the flag away woke only one.
+            x.awaited.store(1, Release);
+        }
+        if x.abandoned_by.load(Relaxed) != 0 {
+            abandoned_by = Some(x.abandoned_by.swap(0, AcqRel));
+        }
+        if abandoned_by.is_some() {
+            // The death is to be reported, if it is not yet.
+            inner.ring();
+        }
+        x.since_ns.store(if has_waited { clock::boot_ns() } else { begun }, Relaxed);
+        let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
+        std::mem::forget(turn);
+        Ok(Some(Held { inner: inner.clone(), index, pid: process::pid(), token, abandoned_by }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.pid != process::pid() {
+            // In a forked child: it is its parent's.
+            return;
+        }
+        let turn = Turn { inner: &self.inner, index: self.index };
+        if let Some(x) = self.inner.singleton(self.index) {
+            release(x, self.inner.process().identity.to_word());
+        }
+        drop(turn);
+    }
+}
+
+/// Lets go of it, and wakes one of those who sleep.
+fn release(x: &Singleton, word: u64) {
+    // Failing means that somebody has spoiled it: then it is no longer ours.
+    let _ = x.word.compare_exchange(word, 0, AcqRel, Relaxed);
+    x.released.fetch_add(1, Release);
+    if x.awaited.swap(0, AcqRel) != 0 {
+        futex::wake(&x.released, 1);
+    }
+}
+
+/// Whether a process of this name can hold a lock: it is a worker or a helper of this node.
+fn can_hold(inner: &Inner, word: u64) -> bool {
+    inner
+        .facts()
+        .slots
+        .iter()
+        .any(|s| s.role != Role::Master && s.liveness != Liveness::Gone && s.identity.to_word() == word)
+}
+
+fn timed_out(inner: &Inner, index: u32, name: &str, limit: Duration) -> Error {
+    let x = inner.singleton(index);
+    let word = x.map_or(0, |x| x.word.load(Acquire));
+    let since = clock::elapsed_since(x.map_or(0, |x| x.since_ns.load(Relaxed)));
+    let facts = inner.facts();
+    let holder = facts.slots.iter().find(|s| s.identity.to_word() == word);
+    let who = match holder.and_then(|s| s.worker_id) {
+        Some(id) => format!("worker {id} (process {})", Identity::from_word(word).pid),
+        None => format!("process {}", Identity::from_word(word).pid),
+    };
+    let place = inner.place();
+    match limit.is_zero() {
+        true => {
+            Error::new(ErrorKind::Busy, format!("{place}: {who} has held the lock {name} for {since:.1?}"))
+        }
+        false => Error::new(
+            ErrorKind::LockTimeout,
+            format!(
+                "{place}: timed out after {limit:?} waiting for the lock {name}: {who} has held it for {since:.1?}"
+            ),
+        ),
+    }
+}

@@ -1,0 +1,125 @@
+//! A lock that has a name, over all processes of a node.
+
+use std::marker::PhantomData;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::engine::node_lock::{Operation, Wait};
+use crate::engine::session::Session;
+use crate::engine::singletons::{Held, Name};
+use crate::error::Result;
+use crate::lifecycle::SingletonKind;
+use crate::worker::Worker;
+
+impl Worker {
+    /// The lock of this name: 1 to 48 letters, digits, `.`, `_` and `-`. It takes no place in the registry before it is
+    /// acquired.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidOption`] for a name that is none; [`crate::ErrorKind::WrongState`] if this process has left, or
+    /// is not the one that joined.
+    pub fn lock(&self, name: &str) -> Result<NamedLock> {
+        self.check()?;
+        let key = Name::new("lock", name)?;
+        Ok(NamedLock { worker: self.clone(), name: name.to_owned(), key, index: AtomicU32::new(UNKNOWN) })
+    }
+}
+
+const UNKNOWN: u32 = u32::MAX;
+
+/// A mutex over all processes of a node, and all their threads.
+///
+/// Whoever waits for it sleeps in the kernel. If the holder dies, the next one gets it at once, and is told so. If the holder is
+/// slow, the others wait, and time out; nobody ever goes on without it.
+///
+/// It belongs to the process that made it; its threads may share it.
+///
+/// ```no_run
+/// # fn rotate_the_keys() {}
+/// # fn set_right() {}
+/// # fn f(worker: &headcount::Worker) -> headcount::Result<()> {
+/// let keys = worker.lock("keys")?;
+/// let guard = keys.acquire(headcount::Wait::Timeout)?;
+/// if guard.abandoned_by().is_some() {
+///     set_right();
+/// }
+/// rotate_the_keys();
+/// # Ok(())
+/// # }
+/// ```
+pub struct NamedLock {
+    worker: Worker,
+    name: String,
+    key: Name,
+    index: AtomicU32,
+}
+
+impl NamedLock {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits for it, and takes it. Without a system call if nobody has it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::LockTimeout`] or, for [`Wait::Try`], [`crate::ErrorKind::Busy`]: the message says who has it and for
+    /// how long; [`crate::ErrorKind::WrongState`] if this thread has it already, or the process is no worker any more;
+    /// [`crate::ErrorKind::Full`] if the node has too many roles, onces and locks.
+    pub fn acquire(&self, wait: Wait) -> Result<LockGuard> {
+        self.worker.check()?;
+        let inner = &self.worker.node.inner;
+        loop {
+            let index = match self.index.load(Relaxed) {
+                UNKNOWN => self.find(wait)?,
+                index => index,
+            };
+            match Held::take(inner, self.worker.slot, index, (&self.name, &self.key), wait)? {
+                Some(held) => {
+                    return Ok(LockGuard { held, _stays_on_its_thread: PhantomData });
+                }
+                // Another lock has its place by now.
+                None => self.index.store(UNKNOWN, Relaxed),
+            }
+        }
+    }
+
+    fn find(&self, wait: Wait) -> Result<u32> {
+        let inner = &self.worker.node.inner;
+        let find = || inner.find_singleton(SingletonKind::Lock, &self.key, 0);
+        let index = match find() {
+            Some(index) => index,
+            None => {
+                let _session = Session::begin(inner, wait, Operation::Singletons)?;
+                match find() {
+                    Some(index) => index,
+                    None => inner.make_singleton(SingletonKind::Lock, &self.key, 0)?,
+                }
+            }
+        };
+        self.index.store(index, Relaxed);
+        Ok(index)
+    }
+}
+
+/// A lock that is held. Dropping it releases the lock.
+#[must_use = "the lock is released when this is dropped"]
+pub struct LockGuard {
+    held: Held,
+    _stays_on_its_thread: PhantomData<*const ()>,
+}
+
+impl LockGuard {
+    /// How often the lock was taken: a number that only grows, for whoever has to tell this tenure from an older one.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.held.token
+    }
+
+    /// The process that ended while it held the lock, if that is how it became free: what the lock guards may be half-done.
+    #[must_use]
+    pub fn abandoned_by(&self) -> Option<u32> {
+        self.held.abandoned_by
+    }
+}
