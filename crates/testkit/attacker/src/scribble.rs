@@ -10,7 +10,20 @@ use crate::registry::Registry;
 #[cfg(test)]
 /// What the attacks call by its name; a test looks whether docs/format.md still has it.
 pub const FIELDS: &[(&str, &[&str])] = &[
-    ("Header", &["slots", "slots_used", "generations_used", "head", "last_generation", "joiners", "joining"]),
+    (
+        "Header",
+        &[
+            "slots",
+            "slots_used",
+            "generations_used",
+            "singletons_used",
+            "head",
+            "last_generation",
+            "last_token",
+            "joiners",
+            "joining",
+        ],
+    ),
     ("Slot", &["version", "generation", "pid", "role", "intent", "birth", "birth_kind"]),
     ("Generation", &["version", "id", "phase", "master_pid"]),
 ];
@@ -78,16 +91,18 @@ pub fn extremes(registry: Registry) -> String {
         format().table("Header").fields.iter().filter(|f| f.offset >= MOVING).cloned().collect();
     let (slots, slot) = registry.records("Slot");
     let (generations, generation) = registry.records("Generation");
+    let (singletons, singleton) = registry.records("Singleton");
     let (journal, record) = registry.records("Record");
     forever(move |random| {
         let any = |random: &mut Random, all: &[usize], table: &Table| {
             let base = all[random.below(all.len().min(64) as u64) as usize];
             (base, table.fields[random.below(table.fields.len() as u64) as usize].clone())
         };
-        let (base, field) = match random.below(4) {
+        let (base, field) = match random.below(5) {
             0 => (0, header[random.below(header.len() as u64) as usize].clone()),
             1 => any(random, &slots, slot),
             2 => any(random, &generations, generation),
+            3 => any(random, &singletons, singleton),
             _ => any(random, &journal, record),
         };
         registry.set(base, &field, EXTREMES[random.below(8) as usize]);
@@ -99,12 +114,14 @@ pub fn extremes(registry: Registry) -> String {
 pub fn ends(registry: Registry) -> String {
     let header = format().table("Header");
     forever(move |_| {
-        for name in ["head", "last_generation", "slots_used", "generations_used"] {
+        for name in
+            ["head", "last_generation", "last_token", "slots_used", "generations_used", "singletons_used"]
+        {
             registry.set(0, header.field(name), u64::MAX);
         }
         std::thread::sleep(Duration::from_millis(1));
     });
-    "4 counters".to_owned()
+    "6 counters".to_owned()
 }
 
 /// Slots that pass for living processes: strangers as masters and workers, at work, dying, draining.
