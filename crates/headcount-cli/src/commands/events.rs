@@ -171,10 +171,10 @@ impl<'a> Printer<'a> {
             false => None,
         };
         while !signals.came() {
-            if let Some(discovery) = &mut discovery {
-                if let Some(paths) = discovery.search(selector)? {
-                    self.journals.add(paths, None)?;
-                }
+            if let Some(discovery) = &mut discovery
+                && let Some(paths) = discovery.search(selector)?
+            {
+                self.journals.add(paths, None)?;
             }
             let (found, errors) = self.read(false)?;
             self.print(&found)?;

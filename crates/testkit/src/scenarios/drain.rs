@@ -143,6 +143,7 @@ pub fn shown_while_draining(i: Integration) {
     nginx.wait_for("the other one to leave", PATIENCE, |all| all.at_least(1, Kind::WorkerExited, 1));
     age();
     client.finish();
+    nginx.wait_ended(1);
     let mut ledger = nginx.end(Signal::QUIT);
     ledger.graceful_end(1, 2, true);
     ledger.graceful_end(2, 2, false);

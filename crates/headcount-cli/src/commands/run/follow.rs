@@ -43,12 +43,12 @@ impl<'a> Follower<'a> {
     /// Follows until it is stopped, or gives up.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let mut ended = self.deliverer.resume()?;
-        if ended == Ended::Finished {
-            if let Some(path) = self.locator.wait(self.deliverer.stop, self.deliverer.log)? {
-                let mut queue = Queue::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
-                while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
-                    ended = self.step(&mut queue)?;
-                }
+        if ended == Ended::Finished
+            && let Some(path) = self.locator.wait(self.deliverer.stop, self.deliverer.log)?
+        {
+            let mut queue = Queue::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
+            while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
+                ended = self.step(&mut queue)?;
             }
         }
         self.deliverer.file.save()?;

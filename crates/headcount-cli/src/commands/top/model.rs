@@ -241,10 +241,10 @@ impl Model {
             if index >= too_many && at >= oldest {
                 break;
             }
-            if let Some(key) = self.lives.remove(&id).map(|life| life.key()) {
-                if self.newest.get(&key) == Some(&id) {
-                    self.newest.remove(&key);
-                }
+            if let Some(key) = self.lives.remove(&id).map(|life| life.key())
+                && self.newest.get(&key) == Some(&id)
+            {
+                self.newest.remove(&key);
             }
         }
         while self.moments.len() > KEPT || self.moments.front().is_some_and(|m| m.at < oldest) {

@@ -1,7 +1,7 @@
 //! Characters and colours, by what the terminal can show.
 
 use headcount::State;
-use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::style::{Color, Modifier, Style};
 
 use super::life::Stretch;
 use super::timeline::Mark;

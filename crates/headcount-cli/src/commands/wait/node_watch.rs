@@ -115,11 +115,11 @@ impl NodeWatch {
     }
 
     fn read(&mut self) -> anyhow::Result<()> {
-        if self.follower.is_none() {
-            if let Some(path) = self.path()? {
-                self.follower = Some(Follower::new(path, Cursor::oldest())?);
-                self.folders = None;
-            }
+        if self.follower.is_none()
+            && let Some(path) = self.path()?
+        {
+            self.follower = Some(Follower::new(path, Cursor::oldest())?);
+            self.folders = None;
         }
         let Some(follower) = &mut self.follower else { return Ok(()) };
         let begun = Instant::now();

@@ -3,7 +3,7 @@
 use headcount::Role;
 use headcount_report::{age, sentence};
 use ratatui::layout::Rect;
-use ratatui::style::{Style, Stylize};
+use ratatui::style::Style;
 
 use super::super::life::{Ending, Life, heartbeat_age};
 use super::super::model::Model;

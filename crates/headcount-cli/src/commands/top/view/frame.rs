@@ -3,7 +3,7 @@
 use headcount::{GenerationStatus, Phase};
 use headcount_report::plural;
 use ratatui::layout::Rect;
-use ratatui::style::{Modifier, Style, Stylize};
+use ratatui::style::{Modifier, Style};
 
 use super::super::choices::{Mode, Sort};
 use super::page::{Page, Scene, short};

@@ -1,7 +1,7 @@
 //! The keys, and what they do.
 
 use ratatui::layout::Rect;
-use ratatui::style::{Style, Stylize};
+use ratatui::style::Style;
 
 use super::page::Page;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use headcount::Role;
 use headcount_report::{plural, sentence};
 use ratatui::layout::Rect;
-use ratatui::style::{Modifier, Style, Stylize};
+use ratatui::style::{Modifier, Style};
 
 use super::super::life::{Life, Stretch, heartbeat_age};
 use super::super::model::{Model, What};
