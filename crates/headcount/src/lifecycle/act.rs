@@ -338,16 +338,8 @@ impl Facts {
     /// How a process ended, from its wait status, and what it had been about.
     pub(super) fn death(&self, slot: &SlotFacts, kind: Kind) -> Event {
         let mut event = self.about_gone(slot, kind, Cause::Unknown);
-        if let Some(status) = slot.wait_status {
-            let signal = status & 0x7f;
-            if signal == 0 {
-                event.cause = Cause::Exit;
-                event.exit_code = Some(status >> 8 & 0xff);
-            } else {
-                event.cause = Cause::Signal;
-                event.signal = Some(signal);
-            }
-        }
+        event.cause = cause_of_end(slot.wait_status);
+        event.set_end(slot.wait_status);
         event
     }
 
@@ -417,6 +409,26 @@ impl Facts {
         match about.kind {
             Kind::WorkerStalled | Kind::WorkerRecovered => self.redeliver_tries,
             _ => slot.or(generation).unwrap_or(0),
+        }
+    }
+}
+
+/// Why a process ended, by its wait status.
+pub(super) fn cause_of_end(wait_status: Option<i32>) -> Cause {
+    match wait_status {
+        None => Cause::Unknown,
+        Some(status) if status & 0x7f == 0 => Cause::Exit,
+        Some(_) => Cause::Signal,
+    }
+}
+
+impl Event {
+    /// How a process ended.
+    pub(super) fn set_end(&mut self, wait_status: Option<i32>) {
+        let Some(status) = wait_status else { return };
+        match status & 0x7f {
+            0 => self.exit_code = Some(status >> 8 & 0xff),
+            signal => self.signal = Some(signal),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use super::act::cause_of_end;
 use super::{Act, Change, Facts, Intent, MOST_TRIES, Mark, Progress, SlotFacts, SlotRef};
 use crate::coded::coded;
 use crate::event::{Cause, Event, GenerationId, Kind, Role};
@@ -116,12 +117,8 @@ impl Facts {
         let Some(leader) = self.owner_of(x) else { return lost(Cause::Unknown) };
         if leader.liveness == Liveness::Gone {
             // Its end is told first.
-            let cause = match leader.wait_status {
-                _ if leader.exited_seq != 0 => Cause::Exit,
-                Some(status) if status & 0x7f != 0 => Cause::Signal,
-                Some(_) => Cause::Exit,
-                None => Cause::Unknown,
-            };
+            let has_exited = leader.exited_seq != 0;
+            let cause = if has_exited { Cause::Exit } else { cause_of_end(leader.wait_status) };
             return lost(cause).filter(|_| leader.is_told());
         }
         if !leader.stands_for(x.number) {
@@ -199,6 +196,13 @@ impl Facts {
         asked.map(|x| x.asked_ns.saturating_add(self.stall_after).saturating_add(1))
     }
 
+    /// The dead one whose lock it was. Its end may stand in the journal or not.
+    fn dead_holder(&self, x: &SingletonFacts) -> Option<u64> {
+        let word = if x.broken_from != 0 { x.broken_from } else { x.word };
+        let lives = |s: &SlotFacts| s.identity.to_word() == word && s.liveness != Liveness::Gone;
+        (x.kind == SingletonKind::Lock && word != 0 && !self.slots.iter().any(lives)).then_some(word)
+    }
+
     fn owner_of(&self, x: &SingletonFacts) -> Option<&SlotFacts> {
         let owner = x.owner?;
         self.slots.iter().find(|s| s.at() == owner)
@@ -227,7 +231,11 @@ impl Facts {
 
     pub(super) fn settle_singleton(&self, step: SingletonStep) -> Option<Act> {
         Some(match step {
-            SingletonStep::Complete(index) => Act::silent(vec![Change::Turn(index)]).call(),
+            SingletonStep::Complete(index) => {
+                let x = self.singleton(index)?;
+                let unlock = self.dead_holder(x).map(|word| Change::Unlock(index, word));
+                Act::silent([Change::Turn(index)].into_iter().chain(unlock).collect()).call()
+            }
             SingletonStep::Free(index) => Act::silent(vec![Change::FreeSingleton(index)]),
             SingletonStep::Ask(index) => Act::silent(vec![Change::Ask(index)]).call(),
             SingletonStep::Lose(index, cause) => {
@@ -254,15 +262,8 @@ impl Facts {
             SingletonStep::Interrupt(index) => {
                 let x = self.singleton(index)?;
                 let owner = self.owner_of(x);
-                let (cause, status) = match owner.and_then(|s| s.wait_status) {
-                    Some(status) if status & 0x7f != 0 => (Cause::Signal, Some(status)),
-                    Some(status) => (Cause::Exit, Some(status)),
-                    None if owner.is_some_and(|s| s.liveness != Liveness::Gone || s.exited_seq != 0) => {
-                        (Cause::Exit, None)
-                    }
-                    None => (Cause::Unknown, None),
-                };
-                self.open_again(x, cause, status)
+                let cause = owner.map_or(Cause::Unknown, SlotFacts::cause_of_leaving);
+                self.open_again(x, cause, owner.and_then(|s| s.wait_status))
             }
             SingletonStep::Fail(index) => {
                 let x = self.singleton(index)?;
@@ -282,12 +283,7 @@ impl Facts {
                 if let Some(s) = holder {
                     (event.worker_id, event.generation) = (s.worker_id, s.generation);
                     event.set_end(s.wait_status);
-                    event.cause = match s.wait_status {
-                        Some(status) if status & 0x7f != 0 => Cause::Signal,
-                        _ if s.liveness != Liveness::Gone || s.exited_seq != 0 => Cause::Exit,
-                        Some(_) => Cause::Exit,
-                        None => Cause::Unknown,
-                    };
+                    event.cause = s.cause_of_leaving();
                 }
                 x.becomes(SingletonState::Free, event).after(Change::Unlock(index, word))
             }
@@ -309,6 +305,14 @@ impl Facts {
 impl SlotFacts {
     fn stands_for(&self, number: u32) -> bool {
         self.stands_for.checked_shr(number).is_some_and(|bits| bits & 1 == 1)
+    }
+
+    /// Of one that is gone, or is about to leave: why.
+    fn cause_of_leaving(&self) -> Cause {
+        match cause_of_end(self.wait_status) {
+            Cause::Unknown if self.liveness != Liveness::Gone || self.exited_seq != 0 => Cause::Exit,
+            cause => cause,
+        }
     }
 
     /// Its end stands in the journal.
@@ -344,13 +348,54 @@ impl SingletonFacts {
     }
 }
 
-impl Event {
-    /// How a process ended.
-    pub(super) fn set_end(&mut self, wait_status: Option<i32>) {
-        let Some(status) = wait_status else { return };
-        match status & 0x7f {
-            0 => self.exit_code = Some(status >> 8 & 0xff),
-            signal => self.signal = Some(signal),
+#[cfg(test)]
+mod tests {
+    use super::super::tests::slot;
+    use super::*;
+
+    fn lock(word: u64) -> SingletonFacts {
+        SingletonFacts {
+            index: 0,
+            kind: SingletonKind::Lock,
+            state: SingletonState::Free,
+            name: "keys".to_owned(),
+            word,
+            token: 1,
+            broken_from: 0,
+            last_dead: 0,
+            owner: None,
+            owner_pid: 0,
+            owner_worker_id: None,
+            attempts: 0,
+            cause: Cause::Unknown,
+            wait_status: None,
+            since_ns: 0,
+            generation: 0,
+            asked_ns: 0,
+            number: 0,
+            next_state: None,
+            seq: 0,
         }
+    }
+
+    #[test]
+    fn a_lock_whose_abandonment_was_reported_by_one_who_died_then_is_not_reported_again() {
+        let dead = SlotFacts { liveness: Liveness::Gone, died_seq: 3, started_seq: 1, ..slot(1) };
+        let word = dead.identity.to_word();
+        let mut facts = Facts { slots: vec![dead], singletons: vec![lock(word)], ..Facts::default() };
+        assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
+        // The reporter got as far as the event.
+        facts.singletons[0].seq = 4;
+        facts.singletons[0].next_state = Some(SingletonState::Free);
+        let act = facts.next_about_singletons().expect("something to complete");
+        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
+        assert!(matches!(act.subject, super::super::Subject::Nothing));
+        // Somebody waited for it, and took it: what is left to do is the same.
+        (facts.singletons[0].word, facts.singletons[0].broken_from) = (77, word);
+        let act = facts.next_about_singletons().expect("something to complete");
+        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
+        // Of one that lives nothing is taken.
+        facts.slots[0].liveness = Liveness::Alive;
+        assert_eq!(facts.next_about_singletons().expect("something to complete").before, [Change::Turn(0)]);
     }
 }
