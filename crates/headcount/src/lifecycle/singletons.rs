@@ -163,7 +163,14 @@ impl Facts {
                 && !s.is_reported_stalled()
         };
         let key = |s: &&SlotFacts| (s.generation, self.own.contains(&s.index), Reverse(s.index));
-        self.slots.iter().filter(may_lead).max_by_key(key)
+        let best = self.slots.iter().filter(may_lead).max_by_key(key)?;
+        if !self.is_stopping(best.generation) {
+            return Some(best);
+        }
+        // Whose master was told to stop is told next.
+        let all = self.generations.iter().map(|g| g.id);
+        let stopping: Vec<GenerationId> = all.filter(|&id| self.is_stopping(id)).collect();
+        self.slots.iter().filter(may_lead).filter(|s| !stopping.contains(&s.generation)).max_by_key(key)
     }
 
     fn next_of_once(&self, x: &SingletonFacts) -> Option<SingletonStep> {
@@ -350,7 +357,8 @@ impl SingletonFacts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::slot;
+    use super::super::GenerationFacts;
+    use super::super::tests::{generation as generation_of, slot};
     use super::*;
 
     fn lock(word: u64) -> SingletonFacts {
@@ -376,6 +384,35 @@ mod tests {
             next_state: None,
             seq: 0,
         }
+    }
+
+    #[test]
+    fn nobody_is_elected_whose_master_was_told_to_stop() {
+        let mut facts = Facts { now: 20, stall_after: 5, as_reported: true, ..Facts::default() };
+        for generation in [1u32, 2] {
+            let (index, id) = (2 * generation, u64::from(generation));
+            let master =
+                SlotFacts { role: Role::Master, version: 2, intent: Intent::Listening, ..slot(index) };
+            let worker = SlotFacts {
+                generation: id,
+                started_seq: id,
+                intent: Intent::Serving,
+                intent_since_ns: 18,
+                heartbeat_ns: 19,
+                stands_for: 1,
+                ..slot(index + 1)
+            };
+            facts.slots.extend([master, worker]);
+            facts.generations.push(GenerationFacts { master_slot: index, ..generation_of(index, id) });
+        }
+        let best = |facts: &Facts| facts.best_leader(0).map(|s| s.generation);
+        assert_eq!(best(&facts), Some(2));
+        facts.slots[2].intent = Intent::Leaving;
+        assert_eq!(best(&facts), Some(1), "an upgrade that is rolled back");
+        facts.slots[0].intent = Intent::Leaving;
+        assert_eq!(best(&facts), None, "a stop");
+        facts.slots[2].liveness = Liveness::Gone;
+        assert_eq!(best(&facts), Some(2), "orphans serve on");
     }
 
     #[test]
