@@ -304,6 +304,8 @@ mod edge_tests;
 #[cfg(test)]
 mod over_tests;
 #[cfg(test)]
+mod singletons_tests;
+#[cfg(test)]
 mod start_tests;
 #[cfg(test)]
 mod surroundings_tests;

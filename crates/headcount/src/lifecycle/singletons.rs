@@ -150,7 +150,7 @@ impl Facts {
 
     /// The one to lead: of the newest generation that serves. Of these the one who decides, since it needs not be woken; else
     /// the first.
-    fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
+    pub(super) fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
         let may_lead = |s: &&SlotFacts| {
             s.role == Role::Worker
                 && s.stands_for(number)
@@ -352,87 +352,5 @@ impl SingletonFacts {
     /// It was done.
     pub(crate) fn done(&self) -> Act {
         self.becomes(SingletonState::Done, self.event(Kind::OnceDone, Cause::Unknown))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::GenerationFacts;
-    use super::super::tests::{generation as generation_of, slot};
-    use super::*;
-
-    fn lock(word: u64) -> SingletonFacts {
-        SingletonFacts {
-            index: 0,
-            kind: SingletonKind::Lock,
-            state: SingletonState::Free,
-            name: "keys".to_owned(),
-            word,
-            token: 1,
-            broken_from: 0,
-            last_dead: 0,
-            owner: None,
-            owner_pid: 0,
-            owner_worker_id: None,
-            attempts: 0,
-            cause: Cause::Unknown,
-            wait_status: None,
-            since_ns: 0,
-            generation: 0,
-            asked_ns: 0,
-            number: 0,
-            next_state: None,
-            seq: 0,
-        }
-    }
-
-    #[test]
-    fn nobody_is_elected_whose_master_was_told_to_stop() {
-        let mut facts = Facts { now: 20, stall_after: 5, as_reported: true, ..Facts::default() };
-        for generation in [1u32, 2] {
-            let (index, id) = (2 * generation, u64::from(generation));
-            let master =
-                SlotFacts { role: Role::Master, version: 2, intent: Intent::Listening, ..slot(index) };
-            let worker = SlotFacts {
-                generation: id,
-                started_seq: id,
-                intent: Intent::Serving,
-                intent_since_ns: 18,
-                heartbeat_ns: 19,
-                stands_for: 1,
-                ..slot(index + 1)
-            };
-            facts.slots.extend([master, worker]);
-            facts.generations.push(GenerationFacts { master_slot: index, ..generation_of(index, id) });
-        }
-        let best = |facts: &Facts| facts.best_leader(0).map(|s| s.generation);
-        assert_eq!(best(&facts), Some(2));
-        facts.slots[2].intent = Intent::Leaving;
-        assert_eq!(best(&facts), Some(1), "an upgrade that is rolled back");
-        facts.slots[0].intent = Intent::Leaving;
-        assert_eq!(best(&facts), None, "a stop");
-        facts.slots[2].liveness = Liveness::Gone;
-        assert_eq!(best(&facts), Some(2), "orphans serve on");
-    }
-
-    #[test]
-    fn a_lock_whose_abandonment_was_reported_by_one_who_died_then_is_not_reported_again() {
-        let dead = SlotFacts { liveness: Liveness::Gone, died_seq: 3, started_seq: 1, ..slot(1) };
-        let word = dead.identity.to_word();
-        let mut facts = Facts { slots: vec![dead], singletons: vec![lock(word)], ..Facts::default() };
-        assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
-        // The reporter got as far as the event.
-        facts.singletons[0].seq = 4;
-        facts.singletons[0].next_state = Some(SingletonState::Free);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        assert!(matches!(act.subject, super::super::Subject::Nothing));
-        // Somebody waited for it, and took it: what is left to do is the same.
-        (facts.singletons[0].word, facts.singletons[0].broken_from) = (77, word);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        // Of one that lives nothing is taken.
-        facts.slots[0].liveness = Liveness::Alive;
-        assert_eq!(facts.next_about_singletons().expect("something to complete").before, [Change::Turn(0)]);
     }
 }
