@@ -331,6 +331,10 @@ fn the_lock_of_a_dead_holder_is_abandoned_after_its_death_is_told() {
     facts.slots[1].wait_status = None;
     assert_eq!(reported(&facts.next_about_singletons().expect("it is abandoned")).0.cause, Cause::Exit);
 
+    (facts.slots[1].died_seq, facts.slots[1].exited_seq) = (4, 0);
+    assert_eq!(reported(&facts.next_about_singletons().expect("it is abandoned")).0.cause, Cause::Unknown);
+    (facts.slots[1].died_seq, facts.slots[1].exited_seq) = (0, 4);
+
     // Whoever waited for it has taken it from the dead.
     (facts.singletons[0].word, facts.singletons[0].broken_from) = (fit(2, 1).identity.to_word(), word);
     assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
