@@ -13,7 +13,7 @@ use crate::engine::node_lock::Wait;
 use crate::engine::process::relock;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
+use crate::lifecycle::{Facts, SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -147,10 +147,12 @@ impl Inner {
         });
     }
 
-    /// Those of a run that is over.
-    pub(crate) fn free_all_singletons(&self) {
+    /// Those of a run that is over, but for what visitors have, who outlive it.
+    pub(crate) fn free_singletons_of_a_run(&self, facts: &Facts) {
+        let kept: BTreeSet<_> =
+            facts.singletons.iter().filter(|x| facts.is_a_visitors(x)).map(|x| x.index).collect();
         for (index, x) in (0u32..).zip(self.view().used_singletons()) {
-            if x.is_taken() {
+            if x.is_taken() && !kept.contains(&index) {
                 self.free_singleton(index);
             }
         }
@@ -459,7 +461,7 @@ fn release(x: &Singleton, word: u64) {
     }
 }
 
-/// Whether a process of this name can hold a lock: it is a worker or a helper of this node.
+/// Whether a process of this name can hold a lock: it is a worker, a helper or a visitor of this node.
 fn can_hold(inner: &Inner, word: u64) -> bool {
     inner
         .facts()

@@ -59,7 +59,7 @@ fn dead(s: &mut SlotFacts, status: Option<i32>) {
     (s.liveness, s.wait_status) = (Liveness::Gone, status);
 }
 
-fn lock(word: u64) -> SingletonFacts {
+pub(super) fn lock(word: u64) -> SingletonFacts {
     SingletonFacts {
         index: 0,
         kind: SingletonKind::Lock,
