@@ -16,9 +16,9 @@ use crate::event::{GenerationId, Role};
 use crate::lifecycle::{Facts, SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::identity::{Identity, Liveness};
-use crate::sys::{clock, futex, process};
+use crate::sys::{clock, futex, process, thread};
 
 /// A name as a record keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +227,7 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn take(inner: &'a Inner, index: u32, name: &str, patience: &mut Patience) -> Result<Turn<'a>> {
         let process = inner.process();
-        let me = std::thread::current().id();
+        let me = thread::id();
         let mut named = relock(&process.named);
         while let Some((_, thread)) = named.held.iter().find(|(held, _)| *held == index) {
             if *thread == me {
@@ -332,7 +332,7 @@ impl<'a> Sleeper<'a> {
             self.waits = self.inner.slot(self.slot.index).map(|slot| Waits::say(slot, self.index));
         }
         self.has_slept = true;
-        self.x.awaited.store(1, Release);
+        self.x.awaited.store(1, SeqCst);
         let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(left);
         futex::wait_for_change(&self.x.released, released, sleep);
         true
@@ -455,8 +455,10 @@ impl Drop for Held {
 fn release(x: &Singleton, word: u64) {
     // Failing means that somebody has spoiled it: then it is no longer ours.
     let _ = x.word.compare_exchange(word, 0, AcqRel, Relaxed);
-    x.released.fetch_add(1, Release);
-    if x.awaited.swap(0, AcqRel) != 0 {
+    // Whoever says that it waits after we have looked finds that this has changed, and does not sleep.
+    x.released.fetch_add(1, SeqCst);
+    if x.awaited.load(SeqCst) != 0 {
+        x.awaited.store(0, Relaxed);
         futex::wake(&x.released, 1);
     }
 }
