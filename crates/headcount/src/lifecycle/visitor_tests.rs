@@ -32,7 +32,7 @@ fn role() -> SingletonFacts {
         kind: SingletonKind::Role,
         state: SingletonState::Free,
         name: "cron".to_owned(),
-        ..singletons::tests::lock(0)
+        ..singletons_tests::lock(0)
     }
 }
 
@@ -97,7 +97,7 @@ fn one_that_hangs_loses_its_role_without_an_event_about_itself() {
 fn what_it_had_is_told_before_its_slot_is_free_and_nothing_else() {
     let dead = SlotFacts { liveness: Liveness::Gone, ..visitor(0) };
     let word = dead.identity.to_word();
-    let mut all = facts(vec![dead.clone(), worker(1, 1)], vec![singletons::tests::lock(word)]);
+    let mut all = facts(vec![dead.clone(), worker(1, 1)], vec![singletons_tests::lock(word)]);
     all.slots[1].stands_for = 0;
     let step = all.next_step(Scope::Everything);
     assert_eq!(step, Some(Step::Singleton(SingletonStep::Abandon(0, word))));
@@ -121,7 +121,7 @@ fn what_it_had_is_told_before_its_slot_is_free_and_nothing_else() {
 #[test]
 fn a_start_of_the_server_leaves_it_what_it_has() {
     let (here, gone) = (visitor(0), SlotFacts { liveness: Liveness::Gone, ..visitor(1) });
-    let held = |slot: &SlotFacts| singletons::tests::lock(slot.identity.to_word());
+    let held = |slot: &SlotFacts| singletons_tests::lock(slot.identity.to_word());
     let number = |number| SingletonFacts { number, ..role() };
     let once = SingletonFacts { kind: SingletonKind::Once, owner: Some(here.at()), ..role() };
     let other = SlotFacts { stands_for: 2, ..worker(2, 1) };
@@ -131,7 +131,7 @@ fn a_start_of_the_server_leaves_it_what_it_has() {
     assert!(
         !all.is_a_visitors(&number(1))
             && !all.is_a_visitors(&once)
-            && !all.is_a_visitors(&singletons::tests::lock(0))
+            && !all.is_a_visitors(&singletons_tests::lock(0))
     );
 }
 
