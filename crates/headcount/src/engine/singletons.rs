@@ -147,15 +147,6 @@ impl Inner {
         });
     }
 
-    /// Those of a run that is over.
-    pub(crate) fn free_all_singletons(&self) {
-        for (index, x) in (0u32..).zip(self.view().used_singletons()) {
-            if x.is_taken() {
-                self.free_singleton(index);
-            }
-        }
-    }
-
     /// Has the header say again how far the table is used, and takes out what is there twice: somebody had hidden the one.
     pub(crate) fn heal_singletons(&self) {
         let all = self.store.region.singletons();
@@ -208,6 +199,8 @@ pub(crate) struct Held {
     pub(crate) token: u64,
     /// The one before died while it held it.
     pub(crate) abandoned_by: Option<u32>,
+    /// It is not released: this process leaves, and what it still holds then is taken from it.
+    pub(crate) is_left: bool,
 }
 
 /// As those of the node lock. They grow with the time waited.
@@ -351,7 +344,14 @@ impl Held {
         x.since_ns.store(if has_waited { clock::boot_ns() } else { begun }, Relaxed);
         let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
         std::mem::forget(turn);
-        Ok(Some(Held { inner: inner.clone(), index, pid: process::pid(), token, abandoned_by }))
+        Ok(Some(Held {
+            inner: inner.clone(),
+            index,
+            pid: process::pid(),
+            token,
+            abandoned_by,
+            is_left: false,
+        }))
     }
 }
 
@@ -362,7 +362,7 @@ impl Drop for Held {
             return;
         }
         let turn = Turn { inner: &self.inner, index: self.index };
-        if let Some(x) = self.inner.singleton(self.index) {
+        if let Some(x) = self.inner.singleton(self.index).filter(|_| !self.is_left) {
             release(x, self.inner.process().identity.to_word());
         }
         drop(turn);

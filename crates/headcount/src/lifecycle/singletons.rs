@@ -303,7 +303,7 @@ impl Facts {
 }
 
 impl SlotFacts {
-    fn stands_for(&self, number: u32) -> bool {
+    pub(super) fn stands_for(&self, number: u32) -> bool {
         self.stands_for.checked_shr(number).is_some_and(|bits| bits & 1 == 1)
     }
 
@@ -349,17 +349,18 @@ impl SingletonFacts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::slot;
     use super::*;
 
-    fn lock(word: u64) -> SingletonFacts {
+    /// A lock that nobody has.
+    pub(crate) fn singleton(index: u32) -> SingletonFacts {
         SingletonFacts {
-            index: 0,
+            index,
             kind: SingletonKind::Lock,
             state: SingletonState::Free,
             name: "keys".to_owned(),
-            word,
+            word: 0,
             token: 1,
             broken_from: 0,
             last_dead: 0,
@@ -382,7 +383,11 @@ mod tests {
     fn a_lock_whose_abandonment_was_reported_by_one_who_died_then_is_not_reported_again() {
         let dead = SlotFacts { liveness: Liveness::Gone, died_seq: 3, started_seq: 1, ..slot(1) };
         let word = dead.identity.to_word();
-        let mut facts = Facts { slots: vec![dead], singletons: vec![lock(word)], ..Facts::default() };
+        let mut facts = Facts {
+            slots: vec![dead],
+            singletons: vec![SingletonFacts { word, ..singleton(0) }],
+            ..Facts::default()
+        };
         assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
         // The reporter got as far as the event.
         facts.singletons[0].seq = 4;

@@ -33,7 +33,16 @@ impl Session {
     pub(super) fn apply_singleton(&mut self, change: Change, now: u64) {
         match change {
             Change::FreeSingleton(index) => {
-                self.inner.free_singleton(index);
+                let known = self.facts.singleton(index).filter(|x| x.kind == SingletonKind::Lock);
+                let me = self.inner.process().identity.to_word();
+                let is_ours = |word| {
+                    let x = self.inner.singleton(index);
+                    x.is_some_and(|x| x.word.compare_exchange(word, me, AcqRel, Relaxed).is_ok())
+                };
+                // Of a lock that somebody has taken meanwhile nothing is freed.
+                if known.is_none_or(|x| is_ours(x.word)) {
+                    self.inner.free_singleton(index);
+                }
                 self.facts.singletons.retain(|x| x.index != index);
             }
             Change::Next(index, state) => {
