@@ -270,6 +270,27 @@ fn a_lock_excludes_over_all_workers_and_waits_without_blocking() {
     nginx.end(Signal::QUIT);
 }
 
+/// Leaving is ending: what the lock guards may be half-done.
+#[test]
+fn who_is_told_to_leave_inside_a_lock_leaves_it_to_the_next_who_is_told() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(setup(2).page("/lock", LOCKS));
+    let slow = testkit::http::send(&nginx.socket(), "/lock?name=keys&s=60").expect("a request");
+    let holder = nginx.wait_until("it to be held", || {
+        shown(&nginx, "lock", "keys")?["holder"].as_i64().map(|pid| pid as i32)
+    });
+    process::send(holder, Signal::TERM);
+    let told = nginx.wait_until("the next one", || {
+        let answer = testkit::http::get(&nginx.socket(), "/lock?name=keys").ok()?;
+        answer.body.starts_with("true|").then(|| nginx.reports().notes("inside")[1].event.clone())
+    });
+    assert_eq!(told["abandoned_by"], holder);
+    let abandoned = events(&nginx, "lock_abandoned");
+    assert_eq!((abandoned.len(), &abandoned[0]["cause"]), (1, &"exit".into()));
+    drop(slow);
+    nginx.end(Signal::QUIT);
+}
+
 #[test]
 fn wrong_use_is_an_error_that_says_what_is_allowed() {
     const WRONG: &str = r#"

@@ -18,7 +18,7 @@ pub(crate) struct Singletons {
 /// A lock that this process holds.
 pub(crate) struct Held {
     pub(crate) name: String,
-    _guard: LockGuard,
+    guard: LockGuard,
 }
 
 // SAFETY: a guard only stays on its thread so that nobody sends it to another by mistake. C says itself when, and by which
@@ -27,11 +27,17 @@ unsafe impl Send for Held {}
 
 impl Held {
     pub(crate) fn new(name: &str, guard: LockGuard) -> Held {
-        Held { name: name.to_owned(), _guard: guard }
+        Held { name: name.to_owned(), guard }
     }
 }
 
 impl Singletons {
+    /// This process is leaving. What it holds is not released, but left to the next, who is told so.
+    pub(crate) fn leave(&mut self) {
+        let left = std::mem::take(self);
+        left.held.into_iter().for_each(|held| held.guard.leave_to_the_next());
+    }
+
     pub(crate) fn leader(&self, role: &str) -> Result<&Leader, Failure> {
         let found = self.leaders.iter().find(|leader| leader.role() == role);
         found.ok_or_else(|| {
