@@ -263,6 +263,42 @@ fn a_lock_whose_holder_died() {
     finds(|history| history.deeds[9].what = entered(3, Some(12)), &[Class::Untrue]);
     finds(|history| history.deeds[9].what = entered(3, Some(11)), &[Class::Untrue]);
     finds(|history| _ = history.events.remove(6), &[Class::Missed]);
+    // The one who was told died inside, too, before anybody could report the first.
+    let twice = |history: &mut History| {
+        history.events[6].pid = Some(13);
+        history.events[6].at = 72 * MS;
+        let started = event(0, Kind::WorkerStarted, 13, 3);
+        let died = Event { total: 1, at: 71 * MS, ..event(0, Kind::WorkerDied, 13, 1) };
+        history.events.insert(6, died);
+        history.events.insert(3, Event { at: 35 * MS, ..started });
+        history.events[6].mine = 2;
+        history.events[6].total = 2;
+        let dead = Process {
+            pid: 13,
+            began: MS,
+            ended: Some(70 * MS),
+            status: None,
+            ..history.processes[1].clone()
+        };
+        history.processes.push(dead);
+        for at in [7, 9, 10] {
+            history.deeds[at].pid = 13;
+        }
+        history.deeds.remove(10);
+        history.deeds.remove(8);
+        history.deeds[7].pid = 13;
+        history.deeds.remove(8);
+        history.deeds.push(deed(75, 12, entered(3, Some(13))));
+        history.deeds.push(deed(76, 12, What::Left { token: 3 }));
+    };
+    finds(twice, &[]);
+    finds(
+        |history| {
+            twice(history);
+            history.events.retain(|event| event.kind != Kind::LockAbandoned);
+        },
+        &[Class::Missed],
+    );
     finds(
         |history| {
             let again = history.events[6].clone();
