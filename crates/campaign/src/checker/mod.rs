@@ -140,17 +140,23 @@ struct Known<'a> {
     by_pid: BTreeMap<i32, Vec<&'a Process>>,
     /// When it was told of a process that it drains, leaves, has ended or is stalled.
     goings: BTreeMap<i32, Vec<u64>>,
+    /// When a worker was told to have left: nothing of it runs any more, though its process may take a moment to end.
+    exits: BTreeMap<i32, Vec<u64>>,
     /// When it was told that it let a lock go which it had not released.
     let_go: BTreeMap<i32, Vec<u64>>,
 }
 
 impl<'a> Known<'a> {
     fn of(evidence: &'a Evidence<'a>) -> Self {
-        let (mut by_pid, mut goings, mut let_go) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut by_pid, mut goings) = (BTreeMap::new(), BTreeMap::new());
+        let (mut exits, mut let_go) = (BTreeMap::new(), BTreeMap::new());
         for process in evidence.processes {
             by_pid.entry(process.pid).or_insert_with(Vec::new).push(process);
         }
         for event in evidence.events {
+            if event.kind == Kind::WorkerExited {
+                exits.entry(event.pid.unwrap_or(0)).or_insert_with(Vec::new).push(event.at);
+            }
             let list = match event.kind {
                 Kind::WorkerDraining | Kind::WorkerExited | Kind::WorkerDied | Kind::WorkerStalled => {
                     &mut goings
@@ -160,7 +166,7 @@ impl<'a> Known<'a> {
             };
             list.entry(event.pid.unwrap_or(0)).or_insert_with(Vec::new).push(event.at);
         }
-        Self { evidence, by_pid, goings, let_go }
+        Self { evidence, by_pid, goings, exits, let_go }
     }
 
     /// The process that had this number at that time.
@@ -172,6 +178,12 @@ impl<'a> Known<'a> {
     /// When the process that had this number at that time ended.
     fn end_of(&self, pid: i32, at: u64) -> Option<u64> {
         self.process(pid, at)?.ended
+    }
+
+    /// The same, or when it has left before it ended.
+    fn out_at(&self, pid: i32, at: u64) -> Option<u64> {
+        let left = self.exits.get(&pid).into_iter().flatten().copied().filter(|left| *left >= at);
+        left.chain(self.end_of(pid, at)).min()
     }
 
     /// Whether somebody who had this number had ended by then.

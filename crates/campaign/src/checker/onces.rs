@@ -64,7 +64,7 @@ pub fn check(known: &Known, tally: &mut Tally) -> Vec<Violation> {
     }
     // Whoever has done it and lives on has said so.
     for (deed, scope, once) in finished {
-        let lives = known.end_of(deed.pid, deed.at).is_none();
+        let lives = known.out_at(deed.pid, deed.at).is_none();
         let mut settled = settled.iter().filter(|((of, what), _)| *what == once && is_same(scope, *of));
         if lives && !settled.any(|(_, end)| end.kind == Kind::OnceDone) {
             let text = format!("{once} was done by {}, who lives, and nothing is said of it", deed.pid);
@@ -89,7 +89,7 @@ fn in_turn(known: &Known, once: &str, all: &[(&Deed, u32)], found: &mut Vec<Viol
         };
         if second <= first {
             say("there was this attempt before");
-        } else if known.end_of(before.pid, before.at).is_none_or(|end| end > after.at + SLACK) {
+        } else if known.out_at(before.pid, before.at).is_none_or(|end| end > after.at + SLACK) {
             say(&format!("process {} was still at it", before.pid));
         }
     }

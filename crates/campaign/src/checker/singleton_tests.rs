@@ -201,6 +201,25 @@ fn something_that_is_done_twice() {
         },
         &[Class::Twice],
     );
+    // One that was at it has left, and ends a moment later.
+    let leaves = |history: &mut History| {
+        history.events[5] = Event { at: 44 * MS, ..event(0, Kind::WorkerExited, 11, 2) };
+        history.events.swap(4, 5);
+        history.events.retain(|event| event.kind != Kind::LockAbandoned);
+        history.deeds.retain(|deed| !matches!(deed.what, What::Entered { .. } | What::Left { .. }));
+        history.deeds.push(deed(42, 11, once(1, false)));
+        for at in [4, 5] {
+            history.deeds[at].what = once(2, at == 5);
+        }
+    };
+    finds(leaves, &[]);
+    finds(
+        |history| {
+            leaves(history);
+            history.events[4].at = 48 * MS;
+        },
+        &[Class::Twice],
+    );
     // A generation that has ended, and resumes, begins it anew.
     finds(
         |history| {
