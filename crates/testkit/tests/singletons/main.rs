@@ -1,5 +1,7 @@
 //! Who leads, what runs once and who holds a lock, in Lua: the scenarios of docs/singletons.md against a real server.
 
+mod servers;
+
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
