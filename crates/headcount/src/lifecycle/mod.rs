@@ -31,7 +31,7 @@ const ADOPTION_GRACE_NS: u64 = 2_000_000_000;
 /// is declared to have ended without them.
 const JOIN_GRACE_NS: u64 = 10_000_000_000;
 
-/// How long a generation that others have taken over waits for the replacement of a worker that died at work.
+/// How long a generation that others have taken over waits for the replacement of a worker that it has lost.
 const REPLACEMENT_GRACE_NS: u64 = 1_000_000_000;
 
 /// A moment of the boot clock in 32 bits: about milliseconds, good for comparing what is near.
@@ -73,7 +73,7 @@ pub(crate) enum Step {
     DeliverAbandoned(u32),
     ReportEnded(u32),
     DeliverEnded(u32),
-    /// The start of a generation whose master died in the callback about it.
+    /// The start of a generation whose master, or all of whose workers, died before its callback had run.
     DeliverStarted(u32),
     /// About a role, a once or a lock.
     Singleton(SingletonStep),
@@ -243,6 +243,8 @@ impl Facts {
             match over {
                 false => {}
                 true if g.started_seq == 0 => return Some(Step::ReleaseGeneration(g.index)),
+                // Who was to be told of its start died first, and none of it is left to be told.
+                true if !g.start_delivered => return Some(Step::DeliverStarted(g.index)),
                 true if never_came => return Some(Step::ReportAbandoned(g.index)),
                 true => return Some(Step::ReportEnded(g.index)),
             }
@@ -284,8 +286,12 @@ impl Facts {
         if orphans || own.clone().any(|g| g.joining) {
             return Some(Step::ReportMasterLost(master.index));
         }
-        // Its workers may have been forked, and not have said yet that they join.
-        let are_coming = |g: &GenerationFacts| g.is_there() && !g.all_came();
+        // Its workers, or the replacement of one, may have been forked, and not have said yet that they join.
+        let has_lost = |g: &GenerationFacts| {
+            let is_news = |s: &&SlotFacts| s.started_seq != 0 && s.died_seq == 0 && s.exited_seq == 0;
+            g.lost_at_work != 0 || self.gone().filter(is_news).any(|s| s.generation == g.id)
+        };
+        let are_coming = |g: &GenerationFacts| g.is_there() && (!g.all_came() || has_lost(g));
         let waiting = own.any(|g| young(g) && (g.phase == Phase::Announced || are_coming(g)));
         (!waiting).then_some(Step::Release(master.index))
     }
@@ -297,6 +303,8 @@ mod act_tests;
 mod edge_tests;
 #[cfg(test)]
 mod over_tests;
+#[cfg(test)]
+mod singletons_tests;
 #[cfg(test)]
 mod start_tests;
 #[cfg(test)]

@@ -150,7 +150,7 @@ impl Facts {
 
     /// The one to lead: of the newest generation that serves. Of these the one who decides, since it needs not be woken; else
     /// the first.
-    fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
+    pub(super) fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
         let may_lead = |s: &&SlotFacts| {
             s.role == Role::Worker
                 && s.stands_for(number)
@@ -163,7 +163,14 @@ impl Facts {
                 && !s.is_reported_stalled()
         };
         let key = |s: &&SlotFacts| (s.generation, self.own.contains(&s.index), Reverse(s.index));
-        self.slots.iter().filter(may_lead).max_by_key(key)
+        let best = self.slots.iter().filter(may_lead).max_by_key(key)?;
+        if !self.is_stopping(best.generation) {
+            return Some(best);
+        }
+        // Whose master was told to stop is told next.
+        let all = self.generations.iter().map(|g| g.id);
+        let stopping: Vec<GenerationId> = all.filter(|&id| self.is_stopping(id)).collect();
+        self.slots.iter().filter(may_lead).filter(|s| !stopping.contains(&s.generation)).max_by_key(key)
     }
 
     fn next_of_once(&self, x: &SingletonFacts) -> Option<SingletonStep> {
@@ -345,62 +352,5 @@ impl SingletonFacts {
     /// It was done.
     pub(crate) fn done(&self) -> Act {
         self.becomes(SingletonState::Done, self.event(Kind::OnceDone, Cause::Unknown))
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::super::tests::slot;
-    use super::*;
-
-    /// A lock that nobody has.
-    pub(crate) fn singleton(index: u32) -> SingletonFacts {
-        SingletonFacts {
-            index,
-            kind: SingletonKind::Lock,
-            state: SingletonState::Free,
-            name: "keys".to_owned(),
-            word: 0,
-            token: 1,
-            broken_from: 0,
-            last_dead: 0,
-            owner: None,
-            owner_pid: 0,
-            owner_worker_id: None,
-            attempts: 0,
-            cause: Cause::Unknown,
-            wait_status: None,
-            since_ns: 0,
-            generation: 0,
-            asked_ns: 0,
-            number: 0,
-            next_state: None,
-            seq: 0,
-        }
-    }
-
-    #[test]
-    fn a_lock_whose_abandonment_was_reported_by_one_who_died_then_is_not_reported_again() {
-        let dead = SlotFacts { liveness: Liveness::Gone, died_seq: 3, started_seq: 1, ..slot(1) };
-        let word = dead.identity.to_word();
-        let mut facts = Facts {
-            slots: vec![dead],
-            singletons: vec![SingletonFacts { word, ..singleton(0) }],
-            ..Facts::default()
-        };
-        assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
-        // The reporter got as far as the event.
-        facts.singletons[0].seq = 4;
-        facts.singletons[0].next_state = Some(SingletonState::Free);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        assert!(matches!(act.subject, super::super::Subject::Nothing));
-        // Somebody waited for it, and took it: what is left to do is the same.
-        (facts.singletons[0].word, facts.singletons[0].broken_from) = (77, word);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        // Of one that lives nothing is taken.
-        facts.slots[0].liveness = Liveness::Alive;
-        assert_eq!(facts.next_about_singletons().expect("something to complete").before, [Change::Turn(0)]);
     }
 }

@@ -119,7 +119,7 @@ pub(super) fn generation(index: u32, id: GenerationId) -> GenerationFacts {
         expected: 0,
         joined: 0,
         came: 0,
-        died_at_work: 0,
+        lost_at_work: 0,
         started_seq: 0,
         ended_seq: 0,
         abandoned_seq: 0,
