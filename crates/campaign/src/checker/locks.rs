@@ -87,19 +87,23 @@ fn one_after_the_other(
         let text = format!("{} has the token {}, after {}", after.pid, after.token, before.token);
         found.push(Violation::new(Class::OutOfOrder, text));
     }
-    // If nobody was between the two who could write nothing of it any more.
-    let is_next = after.token == before.token + 1;
-    if is_next && before.died && !starts_between(known, before.from, after.from) {
+    // If nobody was between the two who could write nothing of it any more. One who died in the very step in which it took the lock has not
+    // counted itself.
+    if after.token != before.token + 1 {
+        return;
+    }
+    let came_between = |pid| known.end_of(pid, after.from).is_some_and(|end| end >= before.from);
+    let is_known = after.told.is_some_and(|told| told == before.pid || came_between(told));
+    if before.died && !starts_between(known, before.from, after.from) {
         tally.add("locks that passed from one who died inside to one who was told", 1);
-        if after.told != Some(before.pid) {
+        if !is_known {
             let text = format!(
                 "{} came after {}, who died inside, and was told {:?}",
                 after.pid, before.pid, after.told
             );
             found.push(Violation::new(Class::Missed, text));
         }
-    }
-    if is_next && after.told.is_some_and(|told| told != before.pid) {
+    } else if after.told.is_some() && !is_known {
         let text = format!("{} came after {}, and was told {:?}", after.pid, before.pid, after.told);
         found.push(Violation::new(Class::Untrue, text));
     }
