@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::Wait;
 use crate::engine::process::relock;
+use crate::engine::words::NamedWord;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
 use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
@@ -353,8 +354,7 @@ pub(crate) fn wait_until_free(
     let mut sleeper = Sleeper::new(inner, x, slot, index, Patience::new(limit));
     loop {
         // In this order, as in `Held::take`.
-        let released = x.released.load(Acquire);
-        let named = x.word.load(Acquire);
+        let (released, named) = NamedWord::of(x).look();
         if named == 0 || inner.is_gone(named) || !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
             return true;
         }
@@ -386,16 +386,9 @@ impl Held {
         let mut sleeper = Sleeper::new(inner, x, me, index, patience);
         loop {
             // In this order: who then sleeps until it is released has missed nothing.
-            let released = x.released.load(Acquire);
-            let named = x.word.load(Acquire);
+            let (released, named) = NamedWord::of(x).look();
             let is_dead = named != 0 && named != word && inner.is_gone(named);
-            if is_dead {
-                // First of all: whoever dies between the two leaves it to be reported.
-                x.broken_from.store(named, Release);
-            }
-            if (named == 0 || named == word || is_dead)
-                && x.word.compare_exchange(named, word, AcqRel, Acquire).is_ok()
-            {
+            if (named == 0 || named == word || is_dead) && NamedWord::of(x).take(named, word, is_dead) {
                 if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
                     release(x, word);
                     return Ok(None);
@@ -414,9 +407,7 @@ impl Held {
             }
         }
         drop(sleeper);
-        if x.abandoned_by.load(Relaxed) != 0 {
-            abandoned_by = Some(x.abandoned_by.swap(0, AcqRel));
-        }
+        abandoned_by = NamedWord::of(x).hear().or(abandoned_by);
         if abandoned_by.is_some() {
             // The death is to be reported, if it is not yet.
             inner.ring();
@@ -451,9 +442,7 @@ impl Drop for Held {
 
 /// Lets go of it, and wakes one of those who sleep.
 fn release(x: &Singleton, word: u64) {
-    // Failing means that somebody has spoiled it: then it is no longer ours.
-    let _ = x.word.compare_exchange(word, 0, AcqRel, Relaxed);
-    x.released.fetch_add(1, Release);
+    NamedWord::of(x).release(word);
     if x.awaited.swap(0, AcqRel) != 0 {
         futex::wake(&x.released, 1);
     }

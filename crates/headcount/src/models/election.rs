@@ -426,6 +426,7 @@ fn the_election_holds_within_wide_bounds() {
         Bounds { workers: 3, deaths: 2, ..SMALL },
         Bounds { stops: 1, ..SMALL },
         Bounds { drains: true, ..reloads },
+        Bounds { deaths: 0, ..reloads },
         Bounds { deaths: 0, stops: 2, ..SMALL },
         Bounds { role: false, once: Some(2), deaths: 3, ..SMALL },
     ] {
