@@ -3,6 +3,8 @@
 pub mod completions;
 pub mod doctor;
 pub mod events;
+pub mod exec;
+pub mod lock;
 pub mod man;
 pub mod reload;
 pub mod run;

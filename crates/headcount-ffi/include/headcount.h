@@ -265,6 +265,9 @@
 // Neither.
 #define HEADCOUNT_ROLE_HELPER 3
 
+// None of the server's processes: it takes part beside it, for the node's roles and locks.
+#define HEADCOUNT_ROLE_VISITOR 4
+
 // Its start callback runs.
 #define HEADCOUNT_STATE_STARTING 1
 

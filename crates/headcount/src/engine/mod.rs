@@ -12,4 +12,5 @@ pub(crate) mod session;
 pub(crate) mod singletons;
 pub(crate) mod tables;
 pub(crate) mod transitions;
+pub(crate) mod visiting;
 pub(crate) mod words;

@@ -448,7 +448,7 @@ fn release(x: &Singleton, word: u64) {
     }
 }
 
-/// Whether a process of this name can hold a lock: it is a worker or a helper of this node.
+/// Whether a process of this name can hold a lock: it is a worker, a helper or a visitor of this node.
 fn can_hold(inner: &Inner, word: u64) -> bool {
     inner
         .facts()

@@ -225,6 +225,9 @@ impl Facts {
             Stage::LetGo(index) => self.let_go(self.slot(index)?),
             Stage::Exit(index) => {
                 let slot = self.slot(index)?;
+                if slot.role == Role::Visitor {
+                    return Some(Act::silent(vec![Change::FreeSlot(index)]).last());
+                }
                 let kind = if slot.role == Role::Worker { Kind::WorkerExited } else { Kind::HelperExited };
                 let cause = self.going(slot.generation);
                 let mut act = Act::report(about(slot, kind, cause), Some(Mark::Exited(index)))

@@ -67,7 +67,9 @@ impl SlotFacts {
             Intent::Draining => self.heartbeat_ns > self.intent_since_ns,
             Intent::Starting | Intent::Leaving | Intent::Listening => false,
         };
-        if !watched || self.role != Role::Worker {
+        // A visitor that only holds a lock has nothing to beat for.
+        let beats = self.role == Role::Worker || self.role == Role::Visitor && self.stands_for != 0;
+        if !watched || !beats {
             Progress::Unwatched
         } else if now > self.overdue_at(stall_after) {
             Progress::Overdue

@@ -186,6 +186,8 @@ impl Facts {
                 s.exited_seq != 0 || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release(s.index))
             }
             Role::Worker | Role::Helper => s.exited_seq != 0 || s.started_seq == 0,
+            // Nothing is told of it but what becomes of what it had.
+            Role::Visitor => !self.has_something(s),
         };
         self.gone().find(over).map(|s| Step::Release(s.index))
     }
@@ -196,7 +198,7 @@ impl Facts {
         let dead = self.gone().filter(|s| s.died_seq != 0 && self.covers(scope, s.generation)).map(|s| {
             let step = match s.role {
                 Role::Master => Step::DeliverMasterLost(s.index),
-                Role::Worker | Role::Helper => Step::DeliverDied(s.index),
+                Role::Worker | Role::Helper | Role::Visitor => Step::DeliverDied(s.index),
             };
             (s.died_seq, step)
         });
@@ -226,6 +228,7 @@ impl Facts {
             match s.role {
                 Role::Worker => return Some(Step::ReportDied(s.index)),
                 Role::Helper => return Some(Step::ReportHelperExited(s.index)),
+                Role::Visitor => {}
                 Role::Master => {
                     if let Some(step) = self.master_gone(s) {
                         return Some(step);
@@ -311,3 +314,5 @@ mod start_tests;
 mod surroundings_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod visitor_tests;

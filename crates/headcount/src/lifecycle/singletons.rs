@@ -124,7 +124,13 @@ impl Facts {
         if !leader.stands_for(x.number) {
             return lost(Cause::Resigned);
         }
-        if leader.is_reported_stalled() {
+        // No event tells that a visitor hangs.
+        let hangs = |s: &SlotFacts| {
+            s.role == Role::Visitor
+                && self.may_judge()
+                && s.progress(self.now, self.stall_after) == Progress::Overdue
+        };
+        if leader.is_reported_stalled() || hangs(leader) {
             return lost(Cause::Overdue);
         }
         let why = self.why_give_up(leader, x.number);
@@ -148,14 +154,13 @@ impl Facts {
         newer.then_some(Cause::Superseded)
     }
 
-    /// The one to lead: of the newest generation that serves. Of these the one who decides, since it needs not be woken; else
-    /// the first.
+    /// The one to lead: of the newest generation that serves, before visitors, who are of none. Of these the one who decides,
+    /// since it needs not be woken; else the first.
     pub(super) fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
         let may_lead = |s: &&SlotFacts| {
-            s.role == Role::Worker
+            (s.role == Role::Worker && s.started_seq != 0 || s.role == Role::Visitor)
                 && s.stands_for(number)
                 && s.liveness == Liveness::Alive
-                && s.started_seq != 0
                 && s.intent == Intent::Serving
                 // Its loop has turned.
                 && s.heartbeat_ns > s.intent_since_ns
@@ -197,6 +202,23 @@ impl Facts {
         slot(x.word).is_some_and(is_told).then_some(SingletonStep::Abandon(x.index, x.word))
     }
 
+    /// Whether a process still has a role or a lock, or a lock is still to be reported to have been taken from it.
+    pub(super) fn has_something(&self, slot: &SlotFacts) -> bool {
+        let (at, word) = (slot.at(), slot.identity.to_word());
+        self.singletons.iter().any(|x| match x.kind {
+            SingletonKind::Lock => x.word == word || x.broken_from == word,
+            SingletonKind::Role | SingletonKind::Once => {
+                matches!(
+                    x.state,
+                    SingletonState::Held
+                        | SingletonState::Asked
+                        | SingletonState::GivenUp
+                        | SingletonState::Running
+                ) && x.owner == Some(at)
+            }
+        })
+    }
+
     /// When leaders who were asked to give their role up lose it.
     pub(crate) fn answer_deadlines(&self) -> impl Iterator<Item = u64> {
         let asked = self.singletons.iter().filter(|x| x.state == SingletonState::Asked);
@@ -226,7 +248,11 @@ impl Facts {
             _ if x.seq != 0 => Some(SingletonStep::Complete(x.index)),
             SingletonKind::Lock if x.word == word => Some(SingletonStep::Abandon(x.index, word)),
             SingletonKind::Role if x.state != SingletonState::Free && x.owner == Some(at) => {
-                Some(SingletonStep::Lose(x.index, self.going(slot.generation)))
+                let cause = match slot.role {
+                    Role::Visitor => Cause::Resigned,
+                    _ => self.going(slot.generation),
+                };
+                Some(SingletonStep::Lose(x.index, cause))
             }
             SingletonKind::Once if x.state == SingletonState::Running && x.owner == Some(at) => {
                 Some(SingletonStep::Interrupt(x.index))
@@ -322,9 +348,9 @@ impl SlotFacts {
         }
     }
 
-    /// Its end stands in the journal.
+    /// Its end stands in the journal, or is not to.
     fn is_told(&self) -> bool {
-        self.died_seq != 0 || self.exited_seq != 0
+        self.died_seq != 0 || self.exited_seq != 0 || self.role == Role::Visitor
     }
 }
 

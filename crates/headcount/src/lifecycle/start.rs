@@ -102,13 +102,13 @@ impl Facts {
     }
 
     /// The next role, once or lock that a new run does not take over: what is once for the node is so for one run of it. Orphans of the
-    /// run before go on with what they have, so nobody else gets that meanwhile.
+    /// run before and visitors go on with what they have, so nobody else gets that meanwhile.
     pub(crate) fn next_left_singleton(&self) -> Option<Act> {
         let x = self.singletons.iter().find(|x| !self.is_in_use(x))?;
         Some(Act::silent(vec![Change::FreeSingleton(x.index)]))
     }
 
-    fn is_in_use(&self, x: &SingletonFacts) -> bool {
+    pub(super) fn is_in_use(&self, x: &SingletonFacts) -> bool {
         let mut living = self.slots.iter().filter(|s| s.liveness != Liveness::Gone);
         match x.kind {
             SingletonKind::Role => living.any(|s| s.stands_for(x.number)),
