@@ -389,11 +389,13 @@ impl Held {
             let (released, named) = NamedWord::of(x).look();
             let is_dead = named != 0 && named != word && inner.is_gone(named);
             if (named == 0 || named == word || is_dead) && NamedWord::of(x).take(named, word, is_dead) {
+                let dead_pid = is_dead.then(|| Identity::from_word(named).pid);
                 if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
-                    release(x, word);
+                    NamedWord::of(x).put_back(word, dead_pid);
+                    wake_one(x);
                     return Ok(None);
                 }
-                abandoned_by = abandoned_by.or_else(|| is_dead.then(|| Identity::from_word(named).pid));
+                abandoned_by = abandoned_by.or(dead_pid);
                 break;
             }
             if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
@@ -443,6 +445,10 @@ impl Drop for Held {
 /// Lets go of it, and wakes one of those who sleep.
 fn release(x: &Singleton, word: u64) {
     NamedWord::of(x).release(word);
+    wake_one(x);
+}
+
+fn wake_one(x: &Singleton) {
     if x.awaited.swap(0, AcqRel) != 0 {
         futex::wake(&x.released, 1);
     }

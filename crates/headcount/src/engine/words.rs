@@ -42,6 +42,14 @@ impl<'a> NamedWord<'a> {
         self.named.compare_exchange(named, word, AcqRel, Acquire).is_ok()
     }
 
+    /// Lets it go again right after it was taken, since the record is just being changed. Who comes next hears of the dead one in its place.
+    pub(crate) fn put_back(self, word: u64, dead_pid: Option<u32>) {
+        if let Some(pid) = dead_pid {
+            self.abandoned_by.store(pid, Release);
+        }
+        self.release(word);
+    }
+
     /// The dead holder that this one, who has just taken it, is to hear of.
     pub(crate) fn hear(self) -> Option<u32> {
         let is_known = self.abandoned_by.load(Relaxed) != 0;
@@ -91,7 +99,8 @@ impl<'a> RoleWord<'a> {
 
     /// The leader has stopped. What it did until then is seen by whoever leads next.
     pub(crate) fn give_up(self) {
-        for from in [SingletonState::Asked, SingletonState::Held] {
+        // In this order: it may be asked between the two.
+        for from in [SingletonState::Held, SingletonState::Asked] {
             let given_up = SingletonState::GivenUp.code();
             // Failing means that it was not so.
             let _ = self.state.compare_exchange(from.code(), given_up, AcqRel, Acquire);
@@ -193,7 +202,7 @@ mod loom_tests {
             let mut heard = None;
             if words.lock().take(named, 1, is_dead) {
                 if words.version.load(Acquire) & 1 == 1 {
-                    words.lock().release(1);
+                    words.lock().put_back(1, is_dead.then_some(9));
                 } else {
                     heard = is_dead.then_some(9).or(words.lock().hear());
                     assert_eq!(heard, Some(9), "named {named}");
