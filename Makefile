@@ -141,7 +141,7 @@ FRONT   ?= lua,module,both,rust
 campaign: ## do faults at random to real servers and check what is reported against the kernel; SEED=, FAULTS=, SECONDS=, FRONT=
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p headcount-campaign
-	$(CARGO) build $(LOCKED) -p headcount --example prefork
+	$(CARGO) build $(LOCKED) -p headcount --example scheduler
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
 	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)

@@ -54,6 +54,12 @@ impl Lock {
             None => Err(not_held(self.named.name())),
         }
     }
+
+    fn leave_to_the_next(&self) {
+        if let Some(held) = self.held().take() {
+            held.0.leave_to_the_next();
+        }
+    }
 }
 
 fn not_held(name: &str) -> Failure {
@@ -61,6 +67,12 @@ fn not_held(name: &str) -> Failure {
 }
 
 impl Singletons {
+    /// This process is leaving. What it holds is not released, but left to the next, who is told so.
+    pub(crate) fn leave(&mut self) {
+        let left = std::mem::take(self);
+        left.locks.values().for_each(|lock| lock.leave_to_the_next());
+    }
+
     pub(crate) fn leader(&self, role: &str) -> Result<&Leader, Failure> {
         let found = self.leaders.iter().find(|leader| leader.role() == role);
         found.ok_or_else(|| {
