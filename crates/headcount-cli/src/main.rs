@@ -56,6 +56,8 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Reload(args) => commands::reload::run(selector, args),
         Command::Doctor(args) => commands::doctor::run(selector, args),
         Command::Run(args) => commands::run::run(selector, args),
+        Command::Agent(args) => commands::agent::run(selector, args),
+        Command::Cluster(args) => commands::cluster::run(selector, args),
         Command::Completions(args) => commands::completions::run(args, cli::command()),
         Command::Man(args) => commands::man::run(args, cli::command()),
     }

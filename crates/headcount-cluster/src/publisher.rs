@@ -1,0 +1,407 @@
+//! Tells the cluster of this host: that it is there, and what its nodes do. Writes only what has changed, and never more than
+//! its bound; goes on by itself after etcd was away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::Nodes;
+use crate::config::ClusterConfig;
+use crate::etcd::Etcd;
+use crate::keys::{Key, Keys};
+use crate::node::{Node, Told, Writing};
+use crate::pace::{Backoff, Pace};
+use crate::presence::{self, EventLease, Leases, is_ours, json};
+use crate::teller;
+use crate::trouble::Trouble;
+use crate::value::{self, NodeValue};
+
+/// How the publisher is to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Not yet.
+    #[default]
+    GoOn,
+    /// The host leaves the cluster, at once.
+    Leave,
+    /// Another agent of this host takes over: nobody is told anything.
+    HandOver,
+}
+
+/// How it is with the cluster, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether this host is there for the others.
+    pub connected: bool,
+    /// What is wrong, if something is.
+    pub trouble: Option<Trouble>,
+    /// How many writes there were.
+    pub writes: u64,
+    /// How many events were told.
+    pub events: u64,
+    /// How many events were not told: there were too many, or they were overwritten.
+    pub missed: u64,
+}
+
+/// Shared with whoever shows it.
+pub type SharedStatus = Arc<Mutex<Status>>;
+
+/// Events come in groups: a death, its replacement. So long they are gathered.
+const GATHER: Duration = Duration::from_millis(2);
+/// How often a node is looked at while something is in progress whose end no event tells,
+const SOON: Duration = Duration::from_millis(50);
+/// and otherwise.
+const SELDOM: Duration = Duration::from_secs(5);
+
+/// One host's voice.
+pub struct Publisher {
+    config: ClusterConfig,
+    keys: Keys,
+    nodes: watch::Receiver<Nodes>,
+    ending: watch::Receiver<Ending>,
+    status: SharedStatus,
+    /// By their registries, with the number that each had when it was looked at last.
+    open: BTreeMap<PathBuf, (Node, u64)>,
+    /// What etcd has, by the nodes' names.
+    told: BTreeMap<String, Told>,
+    pace: Pace,
+    events: EventLease,
+    /// What was said of registries, so that it is said once.
+    said: BTreeSet<String>,
+}
+
+/// How a session ended.
+enum End {
+    Asked,
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> End {
+        End::Trouble(trouble)
+    }
+}
+
+impl Publisher {
+    /// For this host, whose nodes are these.
+    #[must_use]
+    pub fn new(
+        config: ClusterConfig,
+        nodes: watch::Receiver<Nodes>,
+        ending: watch::Receiver<Ending>,
+        status: SharedStatus,
+    ) -> Publisher {
+        Publisher {
+            keys: Keys::new(&config.prefix, &config.name),
+            pace: Pace::new(config.writes_per_second, Instant::now()),
+            events: EventLease::new(&config),
+            config,
+            nodes,
+            ending,
+            status,
+            open: BTreeMap::new(),
+            told: BTreeMap::new(),
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// Until it is asked to end.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut said: Option<Trouble> = None;
+        loop {
+            let ended = self.session(&mut backoff, &mut said).await;
+            let End::Trouble(trouble) = ended else { return };
+            self.note(|status| (status.connected, status.trouble) = (false, Some(trouble.clone())));
+            // Once for each kind: while etcd is away, what exactly fails changes with every attempt.
+            if said
+                .as_ref()
+                .is_none_or(|said| std::mem::discriminant(said) != std::mem::discriminant(&trouble))
+            {
+                tracing::warn!(
+                    "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
+                    self.config.name
+                );
+                said = Some(trouble);
+            }
+            let pause = backoff.next();
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = asked(&mut self.ending) => {
+                    if *self.ending.borrow() == Ending::Leave {
+                        tracing::warn!(
+                            "cluster {}: could not tell that this host leaves: the others will call it lost",
+                            self.config.name
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn session(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> End {
+        match self.session_until(backoff, said).await {
+            Ok(()) => End::Asked,
+            Err(end) => end,
+        }
+    }
+
+    async fn session_until(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> Result<(), End> {
+        if *self.ending.borrow() != Ending::GoOn {
+            return Ok(());
+        }
+        let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
+        let leases = presence::register(&etcd, &self.keys, &self.config, &mut self.events).await?;
+        let (keeper, answers) = etcd.keep_alive(leases.presence).await?;
+        self.read_told(&etcd).await?;
+        backoff.succeeded();
+        let how = match (said.take(), leases.adopted) {
+            (Some(_), _) => "is there again: telling what is true now",
+            (None, true) => "goes on where the agent before has ended",
+            (None, false) => "has joined",
+        };
+        tracing::info!("cluster {}: host {} {how}", self.config.name, self.config.host);
+        self.note(|status| (status.connected, status.trouble) = (true, None));
+        let noting =
+            tokio::spawn(teller::run(etcd.clone(), self.keys.clone(), self.config.clone(), leases.presence));
+        let ended = self.tell(&etcd, leases, Keeping { keeper, answers, etcd: etcd.clone() }).await;
+        noting.abort();
+        ended
+    }
+
+    /// What etcd has of this host.
+    async fn read_told(&mut self, etcd: &Etcd) -> Result<(), Trouble> {
+        self.told.clear();
+        let (found, _) = etcd.all(&self.keys.nodes_of(&self.config.host), None).await?;
+        for kv in found {
+            let Some(Key::Node(_, node)) = self.keys.parse(kv.key()) else { continue };
+            let value = value::parse::<NodeValue>(kv.value());
+            // It is ours: what cannot be read is written anew.
+            self.told.insert(node, Told { value: value.ok() });
+        }
+        for (_, looked_at) in self.open.values_mut() {
+            *looked_at = 0;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, etcd: &Etcd, leases: Leases, mut keeping: Keeping) -> Result<(), End> {
+        let beat = self.config.ttl / 3;
+        let mut next_beat = Instant::now() + beat;
+        let mut heard = Instant::now();
+        let mut next_records = Instant::now() + self.config.forget_after / 4;
+        // When to look next, and whether at all nodes or at those of which something was heard.
+        let mut next_look = Instant::now();
+        let mut next_round = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = asked(&mut self.ending) => {
+                    if *self.ending.borrow() == Ending::Leave {
+                        presence::leave(etcd, &self.keys, &self.config, leases, &mut self.events).await?;
+                        tracing::info!("cluster {}: host {} has left", self.config.name, self.config.host);
+                    }
+                    return Ok(());
+                }
+                answer = keeping.answers.message() => {
+                    keeping.judge(answer)?;
+                    heard = Instant::now();
+                }
+                () = sleep_until(next_beat) => {
+                    if heard.elapsed() > self.config.ttl {
+                        return Err(Trouble::Away(format!("no answer for {:?}", self.config.ttl)).into());
+                    }
+                    keeping.keeper.keep_alive().await.map_err(|e| etcd.trouble(&e, "keep the lease"))?;
+                    next_beat = Instant::now() + beat;
+                }
+                () = sleep_until(next_look) => {
+                    let now = Instant::now();
+                    let round = now >= next_round;
+                    next_look = match self.write(etcd, leases, round).await? {
+                        Some(soon) => soon,
+                        None => next_look.max(now) + SELDOM,
+                    };
+                    if round {
+                        next_round = now + SELDOM;
+                    }
+                    next_look = next_look.min(next_round);
+                    if now > next_records {
+                        etcd.keep_alive(leases.records).await.map_err(End::from)?;
+                        next_records = now + self.config.forget_after / 4;
+                    }
+                }
+                changed = self.nodes.changed() => {
+                    // Whoever watches the nodes is gone only when the agent ends.
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    next_look = next_look.min(Instant::now() + GATHER);
+                }
+            }
+        }
+    }
+
+    /// Writes what is to be written, within the bound. When to look again, if that is soon. `round`: look at all nodes, since
+    /// some changes no event tells.
+    async fn write(&mut self, etcd: &Etcd, leases: Leases, round: bool) -> Result<Option<Instant>, Trouble> {
+        let nodes = self.nodes.borrow_and_update().clone();
+        self.open.retain(|path, _| nodes.contains_key(path));
+        let mut soon: Option<Instant> = None;
+        let mut at = |when: Instant| soon = Some(soon.map_or(when, |soon| soon.min(when)));
+        let mut there = BTreeSet::new();
+        let mut complete = true;
+        for (path, number) in &nodes {
+            let (node, looked_at) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
+            // Names are needed of all nodes, so that those that are gone can be taken back.
+            let (snapshot, state) = match node.look() {
+                Ok(found) => found,
+                Err(error) => {
+                    complete = false;
+                    if self.said.insert(error.to_string()) {
+                        tracing::warn!("{error}");
+                    }
+                    continue;
+                }
+            };
+            let name = snapshot.node;
+            if !there.insert(name.clone()) {
+                if self.said.insert(format!("{name} {}", path.display())) {
+                    tracing::warn!(
+                        "{}: there is another node {name} on this host, which is told in its place",
+                        path.display()
+                    );
+                }
+                continue;
+            }
+            if state.is_in_progress() {
+                at(Instant::now() + SOON);
+            }
+            if !round && *looked_at == *number && !state.is_in_progress() {
+                continue;
+            }
+            let told = self.told.entry(name.clone()).or_default();
+            let writing = match node.writing(told, leases.since) {
+                Ok((_, Some(writing))) => writing,
+                Ok((_, None)) => {
+                    *looked_at = *number;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    continue;
+                }
+            };
+            if let Err(later) = self.pace.take(Instant::now()) {
+                at(later);
+                continue;
+            }
+            if writing.more {
+                at(Instant::now());
+            } else {
+                *looked_at = *number;
+            }
+            let lease = match writing.events.is_empty() {
+                true => 0,
+                false => self.events.get(etcd).await?,
+            };
+            let txn = txn(&self.keys, &self.config, leases, &name, &writing, lease);
+            if !etcd.txn("write", txn).await?.succeeded() {
+                return Err(Trouble::LeaseGone);
+            }
+            let (events, skipped) = (writing.events.len() as u64, writing.skipped);
+            if skipped > 0 {
+                tracing::warn!(
+                    "{name}: {skipped} events were not told to the cluster: there were too many, or they were overwritten"
+                );
+            }
+            self.told.insert(name, Told { value: Some(writing.value) });
+            note(&self.status, |status| {
+                status.writes += 1;
+                status.events += events;
+                status.missed += skipped;
+            });
+        }
+        // Not while one cannot be read: it may be any of them.
+        let gone: Vec<String> =
+            self.told.keys().filter(|name| complete && !there.contains(*name)).cloned().collect();
+        for name in gone {
+            if let Err(later) = self.pace.take(Instant::now()) {
+                at(later);
+                break;
+            }
+            let delete = TxnOp::delete(self.keys.node(&self.config.host, &name), None);
+            let txn = Txn::new().when([is_ours(&self.keys, &self.config, leases)]).and_then([delete]);
+            if !etcd.txn("write", txn).await?.succeeded() {
+                return Err(Trouble::LeaseGone);
+            }
+            self.told.remove(&name);
+            note(&self.status, |status| status.writes += 1);
+        }
+        Ok(soon)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Status)) {
+        note(&self.status, change);
+    }
+}
+
+fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
+    // Numbers and texts: they are whole, whoever has panicked.
+    change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// All of it or nothing, and only as long as this host is there: the events, each under a key of its own, so that a write that is
+/// done twice changes nothing; and the state, which says up to where events were told.
+fn txn(
+    keys: &Keys,
+    config: &ClusterConfig,
+    leases: Leases,
+    name: &str,
+    writing: &Writing,
+    event_lease: i64,
+) -> Txn {
+    let host = &config.host;
+    let mut puts: Vec<TxnOp> = writing
+        .events
+        .iter()
+        .map(|(number, event)| {
+            let key = keys.event(host, name, &writing.value.registry, *number);
+            TxnOp::put(key, json(event), Some(PutOptions::new().with_lease(event_lease)))
+        })
+        .collect();
+    let options = PutOptions::new().with_lease(leases.records);
+    puts.push(TxnOp::put(keys.node(host, name), json(&writing.value), Some(options)));
+    Txn::new().when([is_ours(keys, config, leases)]).and_then(puts)
+}
+
+/// Keeps the lease of a host that is there.
+struct Keeping {
+    keeper: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+    etcd: Etcd,
+}
+
+impl Keeping {
+    fn judge(
+        &self,
+        answer: Result<Option<etcd_client::LeaseKeepAliveResponse>, etcd_client::Error>,
+    ) -> Result<(), Trouble> {
+        match answer {
+            Ok(Some(answer)) if answer.ttl() > 0 => Ok(()),
+            Ok(Some(_)) => Err(Trouble::LeaseGone),
+            Ok(None) => Err(Trouble::Away("it has closed the connection".to_owned())),
+            Err(error) => Err(self.etcd.trouble(&error, "keep the lease")),
+        }
+    }
+}
+
+async fn asked(ending: &mut watch::Receiver<Ending>) {
+    // Whoever could ask is gone: as if this were to be handed over.
+    let _ = ending.wait_for(|ending| *ending != Ending::GoOn).await;
+}
