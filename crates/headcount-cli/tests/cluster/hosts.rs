@@ -24,10 +24,7 @@ fn what_happens_on_one_host_is_seen_on_another() {
     let server = Server::start(&a, 2);
     follower.says("\"worker_started\"");
     let node = b.sees_node("a", "serving");
-    assert_eq!(
-        (&node["serving"], &node["expected"], &node["generation"]),
-        (&2.into(), &2.into(), &1.into())
-    );
+    assert_eq!((&node["serving"], &node["expected"], &node["generation"]), (&2.into(), &2.into(), &1.into()));
     let victim = server.lose_one();
     follower.says(&format!("\"pid\":{victim}"));
     b.sees_node("a", "serving");
