@@ -198,10 +198,11 @@ advisories: ## ask RustSec's database about the dependencies; says so where it c
 	@$(SETUP) check
 	@scripts/advisories
 
-bench: ## measure; with ORIGINAL=FOLDER, compare with a checkout of the original Lua library
+bench: ## measure; BENCH_ARGS='--bench cluster' is a part; with ORIGINAL=FOLDER, compare with a checkout of the original Lua library
 	@$(SETUP) bench
 	@$(MAKE) module SETUP=: NGINX=debian
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(CARGO) build $(LOCKED) --release -p headcount --example prefork
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
 # In a folder, from nothing: what somebody meets who follows the README. ONLY='root user server' names machines, STEPS='look demo install test'

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp};
@@ -74,8 +75,8 @@ fn place() -> String {
     format!("{}:{namespace}", text("/proc/sys/kernel/random/boot_id"))
 }
 
-/// When a process began: a number that is used again has another one. None of one that has ended, also if nobody has asked for
-/// its end yet.
+/// When a process began: a number that is used again has another one. `None` of one that is not seen, or has ended and nobody
+/// has asked for its end yet.
 fn birth(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may contain anything.
@@ -85,32 +86,33 @@ fn birth(pid: u32) -> Option<u64> {
     fields.get(19)?.parse().ok().filter(|_| is_alive)
 }
 
-/// Whether that agent was a process of this very place that has ended.
+/// Whether that agent was a process of this very place that has ended, for certain.
 fn has_ended(other: &HostValue) -> bool {
-    other.place == place() && birth(other.pid) != Some(other.birth)
+    if other.place != place() {
+        return false;
+    }
+    if birth(other.pid).is_some() || Path::new(&format!("/proc/{}", other.pid)).exists() {
+        return birth(other.pid) != Some(other.birth);
+    }
+    // It may be hidden from us: what is there may not be signalled, and what is not there cannot.
+    let pid = i32::try_from(other.pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
-/// Makes this host be there, or takes over from this host's agent before.
+/// Makes this host be there, or takes over from this host's agent before. `spare`: a lease for what is known of the host that an
+/// earlier attempt got, so that not each leaves one behind.
 pub(crate) async fn register(
     etcd: &Etcd,
     keys: &Keys,
     config: &ClusterConfig,
     events: &mut EventLease,
+    spare: &mut Option<i64>,
 ) -> Result<Leases, Trouble> {
     let me = this_agent();
-    // What is known of the host stays under the lease that it has, if that one still lasts.
-    let known = etcd.get(&keys.known(&config.host)).await?;
-    let records = match known.as_ref().map(KeyValue::lease).filter(|lease| *lease != 0) {
-        Some(lease) => match etcd.keep_alive(lease).await {
-            Ok(_) => lease,
-            Err(Trouble::LeaseGone) => etcd.grant(config.forget_after).await?,
-            Err(trouble) => return Err(trouble),
-        },
-        None => etcd.grant(config.forget_after).await?,
-    };
     if let Some(there) = etcd.get(&keys.host(&config.host)).await? {
-        return take_over(etcd, keys, config, &me, &there, records).await;
+        return take_over(etcd, keys, config, &me, &there, spare).await;
     }
+    let records = records(etcd, keys, config, spare).await?;
     let presence = etcd.grant(config.ttl).await?;
     let known = known_value(Presence::Here, presence);
     let event = EventValue::of_host(&config.host, "joined", "has joined");
@@ -139,6 +141,26 @@ pub(crate) async fn register(
     }
 }
 
+/// The lease that what is known of this host is under: the one that it has, if it still lasts.
+async fn records(
+    etcd: &Etcd,
+    keys: &Keys,
+    config: &ClusterConfig,
+    spare: &mut Option<i64>,
+) -> Result<i64, Trouble> {
+    let known = etcd.get(&keys.known(&config.host)).await?;
+    for lease in known.as_ref().map(KeyValue::lease).filter(|lease| *lease != 0).into_iter().chain(*spare) {
+        match etcd.keep_alive(lease).await {
+            Ok(_) => return Ok(lease),
+            Err(Trouble::LeaseGone) => {}
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    let lease = etcd.grant(config.forget_after).await?;
+    *spare = Some(lease);
+    Ok(lease)
+}
+
 /// There is a host of this name. Its agent may have been ours, which has ended: then its lease goes on, and nobody is told.
 async fn take_over(
     etcd: &Etcd,
@@ -146,7 +168,7 @@ async fn take_over(
     config: &ClusterConfig,
     me: &HostValue,
     there: &KeyValue,
-    records: i64,
+    spare: &mut Option<i64>,
 ) -> Result<Leases, Trouble> {
     let key = keys.host(&config.host);
     let other: HostValue = value::parse(there.value()).map_err(|why| {
@@ -166,6 +188,7 @@ async fn take_over(
     }
     let presence = there.lease();
     etcd.keep_alive(presence).await?;
+    let records = records(etcd, keys, config, spare).await?;
     let value = HostValue { since: other.since, ..me.clone() };
     let put = TxnOp::put(key.clone(), json(&value), Some(PutOptions::new().with_lease(presence)));
     let txn =

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Nodes;
@@ -71,6 +72,8 @@ pub struct Publisher {
     told: BTreeMap<String, Told>,
     pace: Pace,
     events: EventLease,
+    /// A lease for what is known of the host that an attempt to join has got.
+    spare: Option<i64>,
     /// What was said of registries, so that it is said once.
     said: BTreeSet<String>,
 }
@@ -106,6 +109,7 @@ impl Publisher {
             status,
             open: BTreeMap::new(),
             told: BTreeMap::new(),
+            spare: None,
             said: BTreeSet::new(),
         }
     }
@@ -157,8 +161,8 @@ impl Publisher {
             return Ok(());
         }
         let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
-        let leases = presence::register(&etcd, &self.keys, &self.config, &mut self.events).await?;
-        let (keeper, answers) = etcd.keep_alive(leases.presence).await?;
+        let leases =
+            presence::register(&etcd, &self.keys, &self.config, &mut self.events, &mut self.spare).await?;
         self.read_told(&etcd).await?;
         backoff.succeeded();
         let how = match (said.take(), leases.adopted) {
@@ -168,11 +172,12 @@ impl Publisher {
         };
         tracing::info!("cluster {}: host {} {how}", self.config.name, self.config.host);
         self.note(|status| (status.connected, status.trouble) = (true, None));
-        let noting =
-            tokio::spawn(teller::run(etcd.clone(), self.keys.clone(), self.config.clone(), leases.presence));
-        let ended = self.tell(&etcd, leases, Keeping { keeper, answers, etcd: etcd.clone() }).await;
-        noting.abort();
-        ended
+        // In tasks of their own: a write that waits for etcd must not keep the lease from being extended.
+        let mut tasks = JoinSet::new();
+        let (keys, config) = (self.keys.clone(), self.config.clone());
+        tasks.spawn(keep(etcd.clone(), leases.presence, self.config.ttl));
+        tasks.spawn(teller::run(etcd.clone(), keys, config, leases.presence));
+        self.tell(&etcd, leases, &mut tasks).await
     }
 
     /// What etcd has of this host.
@@ -191,10 +196,8 @@ impl Publisher {
         Ok(())
     }
 
-    async fn tell(&mut self, etcd: &Etcd, leases: Leases, mut keeping: Keeping) -> Result<(), End> {
-        let beat = self.config.ttl / 3;
-        let mut next_beat = Instant::now() + beat;
-        let mut heard = Instant::now();
+    /// Until it is asked to end, or something is wrong: then one of the tasks ends as well.
+    async fn tell(&mut self, etcd: &Etcd, leases: Leases, tasks: &mut JoinSet<Trouble>) -> Result<(), End> {
         let mut next_records = Instant::now() + self.config.forget_after / 4;
         // When to look next, and whether at all nodes or at those of which something was heard.
         let mut next_look = Instant::now();
@@ -209,17 +212,11 @@ impl Publisher {
                     }
                     return Ok(());
                 }
-                answer = keeping.answers.message() => {
-                    keeping.judge(answer)?;
-                    heard = Instant::now();
-                }
-                () = sleep_until(next_beat) => {
-                    if heard.elapsed() > self.config.ttl {
-                        return Err(Trouble::Away(format!("no answer for {:?}", self.config.ttl)).into());
-                    }
-                    keeping.keeper.keep_alive().await.map_err(|e| etcd.trouble(&e, "keep the lease"))?;
-                    next_beat = Instant::now() + beat;
-                }
+                ended = tasks.join_next() => return Err(End::Trouble(match ended {
+                    Some(Ok(trouble)) => trouble,
+                    Some(Err(error)) => Trouble::Other { what: "go on", why: error.to_string() },
+                    None => Trouble::LeaseGone,
+                })),
                 () = sleep_until(next_look) => {
                     let now = Instant::now();
                     let round = now >= next_round;
@@ -263,20 +260,16 @@ impl Publisher {
                 Ok(found) => found,
                 Err(error) => {
                     complete = false;
-                    if self.said.insert(error.to_string()) {
-                        tracing::warn!("{error}");
-                    }
+                    say_once(&mut self.said, error.to_string());
                     continue;
                 }
             };
             let name = snapshot.node;
             if !there.insert(name.clone()) {
-                if self.said.insert(format!("{name} {}", path.display())) {
-                    tracing::warn!(
-                        "{}: there is another node {name} on this host, which is told in its place",
-                        path.display()
-                    );
-                }
+                let path = path.display();
+                let what =
+                    format!("{path}: there is another node {name} on this host, which is told in its place");
+                say_once(&mut self.said, what);
                 continue;
             }
             if state.is_in_progress() {
@@ -293,7 +286,7 @@ impl Publisher {
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!("{error}");
+                    say_once(&mut self.said, error.to_string());
                     continue;
                 }
             };
@@ -356,6 +349,19 @@ fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
     change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
+/// So many different lines are remembered.
+const REMEMBERED: usize = 256;
+
+fn say_once(said: &mut BTreeSet<String>, what: String) {
+    if said.len() >= REMEMBERED {
+        said.clear();
+    }
+    if !said.contains(&what) {
+        tracing::warn!("{what}");
+        said.insert(what);
+    }
+}
+
 /// All of it or nothing, and only as long as this host is there: the events, each under a key of its own, so that a write that is
 /// done twice changes nothing; and the state, which says up to where events were told.
 fn txn(
@@ -380,23 +386,31 @@ fn txn(
     Txn::new().when([is_ours(keys, config, leases)]).and_then(puts)
 }
 
-/// Keeps the lease of a host that is there.
-struct Keeping {
-    keeper: LeaseKeeper,
-    answers: LeaseKeepAliveStream,
-    etcd: Etcd,
-}
-
-impl Keeping {
-    fn judge(
-        &self,
-        answer: Result<Option<etcd_client::LeaseKeepAliveResponse>, etcd_client::Error>,
-    ) -> Result<(), Trouble> {
-        match answer {
-            Ok(Some(answer)) if answer.ttl() > 0 => Ok(()),
-            Ok(Some(_)) => Err(Trouble::LeaseGone),
-            Ok(None) => Err(Trouble::Away("it has closed the connection".to_owned())),
-            Err(error) => Err(self.etcd.trouble(&error, "keep the lease")),
+/// Keeps the lease of a host that is there, until it is no more, or that cannot be known.
+async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
+    let (mut keeper, mut answers) = match etcd.keep_alive(lease).await {
+        Ok(both) => both,
+        Err(trouble) => return trouble,
+    };
+    let mut heard = Instant::now();
+    let mut next_beat = Instant::now() + ttl / 3;
+    loop {
+        tokio::select! {
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) if answer.ttl() > 0 => heard = Instant::now(),
+                Ok(Some(_)) => return Trouble::LeaseGone,
+                Ok(None) => return Trouble::Away("it has closed the connection".to_owned()),
+                Err(error) => return etcd.trouble(&error, "keep the lease"),
+            },
+            () = sleep_until(next_beat) => {
+                if heard.elapsed() > ttl {
+                    return Trouble::Away(format!("no answer for {ttl:?}"));
+                }
+                if let Err(error) = keeper.keep_alive().await {
+                    return etcd.trouble(&error, "keep the lease");
+                }
+                next_beat = Instant::now() + ttl / 3;
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::trouble::Trouble;
 use crate::value::{self, EventValue, KnownValue, Presence};
 
 /// Until it is aborted, which it is when this host's lease is no more.
-pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) {
+pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) -> Trouble {
     let mut backoff = Backoff::default();
     let mut teller = Teller { events: EventLease::new(&config), etcd, keys, config, lease };
     loop {

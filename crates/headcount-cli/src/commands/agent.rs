@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::NodeSelector;
 use crate::outcome::{Outcome, UsageError};
 use cluster::Membership;
-use http::Listeners;
+use http::{Listeners, Sockets};
 use nodes::Nodes;
 
 const AGENT_EXAMPLES: &str = "\
@@ -87,42 +87,29 @@ fn in_words(config: &Config) -> String {
     format!("listens on {}{listen}, {cluster}", config.agent.socket.display())
 }
 
-async fn serve(args: &AgentArgs, file: String, mut config: Config) -> anyhow::Result<Outcome> {
+async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result<Outcome> {
     let mut signals = Signals::catch()?;
-    let mut nodes = Nodes::follow(&config.agent.registries)?;
-    let mut membership = Membership::begin(&config, nodes.subscribe());
-    let mut listeners = Listeners::open(&config, &membership)?;
+    let sockets = Sockets::bind(&config)?;
+    let nodes = Nodes::follow(&config.agent.registries)?;
+    let membership = Membership::begin(&config, nodes.subscribe());
+    let listeners = sockets.serve(&config, &membership);
     tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config));
+    let mut agent = Agent { config, nodes, membership, listeners: Some(listeners) };
     tell_manager(&[NotifyState::Ready]);
     // Half of what the manager waits for; it is fed by the loop that does all the work.
     let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     let ending = loop {
         tokio::select! {
             () = pause(beat) => tell_manager(&[NotifyState::Watchdog]),
-            ended = nodes.ended() => return Err(ended.context("cannot follow the nodes of this host")),
+            ended = agent.nodes.ended() => return Err(ended.context("cannot follow the nodes of this host")),
             asked = signals.next() => match asked {
                 Asked::End(ending) => break ending,
                 Asked::Reload => {
-                    let now = NotifyState::monotonic_usec_now();
                     let mut states = vec![NotifyState::Reloading];
-                    states.extend(now.ok());
+                    states.extend(NotifyState::monotonic_usec_now().ok());
                     tell_manager(&states);
                     match args.read() {
-                        Ok((_, new)) => {
-                            if new.agent.registries != config.agent.registries {
-                                nodes = Nodes::follow(&new.agent.registries)?;
-                            }
-                            if new.cluster != config.cluster || new.agent.registries != config.agent.registries {
-                                membership.end(Ending::Leave).await;
-                                membership = Membership::begin(&new, nodes.subscribe());
-                            }
-                            if new != config {
-                                drop(listeners);
-                                listeners = Listeners::open(&new, &membership)?;
-                            }
-                            config = new;
-                            tracing::info!("reloaded: {}", in_words(&config));
-                        }
+                        Ok((_, new)) => agent.reload(new).await?,
                         Err(error) => tracing::error!("not reloaded, going on as before: {error:#}"),
                     }
                     tell_manager(&[NotifyState::Ready]);
@@ -131,9 +118,47 @@ async fn serve(args: &AgentArgs, file: String, mut config: Config) -> anyhow::Re
         }
     };
     tell_manager(&[NotifyState::Stopping]);
-    membership.end(ending).await;
-    drop(listeners);
+    agent.membership.end(ending).await;
     Ok(Outcome::Done)
+}
+
+/// What runs.
+struct Agent {
+    config: Config,
+    nodes: Nodes,
+    membership: Membership,
+    /// `None` only for a moment: where it listens can be listened to again only when it does not any more.
+    listeners: Option<Listeners>,
+}
+
+impl Agent {
+    /// Goes on with another configuration; if that cannot be, as before.
+    async fn reload(&mut self, new: Config) -> anyhow::Result<()> {
+        if let Some(listeners) = self.listeners.take() {
+            listeners.close().await;
+        }
+        let sockets = match Sockets::bind(&new) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::error!("not reloaded, going on as before: {error:#}");
+                self.listeners = Some(Sockets::bind(&self.config)?.serve(&self.config, &self.membership));
+                return Ok(());
+            }
+        };
+        let other_nodes = new.agent.registries != self.config.agent.registries;
+        if other_nodes || new.cluster != self.config.cluster {
+            // First: it tells of these nodes.
+            self.membership.end(Ending::Leave).await;
+            if other_nodes {
+                self.nodes = Nodes::follow(&new.agent.registries)?;
+            }
+            self.membership = Membership::begin(&new, self.nodes.subscribe());
+        }
+        self.listeners = Some(sockets.serve(&new, &self.membership));
+        self.config = new;
+        tracing::info!("reloaded: {}", in_words(&self.config));
+        Ok(())
+    }
 }
 
 async fn pause(beat: Option<std::time::Duration>) {

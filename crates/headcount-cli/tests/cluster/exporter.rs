@@ -45,7 +45,16 @@ fn a_configuration_that_is_wrong_changes_nothing() {
     host.agent().says("not reloaded, going on as before");
     host.agent().says("unknown field `agnet`");
     http::get(&host.socket(), "/metrics").expect("it answers as before");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    // Not what cannot be done, either.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address");
+    write(&host.config(), &format!("[agent]\nsocket = {:?}\nlisten = \"{port}\"\n", host.socket()));
+    host.agent().signal(Signal::HUP);
+    host.agent().says(&format!("cannot listen on {port} (agent.listen)"));
+    // At once after that it is as before.
+    let again = testkit::wait::poll(crate::scripted::LONG, || http::get(&host.socket(), "/metrics").ok());
+    again.expect("it answers as before");
+    drop(taken);
     write(&host.config(), &format!("[agent]\nsocket = {:?}\nlisten = \"{port}\"\n", host.socket()));
     host.agent().signal(Signal::HUP);
     host.agent().says(&format!("and {port}"));

@@ -18,7 +18,7 @@ use headcount_cluster::publisher::Status;
 use headcount_report::{Format, NodeDocument, StatusDocument};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::cluster::Membership;
 use super::nodes::registries;
@@ -27,11 +27,20 @@ use crate::commands::status::reading::Reading;
 /// So many look at the nodes at once. The others wait.
 const AT_ONCE: usize = 4;
 
-/// All that it listens on. When it is dropped, it does not any more.
-pub struct Listeners {
-    tasks: Vec<JoinHandle<()>>,
-    socket: PathBuf,
+/// What it listens on. When it is dropped, the socket is removed.
+pub struct Sockets {
+    local: UnixListener,
+    network: Option<TcpListener>,
+    path: SocketPath,
 }
+
+/// All that answers there, until it is closed or dropped.
+pub struct Listeners {
+    tasks: JoinSet<()>,
+    _path: SocketPath,
+}
+
+struct SocketPath(PathBuf);
 
 struct Shared {
     further: Vec<PathBuf>,
@@ -39,8 +48,22 @@ struct Shared {
     room: Semaphore,
 }
 
-impl Listeners {
-    pub fn open(config: &Config, membership: &Membership) -> anyhow::Result<Listeners> {
+impl Sockets {
+    pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
+        let local = listen(&config.agent.socket)?;
+        let path = SocketPath(config.agent.socket.clone());
+        let bind = |address| {
+            let network = std::net::TcpListener::bind(address)?;
+            network.set_nonblocking(true)?;
+            TcpListener::from_std(network)
+        };
+        let network = config.agent.listen.map(|address| {
+            bind(address).with_context(|| format!("cannot listen on {address} (agent.listen)"))
+        });
+        Ok(Sockets { local, network: network.transpose()?, path })
+    }
+
+    pub fn serve(self, config: &Config, membership: &Membership) -> Listeners {
         let shared = Arc::new(Shared {
             further: config.agent.registries.clone(),
             cluster: membership.reader().map(|reader| Box::new(reader) as _),
@@ -51,19 +74,21 @@ impl Listeners {
             .route("/metrics", get(metrics))
             .fallback(|| async { (StatusCode::NOT_FOUND, "There is / (a page, or JSON) and /metrics.\n") })
             .with_state(shared);
-        let socket = config.agent.socket.clone();
-        let local = listen(&socket)?;
-        let mut listeners = Listeners { tasks: Vec::new(), socket };
+        let mut tasks = JoinSet::new();
+        let Sockets { local, network, path } = self;
         let answers = app.clone();
-        listeners.tasks.push(tokio::spawn(async { ended(axum::serve(local, answers).await) }));
-        if let Some(address) = config.agent.listen {
-            let listen = std::net::TcpListener::bind(address);
-            let listen = listen.with_context(|| format!("cannot listen on {address} (agent.listen)"))?;
-            listen.set_nonblocking(true)?;
-            let listen = TcpListener::from_std(listen)?;
-            listeners.tasks.push(tokio::spawn(async { ended(axum::serve(listen, app).await) }));
+        tasks.spawn(async { ended(axum::serve(local, answers).await) });
+        if let Some(network) = network {
+            tasks.spawn(async { ended(axum::serve(network, app).await) });
         }
-        Ok(listeners)
+        Listeners { tasks, _path: path }
+    }
+}
+
+impl Listeners {
+    /// After this, something else can listen there.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
     }
 }
 
@@ -73,11 +98,10 @@ fn ended(how: std::io::Result<()>) {
     }
 }
 
-impl Drop for Listeners {
+impl Drop for SocketPath {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
         // It may be gone with its folder.
-        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
