@@ -9,6 +9,9 @@ use etcd_client::{
     LeaseKeepAliveStream, LeaseKeeper, TlsOptions, Txn, TxnResponse, WatchOptions, WatchStream,
 };
 
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
 use crate::config::ClusterConfig;
 use crate::trouble::Trouble;
 
@@ -24,19 +27,52 @@ pub(crate) struct Etcd {
     endpoints: Vec<String>,
 }
 
+/// So long the next member is not asked while the one before may still answer.
+const HEAD_START: Duration = Duration::from_millis(300);
+
 impl Etcd {
+    /// To one of its members, any that answers. Only to one: of several, the client would go on asking those that are away.
     pub(crate) async fn connect(config: &ClusterConfig, prefix: &str) -> Result<Etcd, Trouble> {
         let patience = (config.ttl / 2).clamp(Duration::from_secs(1), Duration::from_secs(5));
         let options = options(config, patience)?;
-        let connecting = Client::connect(&config.endpoints, Some(options));
+        let mut members = config.endpoints.clone();
+        // So that not all hosts ask the same one.
+        fastrand::shuffle(&mut members);
+        let (mut members, mut attempts, mut troubles) = (members.into_iter(), JoinSet::new(), Vec::new());
+        loop {
+            if let Some(member) = members.next() {
+                attempts.spawn(Etcd::connect_to(member, options.clone(), patience, prefix.to_owned()));
+            }
+            let has_more = members.len() > 0;
+            tokio::select! {
+                Some(attempt) = attempts.join_next() => match attempt {
+                    Ok(Ok(etcd)) => return Ok(etcd),
+                    Ok(Err(trouble)) => troubles.push(trouble),
+                    Err(error) => troubles.push(Trouble::Other { what: "connect", why: error.to_string() }),
+                },
+                () = sleep(HEAD_START), if has_more => {}
+                else => return Err(worst(troubles)),
+            }
+        }
+    }
+
+    async fn connect_to(
+        endpoint: String,
+        options: ConnectOptions,
+        patience: Duration,
+        prefix: String,
+    ) -> Result<Etcd, Trouble> {
+        let endpoints = vec![endpoint];
+        let connecting = Client::connect(&endpoints, Some(options));
         let client = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => {
-                return Err(explained(Trouble::of(&error, "log in", prefix), &config.endpoints).await);
-            }
-            Err(_) => return Err(away(&config.endpoints, None).await),
+            Ok(Err(error)) => return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await),
+            Err(_) => return Err(away(&endpoints, None).await),
         };
-        Ok(Etcd { client, patience, prefix: prefix.to_owned(), endpoints: config.endpoints.clone() })
+        let root = prefix.clone();
+        let etcd = Etcd { client, patience, prefix, endpoints };
+        // It is connected when it has answered, for all of etcd: a member that is cut off from the others cannot.
+        etcd.revision(&root).await.map(|_| etcd)
     }
 
     async fn call<T>(
@@ -132,6 +168,19 @@ impl Etcd {
     pub(crate) fn trouble(&self, error: &Error, what: &'static str) -> Trouble {
         Trouble::of(error, what, &self.prefix)
     }
+}
+
+/// Of those of all members: one that says what to do before those that do not answer.
+fn worst(mut troubles: Vec<Trouble>) -> Trouble {
+    if let Some(at) = troubles.iter().position(|trouble| !matches!(trouble, Trouble::Away(_))) {
+        return troubles.swap_remove(at);
+    }
+    let mut reasons: Vec<_> = troubles
+        .into_iter()
+        .filter_map(|trouble| if let Trouble::Away(why) = trouble { Some(why) } else { None })
+        .collect();
+    reasons.sort();
+    Trouble::Away(reasons.join("; "))
 }
 
 async fn explained(trouble: Trouble, endpoints: &[String]) -> Trouble {

@@ -1,4 +1,4 @@
-//! A real etcd of a test's own: one member on loopback, at ports that the kernel has chosen.
+//! A real etcd of a test's own, on loopback, at ports that the kernel has chosen: one member, or several.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,11 +12,13 @@ use crate::{Folder, wait};
 /// One that starts beside many others on a loaded machine, and recovers what is on disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A member that is its own cluster. It is killed, and its data removed, with this.
+/// A member, which is its own cluster unless it was started with others. It is killed, and its data removed, with this.
 #[derive(Debug)]
 pub struct Etcd {
     folder: Folder,
     client: u16,
+    /// Where the others find it, if there are any.
+    peer: Option<u16>,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -34,6 +36,7 @@ impl Etcd {
         let mut etcd = Etcd {
             folder: Folder::new(),
             client: 0,
+            peer: None,
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
         };
@@ -45,6 +48,40 @@ impl Etcd {
             }
         }
         panic!("etcd does not start:\n{}", etcd.log());
+    }
+
+    /// Starts several that are one cluster, and waits until all answer.
+    pub fn start_members(number: usize) -> Vec<Etcd> {
+        // Somebody else may take a port between the kernel's choice and etcd.
+        for _ in 0..5 {
+            let peers: Vec<u16> = (0..number).map(|_| free_port()).collect();
+            let all: Vec<_> = peers.iter().map(|peer| format!("m{peer}=http://127.0.0.1:{peer}")).collect();
+            let mut members: Vec<Etcd> = peers
+                .iter()
+                .map(|peer| Etcd {
+                    folder: Folder::new(),
+                    client: free_port(),
+                    peer: Some(*peer),
+                    arguments: vec![
+                        format!("--name=m{peer}"),
+                        format!("--initial-cluster={}", all.join(",")),
+                        format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+                    ],
+                    child: None,
+                })
+                .collect();
+            members.iter_mut().for_each(Etcd::spawn);
+            if members.iter_mut().all(Etcd::comes_to_answer) {
+                return members;
+            }
+        }
+        panic!("etcd does not start with {number} members");
+    }
+
+    /// Whether it is the one that the others follow.
+    pub fn is_leader(&self) -> bool {
+        // Its own metrics: no client is needed to read them.
+        self.ask("/metrics").is_some_and(|text| text.contains("\netcd_server_is_leader 1\n"))
     }
 
     /// Where clients find it.
@@ -71,6 +108,12 @@ impl Etcd {
         assert!(self.launch(), "etcd does not start again:\n{}", self.log());
     }
 
+    /// The same, without waiting until it answers: one of several may not do so before others are back.
+    pub fn respawn(&mut self) {
+        self.kill();
+        self.spawn();
+    }
+
     /// A file in its folder.
     pub fn at(&self, name: &str) -> std::path::PathBuf {
         self.folder.at(name)
@@ -90,18 +133,25 @@ impl Etcd {
 
     /// Whether it came to answer.
     fn launch(&mut self) -> bool {
-        let peer = format!("http://127.0.0.1:{}", free_port());
+        self.spawn();
+        self.comes_to_answer()
+    }
+
+    fn spawn(&mut self) {
+        let peer = format!("http://127.0.0.1:{}", self.peer.unwrap_or_else(free_port));
         let log =
             File::options().create(true).append(true).open(self.folder.at("etcd.log")).expect("our folder");
         let mut command = Command::new("etcd");
         command.args(["--data-dir", "data", "--logger", "zap", "--log-level", "warn"]);
         command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
-        // Only of its first start: later, what is on its disk counts. Nobody else is there to be talked to.
         command.args(["--listen-peer-urls", &peer]);
         command.args(&self.arguments).current_dir(self.folder.path());
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log).spawn();
         self.child = Some(child.expect("etcd can be started"));
+    }
+
+    fn comes_to_answer(&mut self) -> bool {
         let answered = wait::poll(PATIENCE, || {
             let ended =
                 self.child.as_mut().is_none_or(|child| child.try_wait().expect("our own child").is_some());
@@ -119,15 +169,19 @@ impl Etcd {
 
     /// With TLS it is enough that it takes connections: who asks has no certificate here.
     fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.client)) else { return false };
-        if self.scheme() == "https" {
-            return true;
+        match self.scheme() {
+            "https" => TcpStream::connect(("127.0.0.1", self.client)).is_ok(),
+            _ => self.ask("/health").is_some_and(|text| text.contains("\"true\"")),
         }
+    }
+
+    fn ask(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.client)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut text = String::new();
-        let limit = Some(Duration::from_secs(5));
-        let asked =
-            stream.set_read_timeout(limit).and_then(|()| stream.write_all(b"GET /health HTTP/1.0\r\n\r\n"));
-        asked.and_then(|()| stream.read_to_string(&mut text)).is_ok() && text.contains("\"true\"")
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
     }
 }
 

@@ -125,3 +125,38 @@ fn a_crash_loop_does_not_drown_etcd() {
     let first = a.events().iter().find_map(|event| event["seq"].as_u64()).expect("an event");
     assert_eq!(first + events + told.1, told.0 + 1, "{events} events, {} missed", told.1);
 }
+
+/// With three members, one may go, be it the one that leads; and without two of them nobody is told anything that is not so.
+#[test]
+fn a_member_less_is_no_loss_and_two_less_are_an_etcd_that_is_away() {
+    let _permit = permit();
+    let mut fleet = Fleet::of_three();
+    let (mut a, mut b) = (fleet.host("a"), fleet.host("b"));
+    let server = Server::start(&a, 2);
+    a.join();
+    b.join();
+    b.sees_node("a", "serving");
+    let follower = Running::start(&b.folder, b.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    let mut victims = Vec::new();
+    for _ in 0..2 {
+        fleet.leader().kill();
+        victims.push(server.lose_one());
+        if victims.len() == 1 {
+            follower.says(&format!("\"pid\":{}", victims[0]));
+        }
+    }
+    // Two of three are gone.
+    a.agent().says("etcd does not answer");
+    a.cluster(&["status"]).ended(4).complains("etcd does not answer");
+    for member in [&mut fleet.etcd].into_iter().chain(&mut fleet.others) {
+        if member.pid() == 0 {
+            member.respawn();
+        }
+    }
+    follower.says(&format!("\"pid\":{}", victims[1]));
+    b.sees_node("a", "serving");
+    let died: Vec<_> = b.events_of("worker_died").iter().map(|e| e["pid"].as_i64()).collect();
+    assert_eq!(died, victims.iter().map(|&pid| Some(i64::from(pid))).collect::<Vec<_>>());
+    assert_eq!((b.events_of("host_lost").len(), b.events_of("host_joined").len()), (0, 2));
+}

@@ -17,12 +17,32 @@ pub const TTL: Duration = Duration::from_secs(2);
 /// An etcd, and a folder for all hosts.
 pub struct Fleet {
     pub etcd: Etcd,
+    /// Its other members.
+    pub others: Vec<Etcd>,
     pub folder: Folder,
 }
 
 impl Fleet {
     pub fn new() -> Fleet {
-        Fleet { etcd: Etcd::start(), folder: Folder::new() }
+        Fleet { etcd: Etcd::start(), others: Vec::new(), folder: Folder::new() }
+    }
+
+    /// With an etcd of three members.
+    pub fn of_three() -> Fleet {
+        let mut others = Etcd::start_members(3);
+        Fleet { etcd: others.remove(0), others, folder: Folder::new() }
+    }
+
+    /// The member that the others follow.
+    #[track_caller]
+    pub fn leader(&mut self) -> &mut Etcd {
+        let all = || [&self.etcd].into_iter().chain(&self.others).position(Etcd::is_leader);
+        let number = wait::poll(LONG, all).expect("one of them leads");
+        if number == 0 { &mut self.etcd } else { &mut self.others[number - 1] }
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        [&self.etcd].into_iter().chain(&self.others).map(Etcd::url).collect()
     }
 
     /// A host whose agent does not run yet.
@@ -35,8 +55,8 @@ impl Fleet {
         let host = Host { folder: self.folder.at(name), agent: None };
         std::fs::create_dir_all(&host.folder).expect("our folder");
         host.configure(&format!(
-            "[cluster]\nname = \"shop\"\nendpoints = [\"{}\"]\nhost = {name:?}\n{settings}\n",
-            self.etcd.url()
+            "[cluster]\nname = \"shop\"\nendpoints = {:?}\nhost = {name:?}\n{settings}\n",
+            self.endpoints()
         ));
         host
     }
