@@ -202,6 +202,7 @@ impl Publisher {
         // When to look next, and whether at all nodes or at those of which something was heard.
         let mut next_look = Instant::now();
         let mut next_round = Instant::now();
+        let mut full = Backoff::default();
         loop {
             tokio::select! {
                 biased;
@@ -220,14 +221,27 @@ impl Publisher {
                 () = sleep_until(next_look) => {
                     let now = Instant::now();
                     let round = now >= next_round;
-                    next_look = match self.write(etcd, leases, round).await? {
-                        Some(soon) => soon,
-                        None => next_look.max(now) + SELDOM,
+                    let writes = self.read_status(|status| status.writes);
+                    next_look = match self.write(etcd, leases, round).await {
+                        Ok(soon) => {
+                            if self.read_status(|status| status.writes) > writes {
+                                self.full(None);
+                                full.succeeded();
+                            }
+                            soon.unwrap_or(now + SELDOM)
+                        }
+                        // The host is there all the same, and its lease can be kept.
+                        Err(Trouble::Full(why)) => {
+                            self.full(Some(Trouble::Full(why)));
+                            now + full.next()
+                        }
+                        Err(trouble) => return Err(trouble.into()),
                     };
                     if round {
                         next_round = now + SELDOM;
                     }
-                    next_look = next_look.min(next_round);
+                    let is_full = self.is_full();
+                    next_look = if is_full { next_look } else { next_look.min(next_round) };
                     if now > next_records {
                         etcd.keep_alive(leases.records).await.map_err(End::from)?;
                         next_records = now + self.config.forget_after / 4;
@@ -238,7 +252,9 @@ impl Publisher {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    next_look = next_look.min(Instant::now() + GATHER);
+                    if !self.is_full() {
+                        next_look = next_look.min(Instant::now() + GATHER);
+                    }
                 }
             }
         }
@@ -339,6 +355,29 @@ impl Publisher {
         Ok(soon)
     }
 
+    fn is_full(&self) -> bool {
+        self.read_status(|status| matches!(status.trouble, Some(Trouble::Full(_))))
+    }
+
+    fn read_status<T>(&self, read: impl FnOnce(&Status) -> T) -> T {
+        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// etcd takes no writes, or takes them again: said once each.
+    fn full(&self, trouble: Option<Trouble>) {
+        match (&trouble, self.is_full()) {
+            (Some(trouble), false) => {
+                tracing::warn!(
+                    "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
+                    self.config.name
+                );
+            }
+            (None, true) => tracing::info!("cluster {}: etcd takes writes again", self.config.name),
+            _ => return,
+        }
+        self.note(|status| status.trouble = trouble);
+    }
+
     fn note(&self, change: impl FnOnce(&mut Status)) {
         note(&self.status, change);
     }
@@ -403,6 +442,10 @@ async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
                 Err(error) => return etcd.trouble(&error, "keep the lease"),
             },
             () = sleep_until(next_beat) => {
+                if next_beat.elapsed() > ttl / 3 {
+                    // It was this process that stood still. What became of the lease, etcd knows.
+                    heard = Instant::now();
+                }
                 if heard.elapsed() > ttl {
                     return Trouble::Away(format!("no answer for {ttl:?}"));
                 }

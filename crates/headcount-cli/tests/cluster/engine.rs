@@ -1,10 +1,13 @@
 //! What happens to etcd, and what it is spared.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use etcd_client::{AlarmAction, AlarmType};
 use testkit::{Signal, permit, process};
 
-use super::fleet::{Fleet, Server, host, key};
+use super::fleet::{Fleet, Server, TTL, host, key};
 use crate::scripted::Running;
 
 #[test]
@@ -159,4 +162,107 @@ fn a_member_less_is_no_loss_and_two_less_are_an_etcd_that_is_away() {
     let died: Vec<_> = b.events_of("worker_died").iter().map(|e| e["pid"].as_i64()).collect();
     assert_eq!(died, victims.iter().map(|&pid| Some(i64::from(pid))).collect::<Vec<_>>());
     assert_eq!((b.events_of("host_lost").len(), b.events_of("host_joined").len()), (0, 2));
+}
+
+#[test]
+fn a_full_etcd_makes_nobody_lost_and_is_told_all_when_it_has_room() {
+    let _permit = permit();
+    let fleet = Fleet::with(&["--quota-backend-bytes", "4194304"]);
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let filled = fleet.client(async |mut etcd| {
+        for n in 0..100 {
+            if etcd.put("filler", vec![n; 1 << 20], None).await.is_err() {
+                return Ok(n);
+            }
+        }
+        Ok(100)
+    });
+    assert!(filled < 100, "it has a quota");
+    let victim = server.lose_one();
+    a.agent().says("etcd takes no writes");
+    // For longer than its lease, were that not kept.
+    let began = Instant::now();
+    while began.elapsed() < TTL * 2 {
+        let status = a.status();
+        assert_eq!(host(&status, "a").expect("it is known")["state"], "here", "{status:#}");
+    }
+    fleet.client(async |mut etcd| {
+        etcd.delete("filler", None).await?;
+        let now = etcd.get("x", None).await?.header().expect("a header").revision();
+        etcd.compact(now, Some(etcd_client::CompactionOptions::new().with_physical())).await?;
+        etcd.defragment().await?;
+        let alarm = etcd.alarm(AlarmAction::Get, AlarmType::None, None).await?.alarms()[0].member_id();
+        let mut one = etcd_client::AlarmOptions::new();
+        one.with_member(alarm);
+        etcd.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(one)).await
+    });
+    a.agent().says("etcd takes writes again");
+    a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    assert_eq!(a.agent().err().matches("etcd takes no writes").count(), 1);
+    assert_eq!(a.events_of("host_joined").len(), 1);
+}
+
+#[test]
+fn an_agent_that_stood_still_is_lost_and_joins_again() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let (mut a, mut b) = (fleet.host("a"), fleet.host("b"));
+    let server = Server::start(&a, 2);
+    a.join();
+    b.join();
+    b.sees_node("a", "serving");
+    a.agent().signal(Signal::STOP);
+    let victim = server.lose_one();
+    b.sees_host("a", "lost");
+    a.agent().signal(Signal::CONT);
+    a.agent().says("the lease has run out");
+    b.sees_host("a", "here");
+    b.sees("the death", |_| b.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    let kinds: Vec<_> = b.events().iter().filter(|e| e["host"] == "a").map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["host_joined", "host_lost", "host_joined", "worker_died", "worker_started"]);
+}
+
+/// Of a folder, in place of what is there.
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let done = Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+    assert!(done.success(), "{} to {}", from.display(), to.display());
+}
+
+#[test]
+fn an_etcd_that_was_set_back_is_said_and_told_again() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let follower = Running::start(&a.folder, a.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    // While nobody writes: an agent writes only when something happens.
+    copy(&fleet.etcd.at("data"), &fleet.etcd.at("older"));
+    let lost = server.lose_one();
+    follower.says(&format!("\"pid\":{lost}"));
+    // So that it is behind by more than the host has to tell again.
+    fleet.client(async |mut etcd| {
+        for _ in 0..200 {
+            etcd.put("x", "y", None).await?;
+        }
+        Ok(())
+    });
+    // Its progress is told with what the follower watches.
+    let seen = server.lose_one();
+    follower.says(&format!("\"pid\":{seen}"));
+    fleet.etcd.kill();
+    copy(&fleet.etcd.at("older"), &fleet.etcd.at("data"));
+    fleet.etcd.restart();
+    follower.says("etcd was set back to an older state");
+    a.agent().says("is there again");
+    // What it does not know any more is told again, once.
+    a.sees("both deaths", |_| (a.events_of("worker_died").len() == 2).then_some(()));
+    let next = server.lose_one();
+    follower.says(&format!("\"pid\":{next}"));
 }

@@ -27,6 +27,11 @@ impl Fleet {
         Fleet { etcd: Etcd::start(), others: Vec::new(), folder: Folder::new() }
     }
 
+    /// With these arguments for etcd.
+    pub fn with(arguments: &[&str]) -> Fleet {
+        Fleet { etcd: Etcd::start_with(arguments), others: Vec::new(), folder: Folder::new() }
+    }
+
     /// With an etcd of three members.
     pub fn of_three() -> Fleet {
         let mut others = Etcd::start_members(3);
