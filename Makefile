@@ -198,12 +198,12 @@ advisories: ## ask RustSec's database about the dependencies; says so where it c
 	@$(SETUP) check
 	@scripts/advisories
 
-bench: ## measure; BENCH_ARGS='--bench cluster' is a part; with ORIGINAL=FOLDER, compare with a checkout of the original Lua library
+bench: ## measure; BENCH_ARGS='--bench cluster' is a part; with ORIGINAL=FOLDER and RESTY_LOCK=FOLDER, compare with a checkout of the original Lua library and of lua-resty-lock
 	@$(SETUP) bench
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(CARGO) build $(LOCKED) --release -p headcount --example prefork
-	HEADCOUNT_ORIGINAL='$(ORIGINAL)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
+	HEADCOUNT_ORIGINAL='$(ORIGINAL)' HEADCOUNT_RESTY_LOCK='$(RESTY_LOCK)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
 # In a folder, from nothing: what somebody meets who follows the README. ONLY='root user server' names machines, STEPS='look demo install test'
 # steps; without them it does all, which takes an hour for each release. MIRROR=URL names a mirror other than this machine's own.

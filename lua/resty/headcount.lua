@@ -2,11 +2,12 @@
 -- lock, when workers and generations start, drain, leave, die or hang. docs/lua.md is the reference.
 --
 -- This file is the interface, and what a master does. The other files of this folder: worker.lua (what a
--- worker does), node.lua (callbacks, log, lock), status.lua, options.lua, nginx.lua (what nginx tells), library.lua (FFI),
--- module.lua (the native module in the same nginx).
+-- worker does), singletons.lua (roles, onces), locks.lua, threads.lua, node.lua (callbacks, log, node lock), status.lua, options.lua,
+-- arguments.lua, nginx.lua (what nginx tells), library.lua (FFI), module.lua (the native module in the same nginx).
 
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
+local locks = require "resty.headcount.locks"
 local module = require "resty.headcount.module"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
@@ -234,7 +235,7 @@ end
 
 _M.leader = of_worker("leader", singletons.leader)
 _M.once = of_worker("once", singletons.once)
-_M.with_lock = of_worker("with_lock", singletons.with_lock)
+_M.with_lock = of_worker("with_lock", locks.with_lock)
 _M.is_leader = singletons.is_leader
 
 function _M.counts()

@@ -8,9 +8,10 @@ pub fn may_be_alive(process: &ProcessStatus) -> bool {
     process.liveness != Liveness::Gone
 }
 
-/// The helpers that are still there, or may be.
+/// The helpers and visitors that are still there, or may be.
 pub fn helpers(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessStatus> {
-    snapshot.processes.iter().filter(|p| p.role == Role::Helper && may_be_alive(p))
+    let serves_nobody = |p: &&ProcessStatus| !matches!(p.role, Role::Master | Role::Worker);
+    snapshot.processes.iter().filter(serves_nobody).filter(|p| may_be_alive(p))
 }
 
 /// `only a helper is left: process 17`, if that is so.
@@ -18,12 +19,16 @@ pub fn only_helpers(snapshot: &Snapshot) -> Option<String> {
     if snapshot.liveness() != Liveness::Gone {
         return None;
     }
+    let what = match helpers(snapshot).all(|p| p.role == Role::Visitor) {
+        true => "visitor",
+        false => "helper",
+    };
     let pids: Vec<_> = helpers(snapshot).map(|p| p.pid.to_string()).collect();
     match pids.as_slice() {
         [] => None,
-        [pid] => Some(format!("only a helper is left: process {pid}")),
+        [pid] => Some(format!("only a {what} is left: process {pid}")),
         several => {
-            let number = plural(u64::try_from(several.len()).unwrap_or(u64::MAX), "helper");
+            let number = plural(u64::try_from(several.len()).unwrap_or(u64::MAX), what);
             Some(format!("only {number} are left: processes {}", several.join(", ")))
         }
     }
@@ -76,6 +81,8 @@ mod tests {
             not_alive(&snapshot),
             "no master or worker of the node is alive; only 2 helpers are left: processes 17, 18"
         );
+        snapshot.processes = vec![process(Role::Visitor, 20, State::Serving)];
+        assert_eq!(only_helpers(&snapshot).as_deref(), Some("only a visitor is left: process 20"));
         snapshot.processes.push(process(Role::Worker, 11, State::Serving));
         assert_eq!(only_helpers(&snapshot), None);
     }

@@ -8,6 +8,8 @@ use crate::commands::cluster::ClusterArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::events::EventsArgs;
+use crate::commands::exec::ExecArgs;
+use crate::commands::lock::LockArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::reload::ReloadArgs;
 use crate::commands::run::RunArgs;
@@ -30,8 +32,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 success; 1 timed out (wait, reload), or problems found (doctor); 2 usage error; \
-3 the reload failed (wait, reload); 4 no such node, or it cannot be read.";
+Exit codes: 0 success; 1 timed out (wait, reload, lock), or problems found (doctor); 2 usage error; \
+3 the reload failed (wait, reload); 4 no such node, or it cannot be read. `lock` ends with the code of its command.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,9 +43,11 @@ Examples:
   headcount reload --pid-file /run/nginx.pid
   headcount events --follow --json | jq .
   headcount run --on generation_started=./register --on generation_ended=./deregister
+  headcount run --as-leader cron -- ./scheduler
+  headcount lock backup -- ./backup          as flock(1), and the next one is told if it is killed
 
-Exit codes: 0 success; 1 timed out (wait, reload), or problems found (doctor); 2 usage error; \
-3 the reload failed (wait, reload); 4 no such node, or it cannot be read.
+Exit codes: 0 success; 1 timed out (wait, reload, lock), or problems found (doctor); 2 usage error; \
+3 the reload failed (wait, reload); 4 no such node, or it cannot be read. `lock` ends with the code of its command.
 
 headcount looks for nodes in /run/headcount, /run/user/*/headcount and /dev/shm/headcount-*. If \
 $HEADCOUNT_RUNTIME_DIR is set, it looks only there.";
@@ -84,6 +88,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Follow a node, and run commands or post to URLs on its events, once for each event
     Run(RunArgs),
+    /// Run a command while no other process of the node has the lock of this name
+    Lock(LockArgs),
     /// Serve metrics and a page of all nodes of this host, and tell the cluster of them
     Agent(AgentArgs),
     /// See, follow and wait for the nodes of many hosts, whose agents share an etcd
@@ -93,6 +99,9 @@ pub enum Command {
     /// Print the manual page
     #[command(hide = true)]
     Man(ManArgs),
+    /// Become a command that the kernel kills when its parent ends
+    #[command(hide = true, name = "exec-beside")]
+    Exec(ExecArgs),
 }
 
 /// The command line as data, for completions and the manual.

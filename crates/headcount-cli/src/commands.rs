@@ -5,6 +5,8 @@ pub mod cluster;
 pub mod completions;
 pub mod doctor;
 pub mod events;
+pub mod exec;
+pub mod lock;
 pub mod man;
 pub mod reload;
 pub mod run;

@@ -7,6 +7,7 @@
 
 mod alive;
 mod args;
+mod child;
 mod cli;
 mod clock;
 mod commands;
@@ -39,8 +40,7 @@ fn main() -> ExitCode {
             if let Some(UsageError(text)) = error.downcast_ref() {
                 cli::command().error(ErrorKind::ValueValidation, text).exit();
             }
-            let text = format!("{error:#}");
-            anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, escape::escape(&text));
+            complain(&format!("{error:#}"));
             Outcome::Failed.into()
         }
     }
@@ -56,11 +56,17 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Reload(args) => commands::reload::run(selector, args),
         Command::Doctor(args) => commands::doctor::run(selector, args),
         Command::Run(args) => commands::run::run(selector, args),
+        Command::Lock(args) => commands::lock::run(selector, args),
+        Command::Exec(args) => commands::exec::run(args),
         Command::Agent(args) => commands::agent::run(selector, args),
         Command::Cluster(args) => commands::cluster::run(selector, args),
         Command::Completions(args) => commands::completions::run(args, cli::command()),
         Command::Man(args) => commands::man::run(args, cli::command()),
     }
+}
+
+fn complain(text: &str) {
+    anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, escape::escape(text));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -14,6 +14,8 @@ pub enum Outcome {
     ReloadFailed,
     /// No such node, it may not be read, or the system failed. The message says which.
     Failed,
+    /// `lock`: as the command that it has run, or as it was asked to.
+    Exit(u8),
 }
 
 impl Outcome {
@@ -24,6 +26,7 @@ impl Outcome {
             Outcome::NotReached => 1,
             Outcome::ReloadFailed => 3,
             Outcome::Failed => 4,
+            Outcome::Exit(code) => code,
         }
     }
 }

@@ -28,6 +28,15 @@ pub fn parent(pid: u32) -> Option<u32> {
     field(&status(pid)?, "PPid:", 0)
 }
 
+/// The parent of this process, its parent, and so on.
+pub fn ancestors() -> impl Iterator<Item = u32> {
+    /// Ids can be given out again meanwhile, so that there is a circle.
+    const MOST: usize = 64;
+    std::iter::successors(parent(std::process::id()), |&pid| parent(pid))
+        .take_while(|&pid| pid > 0)
+        .take(MOST)
+}
+
 /// Whether a registry of this owner may say that a process of this user belongs to its node.
 pub fn may_name(owner: u32, user: u32) -> bool {
     owner == 0 || owner == user
@@ -61,5 +70,7 @@ mod tests {
         let me = std::process::id();
         assert_eq!(user(me), Some(rustix::process::geteuid().as_raw()));
         assert_eq!(parent(me), rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32));
+        assert_eq!(ancestors().next(), parent(me));
+        assert!(ancestors().all(|pid| pid != me));
     }
 }

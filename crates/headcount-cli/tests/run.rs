@@ -9,6 +9,7 @@ mod run {
 
     mod failures;
     mod interrupted;
+    mod leader;
     mod lost;
     mod node;
     mod order;

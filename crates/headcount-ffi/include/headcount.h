@@ -265,6 +265,9 @@
 // Neither.
 #define HEADCOUNT_ROLE_HELPER 3
 
+// None of the server's processes: it takes part beside it, for the node's roles and locks.
+#define HEADCOUNT_ROLE_VISITOR 4
+
 // Its start callback runs.
 #define HEADCOUNT_STATE_STARTING 1
 
@@ -932,7 +935,7 @@ int32_t headcount_process(struct headcount_node *node,
 // only from this process.
 //
 // Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
-// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
+// one comes only after that. The byte 'L' comes if `headcount_lock_watch` asked for it. The byte 'Q', or the end of the stream, means that no more come. A waker
 // that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
 // ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
 // another, or closes its end of the connection.
@@ -1085,6 +1088,16 @@ int32_t headcount_lock_acquire(struct headcount_node *node,
                                const char *name,
                                int64_t wait_ms,
                                struct headcount_lock *lock);
+
+// For hosts that cannot sleep in `headcount_lock_acquire`: `wanted` 1: the waker writes a byte 'L' when it is worth trying to take the
+// lock, once, and others see this process wait for it meanwhile. 0: it does not any more. Call it after
+// `headcount_lock_acquire` with `wait_ms` 0 returned HEADCOUNT_ERR_BUSY, and try again at each 'L'; somebody else may have been
+// quicker. A thread waits for each lock, for 8 at a time: HEADCOUNT_ERR_FULL beyond that.
+//
+// HEADCOUNT_ERR_WRONG_STATE if no waker runs, or nobody has connected to it.
+int32_t headcount_lock_watch(struct headcount_node *node,
+                             const char *name,
+                             int32_t wanted);
 
 // Releases the lock of this name. HEADCOUNT_ERR_WRONG_STATE if this process does not hold it.
 int32_t headcount_lock_release(struct headcount_node *node, const char *name);

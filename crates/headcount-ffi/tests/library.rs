@@ -79,6 +79,11 @@ fn the_waker_wakes_its_own_process_only_and_ends() {
 }
 
 #[test]
+fn a_host_with_an_event_loop_hears_when_to_try_a_lock() {
+    run("lock_watch", &[]);
+}
+
+#[test]
 fn a_forked_child_speaks_for_itself_alone() {
     run("forks", &["foreground"]);
 }

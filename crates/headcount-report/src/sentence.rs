@@ -73,6 +73,10 @@ pub fn sentence(event: &Event) -> String {
 }
 
 fn who(event: &Event) -> String {
+    // Of none is a visitor.
+    if event.generation == 0 && event.worker_id.is_none() {
+        return format!("process {}", event.pid);
+    }
     let number = event.worker_id.map_or(String::new(), |id| format!(" {id}"));
     format!("worker{number} (pid {}) of generation {}", event.pid, event.generation)
 }
@@ -98,6 +102,7 @@ fn scope(event: &Event) -> String {
 
 fn why_lost(event: &Event) -> String {
     match event.cause {
+        Cause::Superseded if event.generation == 0 => ": a worker takes it over".to_owned(),
         Cause::Superseded => ": another generation serves".to_owned(),
         Cause::Stop => ": the node stops".to_owned(),
         Cause::Recycled => ": it was told to leave, and is replaced".to_owned(),
@@ -164,5 +169,22 @@ fn previous_run(event: &Event) -> String {
             format!("; the previous run ended uncleanly, in generation {generation} with {workers}")
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_of_no_generation_is_a_process() {
+        let mut event = Event::new(Kind::LeaderElected, Cause::Unknown);
+        (event.pid, event.name, event.token) = (17, Some("cron".to_owned()), 4);
+        assert_eq!(sentence(&event), "process 17 leads cron from now on (token 4)");
+        (event.kind, event.cause) = (Kind::LeaderLost, Cause::Superseded);
+        assert_eq!(sentence(&event), "process 17 leads cron no more: a worker takes it over");
+        (event.generation, event.worker_id) = (2, Some(0));
+        let said = "worker 0 (pid 17) of generation 2 leads cron no more: another generation serves";
+        assert_eq!(sentence(&event), said);
     }
 }

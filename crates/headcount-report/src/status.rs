@@ -261,7 +261,7 @@ fn process(p: &ProcessStatus) -> ProcessDocument {
         cause: p.cause.name(),
         age: p.age.as_secs_f64(),
         in_state_for: p.in_state_for.as_secs_f64(),
-        // A master never beats.
-        heartbeat_age: (p.role != Role::Master).then_some(p.heartbeat_age.as_secs_f64()),
+        // A master never beats, and a visitor only while it stands for a role.
+        heartbeat_age: matches!(p.role, Role::Worker | Role::Helper).then_some(p.heartbeat_age.as_secs_f64()),
     }
 }

@@ -123,6 +123,8 @@ coded! {
         Worker = 2, "worker";
         /// Neither.
         Helper = 3, "helper";
+        /// None of the server's processes: it takes part beside it, for the node's roles and locks.
+        Visitor = 4, "visitor";
     }
 }
 

@@ -68,6 +68,7 @@ mod snapshot;
 mod stale;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod tokio;
+mod visitor;
 mod worker;
 
 /// For the crates of this project alone. No promise is made about it.
@@ -108,4 +109,5 @@ pub use singleton::{
 pub use snapshot::{GenerationStatus, Holder, NodeSettings, ProcessStatus, SingletonStatus, Snapshot};
 pub use stale::remove_stale;
 pub use sys::identity::{Doubt, Liveness};
+pub use visitor::Visitor;
 pub use worker::Worker;

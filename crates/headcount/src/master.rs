@@ -11,7 +11,7 @@ use crate::engine::transitions::Transitions;
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, LAST_GENERATION, Role};
 use crate::generation::Generation;
-use crate::lifecycle::{Intent, Phase, Scope, Stage};
+use crate::lifecycle::{Intent, Phase, Scope, SlotFacts, Stage};
 use crate::node::Node;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::identity::Liveness;
@@ -117,7 +117,7 @@ impl Master {
             inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover());
             // What is once for the node is so for one run of it.
-            inner.free_all_singletons();
+            inner.free_singletons_of_a_run(session.facts());
             session.look();
         }
         process.set_begun(id, begin.workers);
@@ -226,8 +226,8 @@ impl Master {
         let mut session = Session::begin(inner, wait, Operation::Leave)?;
         // What the next start and those who wait for the stop go by must not be what a worker has made of it.
         session.heal(true);
-        let others =
-            session.facts().slots.iter().filter(|s| s.role != Role::Helper && s.index != master.index);
+        let is_of_the_server = |s: &&SlotFacts| matches!(s.role, Role::Master | Role::Worker);
+        let others = session.facts().slots.iter().filter(|s| is_of_the_server(s) && s.index != master.index);
         let is_alone = !others.clone().any(|s| s.liveness != Liveness::Gone);
         let scope = if is_alone { Scope::LastWord } else { Scope::Tidy };
         Ok(Transitions::new(session, [Stage::Settle(scope), Stage::ExitMaster(master.index), Stage::Shrink]))

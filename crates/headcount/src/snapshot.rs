@@ -180,12 +180,12 @@ impl Snapshot {
     }
 
     /// Whether the node is alive: a master or a worker of it is. A helper serves nobody, reports nothing and replaces
-    /// nobody, so one that is left alone does not make the node alive. As long as nobody is known to be alive and one of
+    /// nobody, so one that is left alone does not make the node alive; and a visitor is none of the server's. As long as nobody is known to be alive and one of
     /// them is unknown, so is the node.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         let mut node = Liveness::Gone;
-        for process in self.processes.iter().filter(|p| p.role != Role::Helper) {
+        for process in self.processes.iter().filter(|p| matches!(p.role, Role::Master | Role::Worker)) {
             match process.liveness {
                 Liveness::Alive => return Liveness::Alive,
                 Liveness::Gone => {}
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_master_or_a_worker_makes_a_node_alive_and_a_helper_does_not() {
-        use Role::{Helper, Master, Worker};
+        use Role::{Helper, Master, Visitor, Worker};
         use State::{Died, Exited, Serving, Unknown};
         for (processes, expected) in [
             (&[][..], Liveness::Gone),
@@ -413,6 +413,7 @@ mod tests {
             (&[(Master, Died), (Worker, Exited), (Worker, Died)], Liveness::Gone),
             (&[(Master, Died), (Worker, Died), (Helper, Serving)], Liveness::Gone),
             (&[(Master, Died), (Helper, Unknown)], Liveness::Gone),
+            (&[(Master, Died), (Visitor, Serving), (Visitor, Unknown)], Liveness::Gone),
             (&[(Master, Unknown), (Worker, Died)], Liveness::Unknown(Doubt::Refused)),
             (&[(Master, Died), (Worker, Unknown), (Helper, Serving)], Liveness::Unknown(Doubt::Refused)),
             // In any order: one that is known to be alive is enough.

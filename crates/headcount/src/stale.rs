@@ -224,17 +224,48 @@ fn opens(pid: u32, file: FileId) -> io::Result<bool> {
 
 /// The lock file is its owner's alone, so that only processes of this user can have opened it.
 fn may_be_ours(pid: u32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let me = rustix::process::geteuid().as_raw().to_string();
-    text.lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .is_some_and(|ids| ids.split_ascii_whitespace().any(|id| id == me))
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    can_have_it(&status, rustix::process::geteuid().as_raw())
+}
+
+/// Whether a process with this `/proc/PID/status` can use a file that only this user can open. One that is ending, or has
+/// ended, has no memory any more, and may be looked at by root alone. One that was started from a file with the setuid bit, as
+/// sudo is, has got no descriptor of it.
+fn can_have_it(status: &str, user: u32) -> bool {
+    let of = |field: &str| status.lines().find_map(|line| line.strip_prefix(field));
+    let user = user.to_string();
+    // Real, effective, saved, and of the file system.
+    let is_user = of("Uid:").is_some_and(|ids| ids.split_ascii_whitespace().skip(1).any(|id| id == user));
+    is_user && of("VmSize:").is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Begin, Options, Wait};
+
+    #[test]
+    fn who_has_ended_or_changed_its_user_has_nothing_open() {
+        let status = |ids: &str, memory: &str| format!("Name:\tnginx\nUid:\t{ids}\n{memory}Threads:\t1\n");
+        let memory = "VmPeak:\t   15000 kB\nVmSize:\t   15000 kB\n";
+        assert!(can_have_it(&status("1000\t1000\t1000\t1000", memory), 1000));
+        assert!(!can_have_it(&status("1000\t1000\t1000\t1000", memory), 100));
+        assert!(can_have_it(&status("0\t1000\t0\t1000", memory), 1000), "root that acts for us");
+        assert!(!can_have_it(&status("1000\t1000\t1000\t1000", ""), 1000), "a zombie");
+        assert!(!can_have_it(&status("1000\t0\t0\t0", memory), 1000), "sudo");
+        assert!(!can_have_it("", 1000), "it is gone");
+    }
+
+    #[test]
+    fn a_zombie_is_nobody() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while !fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        let is_ours = may_be_ours(child.id());
+        child.wait().unwrap();
+        assert!(!is_ours && may_be_ours(process::pid()));
+    }
 
     /// A server that starts and stops, in a process of its own.
     fn ran(path: &Path) {

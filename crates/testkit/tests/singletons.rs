@@ -148,6 +148,7 @@ const ONCE: &str = r#"
                 kit.note(name, attempt)
                 if name == "dies" and attempt.number == 1 then kit.die() end
                 if name == "raises" then error("no luck") end
+                if name == "exits" then ngx.exit(0) end
             end
         end
         for _, key in ipairs { KEYS } do
@@ -205,6 +206,18 @@ fn what_runs_once_runs_once_and_again_only_after_a_failure() {
         (all.iter().filter(|x| x["name"] == "warm").count() == 1).then_some(())
     });
     assert_eq!(attempts(&nginx, "migrate"), [1], "once for the node");
+    nginx.end(Signal::QUIT);
+}
+
+#[test]
+fn what_is_ended_by_ngx_exit_has_failed_and_ends_nothing_else() {
+    let _permit = permit();
+    let keys = ONCE.replace("KEYS", "\"exits\"");
+    let nginx = Nginx::start_ready(setup(2).after_init(&keys).allow("never returned"));
+    nginx.wait_until("all to hear of it", || (settled(&nginx, "failed") == 2).then_some(()));
+    assert_eq!(attempts(&nginx, "exits"), [1, 2, 3]);
+    assert_eq!(events(&nginx, "once_failed")[0]["attempts"], 3);
+    assert_eq!(events(&nginx, "worker_stalled").len(), 0, "heartbeats went on");
     nginx.end(Signal::QUIT);
 }
 
@@ -267,6 +280,81 @@ fn a_lock_excludes_over_all_workers_and_waits_without_blocking() {
     let inside = nginx.reports().notes("inside").last().expect("a note").event.clone();
     assert!(inside["abandoned_by"].as_u64().is_some(), "{inside}");
     nginx.wait_until("the report", || events(&nginx, "lock_abandoned").first().map(|e| e["name"] == "keys"));
+    nginx.end(Signal::QUIT);
+}
+
+/// One light thread waits for the lock, or has it, and is ended with its request by another.
+const CUT_SHORT: &str = r#"
+    local headcount = require "resty.headcount"
+    ngx.thread.spawn(function()
+        headcount.with_lock("cut", function() ngx.sleep(60) end, { timeout = 60 })
+    end)
+    ngx.sleep(0.05)
+    ngx.say("gone")
+    ngx.exit(200)
+"#;
+
+#[test]
+fn a_request_that_is_ended_while_it_waits_for_a_lock_or_has_it_keeps_nobody() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(
+        setup(2).page("/lock", LOCKS).page("/cut", CUT_SHORT).allow("was held by a request that was ended"),
+    );
+    let socket = nginx.socket();
+    let ask = |path: &str| testkit::http::get(&socket, path).expect("an answer").body.trim().to_owned();
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| ask("/lock?name=cut&s=0.5"));
+        nginx.wait_until("it to be held", || shown(&nginx, "lock", "cut").filter(|x| x["state"] == "held"));
+        // In the worker that has it, and in the other one: they queue, and they wait.
+        for cut in (0..6).map(|_| scope.spawn(|| ask("/cut"))).collect::<Vec<_>>() {
+            assert_eq!(cut.join().expect("an answer"), "gone");
+        }
+        assert!(holder.join().expect("an answer").starts_with("true|"));
+    });
+    // Who was next in the meantime has it for a moment, until the collector has found out.
+    let got = ask("/lock?name=cut&timeout=20");
+    assert!(got.starts_with("true|"), "{got}");
+    assert_eq!(ask("/cut"), "gone");
+    let got = ask("/lock?name=cut&timeout=20");
+    assert!(got.starts_with("true|"), "{got}");
+    nginx.end(Signal::QUIT);
+}
+
+/// A waiter is woken by the waker and not by its own looks: with the lock passed around, it would otherwise take it milliseconds.
+#[test]
+fn a_lock_that_is_released_is_passed_on_at_once() {
+    const ROUNDS: &str = r#"
+        local headcount = require "resty.headcount"
+        local until_when = ngx.now() + tonumber(ngx.var.arg_s)
+        local rounds = 0
+        while ngx.now() < until_when do
+            assert(headcount.with_lock("ring", function() ngx.sleep(0.002) end, { timeout = 10 }))
+            rounds = rounds + 1
+            ngx.update_time()
+        end
+        ngx.say(ngx.worker.pid(), " ", rounds)
+    "#;
+    let _permit = permit();
+    let nginx = Nginx::start_ready(setup(4).page("/rounds", ROUNDS));
+    let socket = nginx.socket();
+    let threads = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    std::thread::scope(|scope| {
+        let ask = || testkit::http::get(&socket, "/rounds?s=1.5").expect("an answer").body;
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        nginx.wait_until("threads that wait for the lock", || {
+            // nginx's own, the waker, and one for the lock.
+            (nginx.workers().into_iter().map(threads).max() >= Some(3)).then_some(())
+        });
+        nginx.wait_until("waiters that are seen", || {
+            shown(&nginx, "lock", "ring").filter(|x| x["waiters"].as_u64() >= Some(1))
+        });
+        for one in all {
+            let body = one.join().expect("an answer");
+            let rounds: u32 = body.trim().rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+            assert!(rounds > 0, "{body}");
+        }
+    });
+    // Nobody waits any more: a quiet worker has no thread but the watchers'.
     nginx.end(Signal::QUIT);
 }
 

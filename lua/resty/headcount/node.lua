@@ -18,9 +18,9 @@ local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
 local FIRST_NAMED = 16
 local LONGEST_PATH = 4096
 local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
--- Seconds that a callback runs before the collector is asked for it; between two such times, at most; between
--- two looks at whether it has ended.
-local FIRST_LOOK, LONGEST_PAUSE, KEEPER_INTERVAL = 1, 8, 0.25
+-- Seconds that a function of the user runs before the collector is asked for it; between two such times, at most: for a callback,
+-- which holds the node lock, and for all others, which may take hours; between two looks at whether a callback has ended.
+local FIRST_LOOK, LONGEST_PAUSE, LONGEST_OF_ALL, KEEPER_INTERVAL = 1, 8, 60, 0.25
 
 local _M = {
   BUSY = BUSY,
@@ -163,8 +163,9 @@ local traceback = _M.traceback
 -- a sentry lies on the coroutine's stack. As long as ngx_lua means to go on with the coroutine, it keeps it.
 
 -- `fate.lost` becomes true once the running coroutine has been dropped and collected. What this gives must be
--- kept in a local variable, and given to disarm() in the end.
+-- kept in a local variable, and given to disarm() in the end. Nobody else may keep the coroutine.
 function _M.guard(fate)
+  fate.begun = nginx.clock()
   local sentry = newproxy(true)
   -- Inside of the collector: nothing more than this is safe.
   getmetatable(sentry).__gc = function() fate.lost = true end
@@ -172,6 +173,17 @@ function _M.guard(fate)
 end
 
 function _M.disarm(sentry) getmetatable(sentry).__gc = nil end
+
+-- Whether it has been dropped. Asks the collector from time to time.
+function _M.is_lost(fate, longest_pause)
+  if fate.lost then return true end
+  local now = nginx.clock()
+  local pause = fate.pause or FIRST_LOOK
+  if now < (fate.look_at or fate.begun + FIRST_LOOK) then return false end
+  fate.look_at, fate.pause = now + pause, math.min(2 * pause, longest_pause or LONGEST_OF_ALL)
+  collectgarbage()
+  return fate.lost
+end
 
 -- The callbacks that run, if they could yield: name, seq, begun (of the one that runs), look_at, pause.
 local flight
@@ -184,18 +196,11 @@ end
 
 -- If the callback that runs has been dropped, it has failed: goes on with the next one.
 function _M.look_after_callback()
-  local now = nginx.clock()
-  if not flight or not flight.lost and now < flight.look_at then return end
-  if not flight.lost then
-    flight.look_at = now + flight.pause
-    flight.pause = math.min(2 * flight.pause, LONGEST_PAUSE)
-    collectgarbage()
-    if not flight.lost then return end
-  end
+  if not flight or not _M.is_lost(flight, LONGEST_PAUSE) then return end
   local lost = flight
   flight = nil
   failed(lost.name, lost.seq, string.format(
-    "it was ended by ngx.exit() or the like and never returned; the node lock was held for %.1f s", now - lost.begun))
+    "it was ended by ngx.exit() or the like and never returned; the node lock was held for %.1f s", nginx.clock() - lost.begun))
   local code = library.headcount_next(_M.handle, 1, _M.event)
   if _M.revive then _M.revive() end
   _M.deliver(code)
@@ -225,8 +230,7 @@ local function call_back(name, event, mine)
   local callback = _M.options[name]
   if not callback then return end
   if mine then
-    mine.name, mine.seq, mine.begun, mine.pause = name, event.seq, nginx.clock(), FIRST_LOOK
-    mine.look_at = mine.begun + FIRST_LOOK
+    mine.name, mine.seq, mine.begun, mine.pause, mine.look_at = name, event.seq, nginx.clock(), nil, nil
   end
   local ok, err = xpcall(callback, traceback, event)
   if not ok then return failed(name, event.seq, err) end

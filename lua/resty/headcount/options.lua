@@ -1,8 +1,11 @@
 -- The options of init{}: their names and types. Which values are allowed, and the defaults, the library says.
 
+local arguments = require "resty.headcount.arguments"
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
+
+local shown = arguments.shown
 
 local MOST_MS, MOST_NUMBER = 2^53, 2^32 - 1
 
@@ -40,11 +43,6 @@ local TYPES = {
 }
 
 local _M = {}
-
-local function shown(value)
-  if type(value) == "string" then return string.format("%q", value) end
-  return tostring(value)
-end
 
 local function names()
   local list = {}

@@ -1,85 +1,73 @@
--- What exactly one worker does: who leads, what runs once, who holds a lock that has a name.
+-- What exactly one worker does: who leads, what runs once. Locks: see locks.lua.
 --
--- Who has what, the library knows. Here is what only Lua can do: run the user's functions where sockets and timers work, and
--- wait without blocking the event loop.
+-- Who has what, the library knows. Here is what only Lua can do: run the user's functions where sockets and timers work.
 
+local arguments = require "resty.headcount.arguments"
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
-local semaphore = require "ngx.semaphore"
 local threads = require "resty.headcount.threads"
+
+local is_name, refuse, NAME = arguments.is_name, arguments.refuse, arguments.NAME
 
 local ELECTED, GIVE_UP, LOST = 1, 2, 3
 local SCOPES = { generation = 1, node = 2 }
 local RUN, DONE, FAILED = 1, 2, 4
--- Seconds between two looks of one that waits.
+-- Seconds between two tries to say how a once went.
 local SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.02
--- Where ngx_lua can yield.
-local CAN_YIELD = {
-  rewrite = true, server_rewrite = true, access = true, content = true, timer = true, preread = true, ssl_cert = true,
-  ssl_session_fetch = true, ssl_client_hello = true,
-}
 
 local _M = {}
 -- Set by worker.lua: wake, called when there is something to do for the thread of heartbeats.
 
 function _M.wake() end
 
-local roles, onces, locks = {}, {}, {}
--- The light threads that run functions of the user.
-local beside = {}
+local roles, onces = {}, {}
+-- Functions of the user that run, or are about to; and the light threads of those that run in this request.
+local fates, beside = {}, {}
 
 local leader = ffi.new("headcount_leader", { struct_size = ffi.sizeof("headcount_leader") })
 local once = ffi.new("headcount_once", { struct_size = ffi.sizeof("headcount_once") })
-local lock = ffi.new("headcount_lock", { struct_size = ffi.sizeof("headcount_lock") })
 
 -- What a later look may find otherwise: somebody holds the lock, or this process has not joined yet.
 local function is_passing(code)
   return code == node.BUSY or code == node.LOCK_TIMEOUT or code == node.WRONG_STATE
 end
 
-local function shown(value)
-  if type(value) == "string" then return string.format("%q", value) end
-  return tostring(value)
-end
-
-local function refuse(what, value, allowed)
-  return nil, "argument `" .. what .. "` is " .. shown(value) .. "; allowed is " .. allowed
-end
-
-local NAME = "1 to 48 letters, digits, `.`, `_` and `-`"
-
-local function is_name(value)
-  return type(value) == "string" and #value >= 1 and #value <= 48 and not value:find("[^%w._-]")
-end
-
 local function nothing() end
 
--- Runs a function of the user beside the calling thread. `after` runs when it has ended, or was ended with its request.
+-- Where timers are used up, beside the thread of heartbeats.
+local function in_a_request_of_its_own(body)
+  if not ngx.timer.at(0, body) then beside[#beside + 1] = threads.spawn(body) end
+end
+
+-- Runs a function of the user in a request of its own: whatever ends that ends nothing else. `after` runs when it has ended, or was
+-- ended with its request.
 local function run(what, fn, argument, after)
-  local fate = { after = after }
-  fate.beside = threads.spawn(function()
+  local fate = { what = what, after = after }
+  local function body()
     local sentry = node.guard(fate)
     local ok, err = xpcall(fn, node.traceback, argument)
     node.disarm(sentry)
     if not ok then node.log(ngx.ERR, what, " failed: ", err) end
-    fate.after = nil
+    fates[fate] = nil
     after(ok)
-  end)
-  beside[#beside + 1] = fate
+  end
+  fates[fate] = true
+  in_a_request_of_its_own(body)
 end
 
-local function reap()
-  for i = #beside, 1, -1 do
-    local fate = beside[i]
-    if fate.lost then
-      table.remove(beside, i)
-      if fate.after then fate.after(false) end
-    elseif fate.beside.is_over then
-      threads.unless_over(fate.beside)
-      table.remove(beside, i)
+local function look_after()
+  for fate in pairs(fates) do
+    -- It has begun.
+    if fate.begun and node.is_lost(fate) then
+      fates[fate] = nil
+      node.log(ngx.ERR, fate.what, " was ended by ngx.exit() or the like, and never returned")
+      in_a_request_of_its_own(function() fate.after(false) end)
     end
+  end
+  for i = #beside, 1, -1 do
+    if not threads.unless_over(beside[i]) then table.remove(beside, i) end
   end
 end
 
@@ -215,117 +203,13 @@ function _M.once(scope, key, fn, options)
   return true
 end
 
--- Locks ----------------------------------------------------------------------------------------
-
--- The next coroutine of this worker that waits has its turn.
-local function hand_on(name, mine)
-  locks[name] = nil
-  local next_one = table.remove(mine.queue, 1)
-  if next_one then
-    locks[name] = { queue = mine.queue }
-    next_one:post(1)
-  end
-end
-
-local function release(name, mine)
-  if locks[name] ~= mine then return end
-  if library.headcount_lock_release(node.handle, name) < 0 then node.log(ngx.ERR, node.last_error()) end
-  hand_on(name, mine)
-end
-
--- A coroutine that was ended with its request has let go of what it held.
-local function look_after_locks()
-  for name, mine in pairs(locks) do
-    if mine.lost then
-      node.log(ngx.ERR, "the lock ", name, " was held by a request that was ended by ngx.exit() or the like; it is released")
-      release(name, mine)
-    end
-  end
-end
-
--- The turn of this coroutine among those of its worker. nil: timed out.
-local function take_turn(name, until_when)
-  local there = locks[name]
-  if not there then
-    locks[name] = { queue = {} }
-    return locks[name]
-  end
-  local bell = semaphore.new()
-  table.insert(there.queue, bell)
-  if bell:wait(math.max(0, until_when - nginx.clock())) then return locks[name] end
-  for i, other in ipairs(there.queue) do
-    if other == bell then
-      table.remove(there.queue, i)
-      return
-    end
-  end
-  -- It came in the very moment.
-  return locks[name]
-end
-
-local function cannot_wait()
-  return "; and in phase `" .. ngx.get_phase() .. "` nothing can be waited for"
-end
-
-local function acquire(name, timeout, begun, can_wait)
-  while true do
-    local code = library.headcount_lock_acquire(node.handle, name, 0, lock)
-    if code >= 0 then return true end
-    local err = node.last_error()
-    if code ~= node.BUSY then return nil, err end
-    if not can_wait then return nil, err .. cannot_wait() end
-    local waited = nginx.clock() - begun
-    if waited >= timeout then return nil, string.format("timed out after %g s: %s", timeout, err) end
-    local pause = math.min(math.max(waited / 8, SHORTEST_WAIT), LONGEST_WAIT)
-    ngx.sleep(math.max(math.min(pause, timeout - waited), SHORTEST_WAIT))
-  end
-end
-
-local function results(name, mine, sentry, ok, ...)
-  node.disarm(sentry)
-  release(name, mine)
-  if not ok then error((...), 0) end
-  return true, ...
-end
-
-function _M.with_lock(name, fn, options)
-  if not is_name(name) then return refuse("name", name, NAME) end
-  if type(fn) ~= "function" then return refuse("fn", fn, "a function") end
-  if options ~= nil and type(options) ~= "table" then return refuse("options", options, "a table") end
-  local timeout = options and options.timeout or node.options.lock_timeout
-  if type(timeout) ~= "number" or not (timeout >= 0) then
-    return refuse("timeout", timeout, "a number of seconds, 0 or more")
-  end
-  local me = coroutine.running() or "main"
-  local there = locks[name]
-  if there and there.coroutine == me then return nil, "this coroutine holds the lock " .. name .. " already" end
-  local can_wait, begun = CAN_YIELD[ngx.get_phase()], nginx.clock()
-  if there and not can_wait then
-    return nil, "another request of this worker has the lock " .. name .. cannot_wait()
-  end
-  local mine = take_turn(name, begun + timeout)
-  if not mine then
-    return nil, string.format("timed out after %g s: another request of this worker has the lock %s", timeout, name)
-  end
-  local ok, err = acquire(name, timeout, begun, can_wait)
-  if not ok then
-    hand_on(name, mine)
-    return nil, err
-  end
-  mine.coroutine = me
-  local sentry = node.guard(mine)
-  local tenure = { token = tonumber(lock.token), abandoned_by = lock.abandoned_by ~= 0 and lock.abandoned_by or nil }
-  return results(name, mine, sentry, xpcall(fn, node.traceback, tenure))
-end
-
 -- For worker.lua -------------------------------------------------------------------------------
 
 -- What there is to do, at each heartbeat and whenever this worker is called. Never waits.
 function _M.poll()
   for _, role in pairs(roles) do poll_role(role) end
   for _, item in pairs(onces) do poll_once(item) end
-  if next(locks) then look_after_locks() end
-  if beside[1] then reap() end
+  look_after()
 end
 
 -- Somebody may have been elected, or a once be open again: for the thread of heartbeats, whose children run the functions.

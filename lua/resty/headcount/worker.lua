@@ -7,6 +7,7 @@
 
 local ffi = require "ffi"
 local library = require "resty.headcount.library"
+local locks = require "resty.headcount.locks"
 local nginx = require "resty.headcount.nginx"
 local node = require "resty.headcount.node"
 local semaphore = require "ngx.semaphore"
@@ -81,6 +82,8 @@ local function listen()
     if byte == "E" then
       deliver(library.headcount_member_on_readable(node.handle, aside, node.event))
       singletons.called()
+    elseif byte == "L" then
+      locks.try()
     elseif byte or err ~= "timeout" then
       -- "Q": no more will come.
       socket:close()
@@ -118,12 +121,13 @@ local function live()
     node.log_notices()
     node.look_after_callback()
     singletons.poll()
+    locks.poll()
     listener, runner = threads.unless_over(listener), threads.unless_over(runner)
     if code < 0 or step.state == LEFT or _M.is_helper and step.state ~= WAITING then break end
 
     local seconds = step.next_ms / 1000
     call = library.headcount_member_on_time
-    if is_exiting or step.on_duty == 0 then
+    if is_exiting or step.on_duty == 0 and not locks.waits() then
       -- Nothing of ours may keep a worker that is to end.
       if listener then library.headcount_waker_stop(node.handle, 0) end
       if step.state == DRAINING then
@@ -136,7 +140,7 @@ local function live()
       if now >= listens_after then
         listens_after = now + node.options.heartbeat_interval
         listener = threads.spawn(listen)
-      else
+      elseif step.on_duty ~= 0 then
         seconds, call = math.min(seconds, POLL_INTERVAL), library.headcount_member_on_readable
       end
     end
@@ -167,9 +171,10 @@ function node.revive()
 end
 
 -- There is something to do for the thread.
-function singletons.wake()
+local function wake()
   if life and bell then bell:post(1) end
 end
+singletons.wake, locks.wake = wake, wake
 
 -- Joining and leaving --------------------------------------------------------------------------
 

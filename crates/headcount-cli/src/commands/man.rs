@@ -143,7 +143,7 @@ fn code(text: &str) -> Option<(String, String)> {
 fn all_codes() -> Vec<(String, String)> {
     let codes = [
         (Outcome::Done.code(), "Success."),
-        (Outcome::NotReached.code(), "wait, reload: timed out. doctor: problems found."),
+        (Outcome::NotReached.code(), "wait, reload, lock: timed out. doctor: problems found."),
         (2, "Usage error: see --help."),
         (Outcome::ReloadFailed.code(), "wait, reload: the reload failed."),
         (

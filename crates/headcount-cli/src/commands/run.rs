@@ -11,6 +11,7 @@ mod command;
 mod deliver;
 mod follow;
 mod kill_stalled;
+mod leader;
 mod locator;
 mod lock;
 mod log;
@@ -47,9 +48,16 @@ pub fn run(selector: &NodeSelector, args: &RunArgs) -> anyhow::Result<Outcome> {
     if args.kill_stalled_after.is_some_and(|time| time.is_zero()) {
         bail!(UsageError("--kill-stalled-after must be at least 1ms".to_owned()));
     }
+    // `--as-leader` conflicts with `--on`, and clap asks for nothing that conflicts.
+    if args.as_leader.is_none() && (!args.command.is_empty() || args.grace.is_some()) {
+        bail!(UsageError("-- COMMAND and --grace are for --as-leader ROLE".to_owned()));
+    }
     let log = Log::new(args.quiet);
     let stop = Stop::watch()?;
     let mut locator = Locator::new(selector)?;
+    if let Some(role) = &args.as_leader {
+        return leader::run(role, args, &mut locator, &stop, &log);
+    }
     let path = match &args.state {
         Some(path) => path.clone(),
         // Its name needs the node's.

@@ -94,6 +94,8 @@ pub const HEADCOUNT_ROLE_MASTER: u32 = 1;
 pub const HEADCOUNT_ROLE_WORKER: u32 = 2;
 /// Neither.
 pub const HEADCOUNT_ROLE_HELPER: u32 = 3;
+/// None of the server's processes: it takes part beside it, for the node's roles and locks.
+pub const HEADCOUNT_ROLE_VISITOR: u32 = 4;
 
 /// Its start callback runs.
 pub const HEADCOUNT_STATE_STARTING: u32 = 1;

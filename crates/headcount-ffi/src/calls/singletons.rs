@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount_core::{Begun, ErrorKind, LeaderChange, OnceScope};
+use headcount_core::{Begun, ErrorKind, LeaderChange, NamedLock, OnceScope};
 
 use crate::border::codes::HEADCOUNT_OK;
 use crate::border::entry::{Failure, Sized32, check_pointer, check_struct, entry, put, string, wait};
@@ -338,6 +338,16 @@ pub unsafe extern "C" fn headcount_once_end(
     })
 }
 
+fn lock_of(handle: &Handle, name: &str) -> Result<Arc<NamedLock>, Failure> {
+    let known = handle.process().singletons.locks.iter().find(|l| l.name() == name).cloned();
+    if let Some(named) = known {
+        return Ok(named);
+    }
+    let named = Arc::new(handle.worker(0)?.lock(name)?);
+    handle.process().singletons.locks.push(named.clone());
+    Ok(named)
+}
+
 /// Takes the lock of this name, over all processes of the node and all their threads; waits for it, `wait_ms` as everywhere. Without a
 /// system call if nobody has it. If its holder dies, the next one gets it, and is told so by `lock`.
 ///
@@ -359,15 +369,7 @@ pub unsafe extern "C" fn headcount_lock_acquire(
             }
             required(name, "name")?
         };
-        let known = handle.process().singletons.locks.iter().find(|l| l.name() == name).cloned();
-        let named = match known {
-            Some(named) => named,
-            None => {
-                let named = Arc::new(handle.worker(0)?.lock(&name)?);
-                handle.process().singletons.locks.push(named.clone());
-                named
-            }
-        };
+        let named = lock_of(handle, &name)?;
         let guard = named.acquire(wait(wait_ms)?)?;
         let record = LockRecord {
             struct_size: size_of::<LockRecord>() as u32,
@@ -379,6 +381,28 @@ pub unsafe extern "C" fn headcount_lock_acquire(
             // SAFETY: checked above; writable by the caller's word.
             unsafe { put(lock, "lock", record) }?;
         }
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// For hosts that cannot sleep in `headcount_lock_acquire`: `wanted` 1: the waker writes a byte 'L' when it is worth trying to take the
+/// lock, once, and others see this process wait for it meanwhile. 0: it does not any more. Call it after
+/// `headcount_lock_acquire` with `wait_ms` 0 returned HEADCOUNT_ERR_BUSY, and try again at each 'L'; somebody else may have been
+/// quicker. A thread waits for each lock, for 8 at a time: HEADCOUNT_ERR_FULL beyond that.
+///
+/// HEADCOUNT_ERR_WRONG_STATE if no waker runs, or nobody has connected to it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_lock_watch(node: *mut Handle, name: *const c_char, wanted: i32) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        // SAFETY: NULL or a string, by the caller's word.
+        let name = unsafe { required(name, "name") }?;
+        let named = lock_of(handle, &name)?;
+        let process = handle.process();
+        let Some(waker) = &process.waker else {
+            return Err(Failure::new(ErrorKind::WrongState, "this process has no running waker"));
+        };
+        waker.watch_lock(&named, wanted != 0)?;
         Ok(HEADCOUNT_OK)
     })
 }

@@ -50,7 +50,7 @@ pub unsafe extern "C" fn headcount_process(node: *mut Handle, event: *mut EventR
 /// only from this process.
 ///
 /// Each byte 'E' means: call `headcount_process` until it returns no event, then `headcount_waker_rearm`; the next
-/// one comes only after that. The byte 'Q', or the end of the stream, means that no more come. A waker
+/// one comes only after that. The byte 'L' comes if `headcount_lock_watch` asked for it. The byte 'Q', or the end of the stream, means that no more come. A waker
 /// that runs already is stopped first. The thread touches nothing of the node, and handles no signal. It
 /// ends with `headcount_waker_stop`, when this process leaves the newest generation that it joined, joins
 /// another, or closes its end of the connection.

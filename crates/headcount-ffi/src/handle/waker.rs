@@ -1,12 +1,13 @@
 //! A thread that turns the watch into bytes on a unix socket, for hosts that can wait for nothing else.
 //!
 //! Lua in nginx is one: it can read from a socket, but not wait for a descriptor. The thread polls the watch
-//! and writes bytes. It touches no registry, takes no lock, and knows nothing of workers.
+//! and writes bytes. It touches no registry, takes no lock, and knows nothing of workers. Beside it, others wait for locks: see `locks`.
 //!
 //! The socket must have a path to connect to, and a path is something that others can get at: so it is
 //! unlinked before the first byte, reached through a descriptor of this process only
 //! (`/proc/self/fd/N`), and asks who has connected.
 
+mod locks;
 mod socket;
 mod thread;
 
@@ -14,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use headcount_core::GenerationId;
+use headcount_core::{ErrorKind, GenerationId, NamedLock};
 
 use self::socket::Listener;
 use self::thread::Control;
@@ -47,5 +48,17 @@ impl Waker {
     /// The last byte was acted on: the next one may come.
     pub(crate) fn rearm(&self) {
         self.control.rearm();
+    }
+
+    /// Has a byte written when this lock can be tried; or no more.
+    pub(crate) fn watch_lock(&self, lock: &Arc<NamedLock>, wanted: bool) -> Result<(), Failure> {
+        if !wanted {
+            locks::unwatch(&self.control, lock);
+            return Ok(());
+        }
+        if !self.control.is_connected() {
+            return Err(Failure::new(ErrorKind::WrongState, "nobody has connected to the waker yet"));
+        }
+        locks::watch(&self.control, lock)
     }
 }

@@ -1,39 +1,15 @@
 /* The waker: what a host hears that can only read from a socket. */
 #include "check.h"
+#include "listen.h"
 
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 static headcount_node *node;
 static headcount_event event = {.struct_size = sizeof event};
 static uint64_t generation;
-
-static int dial(const char *path) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    CHECK(strlen(path) < sizeof address.sun_path);
-    strcpy(address.sun_path, path);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    CHECK(fd >= 0);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
-/* The next byte; 0: none in time; -1: the end. */
-static int heard(int fd, int limit_ms) {
-    struct pollfd readable = {fd, POLLIN, 0};
-    if (poll(&readable, 1, limit_ms) <= 0)
-        return 0;
-    unsigned char byte;
-    return read(fd, &byte, 1) == 1 ? byte : -1;
-}
 
 static pid_t worker(int32_t id) {
     int ready[2];

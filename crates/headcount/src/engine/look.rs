@@ -225,7 +225,7 @@ fn generation_facts(index: u32, generation: &Generation, head: u64) -> Option<Ge
             expected: generation.expected.load(Relaxed),
             joined: generation.joined.load(Relaxed),
             came: generation.came.load(Relaxed),
-            died_at_work: generation.died_at_work.load(Relaxed),
+            lost_at_work: generation.lost_at_work.load(Relaxed),
             started_seq: reported(&generation.started_seq, head),
             ended_seq: reported(&generation.ended_seq, head),
             abandoned_seq: reported(&generation.abandoned_seq, head),

@@ -12,3 +12,4 @@ pub(crate) mod session;
 pub(crate) mod singletons;
 pub(crate) mod tables;
 pub(crate) mod transitions;
+pub(crate) mod visiting;

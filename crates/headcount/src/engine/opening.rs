@@ -52,6 +52,16 @@ pub(crate) fn kept(inner: &Arc<Inner>) -> Option<&'static Inner> {
     OPEN.iter().find(|open| Arc::ptr_eq(open, inner)).map(Arc::as_ref)
 }
 
+/// The node of this process that has the registry at `path` open, if there is one.
+pub(crate) fn with_registry(path: &Path) -> Option<&'static Arc<Inner>> {
+    OPEN.iter().find(|inner| inner.store.lies_at(path))
+}
+
+/// From here on it is open until the process ends.
+pub(crate) fn keep(inner: &Arc<Inner>) {
+    OPEN.push(inner.clone());
+}
+
 /// Opens the node.
 pub(crate) fn open(request: &Request) -> Result<Arc<Inner>> {
     let _turn = relock(OPENING.get(|_| Mutex::new(())));

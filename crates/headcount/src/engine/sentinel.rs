@@ -403,8 +403,9 @@ impl Watch {
     fn find_causes(&mut self, facts: &Facts, now: u64) -> bool {
         let mut block = CAUSE_BLOCK;
         let mut undecided = false;
-        let unexplained =
-            |s: &&SlotFacts| s.liveness == Liveness::Gone && s.role != Role::Helper && s.needs_cause();
+        let unexplained = |s: &&SlotFacts| {
+            s.liveness == Liveness::Gone && matches!(s.role, Role::Master | Role::Worker) && s.needs_cause()
+        };
         self.dead_since.retain(|&(index, version), _| {
             facts.slots.iter().any(|s| s.index == index && s.version == version)
         });

@@ -334,8 +334,8 @@ impl Session {
                 s.intent_since_ns.store(now, Relaxed);
                 s.intent.store(Intent::Serving.code(), Release);
             }),
-            Change::DiedAtWork(index, at) => {
-                self.change_generation(index, |g| g.died_at_work.store(at, Relaxed));
+            Change::LostAtWork(index, at) => {
+                self.change_generation(index, |g| g.lost_at_work.store(at, Relaxed));
             }
             Change::Joined { generation: index, number, is_complete } => self.change_generation(index, |g| {
                 g.joined.fetch_add(1, Relaxed);
@@ -344,7 +344,7 @@ impl Session {
                 }
                 g.phase.store(Phase::Committed.code(), Release);
                 if is_complete {
-                    g.died_at_work.store(0, Relaxed);
+                    g.lost_at_work.store(0, Relaxed);
                 }
             }),
             Change::StartDelivered(index) => self.change_generation(index, |g| {

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::Wait;
 use crate::engine::process::relock;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
+use crate::lifecycle::{Facts, SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -147,10 +147,12 @@ impl Inner {
         });
     }
 
-    /// Those of a run that is over.
-    pub(crate) fn free_all_singletons(&self) {
+    /// Those of a run that is over, but for what visitors have, who outlive it.
+    pub(crate) fn free_singletons_of_a_run(&self, facts: &Facts) {
+        let kept: BTreeSet<_> =
+            facts.singletons.iter().filter(|x| facts.is_a_visitors(x)).map(|x| x.index).collect();
         for (index, x) in (0u32..).zip(self.view().used_singletons()) {
-            if x.is_taken() {
+            if x.is_taken() && !kept.contains(&index) {
                 self.free_singleton(index);
             }
         }
@@ -223,7 +225,7 @@ struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    fn take(inner: &'a Inner, index: u32, name: &str, begun: u64, limit: Duration) -> Result<Turn<'a>> {
+    fn take(inner: &'a Inner, index: u32, name: &str, patience: &mut Patience) -> Result<Turn<'a>> {
         let process = inner.process();
         let me = std::thread::current().id();
         let mut named = relock(&process.named);
@@ -232,9 +234,9 @@ impl<'a> Turn<'a> {
                 let text = format!("{}: this thread holds the lock {name} already", inner.place());
                 return Err(Error::new(ErrorKind::WrongState, text));
             }
-            let left = limit.saturating_sub(clock::elapsed_since(begun));
+            let left = patience.left();
             if left.is_zero() {
-                return Err(timed_out(inner, index, name, limit));
+                return Err(timed_out(inner, index, name, patience.limit));
             }
             named.waiting += 1;
             let waited = process.named_released.wait_timeout(named, left);
@@ -273,6 +275,104 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// How long somebody still waits. Its clock begins when it is first asked, and stands still while the machine is suspended: the
+/// holder cannot go on then either.
+struct Patience {
+    limit: Duration,
+    begun: Option<Instant>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Patience {
+        Patience { limit, begun: None }
+    }
+
+    fn so_far(&mut self) -> Duration {
+        self.begun.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn left(&mut self) -> Duration {
+        self.limit.saturating_sub(self.so_far())
+    }
+}
+
+/// One who waits for a lock, between two looks at it.
+struct Sleeper<'a> {
+    inner: &'a Inner,
+    x: &'a Singleton,
+    slot: SlotRef,
+    index: u32,
+    patience: Patience,
+    next_proof: Duration,
+    has_slept: bool,
+    waits: Option<Waits<'a>>,
+}
+
+impl<'a> Sleeper<'a> {
+    fn new(inner: &'a Inner, x: &'a Singleton, slot: SlotRef, index: u32, patience: Patience) -> Sleeper<'a> {
+        let next_proof = SUSPICIOUS;
+        Sleeper { inner, x, slot, index, patience, next_proof, has_slept: false, waits: None }
+    }
+
+    /// Sleeps until it may have been released since `released` was read. `named` has it. `false`: the time is up.
+    fn sleep(&mut self, released: u32, named: u64) -> bool {
+        let (so_far, left) = (self.patience.so_far(), self.patience.left());
+        if left.is_zero() {
+            return false;
+        }
+        if so_far >= self.next_proof {
+            self.next_proof = so_far.saturating_mul(2);
+            if !can_hold(self.inner, named) {
+                // Somebody has written a name there. Failing means that it has changed.
+                let _ = self.x.word.compare_exchange(named, 0, AcqRel, Acquire);
+                return true;
+            }
+        }
+        if self.waits.is_none() {
+            self.waits = self.inner.slot(self.slot.index).map(|slot| Waits::say(slot, self.index));
+        }
+        self.has_slept = true;
+        self.x.awaited.store(1, Release);
+        let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(left);
+        futex::wait_for_change(&self.x.released, released, sleep);
+        true
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        if self.has_slept {
+            // Others may sleep as well: who took the flag away woke only one.
+            self.x.awaited.store(1, Release);
+        }
+    }
+}
+
+/// Waits until the lock in this record can be tried again, and does not take it: nobody has it, who had it is gone, or the record
+/// is another lock's by now. `false`: the time is up, or `goes_on`, which is asked every few milliseconds, says no.
+pub(crate) fn wait_until_free(
+    inner: &Inner,
+    slot: SlotRef,
+    index: u32,
+    name: &Name,
+    limit: Duration,
+    mut goes_on: impl FnMut() -> bool,
+) -> bool {
+    let Some(x) = inner.singleton(index) else { return true };
+    let mut sleeper = Sleeper::new(inner, x, slot, index, Patience::new(limit));
+    loop {
+        // In this order, as in `Held::take`.
+        let released = x.released.load(Acquire);
+        let named = x.word.load(Acquire);
+        if named == 0 || inner.is_gone(named) || !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
+            return true;
+        }
+        if !goes_on() || !sleeper.sleep(released, named) {
+            return false;
+        }
+    }
+}
+
 impl Held {
     /// Takes the lock in this record. `None`: it is another lock's by now.
     pub(crate) fn take(
@@ -287,13 +387,12 @@ impl Held {
             Wait::Try => Duration::ZERO,
             Wait::For(limit) => limit,
         };
-        let begun = clock::boot_ns();
         let Some(x) = inner.singleton(index) else { return Ok(None) };
-        let turn = Turn::take(inner, index, text, begun, limit)?;
+        let mut patience = Patience::new(limit);
+        let turn = Turn::take(inner, index, text, &mut patience)?;
         let word = inner.process().identity.to_word();
         let mut abandoned_by = None;
-        let mut waits = None;
-        let mut next_proof = SUSPICIOUS;
+        let mut sleeper = Sleeper::new(inner, x, me, index, patience);
         loop {
             // In this order: who then sleeps until it is released has missed nothing.
             let released = x.released.load(Acquire);
@@ -319,28 +418,11 @@ impl Held {
             if named == 0 || is_dead {
                 continue;
             }
-            let so_far = clock::elapsed_since(begun);
-            if so_far >= limit {
+            if !sleeper.sleep(released, named) {
                 return Err(timed_out(inner, index, text, limit));
             }
-            if so_far >= next_proof {
-                next_proof = so_far.saturating_mul(2);
-                if !can_hold(inner, named) {
-                    // Somebody has written a name there. Failing means that it has changed.
-                    let _ = x.word.compare_exchange(named, 0, AcqRel, Acquire);
-                    continue;
-                }
-            }
-            waits = waits.or_else(|| Some(Waits::say(inner.slot(me.index)?, index)));
-            x.awaited.store(1, Release);
-            let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(limit - so_far);
-            futex::wait_for_change(&x.released, released, sleep);
         }
-        let has_waited = waits.is_some();
-        if has_waited {
-            // Others may sleep as well: who took the flag away woke only one.
-            x.awaited.store(1, Release);
-        }
+        drop(sleeper);
         if x.abandoned_by.load(Relaxed) != 0 {
             abandoned_by = Some(x.abandoned_by.swap(0, AcqRel));
         }
@@ -348,7 +430,7 @@ impl Held {
             // The death is to be reported, if it is not yet.
             inner.ring();
         }
-        x.since_ns.store(if has_waited { clock::boot_ns() } else { begun }, Relaxed);
+        x.since_ns.store(clock::boot_ns(), Relaxed);
         let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
         std::mem::forget(turn);
         Ok(Some(Held { inner: inner.clone(), index, pid: process::pid(), token, abandoned_by }))
@@ -379,7 +461,7 @@ fn release(x: &Singleton, word: u64) {
     }
 }
 
-/// Whether a process of this name can hold a lock: it is a worker or a helper of this node.
+/// Whether a process of this name can hold a lock: it is a worker, a helper or a visitor of this node.
 fn can_hold(inner: &Inner, word: u64) -> bool {
     inner
         .facts()

@@ -169,7 +169,7 @@ impl Inner {
             record.expected.store(new.expected, Relaxed);
             record.joined.store(0, Relaxed);
             record.came.store(0, Relaxed);
-            record.died_at_work.store(0, Relaxed);
+            record.lost_at_work.store(0, Relaxed);
             record.seqs().into_iter().for_each(|seq| seq.store(0, Relaxed));
             record.start_delivered.store(0, Relaxed);
             record.marks.store(0, Relaxed);

@@ -38,8 +38,8 @@ pub(crate) enum Change {
     Intent(u32, Intent),
     /// At work from now on: a long start callback is no stall.
     Serving(u32),
-    /// A worker died at work, at that time: see [`coarse`].
-    DiedAtWork(u32, u32),
+    /// A worker died at work, or left alone, at that time, and is to be replaced: see [`coarse`].
+    LostAtWork(u32, u32),
     /// One more worker has joined, with this number; and whether it has all of them now.
     Joined {
         generation: u32,
@@ -157,6 +157,14 @@ impl Act {
         self
     }
 
+    /// A worker of this generation is gone that its master replaces.
+    fn before_lost(self, facts: &Facts, generation: GenerationId) -> Act {
+        match facts.generation(generation) {
+            Some(g) => self.before(Change::LostAtWork(g.index, coarse(facts.now).max(1))),
+            None => self,
+        }
+    }
+
     pub(super) fn after(mut self, change: Change) -> Act {
         self.after.push(change);
         self
@@ -217,10 +225,16 @@ impl Facts {
             Stage::LetGo(index) => self.let_go(self.slot(index)?),
             Stage::Exit(index) => {
                 let slot = self.slot(index)?;
+                if slot.role == Role::Visitor {
+                    return Some(Act::silent(vec![Change::FreeSlot(index)]).last());
+                }
                 let kind = if slot.role == Role::Worker { Kind::WorkerExited } else { Kind::HelperExited };
-                let event = about(slot, kind, self.going(slot.generation));
-                let act = Act::report(event, Some(Mark::Exited(index)))
+                let cause = self.going(slot.generation);
+                let mut act = Act::report(about(slot, kind, cause), Some(Mark::Exited(index)))
                     .before(Change::Intent(index, Intent::Leaving));
+                if slot.role == Role::Worker && cause == Cause::Recycled {
+                    act = act.before_lost(self, slot.generation);
+                }
                 Some(act.delivered(0).after(Change::FreeSlot(index)).last())
             }
             Stage::ExitMaster(index) => {
@@ -256,10 +270,8 @@ impl Facts {
             Step::ReportDied(slot) => {
                 let facts = self.slot(slot)?;
                 let act = Act::report(self.death(facts, Kind::WorkerDied), Some(Mark::Died(slot)));
-                match self.generation(facts.generation) {
-                    Some(g) if matches!(facts.intent, Intent::Starting | Intent::Serving) => {
-                        act.before(Change::DiedAtWork(g.index, coarse(self.now).max(1)))
-                    }
+                match facts.intent {
+                    Intent::Starting | Intent::Serving => act.before_lost(self, facts.generation),
                     _ => act,
                 }
             }

@@ -191,7 +191,7 @@ fn a_death_at_work_is_noted_and_one_of_who_was_told_to_go_is_not() {
             (false, false),
             "it is delivered when it stands in the journal"
         );
-        assert_eq!(act.before, [Change::DiedAtWork(0, coarse(node.now))]);
+        assert_eq!(act.before, [Change::LostAtWork(0, coarse(node.now))]);
     }
     for intent in [Intent::Draining, Intent::Leaving] {
         node.slots[1].intent = intent;
@@ -199,7 +199,7 @@ fn a_death_at_work_is_noted_and_one_of_who_was_told_to_go_is_not() {
     }
     node.slots[1].intent = Intent::Serving;
     node.now = 0;
-    assert_eq!(settle(&node).before, [Change::DiedAtWork(0, 1)], "0 is nobody");
+    assert_eq!(settle(&node).before, [Change::LostAtWork(0, 1)], "0 is nobody");
     node.slots[1].role = Role::Helper;
     let act = settle(&node);
     assert_eq!((reported(&act).0.kind, reported(&act).1), (Kind::HelperExited, Some(Mark::Exited(1))));

@@ -204,7 +204,7 @@ fn a_number_that_came_comes_again_as_a_replacement() {
 #[test]
 fn a_replacement_is_awaited_for_a_moment() {
     let now = 20 * SECOND;
-    let died = |at: u64| GenerationFacts { died_at_work: coarse(at), ..serving(0, 1, 1) };
+    let died = |at: u64| GenerationFacts { lost_at_work: coarse(at), ..serving(0, 1, 1) };
     assert_eq!(coarse(1 << 20), 1);
     assert_eq!(coarse(3 << 20 | 1), 3);
     assert!(!serving(0, 1, 1).awaits_replacement(0), "nobody died");
@@ -213,7 +213,7 @@ fn a_replacement_is_awaited_for_a_moment() {
     assert!(died(now - grace).awaits_replacement(now));
     assert!(!died(now - grace - (1 << 20)).awaits_replacement(now));
     // The 32 bits overflow, after 52 days.
-    let late = GenerationFacts { died_at_work: u32::MAX, ..serving(0, 1, 1) };
+    let late = GenerationFacts { lost_at_work: u32::MAX, ..serving(0, 1, 1) };
     assert!(late.awaits_replacement(1 << 52));
 }
 
@@ -222,12 +222,12 @@ fn a_generation_that_others_took_over_waits_for_that_replacement() {
     let mut node = node();
     node.slots[1].generation = 2;
     node.generations.push(serving(1, 2, 1));
-    node.generations[0].died_at_work = coarse(node.now);
+    node.generations[0].lost_at_work = coarse(node.now);
     assert_eq!(node.next_step(Scope::Everything), None);
     node.now += 2 * SECOND;
     node.slots[1].heartbeat_ns = node.now;
     assert_eq!(node.next_step(Scope::Everything), Some(Step::ReportEnded(0)));
-    node.generations[0].died_at_work = coarse(node.now);
+    node.generations[0].lost_at_work = coarse(node.now);
     node.slots[0].liveness = Liveness::Gone;
     // After the news that the master is lost.
     node.slots[0].died_seq = 3;

@@ -67,7 +67,9 @@ impl SlotFacts {
             Intent::Draining => self.heartbeat_ns > self.intent_since_ns,
             Intent::Starting | Intent::Leaving | Intent::Listening => false,
         };
-        if !watched || self.role != Role::Worker {
+        // A visitor that only holds a lock has nothing to beat for.
+        let beats = self.role == Role::Worker || self.role == Role::Visitor && self.stands_for != 0;
+        if !watched || !beats {
             Progress::Unwatched
         } else if now > self.overdue_at(stall_after) {
             Progress::Overdue
@@ -134,8 +136,8 @@ pub(crate) struct GenerationFacts {
     pub(crate) joined: u32,
     /// Bit i: worker number i has joined.
     pub(crate) came: u64,
-    /// When the last worker died that was not told to go, as [`coarse`] gives it.
-    pub(crate) died_at_work: u32,
+    /// When the last worker died, or left alone, that is to be replaced, as [`coarse`] gives it; 0 when all are there.
+    pub(crate) lost_at_work: u32,
     pub(crate) started_seq: u64,
     pub(crate) ended_seq: u64,
     pub(crate) abandoned_seq: u64,
@@ -161,9 +163,9 @@ impl GenerationFacts {
         }
     }
 
-    /// A worker died at work a moment ago: its master may have forked a replacement that has not joined yet.
+    /// It lost a worker a moment ago: its master may have forked a replacement that has not joined yet.
     pub(super) fn awaits_replacement(&self, now: u64) -> bool {
-        self.died_at_work != 0 && coarse(now).wrapping_sub(self.died_at_work) <= coarse(REPLACEMENT_GRACE_NS)
+        self.lost_at_work != 0 && coarse(now).wrapping_sub(self.lost_at_work) <= coarse(REPLACEMENT_GRACE_NS)
     }
 
     /// A worker with this number can only be a replacement.
@@ -285,12 +287,20 @@ impl Facts {
     /// Whether a generation's master serves on as far as it knows itself: whoever leaves then was told by somebody else, and
     /// is replaced.
     pub(super) fn is_kept(&self, id: GenerationId) -> bool {
-        self.generation(id).is_some_and(|g| {
-            let of = (g.master_slot, g.master_version);
-            self.slots.iter().any(|s| {
-                (s.index, s.version) == of && s.intent == Intent::Listening && s.liveness == Liveness::Alive
-            })
-        })
+        self.intent_of_master(id) == Some(Intent::Listening)
+    }
+
+    /// Whether a generation's master was told to stop: it tells its workers next.
+    pub(super) fn is_stopping(&self, id: GenerationId) -> bool {
+        self.intent_of_master(id) == Some(Intent::Leaving)
+    }
+
+    /// What the living master of a generation is about.
+    fn intent_of_master(&self, id: GenerationId) -> Option<Intent> {
+        let g = self.generation(id)?;
+        let of = (g.master_slot, g.master_version);
+        let is_it = |s: &&SlotFacts| (s.index, s.version) == of && s.liveness == Liveness::Alive;
+        self.slots.iter().find(is_it).map(|s| s.intent)
     }
 
     /// Whether the master of a generation is alive; `None` if the reader cannot tell.

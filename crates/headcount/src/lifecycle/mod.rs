@@ -31,7 +31,7 @@ const ADOPTION_GRACE_NS: u64 = 2_000_000_000;
 /// is declared to have ended without them.
 const JOIN_GRACE_NS: u64 = 10_000_000_000;
 
-/// How long a generation that others have taken over waits for the replacement of a worker that died at work.
+/// How long a generation that others have taken over waits for the replacement of a worker that it has lost.
 const REPLACEMENT_GRACE_NS: u64 = 1_000_000_000;
 
 /// A moment of the boot clock in 32 bits: about milliseconds, good for comparing what is near.
@@ -73,7 +73,7 @@ pub(crate) enum Step {
     DeliverAbandoned(u32),
     ReportEnded(u32),
     DeliverEnded(u32),
-    /// The start of a generation whose master died in the callback about it.
+    /// The start of a generation whose master, or all of whose workers, died before its callback had run.
     DeliverStarted(u32),
     /// About a role, a once or a lock.
     Singleton(SingletonStep),
@@ -186,6 +186,8 @@ impl Facts {
                 s.exited_seq != 0 || s.died_seq == 0 && self.master_gone(s) == Some(Step::Release(s.index))
             }
             Role::Worker | Role::Helper => s.exited_seq != 0 || s.started_seq == 0,
+            // Nothing is told of it but what becomes of what it had.
+            Role::Visitor => !self.has_something(s),
         };
         self.gone().find(over).map(|s| Step::Release(s.index))
     }
@@ -196,7 +198,7 @@ impl Facts {
         let dead = self.gone().filter(|s| s.died_seq != 0 && self.covers(scope, s.generation)).map(|s| {
             let step = match s.role {
                 Role::Master => Step::DeliverMasterLost(s.index),
-                Role::Worker | Role::Helper => Step::DeliverDied(s.index),
+                Role::Worker | Role::Helper | Role::Visitor => Step::DeliverDied(s.index),
             };
             (s.died_seq, step)
         });
@@ -226,6 +228,7 @@ impl Facts {
             match s.role {
                 Role::Worker => return Some(Step::ReportDied(s.index)),
                 Role::Helper => return Some(Step::ReportHelperExited(s.index)),
+                Role::Visitor => {}
                 Role::Master => {
                     if let Some(step) = self.master_gone(s) {
                         return Some(step);
@@ -243,6 +246,8 @@ impl Facts {
             match over {
                 false => {}
                 true if g.started_seq == 0 => return Some(Step::ReleaseGeneration(g.index)),
+                // Who was to be told of its start died first, and none of it is left to be told.
+                true if !g.start_delivered => return Some(Step::DeliverStarted(g.index)),
                 true if never_came => return Some(Step::ReportAbandoned(g.index)),
                 true => return Some(Step::ReportEnded(g.index)),
             }
@@ -284,8 +289,12 @@ impl Facts {
         if orphans || own.clone().any(|g| g.joining) {
             return Some(Step::ReportMasterLost(master.index));
         }
-        // Its workers may have been forked, and not have said yet that they join.
-        let are_coming = |g: &GenerationFacts| g.is_there() && !g.all_came();
+        // Its workers, or the replacement of one, may have been forked, and not have said yet that they join.
+        let has_lost = |g: &GenerationFacts| {
+            let is_news = |s: &&SlotFacts| s.started_seq != 0 && s.died_seq == 0 && s.exited_seq == 0;
+            g.lost_at_work != 0 || self.gone().filter(is_news).any(|s| s.generation == g.id)
+        };
+        let are_coming = |g: &GenerationFacts| g.is_there() && (!g.all_came() || has_lost(g));
         let waiting = own.any(|g| young(g) && (g.phase == Phase::Announced || are_coming(g)));
         (!waiting).then_some(Step::Release(master.index))
     }
@@ -298,8 +307,12 @@ mod edge_tests;
 #[cfg(test)]
 mod over_tests;
 #[cfg(test)]
+mod singletons_tests;
+#[cfg(test)]
 mod start_tests;
 #[cfg(test)]
 mod surroundings_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod visitor_tests;

@@ -124,7 +124,13 @@ impl Facts {
         if !leader.stands_for(x.number) {
             return lost(Cause::Resigned);
         }
-        if leader.is_reported_stalled() {
+        // No event tells that a visitor hangs.
+        let hangs = |s: &SlotFacts| {
+            s.role == Role::Visitor
+                && self.may_judge()
+                && s.progress(self.now, self.stall_after) == Progress::Overdue
+        };
+        if leader.is_reported_stalled() || hangs(leader) {
             return lost(Cause::Overdue);
         }
         let why = self.why_give_up(leader, x.number);
@@ -148,14 +154,13 @@ impl Facts {
         newer.then_some(Cause::Superseded)
     }
 
-    /// The one to lead: of the newest generation that serves. Of these the one who decides, since it needs not be woken; else
-    /// the first.
-    fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
+    /// The one to lead: of the newest generation that serves, before visitors, who are of none. Of these the one who decides,
+    /// since it needs not be woken; else the first.
+    pub(super) fn best_leader(&self, number: u32) -> Option<&SlotFacts> {
         let may_lead = |s: &&SlotFacts| {
-            s.role == Role::Worker
+            (s.role == Role::Worker && s.started_seq != 0 || s.role == Role::Visitor)
                 && s.stands_for(number)
                 && s.liveness == Liveness::Alive
-                && s.started_seq != 0
                 && s.intent == Intent::Serving
                 // Its loop has turned.
                 && s.heartbeat_ns > s.intent_since_ns
@@ -163,7 +168,14 @@ impl Facts {
                 && !s.is_reported_stalled()
         };
         let key = |s: &&SlotFacts| (s.generation, self.own.contains(&s.index), Reverse(s.index));
-        self.slots.iter().filter(may_lead).max_by_key(key)
+        let best = self.slots.iter().filter(may_lead).max_by_key(key)?;
+        if !self.is_stopping(best.generation) {
+            return Some(best);
+        }
+        // Whose master was told to stop is told next.
+        let all = self.generations.iter().map(|g| g.id);
+        let stopping: Vec<GenerationId> = all.filter(|&id| self.is_stopping(id)).collect();
+        self.slots.iter().filter(may_lead).filter(|s| !stopping.contains(&s.generation)).max_by_key(key)
     }
 
     fn next_of_once(&self, x: &SingletonFacts) -> Option<SingletonStep> {
@@ -188,6 +200,34 @@ impl Facts {
             return Some(SingletonStep::Abandon(x.index, x.broken_from));
         }
         slot(x.word).is_some_and(is_told).then_some(SingletonStep::Abandon(x.index, x.word))
+    }
+
+    /// Whether a process still has a role or a lock, or a lock is still to be reported to have been taken from it.
+    pub(super) fn has_something(&self, slot: &SlotFacts) -> bool {
+        let (at, word) = (slot.at(), slot.identity.to_word());
+        self.singletons.iter().any(|x| match x.kind {
+            SingletonKind::Lock => x.word == word || x.broken_from == word,
+            SingletonKind::Role | SingletonKind::Once => {
+                matches!(
+                    x.state,
+                    SingletonState::Held
+                        | SingletonState::Asked
+                        | SingletonState::GivenUp
+                        | SingletonState::Running
+                ) && x.owner == Some(at)
+            }
+        })
+    }
+
+    /// Whether this is left alone by a start of the server: a visitor, who lives on, has it or stands for it.
+    pub(crate) fn is_a_visitors(&self, x: &SingletonFacts) -> bool {
+        let mut visitors =
+            self.slots.iter().filter(|s| s.role == Role::Visitor && s.liveness != Liveness::Gone);
+        match x.kind {
+            SingletonKind::Lock => visitors.any(|s| s.identity.to_word() == x.word),
+            SingletonKind::Role => visitors.any(|s| s.stands_for(x.number)),
+            SingletonKind::Once => false,
+        }
     }
 
     /// When leaders who were asked to give their role up lose it.
@@ -219,7 +259,11 @@ impl Facts {
             _ if x.seq != 0 => Some(SingletonStep::Complete(x.index)),
             SingletonKind::Lock if x.word == word => Some(SingletonStep::Abandon(x.index, word)),
             SingletonKind::Role if x.state != SingletonState::Free && x.owner == Some(at) => {
-                Some(SingletonStep::Lose(x.index, self.going(slot.generation)))
+                let cause = match slot.role {
+                    Role::Visitor => Cause::Resigned,
+                    _ => self.going(slot.generation),
+                };
+                Some(SingletonStep::Lose(x.index, cause))
             }
             SingletonKind::Once if x.state == SingletonState::Running && x.owner == Some(at) => {
                 Some(SingletonStep::Interrupt(x.index))
@@ -315,9 +359,9 @@ impl SlotFacts {
         }
     }
 
-    /// Its end stands in the journal.
+    /// Its end stands in the journal, or is not to.
     fn is_told(&self) -> bool {
-        self.died_seq != 0 || self.exited_seq != 0
+        self.died_seq != 0 || self.exited_seq != 0 || self.role == Role::Visitor
     }
 }
 
@@ -345,57 +389,5 @@ impl SingletonFacts {
     /// It was done.
     pub(crate) fn done(&self) -> Act {
         self.becomes(SingletonState::Done, self.event(Kind::OnceDone, Cause::Unknown))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::tests::slot;
-    use super::*;
-
-    fn lock(word: u64) -> SingletonFacts {
-        SingletonFacts {
-            index: 0,
-            kind: SingletonKind::Lock,
-            state: SingletonState::Free,
-            name: "keys".to_owned(),
-            word,
-            token: 1,
-            broken_from: 0,
-            last_dead: 0,
-            owner: None,
-            owner_pid: 0,
-            owner_worker_id: None,
-            attempts: 0,
-            cause: Cause::Unknown,
-            wait_status: None,
-            since_ns: 0,
-            generation: 0,
-            asked_ns: 0,
-            number: 0,
-            next_state: None,
-            seq: 0,
-        }
-    }
-
-    #[test]
-    fn a_lock_whose_abandonment_was_reported_by_one_who_died_then_is_not_reported_again() {
-        let dead = SlotFacts { liveness: Liveness::Gone, died_seq: 3, started_seq: 1, ..slot(1) };
-        let word = dead.identity.to_word();
-        let mut facts = Facts { slots: vec![dead], singletons: vec![lock(word)], ..Facts::default() };
-        assert_eq!(facts.next_of_singletons(), Some(SingletonStep::Abandon(0, word)));
-        // The reporter got as far as the event.
-        facts.singletons[0].seq = 4;
-        facts.singletons[0].next_state = Some(SingletonState::Free);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        assert!(matches!(act.subject, super::super::Subject::Nothing));
-        // Somebody waited for it, and took it: what is left to do is the same.
-        (facts.singletons[0].word, facts.singletons[0].broken_from) = (77, word);
-        let act = facts.next_about_singletons().expect("something to complete");
-        assert_eq!(act.before, [Change::Turn(0), Change::Unlock(0, word)]);
-        // Of one that lives nothing is taken.
-        facts.slots[0].liveness = Liveness::Alive;
-        assert_eq!(facts.next_about_singletons().expect("something to complete").before, [Change::Turn(0)]);
     }
 }

@@ -51,8 +51,8 @@ impl Facts {
     pub(crate) fn find_previous_run(&self, runs: u64) -> PreviousRun {
         // A master that died as it started had found out, and has told nobody; and had perhaps begun to
         // clear away what it found.
-        let untold = self.left().filter(|g| !g.start_delivered).max_by_key(|g| g.id);
-        if let Some(found) = untold.and_then(|g| g.previous_run) {
+        let untold = self.left().filter(|g| !g.start_delivered && g.previous_run.is_some());
+        if let Some(found) = untold.max_by_key(|g| g.id).and_then(|g| g.previous_run) {
             return found;
         }
         let is_open = |g: &&GenerationFacts| g.phase == Phase::Committed && g.ended_seq == 0;
@@ -91,7 +91,7 @@ impl Facts {
         let has_workers =
             |g: &&GenerationFacts| self.slots.iter().any(|s| s.role == Role::Worker && s.generation == g.id);
         // Orphans serve on.
-        let g = self.left().find(|g| !has_workers(g))?;
+        let Some(g) = self.left().find(|g| !has_workers(g)) else { return self.next_lost_master() };
         let untold = g.started_seq != 0 && g.ended_seq == 0 && g.abandoned_seq == 0;
         let (kind, mark) = match g.phase {
             Phase::Committed => (Kind::GenerationEnded, Mark::Ended(g.index)),
@@ -99,6 +99,18 @@ impl Facts {
         };
         let event = about_generation(g, kind, Cause::Unclean);
         Some(Act::cleared(untold.then_some((event, mark)), Change::FreeGeneration(g.index)))
+    }
+
+    /// The next master whose loss was reported, and which has left nobody who could be told: its slot is freed.
+    fn next_lost_master(&self) -> Option<Act> {
+        let is_over = |s: &&SlotFacts| {
+            s.role == Role::Master
+                && s.liveness == Liveness::Gone
+                && s.died_seq != 0
+                && self.generations_of(s).next().is_none()
+        };
+        let master = self.slots.iter().find(is_over)?;
+        Some(Act::silent(vec![Change::FreeSlot(master.index)]))
     }
 
     /// The next generation that nobody is in: it is freed, and nobody hears of it.

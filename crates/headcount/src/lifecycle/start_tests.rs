@@ -60,6 +60,9 @@ fn how_the_run_before_ended_is_read_off_what_it_left() {
     assert_eq!(node.find_previous_run(1), unclean(1, 1), "and had told it");
     node.generations[1].start_delivered = false;
     assert_eq!(node.find_previous_run(1), PreviousRun::Clean);
+    // Who began after that one as an upgrade, and died too, knew nothing.
+    node.generations.push(GenerationFacts { start_delivered: false, previous_run: None, ..serving(2, 3, 1) });
+    assert_eq!(node.find_previous_run(1), PreviousRun::Clean);
     node.generations.clear();
     assert_eq!(node.find_previous_run(1), PreviousRun::Clean);
     assert_eq!(node.find_previous_run(0), PreviousRun::None);
@@ -106,6 +109,20 @@ fn what_a_run_left_is_told_and_cleared_away() {
     // The worker of a generation that is not left over is not, either.
     node.slots[1] = SlotFacts { liveness: Liveness::Gone, ..worker(1, 1, SECOND) };
     assert!(node.next_leftover().is_none());
+}
+
+/// Whoever was to be told is gone: told after the start of the next run, it would be out of order.
+#[test]
+fn a_lost_master_that_nobody_was_told_is_cleared_away_with_the_last_it_left() {
+    let mut node = node();
+    (node.slots[0].liveness, node.slots[0].died_seq) = (Liveness::Gone, 6);
+    assert!(node.next_leftover().is_none(), "its orphan is to be told");
+    node.slots.truncate(1);
+    assert_eq!(node.next_leftover().expect("its generation").after, [Change::FreeGeneration(0)]);
+    node.generations.clear();
+    assert_eq!(node.next_leftover().expect("its slot").before, [Change::FreeSlot(0)]);
+    node.slots[0].died_seq = 0;
+    assert!(node.next_leftover().is_none(), "nothing was reported: the slot is free at once");
 }
 
 #[test]

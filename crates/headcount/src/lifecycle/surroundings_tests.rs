@@ -54,6 +54,9 @@ fn a_worker_of_a_master_that_goes_on_is_recycled() {
         let act = facts.act(Stage::Exit(1)).expect("it leaves");
         let Subject::New(report) = act.subject else { panic!("it is news") };
         assert_eq!(report.event.cause, cause);
+        // Only who goes on replaces it.
+        let is_to_be_replaced = act.before.contains(&Change::LostAtWork(0, coarse(facts.now)));
+        assert_eq!(is_to_be_replaced, cause == Cause::Recycled);
     }
 }
 
@@ -145,4 +148,41 @@ fn a_master_that_dies_before_its_workers_join_is_not_forgotten() {
     assert_eq!(facts.next_step(Scope::Tidy), None);
     facts.now += 2 * SECOND;
     assert_eq!(facts.next_step(Scope::Tidy), Some(Step::Release(0)), "they do not come");
+}
+
+/// Found by `models/history.rs`: a worker left alone, and the master died after it had forked the replacement.
+#[test]
+fn a_master_that_dies_before_the_replacement_joins_is_not_forgotten() {
+    let mut facts = node(Intent::Listening);
+    facts.slots[0].liveness = Liveness::Gone;
+    let g = &mut facts.generations[0];
+    (g.begun_ns, g.lost_at_work) = (facts.now - SECOND, coarse(facts.now));
+    assert!(g.all_came());
+    assert_eq!(facts.next_step(Scope::Tidy), None);
+    // Or it died, and nobody has reported it yet.
+    facts.generations[0].lost_at_work = 0;
+    facts.slots.push(dead_worker(1, 0));
+    assert_eq!(facts.next_step(Scope::Tidy), None);
+    facts.slots.pop();
+    assert_eq!(facts.next_step(Scope::Tidy), Some(Step::Release(0)), "all are there, and have left");
+    facts.generations[0].lost_at_work = coarse(facts.now);
+    facts.now += 2 * SECOND;
+    assert_eq!(facts.next_step(Scope::Tidy), Some(Step::Release(0)), "it does not come");
+}
+
+/// Found by `models/history.rs`: a generation was resumed by its first worker, which died before it had told so; and ended.
+#[test]
+fn a_start_that_nobody_was_told_is_told_before_the_end() {
+    let mut facts = node(Intent::Listening);
+    facts.generations[0].start_delivered = false;
+    facts.generations.push(GenerationFacts {
+        index: 1,
+        id: 2,
+        start_delivered: true,
+        ..facts.generations[0].clone()
+    });
+    facts.slots.push(SlotFacts { generation: 2, started_seq: 3, ..slot(1) });
+    assert_eq!(facts.next_step(Scope::Everything), Some(Step::DeliverStarted(0)));
+    facts.generations[0].start_delivered = true;
+    assert_eq!(facts.next_step(Scope::Everything), Some(Step::ReportEnded(0)));
 }

@@ -31,7 +31,7 @@ fn any_slot() -> impl Strategy<Value = SlotFacts> {
         Just(Intent::Draining),
         Just(Intent::Leaving)
     ];
-    let role = prop_oneof![1 => Just(Role::Master), 4 => Just(Role::Worker), 1 => Just(Role::Helper)];
+    let role = prop_oneof![1 => Just(Role::Master), 4 => Just(Role::Worker), 1 => Just(Role::Helper), 1 => Just(Role::Visitor)];
     let reports = (seq(), seq(), seq(), seq(), seq());
     let times = (0..20 * SECOND, 0..20 * SECOND);
     (role, 0..6u64, liveness, intent, reports, times).prop_map(
@@ -119,7 +119,7 @@ pub(super) fn generation(index: u32, id: GenerationId) -> GenerationFacts {
         expected: 0,
         joined: 0,
         came: 0,
-        died_at_work: 0,
+        lost_at_work: 0,
         started_seq: 0,
         ended_seq: 0,
         abandoned_seq: 0,
@@ -227,7 +227,8 @@ fn apply(facts: &mut Facts, head: &mut u64, step: Step) -> Option<u64> {
         Step::Release(slot) => {
             let s = of(&mut facts.slots, slot).clone();
             assert_eq!(s.liveness, Liveness::Gone, "a living process lost its slot");
-            let told = s.role == Role::Master || s.exited_seq != 0 || s.started_seq == 0;
+            let is_told_of = !matches!(s.role, Role::Master | Role::Visitor);
+            let told = !is_told_of || s.exited_seq != 0 || s.started_seq == 0;
             assert!(told, "forgotten without a word: {s:?}");
             facts.slots.retain(|s| s.index != slot);
             None

@@ -198,7 +198,7 @@ impl Node {
             let kinds = match p.role {
                 Role::Worker => [Kind::WorkerStarted, Kind::WorkerExited, Kind::WorkerDied],
                 Role::Helper => [Kind::HelperStarted, Kind::HelperExited, Kind::HelperExited],
-                Role::Master => continue,
+                Role::Master | Role::Visitor => continue,
             };
             let is_over = self.told(p.pid, kinds[1]) + self.told(p.pid, kinds[2]) > 0;
             let has_started = self.told(p.pid, kinds[0]) > 0;

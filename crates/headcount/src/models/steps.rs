@@ -370,7 +370,7 @@ impl Node {
             expected,
             joined: 0,
             came: 0,
-            died_at_work: 0,
+            lost_at_work: 0,
             started_seq: 0,
             ended_seq: 0,
             abandoned_seq: 0,
@@ -433,13 +433,13 @@ fn apply(
         Change::Serving(index) => slot(index, &|s| {
             (s.intent, s.intent_since_ns, s.heartbeat_ns) = (Intent::Serving, now, now);
         }),
-        Change::DiedAtWork(index, at) => generation(index, &|g| g.died_at_work = at),
+        Change::LostAtWork(index, at) => generation(index, &|g| g.lost_at_work = at),
         Change::Joined { generation: index, number, is_complete } => generation(index, &|g| {
             g.joined += 1;
             g.came |= number.filter(|n| *n < 64).map_or(0, |n| 1 << n);
             g.phase = Phase::Committed;
             if is_complete {
-                g.died_at_work = 0;
+                g.lost_at_work = 0;
             }
         }),
         Change::StartDelivered(index) => generation(index, &|g| (g.start_delivered, g.tries) = (true, 0)),

@@ -239,10 +239,15 @@ pub(crate) fn check_lock_file(path: &Path, stat: &Stat) -> Result<()> {
     check_file(path, stat, NOT_IN_A_LOCK_FILE)
 }
 
-/// Opens the lock file, making it if need be. Read-only: its descriptor is inherited by workers, and by a writable one
-/// they could fill up the file system. `None`: others have made or removed it at this moment.
+/// Opens the lock file, if there is one. Read-only: its descriptor is inherited by workers, and by a writable one they could
+/// fill up the file system.
+pub(crate) fn open_lock(path: &Path) -> Result<Option<OwnedFd>> {
+    open_own(path, OFlags::RDONLY, NOT_IN_A_LOCK_FILE)
+}
+
+/// The same, making it if need be. `None`: others have made or removed it at this moment.
 pub(crate) fn make_or_open_lock(path: &Path) -> Result<Option<OwnedFd>> {
-    if let Some(fd) = open_own(path, OFlags::RDONLY, NOT_IN_A_LOCK_FILE)? {
+    if let Some(fd) = open_lock(path)? {
         return Ok(Some(fd));
     }
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -161,7 +161,7 @@ record! {
         104 previous_generation: AtomicU64,
         112 previous_workers: AtomicU32,
         // When the last worker died that was not told to go: boot clock in units of 2^20 ns, 0 = never.
-        116 died_at_work: AtomicU32,
+        116 lost_at_work: AtomicU32,
         // Bit i: worker number i has joined.
         120 came: AtomicU64,
     }

@@ -171,6 +171,31 @@ impl Store {
         Some(Store::new(region, bells, lock_file, path, Some(registry)))
     }
 
+    /// The node at `path` for a process that takes part beside its server. Makes and changes no file.
+    pub(crate) fn visit(path: &Path) -> Result<Store> {
+        let missing = |what: &str| {
+            let text = format!("there is no {what} (start its server, or give another registry)");
+            Error::new(ErrorKind::NotFound, text)
+        };
+        let Some(registry) = look_at(path)? else { return Err(missing(&path.display().to_string())) };
+        let (me, owner) = (rustix::process::geteuid().as_raw(), registry.1.st_uid);
+        if owner != me {
+            let text = format!(
+                "{} belongs to uid {owner}, and nobody else can take part in its node (run it as that user; this is uid {me})",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Permission, text));
+        }
+        let lock_at = lock_path(path);
+        let Some((fd, geometry)) = find(path)? else { return Err(missing(&path.display().to_string())) };
+        let region = map(&fd, path, geometry?)?;
+        let bells = make_bells()?;
+        // Last: once it is open, it may not be closed again.
+        let lock_file = files::open_lock(&lock_at)?;
+        let lock_file = lock_file.ok_or_else(|| missing(&lock_at.display().to_string()))?;
+        Ok(Store::new(region, bells, lock_file, path, Some(registry)))
+    }
+
     fn new(
         region: Region,
         [bell, calls]: [Bell; 2],

@@ -3,10 +3,11 @@
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
-use crate::engine::singletons::{Held, Name};
+use crate::engine::singletons::{Held, Name, wait_until_free};
 use crate::error::Result;
 use crate::lifecycle::SingletonKind;
 use crate::worker::Worker;
@@ -81,6 +82,23 @@ impl NamedLock {
                 }
                 // Another lock has its place by now.
                 None => self.index.store(UNKNOWN, Relaxed),
+            }
+        }
+    }
+
+    /// Waits until it is worth trying to take it, and does not take it: for a thread that waits on behalf of an event loop, which
+    /// then calls [`NamedLock::acquire`] with [`Wait::Try`]. It counts as a waiter meanwhile. `false`: that was not so within this
+    /// time, or `goes_on`, which is asked every few milliseconds, said no.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] if the process is no worker any more.
+    pub fn wait_until_free(&self, limit: Duration, goes_on: impl FnMut() -> bool) -> Result<bool> {
+        self.worker.check()?;
+        match self.index.load(Relaxed) {
+            UNKNOWN => Ok(true),
+            index => {
+                let inner = &self.worker.node.inner;
+                Ok(wait_until_free(inner, self.worker.slot, index, &self.key, limit, goes_on))
             }
         }
     }

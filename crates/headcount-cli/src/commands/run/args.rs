@@ -1,5 +1,6 @@
 //! The arguments of `headcount run`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ Examples:
   headcount run --on worker_died=https://alerts.example/hook --retries 10 --backoff 500ms..5m
   headcount run --kill-stalled-after 30s
   headcount run --on any='cat; echo' --from oldest --state /tmp/seen.json
+  headcount run --as-leader cron -- /usr/local/bin/scheduler
 
-Exit codes: 0 ended by SIGTERM or SIGINT; 2 usage error; 4 the state file or the node cannot be read, another \
+Exit codes: 0 ended by SIGTERM or SIGINT; 2 usage error; 4 the state file or the node cannot be read or taken part in, another \
 `headcount run` is using the state file, or a delivery failed for good with --on-failure stop.";
 
 #[derive(Args)]
@@ -26,7 +28,7 @@ pub struct RunArgs {
     ///
     /// EVENT is a kind of event in the journal (worker_died, generation_ended, …), or node_started, node_stopped,
     /// node_died, lost or any. COMMAND gets the event in HEADCOUNT_… variables and as JSON on standard input.
-    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required_unless_present = "kill_stalled_after", value_parser = Rule::parse)]
+    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required_unless_present_any = ["kill_stalled_after", "as_leader"], value_parser = Rule::parse)]
     pub on: Vec<Rule>,
     /// The file that records what was delivered [default: one per node and set of rules, in $STATE_DIRECTORY,
     /// /var/lib/headcount for root, or $XDG_STATE_HOME/headcount]
@@ -59,9 +61,30 @@ pub struct RunArgs {
     /// is older than the server's own limit; this time comes on top of that.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub kill_stalled_after: Option<Duration>,
+    /// Run COMMAND while this process leads the role, instead of delivering events
+    ///
+    /// At most one process of the node leads a role: the newest workers that stand for it come first, then whoever runs `headcount
+    /// run --as-leader` with the same role. COMMAND is started when this process is elected, again if it ends, after --backoff,
+    /// and told to end when the role is lost. It gets HEADCOUNT_NODE, HEADCOUNT_LEADER and HEADCOUNT_LEADER_TOKEN in its
+    /// environment.
+    #[arg(
+        long,
+        value_name = "ROLE",
+        requires = "command",
+        conflicts_with_all = [
+            "on", "state", "from", "if_interrupted", "timeout", "retries", "on_failure", "queue", "kill_stalled_after",
+        ]
+    )]
+    pub as_leader: Option<String>,
+    /// With --as-leader: between SIGTERM and SIGKILL, no longer than three quarters of the server's `stall_after` [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub grace: Option<Duration>,
     /// Print problems only
     #[arg(long, short)]
     pub quiet: bool,
+    /// With --as-leader: what to run
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// Where to begin without a state file.

@@ -22,6 +22,11 @@ impl Backoff {
         Ok(backoff)
     }
 
+    /// The longest wait.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
     /// The wait after so many failures. Half of it is random, so that many hosts do not retry at the same moment. `chance` is
     /// from 0 to 1.
     pub fn wait(&self, failures: u32, chance: f64) -> Duration {

@@ -1,11 +1,11 @@
 //! Delivers by a command, in a process group of its own.
 
 use std::io::Write;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use headcount_report::{age, signal_name};
+use headcount_report::age;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
@@ -16,6 +16,7 @@ use super::attempt::Attempt;
 use super::notification::variables;
 use super::state::Leader;
 use super::stop::{Stop, TICK};
+use crate::child::said;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ impl Running {
         while !self.has_ended() {
             let left = timeout.saturating_sub(self.start.elapsed());
             if left.is_zero() || stop.is_urged() {
-                end_group(self.group, tick);
+                end_group(self.group, GRACE, tick);
                 let end = self.reap();
                 return match left.is_zero() {
                     true => {
@@ -120,17 +121,17 @@ pub fn outlast(leader: Leader, timeout: Duration, stop: &Stop) {
     let start = Instant::now();
     while runs() {
         if start.elapsed() >= timeout || stop.is_urged() {
-            return end_group(group, &mut || {});
+            return end_group(group, GRACE, &mut || {});
         }
         std::thread::sleep(TICK);
     }
 }
 
 /// SIGTERM for all of the group, and SIGKILL for those that are left after a while.
-fn end_group(group: Pid, tick: &mut dyn FnMut()) {
+pub fn end_group(group: Pid, grace: Duration, tick: &mut dyn FnMut()) {
     // It may have ended this moment: then there is nobody to be told.
     let _ = kill_process_group(group, Signal::TERM);
-    let limit = Instant::now() + GRACE;
+    let limit = Instant::now() + grace;
     while Instant::now() < limit && anybody_in(group) {
         std::thread::sleep(TICK);
         tick();
@@ -165,12 +166,4 @@ fn stat(pid: u32) -> Option<Stat> {
         start_time: fields.get(19)?.parse().ok()?,
         is_over: matches!(*fields.first()?, "Z" | "X"),
     })
-}
-
-fn said(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("killed by {}", signal_name(signal)),
-        (None, None) => status.to_string(),
-    }
 }

@@ -99,9 +99,11 @@ fn totals(reading: &Reading) -> String {
     if !others.is_empty() {
         text.push_str(&format!("; not counted: {}", list(&others)));
     }
-    match of(Role::Helper).count() {
-        0 => {}
-        helpers => text.push_str(&format!("; {}", plural(number(helpers), "helper"))),
+    for role in [Role::Helper, Role::Visitor] {
+        match of(role).count() {
+            0 => {}
+            others => text.push_str(&format!("; {}", plural(number(others), role.name()))),
+        }
     }
     text
 }

@@ -185,9 +185,9 @@ impl Life {
     }
 }
 
-/// How old its last heartbeat is; a master never beats.
+/// How old its last heartbeat is; a master never beats, and a visitor only while it stands for a role.
 pub fn heartbeat_age(process: &ProcessStatus) -> Option<Duration> {
-    (process.role != Role::Master).then_some(process.heartbeat_age)
+    matches!(process.role, Role::Worker | Role::Helper).then_some(process.heartbeat_age)
 }
 
 /// The instant so long before another.

@@ -5,6 +5,7 @@ mod frame;
 mod help;
 mod list;
 mod page;
+mod singletons;
 #[cfg(test)]
 mod tests;
 

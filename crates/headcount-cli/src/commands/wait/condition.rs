@@ -178,7 +178,7 @@ fn not_stopped(snapshot: &Snapshot) -> Option<Unmet> {
     if snapshot.liveness() == Liveness::Gone {
         return None;
     }
-    let in_the_way = |p: &&ProcessStatus| p.role != Role::Helper && may_be_alive(p);
+    let in_the_way = |p: &&ProcessStatus| matches!(p.role, Role::Master | Role::Worker) && may_be_alive(p);
     let processes: Vec<_> = snapshot.processes.iter().filter(in_the_way).cloned().collect();
     Some(Unmet { reason: format!("alive: {}", pids(&processes)), processes })
 }

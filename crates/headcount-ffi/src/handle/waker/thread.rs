@@ -6,15 +6,19 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, SocketFlags};
 
+use super::locks::Watched;
 use super::socket::Listener;
 
 /// "The watch is readable."
 const READABLE: u8 = b'E';
+/// "A lock that is waited for may be free."
+const TRY: u8 = b'L';
 /// "That was the last byte."
 const QUIT: u8 = b'Q';
 
@@ -26,6 +30,7 @@ pub(super) struct Control {
     armed: AtomicBool,
     /// The connection, once it is there.
     peer: OnceLock<OwnedFd>,
+    pub(super) watched: Watched,
 }
 
 impl Control {
@@ -48,6 +53,17 @@ impl Control {
             say_goodbye(peer);
         }
         self.ring();
+        self.watched.end();
+    }
+
+    /// Whether the host listens.
+    pub(super) fn is_connected(&self) -> bool {
+        self.peer.get().is_some() && !self.is_stopped()
+    }
+
+    /// A lock can be tried. `false`: nobody listens any more.
+    pub(super) fn say_try(&self) -> bool {
+        self.peer.get().is_some_and(|peer| send(peer, TRY))
     }
 
     /// Silences the bell. Whether it had rung is for `poll` to say.
@@ -55,7 +71,7 @@ impl Control {
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Acquire)
     }
 }
@@ -69,17 +85,21 @@ pub(super) fn start(watch: OwnedFd, listener: Listener) -> io::Result<Arc<Contro
         stop: AtomicBool::new(false),
         armed: AtomicBool::new(true),
         peer: OnceLock::new(),
+        watched: Watched::default(),
     });
     let its_own = Arc::clone(&control);
-    let thread = std::thread::Builder::new().name("headcount-waker".to_owned()).stack_size(128 * 1024);
-    without_signals(|| {
-        thread.spawn(move || {
-            if let Some(peer) = accept(&its_own, listener) {
-                run(&its_own, &watch, its_own.peer.get_or_init(|| peer));
-            }
-        })
+    spawn("headcount-waker", move || {
+        if let Some(peer) = accept(&its_own, listener) {
+            run(&its_own, &watch, its_own.peer.get_or_init(|| peer));
+        }
     })?;
     Ok(control)
+}
+
+/// A thread that handles none of the host's signals.
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024);
+    Ok(without_signals(|| thread.spawn(body))?.thread().clone())
 }
 
 /// A new thread inherits the signal mask, and the host's signals are for the host's threads.

@@ -13,6 +13,7 @@ use super::super::theme::Theme;
 use super::super::timeline::{Ink, Mark, Window};
 use super::frame;
 use super::page::{Page, Scene, clock, short};
+use super::singletons;
 
 /// Which columns stand left of the bars.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,10 @@ impl Columns {
 
     fn line(self, pid: &str, number: &str, generation: &str, state: &str, age: &str, beat: &str) -> String {
         match self {
-            Columns::All => format!("{pid:>7} {number:>6} {generation:>4} {state:<8} {age:>6} {beat:>6} "),
+            Columns::All => {
+                let who = format!("{pid} {number:>6}");
+                format!("{who:>14.14} {generation:>4} {state:<8} {age:>6} {beat:>6} ")
+            }
             Columns::Few => format!("{pid:>7} {generation:>4} {state:<8} "),
         }
     }
@@ -52,9 +56,11 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
     let legend = u16::from(body.height >= 10);
     // Half of what is not needed for the rows, so that a worker that comes finds room.
     let wanted = u16::try_from(rows.len()).unwrap_or(u16::MAX).max(6).saturating_add(1);
-    let free = body.height.saturating_sub(2 + legend).saturating_sub(wanted);
+    let held = &model.snapshot.singletons;
+    let singletons = singletons::height(held, body.height);
+    let free = body.height.saturating_sub(2 + legend + singletons).saturating_sub(wanted);
     let latest = if body.height >= 14 { free.max(3).min(body.height / 3) } else { 0 };
-    let height = body.height.saturating_sub(2 + legend + latest);
+    let height = body.height.saturating_sub(2 + legend + singletons + latest);
 
     let bars = body.x + columns.width();
     let area = Rect { y: body.y + 2, height, ..body };
@@ -78,7 +84,9 @@ pub fn draw(scene: &Scene<'_>, page: &mut Page<'_>, body: Rect) -> Vec<u64> {
             if scene.choices.filter.is_empty() { "no process to show" } else { "nothing matches the filter" };
         page.put(body.x + 2, area.y, why, page.theme.dim());
     }
-    self::latest(page, model, Rect { y: area.bottom(), height: latest, ..body });
+    singletons::draw(page, held, Rect { y: area.bottom(), height: singletons, ..body });
+    let below = area.bottom() + singletons;
+    self::latest(page, model, Rect { y: below, height: latest, ..body });
     if legend == 1 {
         self::legend(page, body.bottom() - 1);
     }
@@ -146,7 +154,7 @@ fn row(
     let number = match life.role {
         Role::Worker => life.number.map_or("-".to_owned(), |n| format!("#{n}")),
         Role::Master => "master".to_owned(),
-        _ => "helper".to_owned(),
+        other => other.name().to_owned(),
     };
     let generation = if life.generation == 0 { "-".to_owned() } else { format!("g{}", life.generation) };
     let age = age_of(life, model).map_or("-".to_owned(), short);

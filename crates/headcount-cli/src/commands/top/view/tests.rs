@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use headcount::{
-    Cause, Event, GenerationStatus, Kind, Liveness, Phase, ProcessStatus, Role, Snapshot, State,
+    Cause, Event, GenerationStatus, Kind, Liveness, Phase, ProcessStatus, Role, SingletonKind,
+    SingletonState, SingletonStatus, Snapshot, State,
 };
 use headcount_report::History;
 use ratatui::Terminal;
@@ -191,6 +192,44 @@ fn at_80x24() {
 #[test]
 fn at_120x40() {
     insta::assert_snapshot!(Picture::new(model(), COLOURS, (120, 40)).text());
+}
+
+/// Who leads, what runs, what failed, and a lock for which others wait; and the one of no generation who has it.
+fn with_singletons() -> Model {
+    let mut snapshot = node();
+    let at = |kind, name: &str, state, seconds| {
+        let mut x = SingletonStatus::new(kind, name, state);
+        x.since = Duration::from_secs(seconds);
+        x
+    };
+    let mut role = at(SingletonKind::Role, "cron", SingletonState::Held, 39);
+    (role.holder, role.worker_id, role.token) = (Some(803), Some(1), 17);
+    let mut once = at(SingletonKind::Once, "warm", SingletonState::Running, 3);
+    (once.generation, once.holder, once.worker_id, once.attempts) = (7, Some(803), Some(1), 2);
+    let failed = at(SingletonKind::Once, "migrate-the-schema", SingletonState::Failed, 600);
+    let mut lock = at(SingletonKind::Lock, "keys", SingletonState::Held, 5);
+    (lock.holder, lock.waiters, lock.token) = (Some(123_456), 3, 901);
+    snapshot.singletons = vec![role, once, failed, lock];
+    let mut visitor = ProcessStatus::new(Role::Visitor, 123_456, State::Serving);
+    visitor.age = Duration::from_secs(6);
+    snapshot.processes.push(visitor);
+    let mut model = Model::new(snapshot.clone());
+    model.update(snapshot, events(), 0, history());
+    model
+}
+
+#[test]
+fn roles_onces_and_locks_stand_below_the_processes() {
+    let picture = Picture::new(with_singletons(), NO_COLOUR, (100, 32));
+    insta::assert_snapshot!(picture.text());
+    // Where there is little room, as many as fit are shown and the rest is counted; on the smallest screen none.
+    let mut many = with_singletons();
+    let free = |n: u32| SingletonStatus::new(SingletonKind::Lock, format!("lock{n}"), SingletonState::Free);
+    many.snapshot.singletons.extend((0..20).map(free));
+    let text = Picture::new(many, NO_COLOUR, (80, 24)).text();
+    assert!(text.contains("role cron") && text.contains("and 20 more roles, onces or locks"), "{text}");
+    let text = Picture::new(with_singletons(), NO_COLOUR, (40, 10)).text();
+    assert!(!text.contains("cron"), "{text}");
 }
 
 #[test]
