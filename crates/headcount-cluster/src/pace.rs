@@ -10,6 +10,8 @@ pub(crate) struct Pace {
     per_second: f64,
     left: f64,
     at: Instant,
+    /// Not before this, since etcd has been slow.
+    spare_until: Instant,
 }
 
 /// So many writes are free.
@@ -17,11 +19,23 @@ pub(crate) const BURST: u32 = 10;
 
 impl Pace {
     pub(crate) fn new(per_second: u32, now: Instant) -> Pace {
-        Pace { burst: f64::from(BURST), per_second: f64::from(per_second), left: f64::from(BURST), at: now }
+        let (burst, per_second) = (f64::from(BURST), f64::from(per_second));
+        Pace { burst, per_second, left: burst, at: now, spare_until: now }
+    }
+
+    /// A write has taken so long. The longer, the longer is etcd spared: all hosts together must not ask for more than it can
+    /// do, however many they are.
+    pub(crate) fn took(&mut self, time: Duration, now: Instant) {
+        if time > SLOW {
+            self.spare_until = now + (time * SPARED).min(LONGEST);
+        }
     }
 
     /// Takes one write, or says when there is one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        if now < self.spare_until {
+            return Err(self.spare_until);
+        }
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
         (self.left, self.at) = ((self.left + earned).min(self.burst), now);
         if self.left >= 1.0 {
@@ -31,6 +45,11 @@ impl Pace {
         Err(now + Duration::from_secs_f64((1.0 - self.left) / self.per_second) + Duration::from_millis(1))
     }
 }
+
+/// A write that takes longer tells that etcd has a lot to do.
+const SLOW: Duration = Duration::from_millis(20);
+/// So many times as long as it took, nothing is written after it.
+const SPARED: u32 = 4;
 
 /// When to try again: later each time, and never all at the same moment.
 #[derive(Default)]
@@ -76,6 +95,29 @@ mod tests {
         // What is not used for long is not saved up beyond the burst.
         now += Duration::from_secs(3600);
         assert_eq!((0..100).filter(|_| pace.take(now).is_ok()).count(), BURST as usize);
+    }
+
+    /// As many hosts as there may be, each writing one thing after the other: the longer etcd takes, the less they ask for.
+    #[test]
+    fn a_slow_etcd_is_spared() {
+        let begun = Instant::now();
+        for (time, most) in [(1, 110), (100, 40), (1000, 4)] {
+            let (mut pace, mut now, mut taken) = (Pace::new(5, begun), begun, 0);
+            while now < begun + Duration::from_secs(20) {
+                match pace.take(now) {
+                    Ok(()) => {
+                        taken += 1;
+                        now += Duration::from_millis(time);
+                        pace.took(Duration::from_millis(time), now);
+                    }
+                    Err(next) => {
+                        assert!(next > now);
+                        now = next;
+                    }
+                }
+            }
+            assert!((most - 5..=most).contains(&taken), "{time} ms: {taken}");
+        }
     }
 
     #[test]

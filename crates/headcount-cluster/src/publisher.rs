@@ -320,7 +320,10 @@ impl Publisher {
                 false => self.events.get(etcd).await?,
             };
             let txn = txn(&self.keys, &self.config, leases, &name, &writing, lease);
-            if !etcd.txn("write", txn).await?.succeeded() {
+            let begun = Instant::now();
+            let written = etcd.txn("write", txn).await?.succeeded();
+            self.pace.took(begun.elapsed(), Instant::now());
+            if !written {
                 return Err(Trouble::LeaseGone);
             }
             let (events, skipped) = (writing.events.len() as u64, writing.skipped);

@@ -1,7 +1,9 @@
 //! Many hosts: how soon a death on one is seen on another, when a host that has lost power is lost, and what an agent costs. With a
 //! real etcd of one member on this machine, and the program as it is installed.
 //!
-//! `ONLY=death,lost,idle` chooses among the parts.
+//! `ONLY=death,lost,idle,thousands` chooses among the parts.
+
+mod thousands;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -17,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn main() {
     println!("many hosts, {} processors", std::thread::available_parallelism().map_or(0, usize::from));
     let only = std::env::var("ONLY").unwrap_or_default();
-    let parts: [(&str, fn()); 3] = [("death", deaths), ("lost", losses), ("idle", idle)];
+    let parts: [(&str, fn()); 4] =
+        [("death", deaths), ("lost", losses), ("idle", idle), ("thousands", thousands::thousands)];
     for (name, part) in parts {
         if only.is_empty() || only.split(',').any(|o| o == name) {
             part();
