@@ -4,6 +4,7 @@ mod program;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -360,6 +361,36 @@ fn the_command_gets_signals_and_gives_its_exit_code() {
     nginx.end(Signal::QUIT);
 }
 
+/// The terminal sends Ctrl-C to the command itself.
+#[test]
+fn a_key_is_heard_once() {
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own));
+    own.write(
+        "command",
+        &format!("trap 'echo key >> {}/notes' INT\n{}", own.path().display(), hold(&own, "one")),
+    );
+    let program = format!(
+        "exec {} lock --registry {} keys -- sh {}",
+        env!("CARGO_BIN_EXE_headcount"),
+        registry(&own).display(),
+        own.at("command").display()
+    );
+    // The one of util-linux, which every system has: it is a terminal.
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &program, "/dev/null"]).stdin(std::process::Stdio::piped());
+    let mut terminal = Running::start(&own, "terminal", terminal);
+    inside(&own, 1);
+    terminal.child.stdin.as_mut().expect("its own").write_all(&[3]).expect("it reads");
+    terminal.wait_until("the key", || notes(&own).iter().any(|note| note == "key").then_some(()));
+    own.write("one", "");
+    terminal.wait_until("its end", || notes(&own).last()?.starts_with("out").then_some(()));
+    terminal.ended(0);
+    assert_eq!(notes(&own).iter().filter(|note| *note == "key").count(), 1, "{:?}", notes(&own));
+    nginx.end(Signal::QUIT);
+}
+
 fn status_of_visitors(own: &Folder) -> usize {
     let all = status(own);
     all["processes"].as_array().expect("a list").iter().filter(|p| p["role"] == "visitor").count()
@@ -382,6 +413,19 @@ fn what_cannot_be_is_refused_in_words() {
     );
     run(&mut lock(&own, ["keys", "--", "sh", "-c", &inner])).ended(4).complains("would wait for itself");
     if process::is_root() {
+        // Its ids of processes mean others there.
+        let mut elsewhere = Command::new("unshare");
+        elsewhere.args([
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            env!("CARGO_BIN_EXE_headcount"),
+            "lock",
+            "--registry",
+        ]);
+        run(elsewhere.arg(registry(&own)).args(["keys", "--", "true"]))
+            .ended(4)
+            .complains("its server runs in another pid namespace");
         testkit::chmod(own.path(), 0o755);
         let copy = own.at("headcount");
         let mut command = program::of_everybody(&copy, ["lock", "--registry"]);
