@@ -367,27 +367,26 @@ fn a_key_is_heard_once() {
     let _permit = permit();
     let own = Folder::new();
     let nginx = Nginx::start_ready(server(&own));
-    own.write(
-        "command",
-        &format!("trap 'echo key >> {}/notes' INT\n{}", own.path().display(), hold(&own, "one")),
-    );
-    let program = format!(
-        "exec {} lock --registry {} keys -- sh {}",
-        env!("CARGO_BIN_EXE_headcount"),
-        registry(&own).display(),
-        own.at("command").display()
-    );
-    // The one of util-linux, which every system has: it is a terminal.
-    let mut terminal = Command::new("script");
-    terminal.args(["-qec", &program, "/dev/null"]).stdin(std::process::Stdio::piped());
-    let mut terminal = Running::start(&own, "terminal", terminal);
+    let folder = own.path().display();
+    let traps = format!("trap 'echo key >> {folder}/notes' INT; trap 'echo mark >> {folder}/notes' USR1");
+    let script = format!("{traps}; {}", hold(&own, "one"));
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", env!("CARGO_BIN_EXE_headcount"), "lock", "--registry"]);
+    command.arg(registry(&own)).args(["keys", "--", "sh", "-c", &script]).stdin(pty.slave);
+    let mut running = Running::start(&own, "terminal", command);
     inside(&own, 1);
-    terminal.child.stdin.as_mut().expect("its own").write_all(&[3]).expect("it reads");
-    terminal.wait_until("the key", || notes(&own).iter().any(|note| note == "key").then_some(()));
+    // Its own is not looked at before the command has heard the one that was sent to it.
+    process::send(running.pid(), Signal::STOP);
+    File::from(pty.master.try_clone().expect("a descriptor")).write_all(&[3]).expect("it is there");
+    let heard = |what: &str| notes(&own).iter().filter(|note| *note == what).count();
+    running.wait_until("the key", || (heard("key") == 1).then_some(()));
+    process::send(running.pid(), Signal::CONT);
+    process::send(running.pid(), Signal::USR1);
+    running.wait_until("what came after it", || (heard("mark") == 1).then_some(()));
+    assert_eq!(heard("key"), 1);
     own.write("one", "");
-    terminal.wait_until("its end", || notes(&own).last()?.starts_with("out").then_some(()));
-    terminal.ended(0);
-    assert_eq!(notes(&own).iter().filter(|note| *note == "key").count(), 1, "{:?}", notes(&own));
+    running.ended(0);
     nginx.end(Signal::QUIT);
 }
 
