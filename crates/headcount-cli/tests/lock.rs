@@ -4,6 +4,7 @@ mod program;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -360,6 +361,35 @@ fn the_command_gets_signals_and_gives_its_exit_code() {
     nginx.end(Signal::QUIT);
 }
 
+/// The terminal sends Ctrl-C to the command itself.
+#[test]
+fn a_key_is_heard_once() {
+    let _permit = permit();
+    let own = Folder::new();
+    let nginx = Nginx::start_ready(server(&own));
+    let folder = own.path().display();
+    let traps = format!("trap 'echo key >> {folder}/notes' INT; trap 'echo mark >> {folder}/notes' USR1");
+    let script = format!("{traps}; {}", hold(&own, "one"));
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", env!("CARGO_BIN_EXE_headcount"), "lock", "--registry"]);
+    command.arg(registry(&own)).args(["keys", "--", "sh", "-c", &script]).stdin(pty.slave);
+    let mut running = Running::start(&own, "terminal", command);
+    inside(&own, 1);
+    // Its own is not looked at before the command has heard the one that was sent to it.
+    process::send(running.pid(), Signal::STOP);
+    File::from(pty.master.try_clone().expect("a descriptor")).write_all(&[3]).expect("it is there");
+    let heard = |what: &str| notes(&own).iter().filter(|note| *note == what).count();
+    running.wait_until("the key", || (heard("key") == 1).then_some(()));
+    process::send(running.pid(), Signal::CONT);
+    process::send(running.pid(), Signal::USR1);
+    running.wait_until("what came after it", || (heard("mark") == 1).then_some(()));
+    assert_eq!(heard("key"), 1);
+    own.write("one", "");
+    running.ended(0);
+    nginx.end(Signal::QUIT);
+}
+
 fn status_of_visitors(own: &Folder) -> usize {
     let all = status(own);
     all["processes"].as_array().expect("a list").iter().filter(|p| p["role"] == "visitor").count()
@@ -382,6 +412,19 @@ fn what_cannot_be_is_refused_in_words() {
     );
     run(&mut lock(&own, ["keys", "--", "sh", "-c", &inner])).ended(4).complains("would wait for itself");
     if process::is_root() {
+        // Its ids of processes mean others there.
+        let mut elsewhere = Command::new("unshare");
+        elsewhere.args([
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            env!("CARGO_BIN_EXE_headcount"),
+            "lock",
+            "--registry",
+        ]);
+        run(elsewhere.arg(registry(&own)).args(["keys", "--", "true"]))
+            .ended(4)
+            .complains("its server runs in another pid namespace");
         testkit::chmod(own.path(), 0o755);
         let copy = own.at("headcount");
         let mut command = program::of_everybody(&copy, ["lock", "--registry"]);
