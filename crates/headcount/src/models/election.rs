@@ -182,7 +182,7 @@ impl Bounds {
     fn after_a_while(&self, node: &Node) -> Option<Node> {
         let mut later = node.clone();
         later.now += 20 * SECOND;
-        debug_assert!(20 * SECOND > STALL_AFTER);
+        const { assert!(20 * SECOND > STALL_AFTER) };
         let pids: Vec<u32> = later.at_work().map(|p| p.pid).collect();
         pids.iter().for_each(|pid| later.beat(*pid));
         // Whoever has not stopped by now had his time.
