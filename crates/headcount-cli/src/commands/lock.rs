@@ -56,7 +56,7 @@ pub struct LockArgs {
 }
 
 /// How often a signal, or a registry that was replaced, is looked for while it waits. A release wakes it at once.
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = Duration::from_millis(250);
 /// When a waiter says whom it waits for.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How often a holder looks at its node.

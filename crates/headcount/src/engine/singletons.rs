@@ -17,9 +17,9 @@ use crate::event::{GenerationId, Role};
 use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::identity::{Identity, Liveness};
-use crate::sys::{clock, futex, process};
+use crate::sys::{clock, futex, process, thread};
 
 /// A name as a record keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +219,7 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn take(inner: &'a Inner, index: u32, name: &str, patience: &mut Patience) -> Result<Turn<'a>> {
         let process = inner.process();
-        let me = std::thread::current().id();
+        let me = thread::id();
         let mut named = relock(&process.named);
         while let Some((_, thread)) = named.held.iter().find(|(held, _)| *held == index) {
             if *thread == me {
@@ -324,7 +324,7 @@ impl<'a> Sleeper<'a> {
             self.waits = self.inner.slot(self.slot.index).map(|slot| Waits::say(slot, self.index));
         }
         self.has_slept = true;
-        self.x.awaited.store(1, Release);
+        self.x.awaited.store(1, SeqCst);
         let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(left);
         futex::wait_for_change(&self.x.released, released, sleep);
         true
@@ -448,8 +448,10 @@ fn release(x: &Singleton, word: u64) {
     wake_one(x);
 }
 
+/// Whoever says that it waits after this has looked finds that the lock was released since, and does not sleep.
 fn wake_one(x: &Singleton) {
-    if x.awaited.swap(0, AcqRel) != 0 {
+    if x.awaited.load(SeqCst) != 0 {
+        x.awaited.store(0, Relaxed);
         futex::wake(&x.released, 1);
     }
 }

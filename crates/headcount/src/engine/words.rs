@@ -3,7 +3,7 @@
 use crate::lifecycle::SingletonState;
 use crate::registry::layout::Singleton;
 use crate::registry::seqlock::consistent;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// Of a lock: who holds it, when it was last released, and which dead holder the next one is to hear of.
@@ -60,7 +60,8 @@ impl<'a> NamedWord<'a> {
     pub(crate) fn release(self, word: u64) {
         // Failing means that somebody has spoiled it: then it is no longer ours.
         let _ = self.named.compare_exchange(word, 0, AcqRel, Relaxed);
-        self.released.fetch_add(1, Release);
+        // Before it is asked whether anybody waits.
+        self.released.fetch_add(1, SeqCst);
     }
 
     /// Takes it from a dead holder, for nobody. While the record's version is odd: whoever takes it meanwhile looks at that, and

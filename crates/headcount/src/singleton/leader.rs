@@ -85,9 +85,17 @@ impl Worker {
     /// is not the one that joined; [`crate::ErrorKind::Full`] if there are 64 roles, or too many roles, onces and locks;
     /// [`crate::ErrorKind::LockTimeout`] if somebody else holds the node lock.
     pub fn leader(&self, role: &str) -> Result<Leader> {
+        self.leader_within(role, Wait::Timeout)
+    }
+
+    /// The same, for those whose loop may not wait for the node lock for so long.
+    ///
+    /// # Errors
+    /// As those of [`Worker::leader`]; with [`Wait::Try`] also [`crate::ErrorKind::Busy`].
+    pub fn leader_within(&self, role: &str, wait: Wait) -> Result<Leader> {
         self.check()?;
         let key = Name::new("role", role)?;
-        let index = stand(self, &key, Wait::Timeout)?;
+        let index = stand(self, &key, wait)?;
         Ok(Leader {
             worker: self.clone(),
             role: role.to_owned(),

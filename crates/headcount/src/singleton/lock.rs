@@ -69,7 +69,7 @@ impl NamedLock {
     /// how long; [`crate::ErrorKind::WrongState`] if this thread has it already, or the process is no worker any more;
     /// [`crate::ErrorKind::Full`] if the node has too many roles, onces and locks.
     pub fn acquire(&self, wait: Wait) -> Result<LockGuard> {
-        self.worker.check()?;
+        self.worker.check_slot()?;
         let inner = &self.worker.node.inner;
         loop {
             let index = match self.index.load(Relaxed) {
