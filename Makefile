@@ -63,7 +63,7 @@ setup: ## install everything that the tasks below need (Debian packages, cargo t
 	scripts/setup all
 
 build: ## build the program, libheadcount.so and headcount.h, optimised
-	@$(LOOK) build
+	@$(LOOK) program
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(program-pages)
 
@@ -100,7 +100,7 @@ test-openresty: ## test the contract with the OpenResty whose nginx OPENRESTY=/p
 ifeq ($(OPENRESTY),)
 	@echo 'No OpenResty is tested: none was named (OPENRESTY=/path/to/openresty/nginx/sbin/nginx).'
 else
-	@$(SETUP) build
+	@$(SETUP) program
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
 	$(if $(OPENRESTY_SOURCE),@$(MAKE) module NGINX='$(OPENRESTY_SOURCE)' SETUP=:)
 	HEADCOUNT_OPENRESTY='$(OPENRESTY)' $(CARGO) test $(LOCKED) -p testkit --no-fail-fast --test seed --test contract -- \
@@ -202,10 +202,11 @@ advisories: ## ask RustSec's database about the dependencies; says so where it c
 	@$(SETUP) check
 	@scripts/advisories
 
-bench: ## measure; with ORIGINAL=FOLDER and RESTY_LOCK=FOLDER, compare with a checkout of the original Lua library and of lua-resty-lock
+bench: ## measure; BENCH_ARGS='--bench cluster' is a part; with ORIGINAL=FOLDER and RESTY_LOCK=FOLDER, compare with a checkout of the original Lua library and of lua-resty-lock
 	@$(SETUP) bench
 	@$(MAKE) module SETUP=: NGINX=debian
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(CARGO) build $(LOCKED) --release -p headcount --example prefork
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' HEADCOUNT_RESTY_LOCK='$(RESTY_LOCK)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
 
 # In a folder, from nothing: what somebody meets who follows the README. ONLY='root user server' names machines, STEPS='look demo install test'
@@ -248,7 +249,9 @@ install-program:
 	install -m 0644 packaging/prometheus/*.yml '$(DESTDIR)$(DOCDIR)/examples/'
 	install -m 0644 packaging/grafana/headcount.json '$(DESTDIR)$(DOCDIR)/examples/grafana.json'
 	install -d '$(DESTDIR)$(UNITDIR)'
-	$(call unit-file,$(BINDIR),$(DESTDIR)$(UNITDIR)/headcount-run@.service)
+	install -m 0644 packaging/examples/agent.toml '$(DESTDIR)$(DOCDIR)/examples/agent.toml'
+	$(call unit-file,$(BINDIR),$(DESTDIR)$(UNITDIR),headcount-run@)
+	$(call unit-file,$(BINDIR),$(DESTDIR)$(UNITDIR),headcount-agent)
 
 # Manual pages and completions. The program writes them itself, so they always agree with it.
 PAGES := $(BUILT)/headcount-pages
@@ -280,10 +283,10 @@ sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(
 chmod 0644 '$(4)'
 endef
 
-# bindir, file
+# bindir, folder, unit
 define unit-file
-sed -e 's|@BINDIR@|$(1)|' packaging/systemd/headcount-run@.service.in > '$(2)'
-chmod 0644 '$(2)'
+sed -e 's|@BINDIR@|$(1)|' packaging/systemd/$(3).service.in > '$(2)/$(3).service'
+chmod 0644 '$(2)/$(3).service'
 endef
 
 define install-lua
@@ -294,7 +297,8 @@ deb: ## build the Debian packages (libheadcount, headcount) into target/debian
 	@$(LOOK) package
 	@mkdir -p '$(BUILT)'
 	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT)/headcount.pc)
-	$(call unit-file,/usr/bin,$(BUILT)/headcount-run@.service)
+	$(call unit-file,/usr/bin,$(BUILT),headcount-run@)
+	$(call unit-file,/usr/bin,$(BUILT),headcount-agent)
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
 	$(program-pages)

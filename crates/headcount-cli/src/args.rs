@@ -1,9 +1,9 @@
 //! Arguments that several commands share.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
+pub use headcount_report::duration;
 
 /// Which node is meant.
 #[derive(Args, Clone, Debug, Default)]
@@ -16,33 +16,10 @@ pub struct NodeSelector {
     pub registry: Option<PathBuf>,
 }
 
-/// More than anybody waits; and a clock can be so much later.
-const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// `500ms`, `60s`, `5m`, `2h`, `1d`; a number alone is seconds.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        format!(
-            "{text:?} is not a time; allowed are a number and ms, s, m, h or d, such as 500ms, 60s or 5m, up to 49710d"
-        )
-    };
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
-    let time = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3_600),
-        "d" => seconds(86_400),
-        _ => None,
-    };
-    time.filter(|&time| time <= LONGEST).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -3,6 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::args::NodeSelector;
+use crate::commands::agent::AgentArgs;
+use crate::commands::cluster::ClusterArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::events::EventsArgs;
@@ -88,6 +90,10 @@ pub enum Command {
     Run(RunArgs),
     /// Run a command while no other process of the node has the lock of this name
     Lock(LockArgs),
+    /// Serve metrics and a page of all nodes of this host, and tell the cluster of them
+    Agent(AgentArgs),
+    /// See, follow and wait for the nodes of many hosts, whose agents share an etcd
+    Cluster(ClusterArgs),
     /// Print the completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page

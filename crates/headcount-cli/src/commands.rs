@@ -1,5 +1,7 @@
 //! The commands, one module each.
 
+pub mod agent;
+pub mod cluster;
 pub mod completions;
 pub mod doctor;
 pub mod events;

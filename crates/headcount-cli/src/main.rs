@@ -58,6 +58,8 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Run(args) => commands::run::run(selector, args),
         Command::Lock(args) => commands::lock::run(selector, args),
         Command::Exec(args) => commands::exec::run(args),
+        Command::Agent(args) => commands::agent::run(selector, args),
+        Command::Cluster(args) => commands::cluster::run(selector, args),
         Command::Completions(args) => commands::completions::run(args, cli::command()),
         Command::Man(args) => commands::man::run(args, cli::command()),
     }

@@ -24,4 +24,4 @@ pub use status::{
     GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA,
     SettingsDocument, StatusDocument,
 };
-pub use words::{age, plural, signal_name, timestamp};
+pub use words::{age, duration, plural, signal_name, timestamp};

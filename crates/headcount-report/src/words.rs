@@ -41,6 +41,34 @@ pub fn timestamp(time_ns: u64) -> String {
     format!("{stamp:.6}")
 }
 
+/// More than anybody waits; and a clock can be so much later.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The time that is meant by `500ms`, `60s`, `5m`, `2h`, `1d`; a number alone is seconds.
+///
+/// # Errors
+/// What is no such time, with what is allowed.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is not a time; allowed are a number and ms, s, m, h or d, such as 500ms, 60s or 5m, up to 49710d"
+        )
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    let time = match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3_600),
+        "d" => seconds(86_400),
+        _ => None,
+    };
+    time.filter(|&time| time <= LONGEST).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ pub mod scenarios;
 pub mod wait;
 
 mod actions;
+mod etcd;
 mod folder;
 mod ledger;
 mod leftovers;
@@ -27,6 +28,7 @@ mod setup;
 mod stranger;
 
 pub use artifacts::Server;
+pub use etcd::Etcd;
 pub use folder::{Folder, chmod};
 pub use http::SlowClient;
 pub use ledger::Ledger;

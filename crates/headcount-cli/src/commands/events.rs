@@ -2,7 +2,7 @@
 
 mod journals;
 mod since;
-mod text;
+pub mod text;
 
 use std::io::{BufWriter, Write};
 use std::os::fd::AsFd;

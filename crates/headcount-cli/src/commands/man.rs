@@ -53,9 +53,15 @@ pub fn documented(program: clap::Command) -> Vec<clap::Command> {
     let mut program = program.disable_help_subcommand(true);
     // Fills in the names of commands within commands.
     program.build();
-    let commands: Vec<_> =
-        program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
-    [program].into_iter().chain(commands).collect()
+    let mut commands = vec![program];
+    // Those of commands come after them.
+    let mut next = 0;
+    while let Some(command) = commands.get(next) {
+        let below: Vec<_> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned().collect();
+        commands.extend(below);
+        next += 1;
+    }
+    commands
 }
 
 fn name(command: &clap::Command) -> &str {

@@ -1,7 +1,7 @@
 //! `headcount status`: every node at this instant.
 
 mod document;
-mod reading;
+pub mod reading;
 mod singletons;
 mod text;
 #[cfg(test)]

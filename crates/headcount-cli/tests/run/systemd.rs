@@ -13,15 +13,23 @@ fn packaging() -> PathBuf {
 }
 
 #[test]
-fn the_unit_is_sound() {
+fn the_units_are_sound() {
+    for (unit, instance, starts) in
+        [("headcount-run@", "headcount-run@nginx", "run "), ("headcount-agent", "headcount-agent", "agent\n")]
+    {
+        is_sound(unit, instance, starts);
+    }
+}
+
+fn is_sound(unit: &str, instance: &str, starts: &str) {
     let own = Folder::new();
-    let unit =
-        std::fs::read_to_string(packaging().join("systemd/headcount-run@.service.in")).expect("the unit");
+    let file = packaging().join(format!("systemd/{unit}.service.in"));
+    let text = std::fs::read_to_string(file).expect("the unit");
     // The program need not be installed where the test runs.
-    assert_eq!(unit.matches("\nExecStart=@BINDIR@/headcount run ").count(), 1);
-    let unit = unit.replace("@BINDIR@/headcount", env!("CARGO_BIN_EXE_headcount"));
-    let path = own.at("headcount-run@nginx.service");
-    std::fs::write(&path, unit).expect("our own folder");
+    assert_eq!(text.matches(&format!("\nExecStart=@BINDIR@/headcount {starts}")).count(), 1);
+    let text = text.replace("@BINDIR@/headcount", env!("CARGO_BIN_EXE_headcount"));
+    let path = own.at(&format!("{instance}.service"));
+    std::fs::write(&path, text).expect("our own folder");
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
         .arg(&path)
@@ -31,7 +39,7 @@ fn the_unit_is_sound() {
         return;
     };
     let said = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && !said.contains("headcount-run@"), "{}: {said}", verified.status);
+    assert!(verified.status.success() && !said.contains(unit), "{}: {said}", verified.status);
 }
 
 #[test]

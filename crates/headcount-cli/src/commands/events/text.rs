@@ -51,12 +51,12 @@ impl LineFormat {
 }
 
 /// `2025-01-31 13:00:00.123` in the local time zone, as the server's own log has it.
-fn time(time_ns: u64, zone: &TimeZone) -> String {
+pub fn time(time_ns: u64, zone: &TimeZone) -> String {
     let stamp = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);
     stamp.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
-fn colour(kind: Kind) -> Style {
+pub fn colour(kind: Kind) -> Style {
     match kind {
         Kind::GenerationStarted | Kind::GenerationEnded | Kind::LeaderElected => paint::HEADING,
         Kind::WorkerStarted | Kind::WorkerRecovered | Kind::HelperStarted => paint::GOOD,

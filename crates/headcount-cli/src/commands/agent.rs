@@ -1,0 +1,209 @@
+//! `headcount agent`: one process for all nodes of a host. `docs/cli/agent.md` is the reference.
+
+mod cluster;
+mod http;
+mod nodes;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use headcount_cluster::config::{Config, DEFAULT_FILE};
+use headcount_cluster::publisher::Ending;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::NodeSelector;
+use crate::outcome::{Outcome, UsageError};
+use cluster::Membership;
+use http::{Listeners, Sockets};
+use nodes::Nodes;
+
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  headcount agent --check                   is /etc/headcount/agent.toml valid?
+  headcount agent --config ./agent.toml
+  curl --unix-socket /run/headcount-agent/agent.sock http://localhost/metrics
+
+Exit codes: 0 stopped by SIGTERM, SIGINT or SIGUSR2, or the configuration is valid; 2 usage error; 4 the configuration \
+is not valid, or the system failed.";
+
+#[derive(Args)]
+#[command(after_help = AGENT_EXAMPLES)]
+pub struct AgentArgs {
+    /// The configuration; /etc/headcount/agent.toml if there is one, and else what is the default for everything
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Only say whether the configuration is valid
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl AgentArgs {
+    fn read(&self) -> anyhow::Result<(String, Config)> {
+        let file = match &self.config {
+            Some(file) => file.clone(),
+            None if !std::path::Path::new(DEFAULT_FILE).exists() => {
+                return Ok((format!("the default ({DEFAULT_FILE} does not exist)"), Config::default()));
+            }
+            None => PathBuf::from(DEFAULT_FILE),
+        };
+        Ok((file.display().to_string(), Config::read(&file)?))
+    }
+}
+
+pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome> {
+    if selector.node.is_some() || selector.registry.is_some() {
+        let text = "the agent follows all nodes of its host: name further registries in its configuration";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let (file, config) = args.read()?;
+    if args.check {
+        anstream::println!("{file} is valid: {}", in_words(&config));
+        return Ok(Outcome::Done);
+    }
+    // Whoever keeps the log notes the time.
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(args, file, config))
+}
+
+fn in_words(config: &Config) -> String {
+    let listen = config.agent.listen.map_or(String::new(), |address| format!(" and {address}"));
+    let cluster = config.cluster.as_ref().map_or("without a cluster".to_owned(), |cluster| {
+        format!(
+            "as host {} of the cluster {} at {}",
+            cluster.host,
+            cluster.name,
+            cluster.endpoints.join(", ")
+        )
+    });
+    format!("listens on {}{listen}, {cluster}", config.agent.socket.display())
+}
+
+async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result<Outcome> {
+    let mut signals = Signals::catch()?;
+    let sockets = Sockets::bind(&config)?;
+    let nodes = Nodes::follow(&config.agent.registries)?;
+    let membership = Membership::begin(&config, nodes.subscribe());
+    let listeners = sockets.serve(&config, &membership);
+    tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config));
+    let mut agent = Agent { config, nodes, membership, listeners: Some(listeners) };
+    tell_manager(&[NotifyState::Ready]);
+    // Half of what the manager waits for; it is fed by the loop that does all the work.
+    let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    let ending = loop {
+        tokio::select! {
+            () = pause(beat) => tell_manager(&[NotifyState::Watchdog]),
+            ended = agent.nodes.ended() => return Err(ended.context("cannot follow the nodes of this host")),
+            asked = signals.next() => match asked {
+                Asked::End(ending) => break ending,
+                Asked::Reload => {
+                    let mut states = vec![NotifyState::Reloading];
+                    states.extend(NotifyState::monotonic_usec_now().ok());
+                    tell_manager(&states);
+                    match args.read() {
+                        Ok((_, new)) => agent.reload(new).await?,
+                        Err(error) => tracing::error!("not reloaded, going on as before: {error:#}"),
+                    }
+                    tell_manager(&[NotifyState::Ready]);
+                }
+            }
+        }
+    };
+    tell_manager(&[NotifyState::Stopping]);
+    agent.membership.end(ending).await;
+    Ok(Outcome::Done)
+}
+
+/// What runs.
+struct Agent {
+    config: Config,
+    nodes: Nodes,
+    membership: Membership,
+    /// `None` only for a moment: where it listens can be listened to again only when it does not any more.
+    listeners: Option<Listeners>,
+}
+
+impl Agent {
+    /// Goes on with another configuration; if that cannot be, as before.
+    async fn reload(&mut self, new: Config) -> anyhow::Result<()> {
+        if let Some(listeners) = self.listeners.take() {
+            listeners.close().await;
+        }
+        let sockets = match Sockets::bind(&new) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::error!("not reloaded, going on as before: {error:#}");
+                self.listeners = Some(Sockets::bind(&self.config)?.serve(&self.config, &self.membership));
+                return Ok(());
+            }
+        };
+        let other_nodes = new.agent.registries != self.config.agent.registries;
+        if other_nodes || new.cluster != self.config.cluster {
+            // First: it tells of these nodes.
+            self.membership.end(Ending::Leave).await;
+            if other_nodes {
+                self.nodes = Nodes::follow(&new.agent.registries)?;
+            }
+            self.membership = Membership::begin(&new, self.nodes.subscribe());
+        }
+        self.listeners = Some(sockets.serve(&new, &self.membership));
+        self.config = new;
+        tracing::info!("reloaded: {}", in_words(&self.config));
+        Ok(())
+    }
+}
+
+async fn pause(beat: Option<std::time::Duration>) {
+    match beat {
+        Some(beat) => tokio::time::sleep(beat).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// There may be none: then this does nothing.
+fn tell_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot tell the service manager: {error}");
+    }
+}
+
+enum Asked {
+    End(Ending),
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hand_over: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Signals> {
+        let catch = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Signals {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hand_over: catch(SignalKind::user_defined2())?,
+            reload: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End(Ending::Leave),
+            _ = self.interrupt.recv() => Asked::End(Ending::Leave),
+            _ = self.hand_over.recv() => Asked::End(Ending::HandOver),
+            _ = self.reload.recv() => Asked::Reload,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What the agent answers: metrics and the page of all nodes of its host, on a socket and, if asked, on a port.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use headcount::Observer;
+use headcount_cluster::config::Config;
+use headcount_cluster::publisher::Status;
+use headcount_report::{Format, NodeDocument, StatusDocument};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::cluster::Membership;
+use super::nodes::registries;
+use crate::commands::status::reading::Reading;
+
+/// So many look at the nodes at once. The others wait.
+const AT_ONCE: usize = 4;
+
+/// What it listens on. When it is dropped, the socket is removed.
+pub struct Sockets {
+    local: UnixListener,
+    network: Option<TcpListener>,
+    path: SocketPath,
+}
+
+/// All that answers there, until it is closed or dropped.
+pub struct Listeners {
+    tasks: JoinSet<()>,
+    _path: SocketPath,
+}
+
+struct SocketPath(PathBuf);
+
+struct Shared {
+    further: Vec<PathBuf>,
+    cluster: Option<Box<dyn Fn() -> Status + Send + Sync>>,
+    room: Semaphore,
+}
+
+impl Sockets {
+    pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
+        let local = listen(&config.agent.socket)?;
+        let path = SocketPath(config.agent.socket.clone());
+        let bind = |address| {
+            let network = std::net::TcpListener::bind(address)?;
+            network.set_nonblocking(true)?;
+            TcpListener::from_std(network)
+        };
+        let network = config.agent.listen.map(|address| {
+            bind(address).with_context(|| format!("cannot listen on {address} (agent.listen)"))
+        });
+        Ok(Sockets { local, network: network.transpose()?, path })
+    }
+
+    pub fn serve(self, config: &Config, membership: &Membership) -> Listeners {
+        let shared = Arc::new(Shared {
+            further: config.agent.registries.clone(),
+            cluster: membership.reader().map(|reader| Box::new(reader) as _),
+            room: Semaphore::new(AT_ONCE),
+        });
+        let app = Router::new()
+            .route("/", get(status))
+            .route("/metrics", get(metrics))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "There is / (a page, or JSON) and /metrics.\n") })
+            .with_state(shared);
+        let mut tasks = JoinSet::new();
+        let Sockets { local, network, path } = self;
+        let answers = app.clone();
+        tasks.spawn(async { ended(axum::serve(local, answers).await) });
+        if let Some(network) = network {
+            tasks.spawn(async { ended(axum::serve(network, app).await) });
+        }
+        Listeners { tasks, _path: path }
+    }
+}
+
+impl Listeners {
+    /// After this, something else can listen there.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+fn ended(how: std::io::Result<()>) {
+    if let Err(error) = how {
+        tracing::error!("does not answer any more: {error}");
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        // It may be gone with its folder.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A socket that everybody may connect to, as everybody may read a registry. What an agent that was killed has left is removed.
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    let what = || format!("cannot listen on {} (agent.socket)", path.display());
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{}: there is something else, which is left alone", what())
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => bail!("{}: another agent answers there", what()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).with_context(what)?
+            }
+            Err(error) => return Err(error).with_context(what),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(what),
+    }
+    let listener = UnixListener::bind(path).with_context(what)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).with_context(what)?;
+    Ok(listener)
+}
+
+async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    answer(shared, Format::negotiate(None, accept)).await
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    answer(shared, Format::Prometheus).await
+}
+
+async fn answer(shared: Arc<Shared>, format: Format) -> Response {
+    // It is never closed.
+    let _turn = shared.room.acquire().await;
+    let sharing = Arc::clone(&shared);
+    let text = tokio::task::spawn_blocking(move || text(&sharing, format)).await;
+    match text.map_err(anyhow::Error::from).and_then(|text| text) {
+        Ok(text) => {
+            let mut answer = ([(header::CONTENT_TYPE, format.content_type())], text).into_response();
+            for (name, value) in format.headers() {
+                if let (Ok(name), Ok(value)) =
+                    (header::HeaderName::try_from(name), header::HeaderValue::try_from(value))
+                {
+                    answer.headers_mut().insert(name, value);
+                }
+            }
+            answer
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+    }
+}
+
+fn text(shared: &Shared, format: Format) -> anyhow::Result<String> {
+    let readings: Vec<Reading> = registries(&shared.further)
+        .into_iter()
+        .filter_map(|path| {
+            // One that cannot be read was told of in the log, and does not hide the others.
+            Observer::open(&path).and_then(|observer| Reading::at(path, &observer)).ok()
+        })
+        .collect();
+    let documents = || {
+        let all = readings.iter().map(|reading| NodeDocument::new(&reading.snapshot, &reading.history));
+        StatusDocument::new(all.collect())
+    };
+    Ok(match format {
+        Format::Json => serde_json::to_string(&documents())? + "\n",
+        Format::Html => headcount_report::page(&documents())?,
+        Format::Prometheus => {
+            let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
+            let cluster = shared.cluster.as_ref().map_or(String::new(), |status| of_cluster(&status()));
+            headcount_report::prometheus(nodes)? + &cluster
+        }
+    })
+}
+
+fn of_cluster(status: &Status) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        (
+            "agent_cluster_connected",
+            "gauge",
+            "1 if this host is there for the cluster.",
+            u64::from(status.connected),
+        ),
+        ("agent_cluster_writes_total", "counter", "Writes to etcd.", status.writes),
+        ("agent_cluster_events_total", "counter", "Events that were told to the cluster.", status.events),
+        (
+            "agent_cluster_events_missed_total",
+            "counter",
+            "Events that were not told to the cluster: too many, or overwritten.",
+            status.missed,
+        ),
+    ] {
+        text += &format!(
+            "# HELP headcount_{name} {help}\n# TYPE headcount_{name} {kind}\nheadcount_{name} {value}\n"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        std::fs::write(&path, "x").unwrap();
+        assert!(format!("{:#}", listen(&path).unwrap_err()).contains("something else"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
+        std::fs::remove_file(&path).unwrap();
+        let first = listen(&path).unwrap();
+        assert!(format!("{:#}", listen(&path).unwrap_err()).contains("another agent answers"));
+        // What one that was killed has left.
+        drop(first);
+        assert!(path.exists());
+        listen(&path).unwrap();
+        let nowhere = format!("{:#}", listen(Path::new("/nowhere/agent.sock")).unwrap_err());
+        assert!(nowhere.contains("/nowhere/agent.sock (agent.socket)"), "{nowhere}");
+    }
+}

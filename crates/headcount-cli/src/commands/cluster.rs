@@ -1,0 +1,92 @@
+//! `headcount cluster`: many hosts at once, by what their agents tell. `docs/cli/cluster.md` is the reference.
+
+mod events;
+mod status;
+mod wait;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use headcount_cluster::config::{ClusterConfig, Config, DEFAULT_FILE};
+use headcount_cluster::follower::{Follower, News};
+
+use crate::args::NodeSelector;
+use crate::escape::escape;
+use crate::outcome::{Outcome, UsageError};
+use events::EventsArgs;
+use status::StatusArgs;
+use wait::WaitArgs;
+
+const CLUSTER_EXAMPLES: &str = "\
+Examples:
+  headcount cluster status                  all hosts, and the nodes of each
+  headcount cluster events --follow         what happens on all of them
+  headcount cluster wait --nodes 12 --serving --timeout 5m
+
+Exit codes: 0 success; 1 timed out (wait); 2 usage error; 4 no cluster is configured, etcd cannot be read, or the system \
+failed.";
+
+#[derive(Args)]
+#[command(after_help = CLUSTER_EXAMPLES)]
+pub struct ClusterArgs {
+    /// The agent's configuration, whose [cluster] says where etcd is
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub config: PathBuf,
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ClusterCommand {
+    /// Show all hosts, and the nodes of each: what serves, in which generation, and what is lost
+    Status(StatusArgs),
+    /// Show what happened on all hosts, as sentences or JSON lines
+    Events(EventsArgs),
+    /// Wait until so many nodes serve, or serve a newer generation; for scripts
+    Wait(WaitArgs),
+}
+
+pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
+    if selector.registry.is_some() {
+        return Err(UsageError(
+            "--registry names a file of this host: with a cluster, use --node".to_owned(),
+        )
+        .into());
+    }
+    let Config { cluster, .. } = Config::read(&args.config)?;
+    let Some(config) = cluster else {
+        bail!(
+            "{}: there is no [cluster] in it: see docs/cluster.md, or name another file with --config",
+            args.config.display()
+        );
+    };
+    let node = selector.node.as_deref();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        match &args.command {
+            ClusterCommand::Status(args) => status::run(config, node, args).await,
+            ClusterCommand::Events(args) => events::run(config, node, args).await,
+            ClusterCommand::Wait(args) => wait::run(config, node, args).await,
+        }
+    })
+}
+
+/// A follower that has read everything once, and what it told until then.
+async fn read(config: ClusterConfig, events: bool) -> anyhow::Result<(Follower, Vec<News>)> {
+    let mut follower = Follower::new(config, events);
+    let mut told = Vec::new();
+    loop {
+        match follower.next().await {
+            News::Read => return Ok((follower, told)),
+            News::Away(trouble) => return Err(trouble.into()),
+            news => told.push(news),
+        }
+    }
+}
+
+/// Says on standard error what is not an answer.
+fn say(what: &str) {
+    anstream::eprintln!("headcount: {}", escape(what));
+}

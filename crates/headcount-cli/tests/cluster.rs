@@ -1,0 +1,14 @@
+//! `headcount agent` and `headcount cluster`: hosts that share a real etcd, with real servers on them. Each host of a test is an
+//! agent with a folder of its own, in which its servers' registries are.
+
+mod program;
+mod scripted;
+
+mod cluster {
+    pub mod fleet;
+
+    mod engine;
+    mod exporter;
+    mod hosts;
+    mod wrong_use;
+}

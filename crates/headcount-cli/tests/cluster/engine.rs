@@ -1,0 +1,268 @@
+//! What happens to etcd, and what it is spared.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use etcd_client::{AlarmAction, AlarmType};
+use testkit::{Signal, permit, process};
+
+use super::fleet::{Fleet, Server, TTL, host, key};
+use crate::scripted::Running;
+
+#[test]
+fn while_etcd_is_away_the_host_goes_on_and_then_tells_what_is_true() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let follower = Running::start(&a.folder, a.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    fleet.etcd.kill();
+    a.agent().says("etcd does not answer");
+    follower.says("etcd does not answer");
+    // Its nodes, and what it answers on the host, are not touched.
+    let victim = server.lose_one();
+    let page = testkit::http::get(&a.socket(), "/metrics").expect("it answers");
+    assert!(page.body.contains("headcount_agent_cluster_connected 0"), "{}", page.body);
+    a.cluster(&["status"]).ended(4).complains("etcd does not answer").complains("refused");
+    fleet.etcd.restart();
+    a.agent().says("is there again");
+    follower.says(&format!("\"pid\":{victim}"));
+    follower.says("etcd answers again");
+    a.sees_node("a", "serving");
+    assert_eq!(a.events_of("worker_died").len(), 1);
+    // Said once each.
+    let said = a.agent().err();
+    for what in ["etcd does not answer", "is there again"] {
+        assert_eq!(said.matches(what).count(), 1, "{what}:\n{said}");
+    }
+    assert_eq!(follower.err().matches("etcd does not answer").count(), 1);
+    assert_eq!(follower.out().matches("worker_died").count(), 1);
+    // The lease has outlived it, so nobody was told anything.
+    assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0));
+}
+
+#[test]
+fn a_lease_that_has_run_out_is_said_and_all_is_told_again() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let _server = Server::start(&a, 1);
+    a.join();
+    a.sees_node("a", "serving");
+    let lease = fleet.client(async |mut etcd| Ok(etcd.get(key("hosts/a"), None).await?.kvs()[0].lease()));
+    fleet.client(async |mut etcd| etcd.lease_revoke(lease).await);
+    a.agent().says("the lease has run out");
+    a.agent().says("is there again");
+    a.sees_node("a", "serving");
+    assert_eq!(a.events_of("host_joined").len(), 2);
+}
+
+#[test]
+fn what_was_compacted_while_nobody_followed_is_said_and_kept_events_still_come() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let follower = Running::start(&a.folder, a.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    follower.signal(Signal::STOP);
+    fleet.etcd.restart();
+    a.agent().says("is there again");
+    let victim = server.lose_one();
+    a.sees("the death", |_| (a.events_of("worker_died").len() == 1).then_some(()));
+    fleet.client(async |mut etcd| {
+        let now = etcd.get("x", None).await?.header().expect("a header").revision();
+        etcd.compact(now, None).await
+    });
+    follower.signal(Signal::CONT);
+    follower.says("etcd has compacted what happened between the revisions");
+    follower.says(&format!("\"pid\":{victim}"));
+    assert_eq!(follower.out().matches("worker_died").count(), 1);
+    // It goes on from there.
+    let next = server.lose_one();
+    follower.says(&format!("\"pid\":{next}"));
+}
+
+/// However much happens on it, a host writes within its bound; and what it does not tell it counts.
+#[test]
+fn a_crash_loop_does_not_drown_etcd() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = fleet.host_with("a", "writes_per_second = 2");
+    let server = Server::start(&a, 4);
+    a.join();
+    a.sees_node("a", "serving");
+    let revision = || {
+        fleet.client(async |mut etcd| Ok(etcd.get("x", None).await?.header().expect("a header").revision()))
+    };
+    let (before, began) = (revision(), Instant::now());
+    let mut deaths = 0;
+    while began.elapsed() < Duration::from_secs(4) {
+        for pid in server.workers() {
+            process::send(pid, Signal::KILL);
+            deaths += 1;
+        }
+        a.sees("whatever it tells", |_| Some(()));
+    }
+    let (writes, seconds) = (revision() - before, began.elapsed().as_secs_f64());
+    // The first ten are free.
+    let bound = 10.0 + 2.0 * seconds + 1.0;
+    assert!(writes as f64 <= bound, "{writes} writes in {seconds} s");
+    assert!(deaths > 20 && writes > 2, "{deaths} deaths, {writes} writes");
+    a.sees_node("a", "crash_loop");
+    a.cluster(&["wait", "--serving", "--timeout", "0"]).ended(1).complains("loop in crashes");
+    // All is told in the end, or counted.
+    let told = a.sees("the end of it", |status| {
+        let node = &host(status, "a")?["nodes"][0];
+        let (head, missed) = (node["head"].as_u64()?, node["missed"].as_u64()?);
+        let newest = headcount::Observer::open(&a.folder.join("web.registry")).ok()?.newest_seq().ok()?;
+        (head == newest).then_some((head, missed))
+    });
+    let events = a.events().iter().filter(|event| !event["seq"].is_null()).count() as u64;
+    let first = a.events().iter().find_map(|event| event["seq"].as_u64()).expect("an event");
+    assert_eq!(first + events + told.1, told.0 + 1, "{events} events, {} missed", told.1);
+}
+
+/// With three members, one may go, be it the one that leads; and without two of them nobody is told anything that is not so.
+#[test]
+fn a_member_less_is_no_loss_and_two_less_are_an_etcd_that_is_away() {
+    let _permit = permit();
+    let mut fleet = Fleet::of_three();
+    let (mut a, mut b) = (fleet.host("a"), fleet.host("b"));
+    let server = Server::start(&a, 2);
+    a.join();
+    b.join();
+    b.sees_node("a", "serving");
+    let follower = Running::start(&b.folder, b.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    let mut victims = Vec::new();
+    for _ in 0..2 {
+        fleet.leader().kill();
+        victims.push(server.lose_one());
+        if victims.len() == 1 {
+            follower.says(&format!("\"pid\":{}", victims[0]));
+        }
+    }
+    // Two of three are gone.
+    a.agent().says("etcd does not answer");
+    a.cluster(&["status"]).ended(4).complains("etcd does not answer");
+    for member in [&mut fleet.etcd].into_iter().chain(&mut fleet.others) {
+        if member.pid() == 0 {
+            member.respawn();
+        }
+    }
+    follower.says(&format!("\"pid\":{}", victims[1]));
+    b.sees_node("a", "serving");
+    let died: Vec<_> = b.events_of("worker_died").iter().map(|e| e["pid"].as_i64()).collect();
+    assert_eq!(died, victims.iter().map(|&pid| Some(i64::from(pid))).collect::<Vec<_>>());
+    assert_eq!((b.events_of("host_lost").len(), b.events_of("host_joined").len()), (0, 2));
+}
+
+#[test]
+fn a_full_etcd_makes_nobody_lost_and_is_told_all_when_it_has_room() {
+    let _permit = permit();
+    let fleet = Fleet::with(&["--quota-backend-bytes", "4194304"]);
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let filled = fleet.client(async |mut etcd| {
+        for n in 0..100 {
+            if etcd.put("filler", vec![n; 1 << 20], None).await.is_err() {
+                return Ok(n);
+            }
+        }
+        Ok(100)
+    });
+    assert!(filled < 100, "it has a quota");
+    let victim = server.lose_one();
+    a.agent().says("etcd takes no writes");
+    // For longer than its lease, were that not kept.
+    let began = Instant::now();
+    while began.elapsed() < TTL * 2 {
+        let status = a.status();
+        assert_eq!(host(&status, "a").expect("it is known")["state"], "here", "{status:#}");
+    }
+    fleet.client(async |mut etcd| {
+        etcd.delete("filler", None).await?;
+        let now = etcd.get("x", None).await?.header().expect("a header").revision();
+        etcd.compact(now, Some(etcd_client::CompactionOptions::new().with_physical())).await?;
+        etcd.defragment().await?;
+        let alarm = etcd.alarm(AlarmAction::Get, AlarmType::None, None).await?.alarms()[0].member_id();
+        let mut one = etcd_client::AlarmOptions::new();
+        one.with_member(alarm);
+        etcd.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(one)).await
+    });
+    a.agent().says("etcd takes writes again");
+    a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    assert_eq!(a.agent().err().matches("etcd takes no writes").count(), 1);
+    assert_eq!(a.events_of("host_joined").len(), 1);
+}
+
+#[test]
+fn an_agent_that_stood_still_is_lost_and_joins_again() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let (mut a, mut b) = (fleet.host("a"), fleet.host("b"));
+    let server = Server::start(&a, 2);
+    a.join();
+    b.join();
+    b.sees_node("a", "serving");
+    a.agent().signal(Signal::STOP);
+    let victim = server.lose_one();
+    b.sees_host("a", "lost");
+    a.agent().signal(Signal::CONT);
+    a.agent().says("the lease has run out");
+    b.sees_host("a", "here");
+    b.sees("the death", |_| b.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    let kinds: Vec<_> = b.events().iter().filter(|e| e["host"] == "a").map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["host_joined", "host_lost", "host_joined", "worker_died", "worker_started"]);
+}
+
+/// Of a folder, in place of what is there.
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let done = Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+    assert!(done.success(), "{} to {}", from.display(), to.display());
+}
+
+#[test]
+fn an_etcd_that_was_set_back_is_said_and_told_again() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let follower = Running::start(&a.folder, a.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    // While nobody writes: an agent writes only when something happens.
+    copy(&fleet.etcd.at("data"), &fleet.etcd.at("older"));
+    let lost = server.lose_one();
+    follower.says(&format!("\"pid\":{lost}"));
+    // So that it is behind by more than the host has to tell again.
+    fleet.client(async |mut etcd| {
+        for _ in 0..200 {
+            etcd.put("x", "y", None).await?;
+        }
+        Ok(())
+    });
+    // Its progress is told with what the follower watches.
+    let seen = server.lose_one();
+    follower.says(&format!("\"pid\":{seen}"));
+    fleet.etcd.kill();
+    copy(&fleet.etcd.at("older"), &fleet.etcd.at("data"));
+    fleet.etcd.restart();
+    follower.says("etcd was set back to an older state");
+    a.agent().says("is there again");
+    // What it does not know any more is told again, once.
+    a.sees("both deaths", |_| (a.events_of("worker_died").len() == 2).then_some(()));
+    let next = server.lose_one();
+    follower.says(&format!("\"pid\":{next}"));
+}

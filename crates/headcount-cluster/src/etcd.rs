@@ -1,0 +1,280 @@
+//! One connection to etcd: each call with a time limit, and each failure in words.
+
+use std::fs;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Error, GetOptions, GetResponse, Identity, KeyValue,
+    LeaseKeepAliveStream, LeaseKeeper, TlsOptions, Txn, TxnResponse, WatchOptions, WatchStream,
+};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::config::ClusterConfig;
+use crate::trouble::Trouble;
+
+/// So many keys are read at once.
+const PAGE: i64 = 500;
+
+/// A connection. It is cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Etcd {
+    client: Client,
+    patience: Duration,
+    prefix: String,
+    endpoints: Vec<String>,
+}
+
+/// So long the next member is not asked while the one before may still answer.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+impl Etcd {
+    /// To one of its members, any that answers. Only to one: of several, the client would go on asking those that are away.
+    pub(crate) async fn connect(config: &ClusterConfig, prefix: &str) -> Result<Etcd, Trouble> {
+        let patience = (config.ttl / 2).clamp(Duration::from_secs(1), Duration::from_secs(5));
+        let options = options(config, patience)?;
+        let mut members = config.endpoints.clone();
+        // So that not all hosts ask the same one.
+        fastrand::shuffle(&mut members);
+        let (mut members, mut attempts, mut troubles) = (members.into_iter(), JoinSet::new(), Vec::new());
+        loop {
+            if let Some(member) = members.next() {
+                attempts.spawn(Etcd::connect_to(member, options.clone(), patience, prefix.to_owned()));
+            }
+            let has_more = members.len() > 0;
+            tokio::select! {
+                Some(attempt) = attempts.join_next() => match attempt {
+                    Ok(Ok(etcd)) => return Ok(etcd),
+                    Ok(Err(trouble)) => troubles.push(trouble),
+                    Err(error) => troubles.push(Trouble::Other { what: "connect", why: error.to_string() }),
+                },
+                () = sleep(HEAD_START), if has_more => {}
+                else => return Err(worst(troubles)),
+            }
+        }
+    }
+
+    async fn connect_to(
+        endpoint: String,
+        options: ConnectOptions,
+        patience: Duration,
+        prefix: String,
+    ) -> Result<Etcd, Trouble> {
+        let endpoints = vec![endpoint];
+        let connecting = Client::connect(&endpoints, Some(options));
+        let client = match tokio::time::timeout(patience, connecting).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await),
+            Err(_) => return Err(away(&endpoints, None).await),
+        };
+        let root = prefix.clone();
+        let etcd = Etcd { client, patience, prefix, endpoints };
+        // It is connected when it has answered, for all of etcd: a member that is cut off from the others cannot.
+        etcd.revision(&root).await.map(|_| etcd)
+    }
+
+    async fn call<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(self.patience, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
+            Err(_) => Err(away(&self.endpoints, None).await),
+        }
+    }
+
+    pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64, Trouble> {
+        let mut client = self.client.lease_client();
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        Ok(self.call("get a lease", client.grant(seconds, None)).await?.id())
+    }
+
+    pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Trouble> {
+        let mut client = self.client.lease_client();
+        self.call("give up the lease", client.revoke(lease)).await.map(drop)
+    }
+
+    /// Extends a lease once, and can go on to do so.
+    pub(crate) async fn keep_alive(
+        &self,
+        lease: i64,
+    ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
+        let mut client = self.client.lease_client();
+        self.call("keep the lease", client.keep_alive(lease)).await
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Trouble> {
+        let mut client = self.client.kv_client();
+        let mut answer = self.call("read", client.get(key, None)).await?;
+        Ok(answer.take_kvs().pop())
+    }
+
+    /// All keys with this prefix, as of this revision, or as of now; and which revision that is.
+    pub(crate) async fn all(
+        &self,
+        prefix: &str,
+        revision: Option<i64>,
+    ) -> Result<(Vec<KeyValue>, i64), Trouble> {
+        let mut client = self.client.kv_client().max_decoding_message_size(64 << 20);
+        let (mut found, mut at, mut from) = (Vec::new(), revision, prefix.as_bytes().to_vec());
+        let end = end_of(prefix);
+        loop {
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            if let Some(revision) = at {
+                options = options.with_revision(revision);
+            }
+            let mut page = self.call("read", client.get(from.clone(), Some(options))).await?;
+            let revision = *at.get_or_insert(revision_of(&page));
+            found.extend(page.take_kvs());
+            match found.last() {
+                Some(last) if page.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => return Ok((found, revision)),
+            }
+        }
+    }
+
+    pub(crate) async fn revision(&self, key: &str) -> Result<i64, Trouble> {
+        let mut client = self.client.kv_client();
+        self.call("read", client.get(key, Some(GetOptions::new().with_count_only())))
+            .await
+            .map(|a| revision_of(&a))
+    }
+
+    pub(crate) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, Trouble> {
+        let mut client = self.client.kv_client();
+        self.call(what, client.txn(txn)).await
+    }
+
+    /// What changes under this prefix, or to this key, from this revision on.
+    pub(crate) async fn watch(
+        &self,
+        key: &str,
+        is_prefix: bool,
+        revision: i64,
+    ) -> Result<WatchStream, Trouble> {
+        let mut client = self.client.watch_client().max_decoding_message_size(64 << 20);
+        let options = WatchOptions::new().with_start_revision(revision).with_progress_notify();
+        let options = if is_prefix { options.with_prefix() } else { options };
+        self.call("watch", client.watch(key, Some(options))).await
+    }
+
+    pub(crate) fn trouble(&self, error: &Error, what: &'static str) -> Trouble {
+        Trouble::of(error, what, &self.prefix)
+    }
+}
+
+/// Of those of all members: one that says what to do before those that do not answer.
+fn worst(mut troubles: Vec<Trouble>) -> Trouble {
+    if let Some(at) = troubles.iter().position(|trouble| !matches!(trouble, Trouble::Away(_))) {
+        return troubles.swap_remove(at);
+    }
+    let mut reasons: Vec<_> = troubles
+        .into_iter()
+        .filter_map(|trouble| if let Trouble::Away(why) = trouble { Some(why) } else { None })
+        .collect();
+    reasons.sort();
+    Trouble::Away(reasons.join("; "))
+}
+
+async fn explained(trouble: Trouble, endpoints: &[String]) -> Trouble {
+    match trouble {
+        Trouble::Away(why) => away(endpoints, Some(why)).await,
+        trouble => trouble,
+    }
+}
+
+fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions, Trouble> {
+    // A connection whose other end is gone without a word is noticed, also while nothing is asked. Without a leader, an answer
+    // could be old.
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(patience)
+        .with_keep_alive(Duration::from_secs(10), patience)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    let read = |path: &std::path::Path| {
+        fs::read(path)
+            .map_err(|e| Trouble::Other { what: "read a file", why: format!("{}: {e}", path.display()) })
+    };
+    if let (Some(user), Some(path)) = (&config.user, &config.password_file) {
+        let password = String::from_utf8_lossy(&read(path)?).trim_end_matches(['\r', '\n']).to_owned();
+        options = options.with_user(user, password);
+    }
+    if let Some(ca) = &config.ca {
+        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+        if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        options = options.with_tls(tls);
+    }
+    Ok(options)
+}
+
+fn revision_of(answer: &GetResponse) -> i64 {
+    answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+}
+
+/// The first key after those with this prefix.
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // Our prefixes end with a slash.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// The client does not always tell why it cannot connect, or it tells it of one endpoint only: so that is tried once more,
+/// plainly. `why`: what it tells.
+async fn away(endpoints: &[String], why: Option<String>) -> Trouble {
+    let all = endpoints.to_vec();
+    let asking = tokio::task::spawn_blocking(move || {
+        all.iter().map(|endpoint| (endpoint.clone(), why_not(endpoint))).collect::<Vec<_>>()
+    });
+    let why =
+        why.unwrap_or_else(|| "it does not answer. Is it etcd? Has it a leader? http or https?".to_owned());
+    // A name server may take its time.
+    let asked = tokio::time::timeout(Duration::from_secs(2), asking).await;
+    let Ok(Ok(reasons)) = asked else { return Trouble::Away(format!("{}: {why}", endpoints.join(", "))) };
+    let reasons = reasons.into_iter().map(|(endpoint, reason)| match reason {
+        Some(reason) => format!("{endpoint}: {reason}"),
+        None => format!("{endpoint} takes the connection: {why}"),
+    });
+    Trouble::Away(reasons.collect::<Vec<_>>().join("; "))
+}
+
+/// Why there is no connection; `None` if there is one.
+fn why_not(endpoint: &str) -> Option<String> {
+    let address = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let address = match address.to_socket_addrs() {
+        Ok(mut addresses) => addresses.next(),
+        Err(error) => return Some(error.to_string()),
+    };
+    let Some(address) = address else { return Some("it has no address".to_owned()) };
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).err().map(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_where_the_next_one_begins() {
+        assert_eq!(end_of("/headcount/v1/shop/"), b"/headcount/v1/shop0");
+    }
+
+    #[test]
+    fn why_there_is_no_answer_is_said() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        assert_eq!(why_not(&format!("http://{address}")), None);
+        drop(free);
+        assert!(why_not(&format!("http://{address}")).unwrap().contains("refused"));
+    }
+}

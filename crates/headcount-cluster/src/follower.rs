@@ -1,0 +1,230 @@
+//! Reads the picture of the cluster at a revision, and follows it from there, through whatever happens to etcd.
+
+use std::collections::VecDeque;
+
+use etcd_client::{EventType, KeyValue, WatchStream};
+use tokio::time::sleep;
+
+use crate::config::ClusterConfig;
+use crate::etcd::Etcd;
+use crate::fleet::Fleet;
+use crate::keys::{Key, Keys};
+use crate::pace::Backoff;
+use crate::trouble::Trouble;
+use crate::value::{self, EventValue, Unreadable};
+
+/// What a follower has to tell.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// All was read, for the first time or anew: see [`Follower::fleet`].
+    Read,
+    /// The picture has changed: see [`Follower::fleet`].
+    Changed,
+    /// Something has happened.
+    Event(FleetEvent),
+    /// An event that cannot be read, by its key.
+    Unreadable(String, Unreadable),
+    /// What has changed after this revision could not be followed, up to that one, since etcd had compacted it. Events that are
+    /// kept still follow; those that were not kept so long are missing.
+    Missed {
+        /// The last revision that was seen.
+        after: i64,
+        /// The one that was read instead.
+        upto: i64,
+    },
+    /// etcd holds less than was seen: it was restored from an older state. All is read anew.
+    SetBack,
+    /// Why it cannot be followed just now. It is tried again, and what happens meanwhile follows. Once.
+    Away(Trouble),
+    /// It goes on.
+    Back,
+}
+
+/// An event of a host or of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FleetEvent {
+    /// The host.
+    pub host: String,
+    /// The node, if it is about one.
+    pub node: Option<String>,
+    /// Which registry, or which lease, numbers it.
+    pub registry: String,
+    /// Its number there.
+    pub number: u64,
+    /// etcd's revision: the order over all hosts.
+    pub revision: i64,
+    /// What has happened.
+    pub value: EventValue,
+}
+
+/// Follows one cluster.
+pub struct Follower {
+    config: ClusterConfig,
+    keys: Keys,
+    events: bool,
+    fleet: Fleet,
+    /// The last revision that was taken in; 0 before the first.
+    revision: i64,
+    connection: Option<(Etcd, WatchStream)>,
+    queue: VecDeque<News>,
+    backoff: Backoff,
+    is_away: bool,
+}
+
+impl Follower {
+    /// Of this cluster; with the events that are kept, and those that come, or without.
+    #[must_use]
+    pub fn new(config: ClusterConfig, events: bool) -> Follower {
+        Follower {
+            keys: Keys::new(&config.prefix, &config.name),
+            config,
+            events,
+            fleet: Fleet::default(),
+            revision: 0,
+            connection: None,
+            queue: VecDeque::new(),
+            backoff: Backoff::default(),
+            is_away: false,
+        }
+    }
+
+    /// The picture, as of the last news.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The last revision that was taken in.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// What comes next. It can be given up at any time: what it has taken in is told by the next call.
+    pub async fn next(&mut self) -> News {
+        loop {
+            if let Some(news) = self.queue.pop_front() {
+                return news;
+            }
+            if let Err(trouble) = self.advance().await {
+                self.connection = None;
+                if trouble == Trouble::Compacted {
+                    // The next attempt reads all anew.
+                    continue;
+                }
+                if !std::mem::replace(&mut self.is_away, true) {
+                    return News::Away(trouble);
+                }
+                sleep(self.backoff.next()).await;
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<(), Trouble> {
+        let Some((etcd, changes)) = &mut self.connection else { return self.connect().await };
+        let Some(answer) = changes.message().await.map_err(|e| etcd.trouble(&e, "watch"))? else {
+            return Err(Trouble::Away("it has ended the watch".to_owned()));
+        };
+        if answer.compact_revision() > 0 {
+            return self.read_anew().await;
+        }
+        if answer.canceled() {
+            return Err(Trouble::Other { what: "watch", why: answer.cancel_reason().to_owned() });
+        }
+        if std::mem::take(&mut self.is_away) {
+            self.queue.push_back(News::Back);
+        }
+        self.backoff.succeeded();
+        let mut changed = false;
+        for event in answer.events() {
+            let Some(kv) = event.kv() else { continue };
+            let is_put = event.event_type() == EventType::Put;
+            self.revision = self.revision.max(kv.mod_revision());
+            changed |= self.fleet.take(&self.keys, kv.key(), is_put.then(|| kv.value()));
+            // One that is written again is the same.
+            if is_put && kv.version() == 1 {
+                self.event(kv);
+            }
+        }
+        // One without events says up to where there are none; but the first only says that it watches, and what etcd has.
+        if answer.events().is_empty()
+            && !answer.created()
+            && let Some(header) = answer.header()
+        {
+            self.revision = self.revision.max(header.revision());
+        }
+        if changed {
+            self.queue.push_back(News::Changed);
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<(), Trouble> {
+        let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
+        if self.revision == 0 {
+            self.read(&etcd, 0).await?;
+            self.queue.push_back(News::Read);
+        } else if etcd.revision(self.keys.root()).await? < self.revision {
+            self.queue.push_back(News::SetBack);
+            // What it holds was told.
+            self.read(&etcd, i64::MAX).await?;
+            self.queue.push_back(News::Read);
+        }
+        let changes = etcd.watch(self.keys.root(), true, self.revision + 1).await?;
+        self.connection = Some((etcd, changes));
+        Ok(())
+    }
+
+    async fn read_anew(&mut self) -> Result<(), Trouble> {
+        let Some((etcd, _)) = self.connection.take() else { return Ok(()) };
+        let after = self.revision;
+        let before = self.queue.len();
+        self.read(&etcd, after).await?;
+        self.queue.insert(before, News::Missed { after, upto: self.revision });
+        self.queue.push_back(News::Read);
+        let changes = etcd.watch(self.keys.root(), true, self.revision + 1).await?;
+        self.connection = Some((etcd, changes));
+        Ok(())
+    }
+
+    /// Reads all, and tells the kept events that are newer than this revision. Nothing is taken in before all is read.
+    async fn read(&mut self, etcd: &Etcd, newer_than: i64) -> Result<(), Trouble> {
+        let (mut found, revision) = etcd.all(&self.keys.hosts(), None).await?;
+        for prefix in [self.keys.all_known(), self.keys.nodes()] {
+            found.extend(etcd.all(&prefix, Some(revision)).await?.0);
+        }
+        let mut events = match self.events {
+            true => etcd.all(&self.keys.events(), Some(revision)).await?.0,
+            false => Vec::new(),
+        };
+        self.fleet = Fleet::default();
+        for kv in &found {
+            self.fleet.take(&self.keys, kv.key(), Some(kv.value()));
+        }
+        self.revision = revision;
+        events.retain(|kv| kv.create_revision() > newer_than);
+        // Of one write, in their order in it.
+        events.sort_by(|a, b| (a.create_revision(), a.key()).cmp(&(b.create_revision(), b.key())));
+        events.iter().for_each(|kv| self.event(kv));
+        Ok(())
+    }
+
+    fn event(&mut self, kv: &KeyValue) {
+        let Some(Key::Event { host, node, registry, number }) =
+            self.keys.parse(kv.key()).filter(|_| self.events)
+        else {
+            return;
+        };
+        self.queue.push_back(match value::parse::<EventValue>(kv.value()) {
+            Ok(value) => News::Event(FleetEvent {
+                host,
+                node,
+                registry,
+                number,
+                revision: kv.create_revision(),
+                value,
+            }),
+            Err(why) => News::Unreadable(String::from_utf8_lossy(kv.key()).into_owned(), why),
+        });
+    }
+}

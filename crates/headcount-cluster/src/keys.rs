@@ -1,0 +1,181 @@
+//! Where in etcd what is: docs/cluster.md lists them all.
+
+/// The keys of one cluster.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    root: String,
+}
+
+/// What a key is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// That a host is there, as long as its lease lasts.
+    Host(String),
+    /// What is known of a host, also when it is not there.
+    Known(String),
+    /// The state of a node of a host.
+    Node(String, String),
+    /// An event of a node, or of the host itself.
+    Event { host: String, node: Option<String>, registry: String, number: u64 },
+}
+
+/// In place of a node's name, where the host itself is meant. No name is written so: an @ in one is written as %40.
+const HOST_ITSELF: &str = "@host";
+/// Of a host: it has joined; it has left or is lost.
+pub(crate) const JOINED: u64 = 1;
+pub(crate) const GONE: u64 = 2;
+
+impl Keys {
+    /// Those of the cluster of this name.
+    #[must_use]
+    pub fn new(prefix: &str, cluster: &str) -> Keys {
+        Keys { root: format!("{prefix}/v1/{}/", segment(cluster)) }
+    }
+
+    /// What they all begin with.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    pub(crate) fn hosts(&self) -> String {
+        format!("{}hosts/", self.root)
+    }
+
+    pub(crate) fn host(&self, host: &str) -> String {
+        self.hosts() + &segment(host)
+    }
+
+    pub(crate) fn all_known(&self) -> String {
+        format!("{}known/", self.root)
+    }
+
+    pub(crate) fn known(&self, host: &str) -> String {
+        self.all_known() + &segment(host)
+    }
+
+    pub(crate) fn nodes(&self) -> String {
+        format!("{}nodes/", self.root)
+    }
+
+    pub(crate) fn nodes_of(&self, host: &str) -> String {
+        format!("{}{}/", self.nodes(), segment(host))
+    }
+
+    pub(crate) fn node(&self, host: &str, node: &str) -> String {
+        self.nodes_of(host) + &segment(node)
+    }
+
+    pub(crate) fn events(&self) -> String {
+        format!("{}events/", self.root)
+    }
+
+    /// Numbers have so many digits that they are sorted as text is.
+    pub(crate) fn event(&self, host: &str, node: &str, registry: &str, number: u64) -> String {
+        format!("{}{}/{}/{registry}/{number:020}", self.events(), segment(host), segment(node))
+    }
+
+    /// Each time that a host is there, it has another lease.
+    pub(crate) fn host_event(&self, host: &str, lease: i64, number: u64) -> String {
+        format!("{}{}/{HOST_ITSELF}/{lease:x}/{number:020}", self.events(), segment(host))
+    }
+
+    /// Which host notes who is lost.
+    pub(crate) fn teller(&self) -> String {
+        format!("{}roles/@teller", self.root)
+    }
+
+    /// What a key is about. `None`: of a later version, or somebody else's.
+    pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        match parts[..] {
+            ["hosts", host] => Some(Key::Host(name(host)?)),
+            ["known", host] => Some(Key::Known(name(host)?)),
+            ["nodes", host, node] => Some(Key::Node(name(host)?, name(node)?)),
+            ["events", host, node, registry, number] => Some(Key::Event {
+                host: name(host)?,
+                node: if node == HOST_ITSELF { None } else { Some(name(node)?) },
+                registry: registry.to_owned(),
+                number: number.parse().ok()?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A name as a part of a key: what could end the part, or say something else there, is written as %XX.
+fn segment(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b':' | b'+' | b'~' => {
+                text.push(char::from(byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+fn name(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next()?, rest.next()?];
+        bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+    }
+    String::from_utf8(bytes).ok().filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_go_there_and_back() {
+        let keys = Keys::new("/headcount", "shop");
+        assert_eq!(keys.host("web-1"), "/headcount/v1/shop/hosts/web-1");
+        assert_eq!(
+            keys.event("web-1", "nginx", "17f", 42),
+            "/headcount/v1/shop/events/web-1/nginx/17f/00000000000000000042"
+        );
+        for name in ["web-1", "a/b", "%", "@host", "Ä ö", "x\ny", ".", "~"] {
+            let node = Key::Node(name.to_owned(), name.to_owned());
+            assert_eq!(keys.parse(keys.node(name, name).as_bytes()), Some(node));
+            assert_eq!(keys.parse(keys.known(name).as_bytes()), Some(Key::Known(name.to_owned())));
+            let event = |node: Option<&str>, registry: &str, number| Key::Event {
+                host: name.to_owned(),
+                node: node.map(str::to_owned),
+                registry: registry.to_owned(),
+                number,
+            };
+            assert_eq!(
+                keys.parse(keys.event(name, name, "1f", 7).as_bytes()),
+                Some(event(Some(name), "1f", 7))
+            );
+            assert_eq!(keys.parse(keys.host_event(name, 31, GONE).as_bytes()), Some(event(None, "1f", 2)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_nothing() {
+        let keys = Keys::new("/headcount", "shop");
+        for key in [
+            &b"/headcount/v1/shopping/hosts/x"[..],
+            b"/headcount/v1/shop/hosts/",
+            b"/headcount/v1/shop/hosts/%zz",
+            b"/headcount/v1/shop/hosts/%",
+            b"/headcount/v1/shop/nodes/x",
+            b"/headcount/v1/shop/events/a/b/c/not-a-number",
+            b"/headcount/v1/shop/later/x",
+            b"\xff\xfe",
+        ] {
+            assert_eq!(keys.parse(key), None, "{}", String::from_utf8_lossy(key));
+        }
+    }
+}

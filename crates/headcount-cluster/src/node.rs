@@ -1,0 +1,151 @@
+//! One node of this host: what is to be told of it, and what has been told.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use headcount::{Cursor, Event, Observer, RegistryInfo, Snapshot};
+use headcount_report::{EventDocument, History};
+use serde_json::Value;
+
+use crate::value::{EventValue, NodeValue, VERSION};
+
+/// So many events go into one write: etcd takes 128 operations at once.
+pub(crate) const AT_ONCE: usize = 64;
+/// So many events that were not told yet are caught up with. Of more, the oldest are counted and not told.
+pub(crate) const CATCH_UP: u64 = 1024;
+/// So many events are kept to tell a crash loop by.
+const REMEMBERED: usize = 2048;
+
+/// What was told of a node, as etcd has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) value: Option<NodeValue>,
+}
+
+/// What there is to write.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    pub(crate) events: Vec<(u64, EventValue)>,
+    pub(crate) value: NodeValue,
+    /// There is more to tell than fits into one write.
+    pub(crate) more: bool,
+    /// How many events are left out, and told by their number.
+    pub(crate) skipped: u64,
+}
+
+/// A node, read through its registry.
+pub(crate) struct Node {
+    path: PathBuf,
+    observer: Option<Observer>,
+    info: RegistryInfo,
+    /// The last events, and where the next one is read.
+    recent: VecDeque<Event>,
+    recent_to: Cursor,
+}
+
+impl Node {
+    pub(crate) fn new(path: &Path) -> Node {
+        Node {
+            path: path.to_owned(),
+            observer: None,
+            info: RegistryInfo::default(),
+            recent: VecDeque::new(),
+            recent_to: Cursor::oldest(),
+        }
+    }
+
+    /// The node at this instant.
+    pub(crate) fn look(&mut self) -> headcount::Result<(Snapshot, NodeValue)> {
+        if self.observer.as_ref().is_none_or(|observer| !observer.is_current()) {
+            // One that was removed, and not replaced, may still be alive: it stays open.
+            match (Observer::open(&self.path), &self.observer) {
+                (Ok(observer), _) => {
+                    self.info = observer.registry()?;
+                    self.recent.clear();
+                    let head = observer.newest_seq()?;
+                    self.recent_to = Cursor::at(head.saturating_sub(REMEMBERED as u64) + 1);
+                    self.observer = Some(observer);
+                }
+                (Err(error), None) => return Err(error),
+                (Err(_), Some(_)) => {}
+            }
+        }
+        let Some(observer) = &self.observer else {
+            unreachable!("it was opened, or there was one before");
+        };
+        let snapshot = observer.snapshot()?;
+        self.recent.extend(observer.events(&mut self.recent_to, REMEMBERED)?.events);
+        while self.recent.len() > REMEMBERED
+            || self.recent.front().is_some_and(|event| is_old(event, &snapshot))
+        {
+            self.recent.pop_front();
+        }
+        let value = NodeValue::of(&snapshot, &History::of(&self.recent, &snapshot));
+        Ok((snapshot, value))
+    }
+
+    /// What is to be written, if etcd has `told`. `since`: since when this host is there.
+    pub(crate) fn writing(
+        &mut self,
+        told: &Told,
+        since: f64,
+    ) -> headcount::Result<(String, Option<Writing>)> {
+        let (snapshot, mut value) = self.look()?;
+        let Some(observer) = &self.observer else { return Ok((snapshot.node, None)) };
+        value.registry = format!("{:x}", self.info.created_ns);
+        let head = snapshot.head;
+        // Where to go on. Of a node that was not known there, what it did before its host was there is history.
+        let (from, mut missed) = match &told.value {
+            None => (newest_before(observer, head, since)?, 0),
+            Some(old) if old.registry == value.registry => (old.head.min(head), old.missed),
+            // The numbers go on.
+            Some(old) if self.goes_on_from(&old.registry) => (old.head.min(head), old.missed),
+            Some(_) => (0, 0),
+        };
+        let start = from.max(head.saturating_sub(CATCH_UP));
+        let mut cursor = Cursor::at(start + 1);
+        let batch = observer.events(&mut cursor, AT_ONCE)?;
+        let last = batch.events.last().map_or(start, |event| event.seq);
+        let told_now = batch.events.len() as u64;
+        // What lies between was skipped here, or overwritten before it could be read.
+        let skipped = last.saturating_sub(from).saturating_sub(told_now);
+        missed += skipped;
+        (value.head, value.missed) = (last, missed);
+        let more = last < head;
+        let changed = told.value.as_ref().is_none_or(|old| !old.agrees(&value));
+        if !changed {
+            return Ok((snapshot.node, None));
+        }
+        value.time = snapshot.time_ns as f64 / 1e9;
+        let events = batch.events.iter().map(|event| (event.seq, document(&snapshot.node, event))).collect();
+        Ok((snapshot.node, Some(Writing { events, value, more, skipped })))
+    }
+
+    fn goes_on_from(&self, registry: &str) -> bool {
+        self.info.goes_on.is_some_and(|(created_ns, _)| format!("{created_ns:x}") == registry)
+    }
+}
+
+/// The number of the last event before this time, of those that would be caught up with.
+fn newest_before(observer: &Observer, head: u64, since: f64) -> headcount::Result<u64> {
+    let first = head.saturating_sub(CATCH_UP) + 1;
+    let recent = observer.events(&mut Cursor::at(first), CATCH_UP as usize)?.events;
+    let after = recent.iter().find(|event| event.time_ns as f64 / 1e9 >= since);
+    Ok(after.map_or(head, |event| event.seq - 1))
+}
+
+fn is_old(event: &Event, snapshot: &Snapshot) -> bool {
+    let age = Duration::from_nanos(snapshot.boot_ns.saturating_sub(event.boot_ns));
+    // A worker's start is needed to tell how long it lived, if its end does not tell.
+    age > History::WINDOW + History::YOUNG
+}
+
+fn document(node: &str, event: &Event) -> EventValue {
+    let document = match serde_json::to_value(EventDocument::new(node, event)) {
+        Ok(Value::Object(document)) => document,
+        // It is a structure of plain members.
+        _ => serde_json::Map::new(),
+    };
+    EventValue { v: VERSION, document }
+}

@@ -1,0 +1,467 @@
+//! Tells the cluster of this host: that it is there, and what its nodes do. Writes only what has changed, and never more than
+//! its bound; goes on by itself after etcd was away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{PutOptions, Txn, TxnOp};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::Nodes;
+use crate::config::ClusterConfig;
+use crate::etcd::Etcd;
+use crate::keys::{Key, Keys};
+use crate::node::{Node, Told, Writing};
+use crate::pace::{Backoff, Pace};
+use crate::presence::{self, EventLease, Leases, is_ours, json};
+use crate::teller;
+use crate::trouble::Trouble;
+use crate::value::{self, NodeValue};
+
+/// How the publisher is to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Not yet.
+    #[default]
+    GoOn,
+    /// The host leaves the cluster, at once.
+    Leave,
+    /// Another agent of this host takes over: nobody is told anything.
+    HandOver,
+}
+
+/// How it is with the cluster, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether this host is there for the others.
+    pub connected: bool,
+    /// What is wrong, if something is.
+    pub trouble: Option<Trouble>,
+    /// How many writes there were.
+    pub writes: u64,
+    /// How many events were told.
+    pub events: u64,
+    /// How many events were not told: there were too many, or they were overwritten.
+    pub missed: u64,
+}
+
+/// Shared with whoever shows it.
+pub type SharedStatus = Arc<Mutex<Status>>;
+
+/// Events come in groups: a death, its replacement. So long they are gathered.
+const GATHER: Duration = Duration::from_millis(2);
+/// How often a node is looked at while something is in progress whose end no event tells,
+const SOON: Duration = Duration::from_millis(50);
+/// and otherwise.
+const SELDOM: Duration = Duration::from_secs(5);
+
+/// One host's voice.
+pub struct Publisher {
+    config: ClusterConfig,
+    keys: Keys,
+    nodes: watch::Receiver<Nodes>,
+    ending: watch::Receiver<Ending>,
+    status: SharedStatus,
+    /// By their registries, with the number that each had when it was looked at last.
+    open: BTreeMap<PathBuf, (Node, u64)>,
+    /// What etcd has, by the nodes' names.
+    told: BTreeMap<String, Told>,
+    pace: Pace,
+    events: EventLease,
+    /// A lease for what is known of the host that an attempt to join has got.
+    spare: Option<i64>,
+    /// What was said of registries, so that it is said once.
+    said: BTreeSet<String>,
+}
+
+/// How a session ended.
+enum End {
+    Asked,
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> End {
+        End::Trouble(trouble)
+    }
+}
+
+impl Publisher {
+    /// For this host, whose nodes are these.
+    #[must_use]
+    pub fn new(
+        config: ClusterConfig,
+        nodes: watch::Receiver<Nodes>,
+        ending: watch::Receiver<Ending>,
+        status: SharedStatus,
+    ) -> Publisher {
+        Publisher {
+            keys: Keys::new(&config.prefix, &config.name),
+            pace: Pace::new(config.writes_per_second, Instant::now()),
+            events: EventLease::new(&config),
+            config,
+            nodes,
+            ending,
+            status,
+            open: BTreeMap::new(),
+            told: BTreeMap::new(),
+            spare: None,
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// Until it is asked to end.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut said: Option<Trouble> = None;
+        loop {
+            let ended = self.session(&mut backoff, &mut said).await;
+            let End::Trouble(trouble) = ended else { return };
+            self.note(|status| (status.connected, status.trouble) = (false, Some(trouble.clone())));
+            // Once for each kind: while etcd is away, what exactly fails changes with every attempt.
+            if said
+                .as_ref()
+                .is_none_or(|said| std::mem::discriminant(said) != std::mem::discriminant(&trouble))
+            {
+                tracing::warn!(
+                    "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
+                    self.config.name
+                );
+                said = Some(trouble);
+            }
+            let pause = backoff.next();
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = asked(&mut self.ending) => {
+                    if *self.ending.borrow() == Ending::Leave {
+                        tracing::warn!(
+                            "cluster {}: could not tell that this host leaves: the others will call it lost",
+                            self.config.name
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn session(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> End {
+        match self.session_until(backoff, said).await {
+            Ok(()) => End::Asked,
+            Err(end) => end,
+        }
+    }
+
+    async fn session_until(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> Result<(), End> {
+        if *self.ending.borrow() != Ending::GoOn {
+            return Ok(());
+        }
+        let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
+        let leases =
+            presence::register(&etcd, &self.keys, &self.config, &mut self.events, &mut self.spare).await?;
+        self.read_told(&etcd).await?;
+        backoff.succeeded();
+        let how = match (said.take(), leases.adopted) {
+            (Some(_), _) => "is there again: telling what is true now",
+            (None, true) => "goes on where the agent before has ended",
+            (None, false) => "has joined",
+        };
+        tracing::info!("cluster {}: host {} {how}", self.config.name, self.config.host);
+        self.note(|status| (status.connected, status.trouble) = (true, None));
+        // In tasks of their own: a write that waits for etcd must not keep the lease from being extended.
+        let mut tasks = JoinSet::new();
+        let (keys, config) = (self.keys.clone(), self.config.clone());
+        tasks.spawn(keep(etcd.clone(), leases.presence, self.config.ttl));
+        tasks.spawn(teller::run(etcd.clone(), keys, config, leases.presence));
+        self.tell(&etcd, leases, &mut tasks).await
+    }
+
+    /// What etcd has of this host.
+    async fn read_told(&mut self, etcd: &Etcd) -> Result<(), Trouble> {
+        self.told.clear();
+        let (found, _) = etcd.all(&self.keys.nodes_of(&self.config.host), None).await?;
+        for kv in found {
+            let Some(Key::Node(_, node)) = self.keys.parse(kv.key()) else { continue };
+            let value = value::parse::<NodeValue>(kv.value());
+            // It is ours: what cannot be read is written anew.
+            self.told.insert(node, Told { value: value.ok() });
+        }
+        for (_, looked_at) in self.open.values_mut() {
+            *looked_at = 0;
+        }
+        Ok(())
+    }
+
+    /// Until it is asked to end, or something is wrong: then one of the tasks ends as well.
+    async fn tell(&mut self, etcd: &Etcd, leases: Leases, tasks: &mut JoinSet<Trouble>) -> Result<(), End> {
+        let mut next_records = Instant::now() + self.config.forget_after / 4;
+        // When to look next, and whether at all nodes or at those of which something was heard.
+        let mut next_look = Instant::now();
+        let mut next_round = Instant::now();
+        let mut full = Backoff::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = asked(&mut self.ending) => {
+                    if *self.ending.borrow() == Ending::Leave {
+                        presence::leave(etcd, &self.keys, &self.config, leases, &mut self.events).await?;
+                        tracing::info!("cluster {}: host {} has left", self.config.name, self.config.host);
+                    }
+                    return Ok(());
+                }
+                ended = tasks.join_next() => return Err(End::Trouble(match ended {
+                    Some(Ok(trouble)) => trouble,
+                    Some(Err(error)) => Trouble::Other { what: "go on", why: error.to_string() },
+                    None => Trouble::LeaseGone,
+                })),
+                () = sleep_until(next_look) => {
+                    let now = Instant::now();
+                    let round = now >= next_round;
+                    let writes = self.read_status(|status| status.writes);
+                    next_look = match self.write(etcd, leases, round).await {
+                        Ok(soon) => {
+                            if self.read_status(|status| status.writes) > writes {
+                                self.full(None);
+                                full.succeeded();
+                            }
+                            soon.unwrap_or(now + SELDOM)
+                        }
+                        // The host is there all the same, and its lease can be kept.
+                        Err(Trouble::Full(why)) => {
+                            self.full(Some(Trouble::Full(why)));
+                            now + full.next()
+                        }
+                        Err(trouble) => return Err(trouble.into()),
+                    };
+                    if round {
+                        next_round = now + SELDOM;
+                    }
+                    let is_full = self.is_full();
+                    next_look = if is_full { next_look } else { next_look.min(next_round) };
+                    if now > next_records {
+                        etcd.keep_alive(leases.records).await.map_err(End::from)?;
+                        next_records = now + self.config.forget_after / 4;
+                    }
+                }
+                changed = self.nodes.changed() => {
+                    // Whoever watches the nodes is gone only when the agent ends.
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    if !self.is_full() {
+                        next_look = next_look.min(Instant::now() + GATHER);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what is to be written, within the bound. When to look again, if that is soon. `round`: look at all nodes, since
+    /// some changes no event tells.
+    async fn write(&mut self, etcd: &Etcd, leases: Leases, round: bool) -> Result<Option<Instant>, Trouble> {
+        let nodes = self.nodes.borrow_and_update().clone();
+        self.open.retain(|path, _| nodes.contains_key(path));
+        let mut soon: Option<Instant> = None;
+        let mut at = |when: Instant| soon = Some(soon.map_or(when, |soon| soon.min(when)));
+        let mut there = BTreeSet::new();
+        let mut complete = true;
+        for (path, number) in &nodes {
+            let (node, looked_at) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
+            // Names are needed of all nodes, so that those that are gone can be taken back.
+            let (snapshot, state) = match node.look() {
+                Ok(found) => found,
+                Err(error) => {
+                    complete = false;
+                    say_once(&mut self.said, error.to_string());
+                    continue;
+                }
+            };
+            let name = snapshot.node;
+            if !there.insert(name.clone()) {
+                let path = path.display();
+                let what =
+                    format!("{path}: there is another node {name} on this host, which is told in its place");
+                say_once(&mut self.said, what);
+                continue;
+            }
+            if state.is_in_progress() {
+                at(Instant::now() + SOON);
+            }
+            if !round && *looked_at == *number && !state.is_in_progress() {
+                continue;
+            }
+            let told = self.told.entry(name.clone()).or_default();
+            let writing = match node.writing(told, leases.since) {
+                Ok((_, Some(writing))) => writing,
+                Ok((_, None)) => {
+                    *looked_at = *number;
+                    continue;
+                }
+                Err(error) => {
+                    say_once(&mut self.said, error.to_string());
+                    continue;
+                }
+            };
+            if let Err(later) = self.pace.take(Instant::now()) {
+                at(later);
+                continue;
+            }
+            if writing.more {
+                at(Instant::now());
+            } else {
+                *looked_at = *number;
+            }
+            let lease = match writing.events.is_empty() {
+                true => 0,
+                false => self.events.get(etcd).await?,
+            };
+            let txn = txn(&self.keys, &self.config, leases, &name, &writing, lease);
+            let begun = Instant::now();
+            let written = etcd.txn("write", txn).await?.succeeded();
+            self.pace.took(begun.elapsed(), Instant::now());
+            if !written {
+                return Err(Trouble::LeaseGone);
+            }
+            let (events, skipped) = (writing.events.len() as u64, writing.skipped);
+            if skipped > 0 {
+                tracing::warn!(
+                    "{name}: {skipped} events were not told to the cluster: there were too many, or they were overwritten"
+                );
+            }
+            self.told.insert(name, Told { value: Some(writing.value) });
+            note(&self.status, |status| {
+                status.writes += 1;
+                status.events += events;
+                status.missed += skipped;
+            });
+        }
+        // Not while one cannot be read: it may be any of them.
+        let gone: Vec<String> =
+            self.told.keys().filter(|name| complete && !there.contains(*name)).cloned().collect();
+        for name in gone {
+            if let Err(later) = self.pace.take(Instant::now()) {
+                at(later);
+                break;
+            }
+            let delete = TxnOp::delete(self.keys.node(&self.config.host, &name), None);
+            let txn = Txn::new().when([is_ours(&self.keys, &self.config, leases)]).and_then([delete]);
+            if !etcd.txn("write", txn).await?.succeeded() {
+                return Err(Trouble::LeaseGone);
+            }
+            self.told.remove(&name);
+            note(&self.status, |status| status.writes += 1);
+        }
+        Ok(soon)
+    }
+
+    fn is_full(&self) -> bool {
+        self.read_status(|status| matches!(status.trouble, Some(Trouble::Full(_))))
+    }
+
+    fn read_status<T>(&self, read: impl FnOnce(&Status) -> T) -> T {
+        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// etcd takes no writes, or takes them again: said once each.
+    fn full(&self, trouble: Option<Trouble>) {
+        match (&trouble, self.is_full()) {
+            (Some(trouble), false) => {
+                tracing::warn!(
+                    "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
+                    self.config.name
+                );
+            }
+            (None, true) => tracing::info!("cluster {}: etcd takes writes again", self.config.name),
+            _ => return,
+        }
+        self.note(|status| status.trouble = trouble);
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Status)) {
+        note(&self.status, change);
+    }
+}
+
+fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
+    // Numbers and texts: they are whole, whoever has panicked.
+    change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// So many different lines are remembered.
+const REMEMBERED: usize = 256;
+
+fn say_once(said: &mut BTreeSet<String>, what: String) {
+    if said.len() >= REMEMBERED {
+        said.clear();
+    }
+    if !said.contains(&what) {
+        tracing::warn!("{what}");
+        said.insert(what);
+    }
+}
+
+/// All of it or nothing, and only as long as this host is there: the events, each under a key of its own, so that a write that is
+/// done twice changes nothing; and the state, which says up to where events were told.
+fn txn(
+    keys: &Keys,
+    config: &ClusterConfig,
+    leases: Leases,
+    name: &str,
+    writing: &Writing,
+    event_lease: i64,
+) -> Txn {
+    let host = &config.host;
+    let mut puts: Vec<TxnOp> = writing
+        .events
+        .iter()
+        .map(|(number, event)| {
+            let key = keys.event(host, name, &writing.value.registry, *number);
+            TxnOp::put(key, json(event), Some(PutOptions::new().with_lease(event_lease)))
+        })
+        .collect();
+    let options = PutOptions::new().with_lease(leases.records);
+    puts.push(TxnOp::put(keys.node(host, name), json(&writing.value), Some(options)));
+    Txn::new().when([is_ours(keys, config, leases)]).and_then(puts)
+}
+
+/// Keeps the lease of a host that is there, until it is no more, or that cannot be known.
+async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
+    let (mut keeper, mut answers) = match etcd.keep_alive(lease).await {
+        Ok(both) => both,
+        Err(trouble) => return trouble,
+    };
+    let mut heard = Instant::now();
+    let mut next_beat = Instant::now() + ttl / 3;
+    loop {
+        tokio::select! {
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) if answer.ttl() > 0 => heard = Instant::now(),
+                Ok(Some(_)) => return Trouble::LeaseGone,
+                Ok(None) => return Trouble::Away("it has closed the connection".to_owned()),
+                Err(error) => return etcd.trouble(&error, "keep the lease"),
+            },
+            () = sleep_until(next_beat) => {
+                if next_beat.elapsed() > ttl / 3 {
+                    // It was this process that stood still. What became of the lease, etcd knows.
+                    heard = Instant::now();
+                }
+                if heard.elapsed() > ttl {
+                    return Trouble::Away(format!("no answer for {ttl:?}"));
+                }
+                if let Err(error) = keeper.keep_alive().await {
+                    return etcd.trouble(&error, "keep the lease");
+                }
+                next_beat = Instant::now() + ttl / 3;
+            }
+        }
+    }
+}
+
+async fn asked(ending: &mut watch::Receiver<Ending>) {
+    // Whoever could ask is gone: as if this were to be handed over.
+    let _ = ending.wait_for(|ending| *ending != Ending::GoOn).await;
+}

@@ -1,0 +1,133 @@
+//! Which hosts are lost: one agent at a time notes it, so that it is known since when, also to those who ask later.
+//!
+//! It watches the hosts' keys, which end with their leases; all others watch one key, that of this role. Two that both
+//! believe to have it do no harm: each note is made only if the host is gone and nobody has noted it.
+
+use etcd_client::{Compare, CompareOp, EventType, PutOptions, Txn, TxnOp};
+use tokio::time::sleep;
+
+use crate::config::ClusterConfig;
+use crate::etcd::Etcd;
+use crate::keys::{self, Key, Keys};
+use crate::pace::Backoff;
+use crate::presence::{EventLease, json, known_value};
+use crate::trouble::Trouble;
+use crate::value::{self, EventValue, KnownValue, Presence};
+
+/// Until it is aborted, which it is when this host's lease is no more.
+pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) -> Trouble {
+    let mut backoff = Backoff::default();
+    let mut teller = Teller { events: EventLease::new(&config), etcd, keys, config, lease };
+    loop {
+        // What goes wrong here goes wrong for the publisher as well, which says it.
+        if teller.turn().await.is_ok() {
+            backoff.succeeded();
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+struct Teller {
+    etcd: Etcd,
+    keys: Keys,
+    config: ClusterConfig,
+    lease: i64,
+    events: EventLease,
+}
+
+impl Teller {
+    /// Gets the role and notes, or waits until nobody has it.
+    async fn turn(&mut self) -> Result<(), Trouble> {
+        let role = self.keys.teller();
+        let mine = TxnOp::put(
+            role.clone(),
+            self.config.host.clone(),
+            Some(PutOptions::new().with_lease(self.lease)),
+        );
+        let txn = Txn::new()
+            .when([Compare::create_revision(role.clone(), CompareOp::Equal, 0)])
+            .and_then([mine])
+            .or_else([TxnOp::get(role.clone(), None)]);
+        let answer = self.etcd.txn("note who is lost", txn).await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let held = self.etcd.get(&role).await?;
+        match held {
+            Some(kv) if kv.lease() == self.lease => self.note().await,
+            Some(_) => self.wait(&role, revision + 1).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn wait(&self, role: &str, from: i64) -> Result<(), Trouble> {
+        let mut changes = self.etcd.watch(role, false, from).await?;
+        loop {
+            let Some(answer) = changes.message().await.map_err(|e| self.etcd.trouble(&e, "watch"))? else {
+                return Ok(());
+            };
+            let gone = answer.events().iter().any(|event| event.event_type() == EventType::Delete);
+            if gone || answer.canceled() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn note(&mut self) -> Result<(), Trouble> {
+        let (hosts, revision) = self.etcd.all(&self.keys.hosts(), None).await?;
+        let here: std::collections::BTreeSet<Vec<u8>> = hosts.iter().map(|kv| kv.key().to_vec()).collect();
+        let (known, _) = self.etcd.all(&self.keys.all_known(), Some(revision)).await?;
+        for kv in known {
+            if let Some(Key::Known(host)) = self.keys.parse(kv.key())
+                && !here.contains(self.keys.host(&host).as_bytes())
+            {
+                self.lost(&host).await?;
+            }
+        }
+        let mut changes = self.etcd.watch(&self.keys.hosts(), true, revision + 1).await?;
+        loop {
+            let Some(answer) = changes.message().await.map_err(|e| self.etcd.trouble(&e, "watch"))? else {
+                return Ok(());
+            };
+            if answer.canceled() {
+                return Ok(());
+            }
+            for event in answer.events().iter().filter(|event| event.event_type() == EventType::Delete) {
+                if let Some(Key::Host(host)) = event.kv().and_then(|kv| self.keys.parse(kv.key())) {
+                    self.lost(&host).await?;
+                }
+            }
+        }
+    }
+
+    /// Notes it, unless the host has left, is back, or it was noted.
+    async fn lost(&mut self, host: &str) -> Result<(), Trouble> {
+        let at = self.keys.known(host);
+        let Some(kv) = self.etcd.get(&at).await? else { return Ok(()) };
+        // What cannot be read is left alone.
+        let Ok(known) = value::parse::<KnownValue>(kv.value()) else { return Ok(()) };
+        if known.presence != Presence::Here {
+            return Ok(());
+        }
+        let value = known_value(Presence::Lost, known.lease);
+        let event = EventValue::of_host(
+            host,
+            "lost",
+            "is lost: its lease has run out. What its nodes do is unknown since then",
+        );
+        let under = |lease| Some(PutOptions::new().with_lease(lease));
+        let txn = Txn::new()
+            .when([
+                Compare::create_revision(self.keys.host(host), CompareOp::Equal, 0),
+                Compare::mod_revision(at.clone(), CompareOp::Equal, kv.mod_revision()),
+            ])
+            .and_then([
+                TxnOp::put(at, json(&value), under(kv.lease())),
+                TxnOp::put(
+                    self.keys.host_event(host, known.lease, keys::GONE),
+                    json(&event),
+                    under(self.events.get(&self.etcd).await?),
+                ),
+            ]);
+        // If not, somebody else was quicker, or it is back.
+        self.etcd.txn("note that a host is lost", txn).await.map(drop)
+    }
+}

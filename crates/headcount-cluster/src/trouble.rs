@@ -1,0 +1,89 @@
+//! What can be wrong with etcd, in words that say what to do.
+
+/// Why something could not be done with etcd.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It does not answer, or has no leader.
+    #[error("etcd does not answer: {0}")]
+    Away(String),
+    /// User or password are wrong, or it wants some.
+    #[error("etcd does not accept this user: {0}. See cluster.user and cluster.password_file")]
+    Stranger(String),
+    /// The user may not do this.
+    #[error("etcd does not allow it: {what}: {why}. Its user's role needs readwrite on the prefix {prefix}")]
+    Denied {
+        /// What was to be done.
+        what: &'static str,
+        /// etcd's own words.
+        why: String,
+        /// The keys that are needed.
+        prefix: String,
+    },
+    /// Its disk, or its quota.
+    #[error("etcd takes no writes: {0}. Compact and defragment it, raise its quota, then disarm the alarm")]
+    Full(String),
+    /// The lease is gone: for the others, this host is lost.
+    #[error("the lease has run out: to the others this host is lost")]
+    LeaseGone,
+    /// What was to be read is compacted.
+    #[error("etcd has compacted its history")]
+    Compacted,
+    /// There is another host of this name.
+    #[error("{0}")]
+    Taken(String),
+    /// Something else.
+    #[error("etcd: {what}: {why}")]
+    Other {
+        /// What was to be done.
+        what: &'static str,
+        /// etcd's own words.
+        why: String,
+    },
+}
+
+impl Trouble {
+    pub(crate) fn of(error: &etcd_client::Error, what: &'static str, prefix: &str) -> Trouble {
+        let etcd_client::Error::GRpcStatus(status) = error else {
+            return match error {
+                etcd_client::Error::LeaseKeepAliveError(why) if why.contains("not found") => {
+                    Trouble::LeaseGone
+                }
+                etcd_client::Error::LeaseKeepAliveError(_) | etcd_client::Error::WatchError(_) => {
+                    Trouble::Away(error.to_string())
+                }
+                _ => Trouble::Other { what, why: error.to_string() },
+            };
+        };
+        let why = with_cause(status.message(), status);
+        // The numbers are gRPC's.
+        match i32::from(status.code()) {
+            7 => Trouble::Denied { what, why, prefix: prefix.to_owned() },
+            16 => Trouble::Stranger(why),
+            3 if why.contains("auth") || why.contains("user name is empty") => Trouble::Stranger(why),
+            9 if why.contains("authentication is not enabled") => {
+                Trouble::Stranger(format!("{why}: it has no users, so leave out cluster.user"))
+            }
+            5 if why.contains("lease") => Trouble::LeaseGone,
+            8 => Trouble::Full(why),
+            11 if why.contains("compacted") => Trouble::Compacted,
+            1 | 4 | 14 => Trouble::Away(why),
+            // tonic's own, of a connection that broke.
+            2 if why.contains("transport") || why.contains("h2") || why.contains("error reading") => {
+                Trouble::Away(why)
+            }
+            _ => Trouble::Other { what, why },
+        }
+    }
+}
+
+/// What etcd or the connection says, and what is at the bottom of it: "transport error" alone helps nobody.
+fn with_cause(text: &str, error: &dyn std::error::Error) -> String {
+    let mut bottom = error.source();
+    while let Some(below) = bottom.and_then(std::error::Error::source) {
+        bottom = Some(below);
+    }
+    match bottom.map(ToString::to_string).filter(|cause| !text.contains(cause.as_str())) {
+        Some(cause) => format!("{text}: {cause}"),
+        None => text.to_owned(),
+    }
+}
