@@ -41,7 +41,7 @@ fn work(generation: &Generation, join: Join, listener: &TcpListener) -> Result<(
         }
         let until_jobs = duties.as_mut().map(Duties::step).transpose()?.flatten();
         if leaving && !step.unsaid {
-            if let Some(duties) = duties.take() {
+            if let Some(duties) = duties {
                 duties.scheduler.leave();
             }
             member.leave(Wait::Timeout)?.run(show);

@@ -2,6 +2,7 @@
 
 use crate::lifecycle::SingletonState;
 use crate::registry::layout::Singleton;
+use crate::registry::seqlock::consistent;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -79,19 +80,26 @@ impl<'a> NamedWord<'a> {
 /// Of a role: the token of who leads, and how it is with it.
 #[derive(Clone, Copy)]
 pub(crate) struct RoleWord<'a> {
+    version: &'a AtomicU64,
     token: &'a AtomicU64,
     state: &'a AtomicU32,
 }
 
 impl<'a> RoleWord<'a> {
     pub(crate) fn of(x: &'a Singleton) -> RoleWord<'a> {
-        RoleWord { token: &x.word, state: &x.state }
+        RoleWord { version: &x.version, token: &x.word, state: &x.state }
     }
 
     /// The token of who leads; 0: nobody.
     #[inline]
     pub(crate) fn leads(self) -> u64 {
         self.token.load(Acquire)
+    }
+
+    /// The token of the leader if that is the one who asks, as the same record says. `None`: it is not, or that is just being changed.
+    pub(crate) fn given_to(self, is_owner: impl Fn() -> bool) -> Option<u64> {
+        let read = |_| (is_owner() && self.is(SingletonState::Held)).then(|| self.leads());
+        consistent(self.version, read).filter(|token| *token != 0)
     }
 
     pub(crate) fn is(self, state: SingletonState) -> bool {
@@ -159,7 +167,7 @@ mod loom_tests {
         }
 
         fn role(&self) -> RoleWord<'_> {
-            RoleWord { token: &self.named, state: &self.state }
+            RoleWord { version: &self.version, token: &self.named, state: &self.state }
         }
     }
 
@@ -217,6 +225,34 @@ mod loom_tests {
                 assert_eq!(words.lock().hear(), Some(9));
             }
             assert_eq!(words.lock().hear(), None);
+        });
+    }
+
+    /// Another one is elected. It is told its own token, and not that of the one before.
+    #[test]
+    fn loom_who_is_elected_is_told_the_token_of_its_own_tenure() {
+        loom::model(|| {
+            let words = Arc::new(Words::default());
+            words.state.store(SingletonState::Held.code(), Relaxed);
+            words.role().begins(5);
+            let decides = {
+                let words = words.clone();
+                thread::spawn(move || {
+                    rewrite(&words.version, || {
+                        words.state.store(SingletonState::Free.code(), Release);
+                        words.role().ends();
+                    });
+                    rewrite(&words.version, || words.work.store(2, Relaxed));
+                    rewrite(&words.version, || {
+                        words.state.store(SingletonState::Held.code(), Release);
+                        words.role().begins(6);
+                    });
+                })
+            };
+            let told = words.role().given_to(|| words.work.load(Relaxed) == 2);
+            assert!(matches!(told, None | Some(6)), "{told:?}");
+            decides.join().unwrap();
+            assert_eq!(words.role().given_to(|| words.work.load(Relaxed) == 2), Some(6));
         });
     }
 

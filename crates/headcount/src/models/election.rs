@@ -69,8 +69,10 @@ enum Action {
     Watch(u32),
     /// A worker hears what became of the role.
     Hear(u32),
-    /// One that was asked has stopped, and gives the role up; or stops because it leaves.
+    /// One that was asked has stopped, and gives the role up.
     GiveUp(u32),
+    /// One that leaves without draining stops first, and stands no more.
+    Resign(u32),
     /// One that wants something done once sees that it is settled.
     Know(u32),
     /// So much time passes that nobody is waited for any more. Everybody who runs beats meanwhile.
@@ -101,8 +103,10 @@ impl Bounds {
         let mut due = Vec::new();
         for p in node.at_work() {
             let is_over = self.is_over(node, p.generation);
-            if p.duty.is_asked || is_over && !self.drains && p.duty.token != 0 && p.life == Life::Joined {
+            if p.duty.is_asked {
                 due.push(Action::GiveUp(p.pid));
+            } else if is_over && !self.drains && p.duty.token != 0 {
+                due.push(Action::Resign(p.pid));
             } else if node.hears(p.pid).is_some() {
                 due.push(Action::Hear(p.pid));
             }
@@ -147,7 +151,7 @@ impl Bounds {
             due.push(Action::Turn(pid));
         }
         let mut calls = Vec::new();
-        if self.role && slot.stands_for == 0 && p.life == Life::Joined {
+        if self.role && slot.stands_for == 0 && p.life == Life::Joined && !self.is_over(node, p.generation) {
             calls.push(Call::Stand);
         }
         if let Some(failures) = self.once {
@@ -282,6 +286,7 @@ impl Model for Bounds {
             }
             Action::Hear(pid) => node.hear(pid),
             Action::GiveUp(pid) => node.give_up(pid),
+            Action::Resign(pid) => node.resign(pid),
             Action::Know(pid) => next.know.push(pid),
             Action::Time => *node = self.after_a_while(node)?,
         }

@@ -146,7 +146,8 @@ impl Node {
             let is_asked = x.state == SingletonState::Asked || is_leaving;
             return (is_asked && !p.duty.is_asked).then_some(Told::GiveUp);
         }
-        let is_mine = x.owner.is_some() && x.owner == p.slot;
+        // Who has resigned asks no more.
+        let is_mine = x.owner.is_some() && x.owner == p.slot && slot.is_some_and(|s| s.stands_for != 0);
         (x.word != 0 && is_mine && x.state == SingletonState::Held).then_some(Told::Elected(x.word))
     }
 
@@ -174,6 +175,13 @@ impl Node {
             x.index == ROLE && token != 0 && x.word == token && has_it
         };
         self.singletons.iter_mut().filter(gives_up).for_each(|x| x.state = SingletonState::GivenUp);
+    }
+
+    /// `Leader::drop`, before the worker leaves. Takes no lock.
+    pub(super) fn resign(&mut self, pid: u32) {
+        self.slots.iter_mut().filter(|s| s.identity.pid == pid).for_each(|s| s.stands_for = 0);
+        let duty = &mut self.process_mut(pid).duty;
+        (duty.token, duty.leads, duty.is_asked, duty.is_late) = (0, false, false, false);
     }
 
     /// `Leader::is_leader`.

@@ -171,9 +171,9 @@ impl Leader {
             let is_asked = RoleWord::of(x).is(SingletonState::Asked) || self.is_leaving();
             return (is_asked && !self.is_asked.swap(true, Relaxed)).then_some(LeaderChange::GiveUp);
         }
-        if now_leads != 0 && self.is_owner(x) && RoleWord::of(x).is(SingletonState::Held) {
-            self.token.store(now_leads, Relaxed);
-            return Some(LeaderChange::Elected { token: now_leads });
+        if let Some(token) = RoleWord::of(x).given_to(|| self.is_owner(x)) {
+            self.token.store(token, Relaxed);
+            return Some(LeaderChange::Elected { token });
         }
         self.nudge(x);
         None
