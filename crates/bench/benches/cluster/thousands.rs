@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_secs(5);
 /// Longer, for here all join at the same moment, and are kept only then.
 const JOINING: Duration = Duration::from_secs(60);
 const PER_SECOND: f64 = 5.0;
-const SLOW: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(100);
 const SPARED: u32 = 4;
 /// Their connections are few, so that this measures etcd more than this process.
 const CONNECTIONS: usize = 32;
