@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models mutants fuzz corpus sanitize miri bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -141,7 +141,7 @@ FRONT   ?= lua,module,both,rust
 campaign: ## do faults at random to real servers and check what is reported against the kernel; SEED=, FAULTS=, SECONDS=, FRONT=
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p headcount-campaign
-	$(CARGO) build $(LOCKED) -p headcount --example prefork
+	$(CARGO) build $(LOCKED) -p headcount --example scheduler
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
 	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
@@ -162,6 +162,10 @@ models: ## replay CASES random histories of a server, and try every order of the
 mutants: ## change each decision of lifecycle, one after the other, and see that a test notices; MUTANTS_ARGS='--shard 0/4' does a quarter
 	@$(SETUP) mutants
 	CARGO_TARGET_DIR='$(TARGET)' scripts/mutants $(MUTANTS_ARGS)
+
+semver: ## compare the public interface of the library with what was promised (crates/headcount/api-baseline)
+	@$(SETUP) semver
+	CARGO_TARGET_DIR='$(TARGET)/semver' scripts/semver
 
 fuzz: ## look for bytes that harm whoever reads them, SECONDS=120 for each target or for ONLY=names (docs/fuzzing.md)
 	@$(SETUP) fuzz

@@ -222,12 +222,16 @@ function _M.beat()
 end
 
 -- Roles, onces and locks are for workers: those that init_worker() has made such.
+local function no_worker(name)
+  local err = not_ready()
+  if err then return err end
+  if worker.is_one() then return end
+  return name .. "() is for workers: call it in init_worker_by_lua after init_worker(), or later"
+end
+
 local function of_worker(name, call)
   return function(...)
-    local err = not_ready()
-    if not err and not worker.is_one() then
-      err = name .. "() is for workers: call it in init_worker_by_lua after init_worker(), or later"
-    end
+    local err = no_worker(name)
     if err then return nil, err end
     return call(...)
   end
@@ -235,7 +239,8 @@ end
 
 _M.leader = of_worker("leader", singletons.leader)
 _M.once = of_worker("once", singletons.once)
-_M.with_lock = of_worker("with_lock", locks.with_lock)
+-- It looks only when it finds a lock: a call that is made often.
+_M.with_lock, locks.no_worker = locks.with_lock, no_worker
 _M.is_leader = singletons.is_leader
 
 function _M.counts()

@@ -46,6 +46,11 @@ impl Front {
         }
     }
 
+    /// Whether its workers have roles, onces and locks.
+    pub fn has_singletons(self) -> bool {
+        self != Self::Module
+    }
+
     /// Whether its callbacks are code of the user's, in which something can happen.
     pub fn has_own_callbacks(self) -> bool {
         matches!(self, Self::Lua | Self::Both)

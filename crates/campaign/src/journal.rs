@@ -28,12 +28,22 @@ pub enum Kind {
     HelperExited,
     CallbackDied,
     CallbackFailed,
+    LeaderElected,
+    LeaderLost,
+    OnceDone,
+    OnceFailed,
+    LockAbandoned,
 }
 
 impl Kind {
     /// Whether the documents promise a callback.
     pub fn has_callback(self) -> bool {
         self <= Self::MasterLost
+    }
+
+    /// Whether it is about a role, a once or a lock. Such an event has a name and no counts.
+    pub fn has_name(self) -> bool {
+        self >= Self::LeaderElected
     }
 }
 
@@ -47,13 +57,22 @@ pub struct Event {
     pub generation: u64,
     pub pid: Option<i32>,
     pub prev: Option<i64>,
+    #[serde(default)]
     pub mine: i64,
     pub next: Option<i64>,
+    #[serde(default)]
     pub draining: i64,
+    #[serde(default)]
     pub total: i64,
     pub signal: Option<i32>,
     pub exit_code: Option<i32>,
     pub about: Option<u64>,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub token: u64,
+    #[serde(default)]
+    pub attempts: u32,
     pub reporter: i32,
     /// Seconds since 1970.
     pub time: f64,
@@ -80,6 +99,12 @@ impl Event {
             self.total,
             self.reporter
         );
+        if self.kind.has_name() {
+            text = format!("#{} {:?} {} of {}", self.seq, self.kind, self.cause, self.name);
+            text +=
+                &format!(", pid {} token {} attempts {}", self.pid.unwrap_or(0), self.token, self.attempts);
+            text += &format!(" g{} by {}", self.generation, self.reporter);
+        }
         for (name, value) in [("signal", self.signal), ("exit_code", self.exit_code)] {
             if let Some(value) = value {
                 text += &format!(" {name}={value}");

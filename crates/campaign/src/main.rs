@@ -2,6 +2,7 @@
 //! options; docs/reliability.md tells what was found.
 
 mod checker;
+mod deeds;
 mod freezer;
 mod front;
 mod journal;

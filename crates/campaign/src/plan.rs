@@ -23,6 +23,10 @@ pub enum Who {
     Deputy,
     /// These three.
     Both,
+    /// The one that leads.
+    Leader,
+    /// The one that holds the lock, or is at something that is to be done once; else the one that leads.
+    Holder,
 }
 
 /// How a process is ended.
@@ -151,9 +155,13 @@ impl Fault {
             Self::Kill { who: Who::Sentinel, .. } => "sentinel killed",
             Self::Kill { who: Who::Deputy, .. } => "deputy killed",
             Self::Kill { who: Who::Both, .. } => "sentinel and deputy killed",
+            Self::Kill { who: Who::Leader, .. } => "leader killed",
+            Self::Kill { who: Who::Holder, .. } => "killed inside a lock or a once",
             Self::Kill { .. } => "a worker killed",
             Self::Newborn { .. } => "a worker killed within 5 ms of its fork",
             Self::Stop { who: Who::Sentinel, .. } => "sentinel stopped",
+            Self::Stop { who: Who::Leader, .. } => "leader stopped",
+            Self::Stop { who: Who::Holder, .. } => "stopped inside a lock or a once",
             Self::Stop { .. } => "workers stopped",
             Self::Spin { .. } => "a worker busy",
             Self::Leave { .. } => "workers told to leave",
@@ -230,13 +238,15 @@ fn pick<'a, T>(dice: &mut ChaCha8Rng, from: &'a [T]) -> &'a T {
 }
 
 fn who(dice: &mut ChaCha8Rng) -> Who {
-    match dice.random_range(0..20) {
+    match dice.random_range(0..26) {
         0..8 => Who::One(dice.random()),
         8..12 => Who::Some(dice.random(), dice.random_range(2..6)),
         12..14 => Who::All,
         14..17 => Who::Sentinel,
         17..19 => Who::Deputy,
-        _ => Who::Both,
+        19 => Who::Both,
+        20..23 => Who::Leader,
+        _ => Who::Holder,
     }
 }
 

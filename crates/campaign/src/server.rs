@@ -28,6 +28,49 @@ const TRAP: &str = r#"
         end
     end"#;
 
+/// What only one worker does; each line of it is what `deeds.rs` reads.
+const SINGLETONS: &str = r#"
+    local headcount = require "resty.headcount"
+    local tenure
+    local function jobs(premature, token)
+        if premature or tenure ~= token then return end
+        local from = kit.now()
+        if headcount.is_leader("scheduler") then kit.note("jobs", { token = token, from = from }) end
+        ngx.timer.at(0.05, jobs, token)
+    end
+    headcount.leader("scheduler", {
+        on_elected = function(token)
+            tenure = token
+            kit.note("elected", { token = token })
+            ngx.timer.at(0, jobs, token)
+        end,
+        on_lost = function()
+            local token = tenure
+            tenure = nil
+            if ngx.get_phase() == "timer" then ngx.sleep(0.005) end
+            kit.note("stopped", { token = token })
+        end,
+    })
+    kit.note("stands")
+    for scope, key in pairs { node = "migration-7", generation = "warm-up" } do
+        headcount.once(scope, key, function(attempt)
+            kit.note("begun", { once = key, attempt = attempt.number })
+            ngx.sleep(0.02)
+            kit.note("finished", { once = key, attempt = attempt.number })
+        end)
+    end
+"#;
+
+const REPORT: &str = r#"
+    local kit = require "recorder"
+    local _, err = require("resty.headcount").with_lock("report", function(lock)
+        kit.note("entered", { token = lock.token, abandoned_by = lock.abandoned_by })
+        ngx.sleep(0.005)
+        kit.note("left", { token = lock.token })
+    end, { timeout = 0.2 })
+    ngx.say(tostring(err))
+"#;
+
 /// While this file is there, who has joined dies.
 const CRASH: &str = r#"local file = io.open("@FOLDER@/markers/crash") if file then file:close() require("recorder").die() end"#;
 
@@ -86,7 +129,9 @@ impl Server {
             for callback in CALLBACKS {
                 setup = setup.in_callback(callback, &TRAP.replace("CALLBACK", callback));
             }
-            setup = setup.before_init(&format!("kit.after_join = function() {CRASH} end"));
+            setup = setup
+                .before_init(&format!("kit.after_join = function() {CRASH}\n{SINGLETONS} end"))
+                .page("/report", REPORT);
         } else {
             setup = setup.http(&format!("init_worker_by_lua_block {{ {CRASH} }}"));
         }
@@ -115,7 +160,7 @@ impl Server {
             File::options().create(true).append(true).open(at("stdio.log")).map_err(|e| e.to_string())?;
         let copy = log.try_clone().map_err(|e| e.to_string())?;
         if !self.front.is_nginx() {
-            let child = Command::new(artifacts::example("prefork"))
+            let child = Command::new(artifacts::example("scheduler"))
                 .arg("127.0.0.1:0")
                 .arg(self.registry())
                 .arg(self.workers.to_string())
@@ -181,7 +226,7 @@ impl Server {
         if self.front.is_nginx() {
             return titled(kernel, |title| title.starts_with("nginx: worker"));
         }
-        let example = artifacts::example("prefork");
+        let example = artifacts::example("scheduler");
         let name = example.display().to_string();
         let masters = self.child.as_ref().map(|child| child.id() as i32);
         titled(kernel, |title| title.starts_with(&name))

@@ -127,6 +127,7 @@ impl Summary {
             "the kernel's exit to the journal while workers stood or the lock was held",
             &mut self.tally.hindered,
         );
+        histogram("the end of one leader to the next, with somebody fit", &mut self.tally.without_leader);
         if self.blind > 0 {
             println!(
                 "{:>9}  LIVES THAT PROVE NOTHING AND ARE NOT COUNTED: messages of the kernel were lost, or the folder was",
@@ -150,7 +151,7 @@ fn histogram(what: &str, all: &mut [u64]) {
     all.sort_unstable();
     let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize] as f64 / 1e6;
     println!(
-        "from {what}, {} deaths: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.0} ms",
+        "from {what}, {} times: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.0} ms",
         all.len(),
         at(0.5),
         at(0.9),

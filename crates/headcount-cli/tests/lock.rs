@@ -152,7 +152,7 @@ fn one_runs_at_a_time_and_the_next_one_is_told_whom_it_waits_for() {
     assert_eq!(status(&own)["total"], 2, "a visitor is not counted");
     let mut second =
         Running::start(&own, "second", lock(&own, ["keys", "--", "sh", "-c", &hold(&own, "two")]));
-    second.says(&format!("waiting for the lock keys: process {} has held it for 1", first.pid()));
+    second.says(&format!("waiting for the lock keys: process {} has held it for ", first.pid()));
     assert_eq!(shown(&own, "keys").expect("the lock")["waiters"], 1);
     // Neither the one who does not wait nor the one who waits for long enough goes on without it.
     run(&mut lock(&own, ["-n", "keys", "--", "true"]))

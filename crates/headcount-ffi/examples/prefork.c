@@ -5,7 +5,8 @@
  *     ./prefork [NODE [REGISTRY]]
  *
  * HUP: reload (new workers, the old ones drain). TERM: stop. A worker that dies is replaced. Everything that headcount
- * reports is printed by the process that it is reported to.
+ * reports is printed by the process that it is reported to. One of the workers schedules, one migrates, and one at a time
+ * counts a visitor.
  */
 #define _GNU_SOURCE
 #include <headcount.h>
@@ -79,10 +80,55 @@ static void act(int32_t code, headcount_event *event, const char *what) {
         ok(code, what);
 }
 
+/* A scheduler in one of the workers: after each turn of the loop. */
+static void schedule(void) {
+    static const char *role = "scheduler";
+    headcount_leader leader = {.struct_size = sizeof leader};
+    if (!ok(headcount_leader_poll(node, role, &leader), "leader_poll"))
+        return;
+    switch (leader.change) {
+    case HEADCOUNT_LEADER_ELECTED: /* start it; the token goes to whatever it writes to */
+        say("schedules token=%" PRIu64, leader.token);
+        break;
+    case HEADCOUNT_LEADER_GIVE_UP: /* stop it, and say so: another worker waits for that */
+        say("schedules_no_more");
+        ok(headcount_leader_give_up(node, role), "give_up");
+        break;
+    case HEADCOUNT_LEADER_LOST: /* stop it: another worker has the role */
+        say("schedules_no_more");
+        break;
+    }
+}
+
+/* A migration that runs once while the node lives: until it is done, after each turn of the loop. */
+static int migrate(void) {
+    static const char *key = "migration-7";
+    headcount_once once = {.struct_size = sizeof once};
+    if (!ok(headcount_once_begin(node, HEADCOUNT_ONCE_NODE, key, HEADCOUNT_WAIT_LOCK_TIMEOUT, &once), "once_begin"))
+        return 0;
+    if (once.state == HEADCOUNT_ONCE_RUN) { /* without any lock, and for as long as it takes */
+        say("migrates attempt=%u", once.attempt);
+        return ok(headcount_once_end(node, HEADCOUNT_ONCE_NODE, key, 1, HEADCOUNT_WAIT_LOCK_TIMEOUT), "once_end");
+    }
+    return once.state != HEADCOUNT_ONCE_RUNNING; /* by another worker: ask again */
+}
+
+/* One worker at a time does this. */
+static void count_visitor(void) {
+    headcount_lock lock = {.struct_size = sizeof lock};
+    if (!ok(headcount_lock_acquire(node, "visitors", 200, &lock), "lock_acquire"))
+        return;
+    if (lock.abandoned_by != 0)
+        say("recounts after=%d", lock.abandoned_by);
+    say("counts token=%" PRIu64, lock.token);
+    ok(headcount_lock_release(node, "visitors"), "lock_release");
+}
+
 static void serve_one(void) {
     int connection = accept(listener, NULL, NULL);
     if (connection < 0)
         return; /* another worker was faster */
+    count_visitor();
     char answer[64];
     int length = snprintf(answer, sizeof answer, "%ld %" PRIu64 "\n", (long)getpid(), generation);
     if (write(connection, answer, (size_t)length) < 0)
@@ -107,14 +153,17 @@ static void work(int32_t worker_id, pid_t replaces) {
     act(headcount_join(node, &join, &event), &event, "join");
     int32_t watch = -1; /* poll passes over it if there is none */
     ok(headcount_watch_fd(node, &watch), "watch");
+    ok(headcount_leader_stand(node, "scheduler"), "leader_stand");
 
-    int draining = 0;
+    int draining = 0, has_migrated = 0;
     struct pollfd fds[] = {{signals, POLLIN, 0}, {watch, POLLIN, 0}, {listener, POLLIN, 0}};
     while (!draining) {
         poll(fds, 3, BEAT_MS);
         headcount_beat(node);
         if (fds[1].revents)
             act(headcount_process(node, &event), &event, "process");
+        has_migrated = has_migrated || migrate();
+        schedule();
         if (fds[2].revents)
             serve_one();
         switch (fds[0].revents ? next_signal() : 0) {
@@ -127,6 +176,10 @@ static void work(int32_t worker_id, pid_t replaces) {
             break;
         }
     }
+    uint32_t leads = 0;
+    if (ok(headcount_is_leader(node, "scheduler", &leads), "is_leader") && leads)
+        say("schedules_no_more");
+    ok(headcount_leader_resign(node, "scheduler"), "leader_resign");
     act(headcount_leave(node, 0, HEADCOUNT_WAIT_LOCK_TIMEOUT, &event), &event, "leave");
     exit(0);
 }

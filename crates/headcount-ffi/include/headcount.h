@@ -424,6 +424,9 @@
 // A node, as one process and its forked children hold it. Never freed.
 typedef struct headcount_node headcount_node;
 
+// A lock, and whether this process has it.
+typedef struct headcount_named_lock headcount_named_lock;
+
 // How a node is opened. Zero it, set `struct_size`, and set what shall not have its default.
 typedef struct headcount_options {
     // sizeof(headcount_options).
@@ -1088,6 +1091,23 @@ int32_t headcount_lock_acquire(struct headcount_node *node,
                                const char *name,
                                int64_t wait_ms,
                                struct headcount_lock *lock);
+
+// The lock of this name as something to keep, for whoever takes it often: without looking the name up each time. Give it back by
+// `headcount_named_lock_free`. It is of no more use when this process has left.
+int32_t headcount_lock_find(struct headcount_node *node,
+                            const char *name,
+                            const struct headcount_named_lock **lock);
+
+// `headcount_lock_acquire` for what `headcount_lock_find` gave.
+int32_t headcount_named_lock_acquire(const struct headcount_named_lock *named,
+                                     int64_t wait_ms,
+                                     struct headcount_lock *lock);
+
+// `headcount_lock_release` for what `headcount_lock_find` gave.
+int32_t headcount_named_lock_release(const struct headcount_named_lock *named);
+
+// Gives back what `headcount_lock_find` gave. A lock that is held stays held. Does nothing with NULL.
+void headcount_named_lock_free(const struct headcount_named_lock *named);
 
 // For hosts that cannot sleep in `headcount_lock_acquire`: `wanted` 1: the waker writes a byte 'L' when it is worth trying to take the
 // lock, once, and others see this process wait for it meanwhile. 0: it does not any more. Call it after

@@ -14,7 +14,6 @@ use headcount_core::internal::PerProcess;
 use headcount_core::{ErrorKind, GenerationId, Master, Node, NoticeLevel, Transition, Transitions, Worker};
 
 use self::process::{InFlight, Process};
-use self::singletons::Singletons;
 use crate::border::codes::{HEADCOUNT_EVENT, HEADCOUNT_OK};
 use crate::border::entry::Failure;
 use crate::border::event::EventOut;
@@ -176,7 +175,7 @@ impl Handle {
         process.member.take_if(|member| member.generation().id() == generation);
         process.end_watch_of(generation);
         if process.workers.is_empty() {
-            process.singletons = Singletons::default();
+            process.singletons.leave();
         }
         self.publish_hearts(&mut process);
     }

@@ -89,6 +89,21 @@ impl Server {
         }
     }
 
+    /// Waits for a line with this word that fits.
+    fn wait_for_last(&mut self, word: &str, fits: impl Fn(&Line) -> bool) -> Line {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let found = self.said[self.seen..].iter().rfind(|l| l.word == word && fits(l));
+            if let Some(found) = found {
+                return found.clone();
+            }
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.said.push(Line::parse(line)),
+                Err(e) => panic!("no such {word} in {LIMIT:?} ({e}):\n{}", self.transcript()),
+            }
+        }
+    }
+
     /// What comes from now on is a new chapter. Nothing of the old one may have been an error.
     fn turn_page(&mut self) {
         let faults: Vec<_> =
@@ -156,9 +171,14 @@ fn the_example_starts_serves_replaces_reloads_and_stops() {
     assert!(workers.contains(&pid.parse().unwrap()), "{answer} is from none of {workers:?}");
     assert_eq!(generation, "1");
 
+    // One of them schedules, one has migrated, and the one that answered has counted.
+    let leader = server.wait_for("schedules", 1).remove(0);
+    assert!(workers.contains(&leader.by) && workers.contains(&server.wait_for("migrates", 1)[0].by));
+    assert_eq!(server.wait_for("counts", 1)[0].by.to_string(), pid);
+
     // A worker dies: its death is reported once, by a survivor, and it is replaced.
     server.turn_page();
-    let victim = *workers.first().unwrap();
+    let victim = leader.by;
     server.signal(victim, libc::SIGKILL);
     let successor = server.wait_for("worker_started", 1).remove(0);
     let death = server.wait_for("worker_died", 1).remove(0);
@@ -167,6 +187,9 @@ fn the_example_starts_serves_replaces_reloads_and_stops() {
     assert!(alive(death.by), "{death:?} was reported by none of {workers:?}");
     assert_eq!((successor.get("cause"), successor.number("mine")), ("respawn", 4));
     assert_eq!(successor.get("worker"), death.get("worker"));
+    let second = server.wait_for("schedules", 1).remove(0);
+    let token = |line: &Line| line.get("token").parse::<u64>().unwrap();
+    assert!(second.by != victim && token(&second) > token(&leader));
 
     // A reload: new ones come, old ones drain and leave, and their generation ends.
     server.turn_page();
@@ -186,6 +209,13 @@ fn the_example_starts_serves_replaces_reloads_and_stops() {
     );
     let end = server.wait_for("generation_ended", 1).remove(0);
     assert_eq!((end.get("generation"), end.number("mine")), ("1", 0));
+    // The role goes to the new ones; until they serve, another old one may have had it. Each has stopped before the next begins.
+    let third = server.wait_for_last("schedules", |line| pids(&new).contains(&line.by));
+    let tenures = server.said.iter().filter(|l| l.word.starts_with("schedules") && l.by != victim);
+    let words: Vec<_> = tenures.map(|l| (l.word.as_str(), l.by)).collect();
+    let is_in_turn = |pair: &[(&str, i32)]| pair[0].1 == pair[1].1 && pair[1].0 == "schedules_no_more";
+    assert_eq!(words.last(), Some(&("schedules", third.by)), "{words:?}");
+    assert!(words.chunks_exact(2).all(is_in_turn), "{words:?}");
 
     // A stop: everybody leaves, and it ends well.
     server.turn_page();
@@ -200,4 +230,9 @@ fn the_example_starts_serves_replaces_reloads_and_stops() {
     assert!(server.process.wait().unwrap().success());
     server.turn_page();
     assert_eq!(server.said.iter().filter(|l| l.word == "worker_died").count(), 1, "{}", server.transcript());
+    // Over the death and the reload; and the last leader has stopped, too.
+    assert_eq!(server.said.iter().filter(|l| l.word == "migrates").count(), 1, "{}", server.transcript());
+    let last = server.said.iter().rfind(|l| l.word.starts_with("schedules")).unwrap();
+    // Perhaps another one had it for a moment, which was told to leave next.
+    assert_eq!(last.word, "schedules_no_more", "{}", server.transcript());
 }

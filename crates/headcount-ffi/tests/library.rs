@@ -124,6 +124,18 @@ fn the_program_in_the_documentation_works() {
 }
 
 #[test]
+fn the_patterns_in_the_documentation_are_those_of_the_example() {
+    let read = |path| std::fs::read_to_string(support::root().join(path)).unwrap();
+    let (page, example) = (read("../../docs/c.md"), read("examples/prefork.c"));
+    let section =
+        page.split("\n## What one process does\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let blocks: Vec<&str> =
+        section.unwrap().split("```c\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    assert!(blocks.iter().all(|block| example.contains(block)), "docs/c.md and examples/prefork.c differ");
+}
+
+#[test]
 fn a_member_lives_by_its_steps() {
     run("member", &[]);
 }

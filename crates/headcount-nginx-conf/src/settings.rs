@@ -23,6 +23,8 @@ pub struct Settings {
     pub slots: Option<u32>,
     /// How many roles, onces and locks a new registry has room for, if given.
     pub singletons: Option<u32>,
+    /// The roles that each worker stands for.
+    pub roles: Vec<String>,
 }
 
 impl Settings {
@@ -62,19 +64,24 @@ pub struct Surroundings<'a> {
 }
 
 /// The parameters by their names in nginx.conf and in the core.
-const PARAMETERS: [(&str, &str); 6] = [
+const PARAMETERS: [(&str, &str); 7] = [
     ("path", "path"),
     ("heartbeat", "heartbeat_interval"),
     ("stall", "stall_after"),
     ("lock_timeout", "lock_timeout"),
     ("slots", "slots"),
     ("singletons", "singletons"),
+    ("roles", "roles"),
 ];
-const ALLOWED: &str =
-    "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout=, slots= and singletons=";
+const ALLOWED: &str = "on, off or the node's name, then path=, heartbeat=, stall=, lock_timeout=, slots=, singletons= and roles=";
 
-/// Reads `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024] [singletons=256];`, given without its
-/// first word. `None` means off.
+/// How many roles a node can have.
+const MOST_ROLES: usize = 64;
+/// How long the name of one can be.
+const LONGEST_ROLE: usize = 48;
+
+/// Reads `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024] [singletons=256] [roles=…];`, given
+/// without its first word. `None` means off.
 ///
 /// # Errors
 /// A message for the operator: which parameter is wrong, and what is allowed.
@@ -130,10 +137,36 @@ pub fn read(arguments: &[String], nginx: &Surroundings) -> Result<Option<Setting
     if let Some(singletons) = singletons {
         options = options.singletons(singletons);
     }
+    let roles = given.get("roles").map_or_else(|| Ok(Vec::new()), |text| read_roles(text))?;
     let timings = options.check().map_err(|error| in_words_of_nginx(&error, &given))?;
     let path = path.map(std::path::absolute).transpose();
     let path = path.map_err(|error| format!("headcount: parameter \"path\": {error}"))?;
-    Ok((!is_off).then_some(Settings { node, path, timings, slots, singletons }))
+    Ok((!is_off).then_some(Settings { node, path, timings, slots, singletons, roles }))
+}
+
+/// `cron,reports`. Only names that a variable of nginx can have: it takes no `.` and no `-`, and makes capitals small.
+fn read_roles(text: &str) -> Result<Vec<String>, String> {
+    let mut roles: Vec<String> = Vec::new();
+    for name in text.split(',') {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if !(1..=LONGEST_ROLE).contains(&name.len()) || !name.chars().all(is_allowed) {
+            return Err(format!(
+                "headcount: parameter \"roles\" is \"{text}\", with the role \"{name}\"; allowed are names of 1 to {LONGEST_ROLE} \
+                 small letters, digits and \"_\", separated by commas"
+            ));
+        }
+        if roles.iter().any(|role| role == name) {
+            return Err(format!("headcount: parameter \"roles\" names the role \"{name}\" twice"));
+        }
+        roles.push(name.to_owned());
+    }
+    if roles.len() > MOST_ROLES {
+        return Err(format!(
+            "headcount: parameter \"roles\" names {} roles; allowed are {MOST_ROLES}",
+            roles.len()
+        ));
+    }
+    Ok(roles)
 }
 
 /// The core's complaint with the parameter's name, and its value as it stands in nginx.conf.

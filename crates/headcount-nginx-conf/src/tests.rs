@@ -44,6 +44,7 @@ fn without_parameters_it_is_on_with_the_documented_defaults() {
         timings: NodeSettings::default(),
         slots: None,
         singletons: None,
+        roles: Vec::new(),
     };
     assert_eq!(given(""), expected);
     assert_eq!(given("on"), expected);
@@ -103,6 +104,42 @@ fn times_and_slots_have_bounds() {
     assert_eq!(given("slots=65536").slots, Some(65_536));
     for value in ["", "1", "65537", "-2", "4.5", "many", "99999999999999999999"] {
         refused(&format!("slots={value}"), &[&format!("\"slots\" is \"{value}\""), "2 to 65536"]);
+    }
+}
+
+#[test]
+fn roles_are_names_that_a_variable_can_have() {
+    assert_eq!(given("roles=cron").roles, ["cron"]);
+    assert_eq!(given("shop roles=cron,nightly_report,2nd slots=8").roles, ["cron", "nightly_report", "2nd"]);
+    for (value, name) in
+        [("", ""), ("cron,", ""), ("Cron", "Cron"), ("a,b-c", "b-c"), ("a,b.c", "b.c"), ("größe", "größe")]
+    {
+        refused(
+            &format!("roles={value}"),
+            &[&format!("with the role \"{name}\""), "1 to 48 small letters, digits and \"_\""],
+        );
+    }
+    refused(&format!("roles={}", "n".repeat(49)), &["1 to 48"]);
+    assert_eq!(given(&format!("roles={}", "n".repeat(48))).roles.len(), 1);
+    refused("roles=cron,reports,cron", &["names the role \"cron\" twice"]);
+    let many = |n: u32| (0..n).map(|i| format!("r{i}")).collect::<Vec<_>>().join(",");
+    assert_eq!(given(&format!("roles={}", many(64))).roles.len(), 64);
+    refused(&format!("roles={}", many(65)), &["names 65 roles; allowed are 64"]);
+    refused("off roles=a.b", &["\"roles\""]);
+}
+
+#[test]
+fn whatever_role_is_let_through_the_core_takes_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = given(&format!("roles={},a,_ path={}", "n".repeat(48), folder.path().join("x").display()));
+    let master = settings.options().open().expect("a node");
+    let (generation, transitions) =
+        master.begin(headcount::Begin::new().workers(1), headcount::Wait::Timeout).expect("a generation");
+    drop(transitions);
+    let (worker, transitions) = generation.join(headcount::Join::worker(Some(0))).expect("a worker");
+    drop(transitions);
+    for role in &settings.roles {
+        worker.leader(role).map(drop).expect(role);
     }
 }
 

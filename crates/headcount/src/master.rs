@@ -11,7 +11,7 @@ use crate::engine::transitions::Transitions;
 use crate::error::Result;
 use crate::event::{Cause, GenerationId, LAST_GENERATION, Role};
 use crate::generation::Generation;
-use crate::lifecycle::{Intent, Phase, Scope, SlotFacts, Stage};
+use crate::lifecycle::{Facts, Intent, Phase, Scope, SlotFacts, Stage};
 use crate::node::Node;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire};
 use crate::sys::identity::Liveness;
@@ -116,9 +116,8 @@ impl Master {
             runs.fetch_add(1, AcqRel);
             inner.free_unreadable(session.facts(), true);
             session.clear(|facts| facts.next_leftover());
-            // What is once for the node is so for one run of it.
-            inner.free_singletons_of_a_run(session.facts());
             session.look();
+            session.clear(Facts::next_left_singleton);
         }
         process.set_begun(id, begin.workers);
         let stages = [Stage::Settle(Scope::Tidy), Stage::StartGeneration(id)];

@@ -1,6 +1,8 @@
 //! A process beside a server, which takes part in its node.
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
@@ -10,6 +12,7 @@ use crate::error::Result;
 use crate::lifecycle::Stage;
 use crate::node::Node;
 use crate::singleton::{Leader, NamedLock};
+use crate::sys::clock;
 use crate::worker::Worker;
 
 /// A process that is none of the server's, and has roles and locks of its node: a cron job, a maintenance script.
@@ -34,7 +37,13 @@ use crate::worker::Worker;
 /// ```
 pub struct Visitor {
     worker: Worker,
+    /// Until when it does not look at the others, on the boot clock: somebody may have filled the table up, and then a look takes
+    /// its time.
+    rests_until: AtomicU64,
 }
+
+/// How much of the processor's time it may take to look, as a share: one part of so many.
+const SHARE: u64 = 10;
 
 impl Visitor {
     /// Takes part in the node whose registry is at `path`. It must be there; whether its server runs does not matter.
@@ -46,7 +55,7 @@ impl Visitor {
     /// somebody else holds the node lock; what [`crate::Observer::open`] says of a registry that cannot be read.
     pub fn enter(path: &Path) -> Result<Visitor> {
         let (inner, slot) = visiting::visit(path)?;
-        Ok(Visitor { worker: Worker::new(Node { inner }, 0, slot) })
+        Ok(Visitor { worker: Worker::new(Node { inner }, 0, slot), rests_until: AtomicU64::new(0) })
     }
 
     /// Its node.
@@ -76,6 +85,10 @@ impl Visitor {
     /// called from its loop at least every `heartbeat_interval`. Never waits.
     pub fn tend(&self) {
         self.worker.beat();
+        let begun = clock::boot_ns();
+        if begun < self.rests_until.load(Relaxed) {
+            return;
+        }
         let inner = &self.node().inner;
         if inner.facts().next_of_singletons().is_some() {
             // Who has the lock does the same, or has it looked at again.
@@ -84,6 +97,8 @@ impl Visitor {
                 session.tidy();
             }
         }
+        let end = clock::boot_ns();
+        self.rests_until.store(end.saturating_add(SHARE * end.saturating_sub(begun)), Relaxed);
     }
 
     /// Whether the registry is still where it was found. If not, whoever comes now takes part in another one, and does not see

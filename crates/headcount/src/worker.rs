@@ -126,16 +126,22 @@ impl Worker {
 
     pub(crate) fn check(&self) -> Result<()> {
         let ours = relock(&self.node.inner.process().joined).contains(&self.slot);
-        if ours && self.node.inner.holds(self.slot) {
-            return Ok(());
-        }
-        Err(Error::new(
+        if ours { self.check_slot() } else { Err(self.no_longer()) }
+    }
+
+    /// The same by what the registry says, for a call that is made often.
+    pub(crate) fn check_slot(&self) -> Result<()> {
+        if self.node.inner.holds(self.slot) { Ok(()) } else { Err(self.no_longer()) }
+    }
+
+    fn no_longer(&self) -> Error {
+        Error::new(
             ErrorKind::WrongState,
             format!(
                 "this process is no longer the worker in slot {} of {}",
                 self.slot.index,
                 self.node.inner.place()
             ),
-        ))
+        )
     }
 }

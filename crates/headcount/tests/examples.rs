@@ -57,6 +57,14 @@ impl Report {
         self.get("pid").parse().expect("a number")
     }
 
+    fn by(&self) -> i32 {
+        self.get("by").parse().expect("a number")
+    }
+
+    fn token(&self) -> u64 {
+        self.get("token").parse().expect("a number")
+    }
+
     /// prev, mine, next
     fn counts(&self) -> [&str; 3] {
         ["prev", "mine", "next"].map(|field| self.get(field))
@@ -107,6 +115,18 @@ impl Server {
             }
         }
         found
+    }
+
+    /// All of this kind that it has ever said, as soon as there are so many that fit.
+    fn all(&mut self, kind: &str, count: usize, fits: impl Fn(&Report) -> bool) -> Vec<Report> {
+        loop {
+            let said = self.said.iter().cloned().map(Report);
+            let found: Vec<Report> = said.filter(|report| report.is(kind) && fits(report)).collect();
+            if found.len() >= count {
+                return found;
+            }
+            self.line();
+        }
     }
 
     fn tell(&self, signal: Signal) {
@@ -243,6 +263,80 @@ fn prefork_lives_and_is_stopped() {
 #[test]
 fn prefork_lives_and_quits() {
     stopped_by("prefork", Signal::SIGQUIT, 4);
+}
+
+/// Who leads, and who has stopped, in this order, but for one that was killed.
+fn tenures(said: &[String], victim: i32) -> Vec<(bool, i32)> {
+    let all = said.iter().cloned().map(Report).filter(|r| r.is("elected") || r.is("stopped"));
+    all.map(|r| (r.is("elected"), r.by())).filter(|(_, pid)| *pid != victim).collect()
+}
+
+#[test]
+fn scheduler_does_each_thing_on_one_worker() {
+    let _alone = alone();
+    let mut server = Server::start("scheduler");
+    server.reports("worker_started", 4);
+    let first = server.all("elected", 1, |_| true).remove(0);
+    server.all("jobs", 3, |r| r.by() == first.by() && r.token() == first.token());
+    let is = |once: &'static str| move |r: &Report| r.get("once") == once;
+    server.all("finished", 1, is("migration-7"));
+    server.all("finished", 1, is("warm-up"));
+    assert_eq!(server.get("/report"), "the report is written\n");
+    let inside = server.all("left", 1, |_| true);
+    assert_eq!(server.all("entered", 1, |_| true)[0].by(), inside[0].by());
+
+    // Its death, and a reload.
+    kill(Pid::from_raw(first.by()), Signal::SIGKILL).expect("kill the leader");
+    let second = server.all("elected", 2, |_| true).remove(1);
+    assert!(second.by() != first.by() && second.token() > first.token());
+    server.all("worker_started", 5, |_| true);
+
+    // One that hangs: from the election on it leads no more, whenever it looks.
+    kill(Pid::from_raw(second.by()), Signal::SIGSTOP).expect("stop the leader");
+    let third = server.all("elected", 3, |_| true).remove(2);
+    kill(Pid::from_raw(second.by()), Signal::SIGCONT).expect("let it go on");
+    server.all("stopped", 1, |r| r.by() == second.by());
+    let number = |r: &Report, field| r.get(field).parse::<u64>().expect("a number");
+    let late = |r: &Report| r.by() == second.by() && number(r, "from") > number(&third, "at");
+    assert_eq!(server.all("jobs", 0, late).len(), 0, "it led after the election");
+
+    server.tell(Signal::SIGHUP);
+    let new: Vec<i32> =
+        server.all("worker_started", 4, |r| r.get("generation") == "2").iter().map(Report::pid).collect();
+    server.all("jobs", 1, |r| new.contains(&r.by()));
+    server.all("finished", 2, is("warm-up"));
+    server.all("worker_exited", 4, |r| r.get("generation") == "1");
+
+    // It is stopped.
+    let before = server.said.clone();
+    server.tell(Signal::SIGTERM);
+    let rest: Vec<String> = server.ends().into_iter().map(|report| report.0).collect();
+    let said = [before, rest].concat();
+    let tenures: Vec<_> =
+        tenures(&said, first.by()).into_iter().filter(|(_, pid)| *pid != second.by()).collect();
+    let is_in_turn = |pair: &[(bool, i32)]| pair[0].0 && pair[1] == (false, pair[0].1);
+    assert!(tenures.len() % 2 == 0 && tenures.chunks(2).all(is_in_turn), "{tenures:?}");
+    // Each that leaves hands the role on to one that is still there.
+    assert!(tenures.last().is_some_and(|(_, pid)| new.contains(pid)), "{tenures:?}");
+    let finished =
+        |once: &str| said.iter().filter(|line| line.starts_with(&format!("finished once={once} "))).count();
+    assert_eq!((finished("migration-7"), finished("warm-up")), (1, 2));
+}
+
+#[test]
+fn the_patterns_in_the_documentation_are_those_of_the_example() {
+    let read = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let (page, example) = (read("../../docs/singletons.md"), read("examples/duties/mod.rs"));
+    let blocks: Vec<&str> =
+        page.split("```rust\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    assert!(
+        blocks.iter().all(|block| example.contains(block)),
+        "docs/singletons.md and examples/duties differ"
+    );
 }
 
 #[cfg(feature = "tokio")]

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headcount::{
-    Begin, Cause, Cursor, Event, Generation, Join, Kind, Liveness, Master, Observer, Role, Snapshot, State,
-    Wait,
+    Begin, Begun, Cause, Cursor, Event, Generation, Join, Kind, LeaderChange, Liveness, Master, Observer,
+    Once, OnceScope, Role, Snapshot, State, Wait,
 };
 
 use nix::fcntl::posix_fallocate;
@@ -437,6 +437,96 @@ fn workers_that_lose_their_master_serve_on() {
         events.iter().filter(|e| e.kind == Kind::GenerationEnded).map(|e| e.generation).collect();
     assert_eq!(ended, [1, 2]);
     assert_eq!(callbacks.about(Kind::MasterLost).len(), 1);
+}
+
+/// They keep what they have, so nobody else gets it meanwhile, although a start begins anew what is once for the node.
+#[test]
+fn orphans_keep_their_locks_and_onces_over_a_start_and_hand_their_role_on() {
+    let _alone = alone();
+    let (place, callbacks) = (Place::new(), Callbacks::new());
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("become a subreaper");
+    let stop = callbacks.word(0);
+    let mut first = fork(|line| {
+        let generation = begin(&place.open(), callbacks);
+        let mut orphan = fork(|line| {
+            let (worker, transitions) = generation.join(Join::worker(Some(0))).expect("join");
+            callbacks.run(transitions);
+            let mut watch = worker.watch().expect("a watch");
+            let cron = worker.leader("cron").expect("stand");
+            let (keys, idle) = (worker.lock("keys").expect("a lock"), worker.lock("idle").expect("a lock"));
+            let guard = keys.acquire(Wait::Try).expect("it is free");
+            drop(idle.acquire(Wait::Try).expect("it is free"));
+            let Begun::Run(run) =
+                worker.begin_once(OnceScope::Node, "migrate", Wait::Timeout).expect("begin")
+            else {
+                panic!("nobody else is there");
+            };
+            let done = worker.once(OnceScope::Node, "done", |_| Ok::<_, ()>(()));
+            assert_eq!(done.expect("once"), Once::Done);
+            let turn = |watch: &mut headcount::Watch| {
+                worker.beat();
+                match watch.process() {
+                    Ok(transitions) => _ = callbacks.run(transitions),
+                    Err(e) => assert!(e.is_busy(), "{e}"),
+                }
+                cron.poll()
+            };
+            let token = wait_for("the role", || match turn(&mut watch) {
+                Some(LeaderChange::Elected { token }) => Some(token),
+                _ => None,
+            });
+            line.say("joined");
+            wait_for("to be asked for the role", || {
+                assert!(cron.token().is_none_or(|now| now == token));
+                (turn(&mut watch) == Some(LeaderChange::GiveUp)).then(|| cron.give_up())
+            });
+            wait_for("the test", || {
+                turn(&mut watch);
+                (stop.load(SeqCst) != 0).then_some(())
+            });
+            run.done().expect("it was ours all the time");
+            drop(guard);
+            callbacks.run(worker.leave(Wait::Timeout).expect("leave"));
+            0
+        });
+        orphan.expect("joined");
+        std::mem::forget(orphan);
+        line.say("ready");
+        line.hear();
+        0
+    });
+    first.expect("ready");
+    first.kill();
+
+    let mut second = fork(|_| {
+        let master = place.open();
+        let node = master.node();
+        let generation = begin(&master, callbacks);
+        let mut child = worker(&generation, callbacks, Habit::Serving, Join::worker(Some(0)));
+        child.tell("stand cron");
+        let mut answer = |order: &str| {
+            child.say(order);
+            child.hear().expect("an answer")
+        };
+        assert!(answer("lock keys 0").starts_with("error busy: "), "two would hold it");
+        assert!(answer("lock idle 0").starts_with("locked "));
+        assert!(answer("once node migrate do").starts_with("running "), "two would be at it");
+        assert_eq!(answer("once node done do"), "run 1 after None None", "a new run begins it anew");
+        child.expect("did");
+        wait_for("the role to move", || {
+            let role = node.snapshot().singletons.into_iter().find(|x| x.name == "cron")?;
+            (role.holder == Some(child.pid())).then_some(())
+        });
+        stop.store(1, SeqCst);
+        wait_for("the orphan to leave", || (node.snapshot().total == 1).then_some(()));
+        child.tell("unlock");
+        child.say("lock keys 0");
+        assert!(child.hear().expect("an answer").ends_with(" after None"), "it had been released");
+        leave_all([&mut child]);
+        callbacks.run(master.leave(Wait::Timeout).expect("leave"));
+        0
+    });
+    second.ended_well();
 }
 
 /// A server that is killed and started again at once meets its own master, which to the kernel is alive for a moment more.

@@ -125,23 +125,32 @@ impl Begun {
     }
 }
 
-/// Every command of the program, as arguments, with the time that it itself is given to wait.
-pub fn every_command(which: &[&str], state: &Path) -> Vec<(Vec<String>, Duration)> {
+/// Every command of the program: its name, its arguments, and the time that it itself is given to wait.
+pub fn every_command(which: &[&str], state: &Path) -> Vec<(String, Vec<String>, Duration)> {
     let second = Duration::from_secs(1);
     let state = state.display().to_string();
     let run = ["run", "--on", "any=true", "--from", "oldest", "--state", &state];
-    let all: [(&[&str], Duration); 8] = [
-        (&["status"], Duration::ZERO),
-        (&["status", "--json"], Duration::ZERO),
-        (&["events", "-n", "50"], Duration::ZERO),
-        (&["events", "--json"], Duration::ZERO),
-        (&["wait", "--reloaded", "--drained", "--timeout", "1s"], second),
-        (&["wait", "--stopped", "--timeout", "1s"], second),
-        (&["doctor", "--json"], Duration::ZERO),
-        (&run, second),
+    // What it runs stands last.
+    let lock = (["lock", "--timeout", "1s", "program"], ["--", "true"]);
+    let leads = (["run", "--as-leader", "program"], ["--", "sleep", "9"]);
+    let all: [(&[&str], &[&str], Duration); 10] = [
+        (&["status"], &[], Duration::ZERO),
+        (&["status", "--json"], &[], Duration::ZERO),
+        (&["events", "-n", "50"], &[], Duration::ZERO),
+        (&["events", "--json"], &[], Duration::ZERO),
+        (&["wait", "--reloaded", "--drained", "--timeout", "1s"], &[], second),
+        (&["wait", "--stopped", "--timeout", "1s"], &[], second),
+        (&["doctor", "--json"], &[], Duration::ZERO),
+        (&run, &[], second),
+        (&lock.0, &lock.1, second),
+        (&leads.0, &leads.1, second),
     ];
-    let words = |part: &[&str]| part.iter().chain(which).map(|&word| word.to_owned()).collect();
-    all.iter().map(|&(part, own)| (words(part), own)).collect()
+    let words = |part: &[&str], rest: &[&str]| {
+        part.iter().chain(which).chain(rest).map(|&word| word.to_owned()).collect()
+    };
+    all.iter()
+        .map(|&(part, rest, own)| (format!("headcount {}", part.join(" ")), words(part, rest), own))
+        .collect()
 }
 
 /// Runs them all at the same time; those that go on until they are told are told so after their time. Gives what each said
@@ -155,10 +164,9 @@ pub fn run_every(
 ) -> Vec<Run> {
     let begun: Vec<_> = every_command(which, state)
         .into_iter()
-        .map(|(words, own)| {
+        .map(|(name, words, own)| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let name = words[..words.len() - which.len()].join(" ");
-            (begin(&mut headcount(before, &words), &format!("headcount {name}"), guard), own)
+            (begin(&mut headcount(before, &words), &name, guard), own)
         })
         .chain(std::iter::once((begin_top(before, which, guard), Duration::from_secs(1))))
         .collect();

@@ -82,6 +82,7 @@ local function stamp()
   C.clock_gettime(CLOCK_BOOTTIME, ts)
   return tonumber(ts.sec) * 1e9 + tonumber(ts.nsec)
 end
+_M.now = stamp
 
 function _M.report(callback, event)
   local known, phase = pcall(ngx.get_phase)

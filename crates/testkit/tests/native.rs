@@ -162,6 +162,123 @@ fn variables_and_the_status_page_show_what_is() {
     nginx.end(Signal::QUIT);
 }
 
+const LEADS: &str = r#"map $headcount_leads_cron $cron { 1 here; default elsewhere; }
+    add_header X-Leads "$headcount_worker $headcount_leads_cron $headcount_leads_reports $cron" always;"#;
+
+fn roles(nginx: &Nginx) -> Vec<(String, i64, u64)> {
+    let status = nginx.json("/status");
+    let all = status["nodes"][0]["singletons"].as_array().cloned().unwrap_or_default();
+    let role = |x: &serde_json::Value| {
+        Some((x["name"].as_str()?.to_owned(), x["holder"].as_i64()?, x["token"].as_u64()?))
+    };
+    all.iter().filter_map(role).collect()
+}
+
+/// Who leads in both roles, once somebody does.
+fn leader(nginx: &Nginx) -> i32 {
+    nginx.wait_until("a leader of both", || match &roles(nginx)[..] {
+        [(_, cron, _), (_, reports, _)] if cron == reports => i32::try_from(*cron).ok(),
+        _ => None,
+    })
+}
+
+/// The worker that answers, and what it says of the roles.
+fn says(nginx: &Nginx) -> String {
+    let answer = testkit::http::raw(&nginx.socket(), "GET", "/ping").expect("an answer");
+    let line = answer.lines().find_map(|line| line.strip_prefix("X-Leads: "));
+    line.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+/// nginx without Lua: each worker stands for the roles that the directive names.
+#[test]
+fn one_worker_leads_in_the_roles_of_the_directive_and_a_variable_says_so() {
+    let _permit = permit();
+    let directive = "headcount on path=@FOLDER@/run/registry heartbeat=100ms stall=2s roles=cron,reports;";
+    let nginx = Nginx::start_ready(plain(Server::Debian).directive(directive).http(LEADS).allow_kills());
+    let first = leader(&nginx);
+    let other = nginx.workers().into_iter().find(|pid| *pid != first).expect("two workers");
+    // Only the leader can answer.
+    nginx.freeze(other);
+    let leads =
+        nginx.wait_until("its answer", || Some(says(&nginx)).filter(|said| said.contains("1 1 here")));
+    nginx.thaw(other);
+    // Only the other one can; and after `stall` it leads.
+    nginx.freeze(first);
+    let number = |said: &str| said.split(' ').next().unwrap_or_default().to_owned();
+    let does_not = says(&nginx);
+    assert_eq!(does_not, format!("{} 0 0 elsewhere", number(&does_not)));
+    assert_ne!(number(&does_not), number(&leads));
+    let second = nginx.wait_until("another leader", || Some(leader(&nginx)).filter(|pid| *pid != first));
+    assert_eq!(second, other);
+    nginx.wait_until("its answer", || says(&nginx).contains("1 1 here").then_some(()));
+    nginx.thaw(first);
+    // A death, and a reload.
+    process::send(second, Signal::KILL);
+    let third = nginx.wait_until("a third leader", || Some(leader(&nginx)).filter(|pid| *pid != second));
+    nginx.reload_and_settle(2);
+    let fourth = nginx.wait_until("a leader of generation 2", || {
+        Some(leader(&nginx)).filter(|pid| *pid != third && nginx.workers().contains(pid))
+    });
+    // A reload that takes the roles away, and one that has others.
+    nginx.reload_with(|setup| {
+        setup.directive(&directive.replace("roles=cron,reports", "roles=cron,reports,more"))
+    });
+    nginx.wait_until("a leader of generation 3", || {
+        let all = roles(&nginx);
+        (all.len() == 3 && all.iter().all(|(_, pid, _)| *pid != i64::from(fourth))).then_some(())
+    });
+    nginx.end(Signal::QUIT);
+}
+
+#[test]
+fn roles_that_cannot_be_or_are_not_there_are_refused_by_the_test_of_the_configuration() {
+    let _permit = permit();
+    let on = |more: &str| format!("headcount on path=@FOLDER@/run/registry{more};");
+    let nginx = Nginx::prepare(plain(Server::Debian).directive(&on(" roles=cron,reports")).http(LEADS));
+    let refused = |directive: String, said: &str| {
+        nginx.change(|setup| setup.directive(&directive));
+        let output = nginx.ask(&["-t"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("[emerg]") && text.contains(said), "{text}");
+    };
+    refused(on(" roles=cron"), "$headcount_leads_reports: \"roles\" of the directive \"headcount\" has cron");
+    refused(on(""), "has no parameter \"roles\"");
+    refused(on(" roles=Cron,reports"), "with the role \"Cron\"; allowed are names of 1 to 48 small letters");
+    refused(on(" roles=cron,reports,cron"), "names the role \"cron\" twice");
+    for fine in [on(" roles=reports,cron"), "headcount off roles=cron;".to_owned()] {
+        nginx.change(|setup| setup.directive(&fine));
+        let output = nginx.ask(&["-t"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    // Off: the variables are empty, as all others.
+    nginx.run();
+    nginx.must_serve();
+    assert_eq!(says(&nginx).trim(), "elsewhere");
+    nginx.end(Signal::QUIT);
+}
+
+/// Where Lua is in charge, it stands for its roles, and the variables tell of them.
+#[test]
+fn with_lua_the_variables_tell_of_its_roles() {
+    let _permit = permit();
+    let stands = r#"
+        kit.after_join = function()
+            require("resty.headcount").leader("cron", { on_elected = function() end, on_lost = function() end })
+        end
+    "#;
+    let nginx = Nginx::start_ready(
+        Setup::new(Integration::Both)
+            .workers(1)
+            .directive("headcount on path=@FOLDER@/run/registry heartbeat=100ms roles=reports;")
+            .http(LEADS)
+            .after_init(stands)
+            .allow("\"roles\" has no effect where Lua is in charge"),
+    );
+    nginx.wait_until("the leader's answer", || says(&nginx).contains("1 0 here").then_some(()));
+    assert!(nginx.log().contains("let it stand for reports by headcount.leader()"), "{}", nginx.log());
+    nginx.end(Signal::QUIT);
+}
+
 /// However many processes there are, the watch costs each worker one connection of nginx's, which is no client's.
 #[test]
 fn the_watch_takes_one_connection() {

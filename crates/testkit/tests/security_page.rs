@@ -1,4 +1,5 @@
-//! Each claim of docs/security.md names tests, and so does each limit of docs/reliability.md; they are there.
+//! Each claim of docs/security.md names tests, and so does each limit of docs/reliability.md and each scenario of docs/singletons.md; they
+//! are there.
 
 use std::path::{Path, PathBuf};
 
@@ -52,4 +53,11 @@ fn the_tests_of_the_limits_are_there() {
     let (_, limits) = page.split_once("\n## Limits\n").expect("the section");
     let (limits, _) = limits.split_once("\n### ").expect("what follows it");
     named_tests_are_there("docs/reliability.md", limits, 20);
+}
+
+#[test]
+fn the_tests_of_the_scenarios_are_there() {
+    let page = page("singletons.md");
+    let (_, scenarios) = page.split_once("\n## Proof\n").expect("the section");
+    named_tests_are_there("docs/singletons.md", scenarios, 25);
 }

@@ -155,6 +155,11 @@ local DECLARATIONS = [[
                                headcount_once *once);
   int32_t headcount_once_end(headcount_node *node, uint32_t scope, const char *key, int32_t done, int64_t wait_ms);
   int32_t headcount_lock_acquire(headcount_node *node, const char *name, int64_t wait_ms, headcount_lock *lock);
+  typedef struct headcount_named_lock headcount_named_lock;
+  int32_t headcount_lock_find(headcount_node *node, const char *name, const headcount_named_lock **lock);
+  int32_t headcount_named_lock_acquire(const headcount_named_lock *named, int64_t wait_ms, headcount_lock *lock);
+  int32_t headcount_named_lock_release(const headcount_named_lock *named);
+  void headcount_named_lock_free(const headcount_named_lock *named);
   int32_t headcount_lock_watch(headcount_node *node, const char *name, int32_t wanted);
   int32_t headcount_lock_release(headcount_node *node, const char *name);
   int32_t headcount_get_singletons(headcount_node *node, headcount_singleton *singletons, uint64_t capacity,

@@ -82,7 +82,7 @@ impl Replay {
             self.apply(event, who, later.clone(), ended);
         }
         // What was found at a start is about a world that had ended.
-        if event.cause != "unclean" {
+        if event.cause != "unclean" && !event.kind.has_name() {
             self.judge(event, who);
         }
         if leaves_after {

@@ -3,13 +3,17 @@
 
 mod callbacks;
 mod counts;
+mod leaders;
 mod lives;
+mod locks;
 mod log;
+mod onces;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::journal::Event;
+use crate::deeds::Deed;
+use crate::journal::{Event, Kind};
 use crate::kernel::Process;
 
 pub use callbacks::Call;
@@ -17,6 +21,9 @@ pub use log::bad_lines;
 
 /// The clocks of kernel, journal and callbacks are read a moment apart, and the wall clock is steered meanwhile.
 const SLACK: u64 = 2_000_000;
+/// Between two heartbeats of a worker, and without one before it counts as stalled: what the servers are configured with.
+const BEAT: u64 = 250_000_000;
+const STALL_AFTER: u64 = 1_500_000_000;
 
 /// What kind of promise was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +46,12 @@ pub enum Class {
     Callback,
     /// `status` or `metrics` differ from the kernel at rest.
     Status,
+    /// Two had a role at one instant.
+    TwoLeaders,
+    /// Nobody had a role, though somebody who stood for it was fit.
+    Leaderless,
+    /// Two held a lock at one instant.
+    TwoInside,
     /// The server did not come to rest, start or stop.
     Hung,
     /// Processor time at rest.
@@ -63,6 +76,9 @@ impl fmt::Display for Class {
             Self::WrongCount => "wrong count",
             Self::Callback => "callback",
             Self::Status => "status",
+            Self::TwoLeaders => "two leaders",
+            Self::Leaderless => "leaderless",
+            Self::TwoInside => "two inside",
             Self::Hung => "hung",
             Self::Busy => "busy",
             Self::Growth => "growth",
@@ -106,6 +122,8 @@ pub struct Evidence<'a> {
     pub events: &'a [Event],
     /// What the callbacks wrote.
     pub calls: &'a [Call],
+    /// What workers wrote of what only one of them does, in the order of their times.
+    pub deeds: &'a [Deed],
     /// When workers were stopped, frozen or busy, or held the lock, from and to: deaths meanwhile are told later.
     pub hindered: &'a [(u64, u64)],
 }
@@ -113,6 +131,70 @@ pub struct Evidence<'a> {
 impl Evidence<'_> {
     fn was_hindered(&self, from: u64, to: u64) -> bool {
         self.hindered.iter().any(|&(begun, ended)| begun <= to && from <= ended)
+    }
+}
+
+/// The evidence, in an order in which it is found quickly.
+struct Known<'a> {
+    evidence: &'a Evidence<'a>,
+    by_pid: BTreeMap<i32, Vec<&'a Process>>,
+    /// When it was told of a process that it drains, leaves, has ended or is stalled.
+    goings: BTreeMap<i32, Vec<u64>>,
+    /// When a worker was told to have left: nothing of it runs any more, though its process may take a moment to end.
+    exits: BTreeMap<i32, Vec<u64>>,
+    /// When it was told that it let a lock go which it had not released.
+    let_go: BTreeMap<i32, Vec<u64>>,
+}
+
+impl<'a> Known<'a> {
+    fn of(evidence: &'a Evidence<'a>) -> Self {
+        let (mut by_pid, mut goings) = (BTreeMap::new(), BTreeMap::new());
+        let (mut exits, mut let_go) = (BTreeMap::new(), BTreeMap::new());
+        for process in evidence.processes {
+            by_pid.entry(process.pid).or_insert_with(Vec::new).push(process);
+        }
+        for event in evidence.events {
+            if event.kind == Kind::WorkerExited {
+                exits.entry(event.pid.unwrap_or(0)).or_insert_with(Vec::new).push(event.at);
+            }
+            let list = match event.kind {
+                Kind::WorkerDraining | Kind::WorkerExited | Kind::WorkerDied | Kind::WorkerStalled => {
+                    &mut goings
+                }
+                Kind::LockAbandoned => &mut let_go,
+                _ => continue,
+            };
+            list.entry(event.pid.unwrap_or(0)).or_insert_with(Vec::new).push(event.at);
+        }
+        Self { evidence, by_pid, goings, exits, let_go }
+    }
+
+    /// The process that had this number at that time.
+    fn process(&self, pid: i32, at: u64) -> Option<&'a Process> {
+        let of = self.by_pid.get(&pid)?.iter().filter(|process| process.began <= at + SLACK);
+        of.max_by_key(|process| process.began).copied()
+    }
+
+    /// When the process that had this number at that time ended.
+    fn end_of(&self, pid: i32, at: u64) -> Option<u64> {
+        self.process(pid, at)?.ended
+    }
+
+    /// The same, or when it has left before it ended.
+    fn out_at(&self, pid: i32, at: u64) -> Option<u64> {
+        let left = self.exits.get(&pid).into_iter().flatten().copied().filter(|left| *left >= at);
+        left.chain(self.end_of(pid, at)).min()
+    }
+
+    /// Whether somebody who had this number had ended by then.
+    fn has_ended_by(&self, pid: i32, at: u64) -> bool {
+        let ended = |process: &&Process| process.ended.is_some_and(|end| end <= at);
+        self.by_pid.get(&pid).is_some_and(|of| of.iter().any(ended))
+    }
+
+    /// When a process that had a lock at that time was told to have let it go as it left or died.
+    fn let_go(&self, pid: i32, from: u64) -> Option<u64> {
+        self.let_go.get(&pid)?.iter().copied().filter(|at| *at >= from).min()
     }
 }
 
@@ -128,6 +210,8 @@ pub struct Tally {
     pub to_callback: Vec<u64>,
     /// Until the journal, while somebody was.
     pub hindered: Vec<u64>,
+    /// Without a leader while somebody was fit and nobody was hindered, after one that died or gave the role up.
+    pub without_leader: Vec<u64>,
 }
 
 impl Tally {
@@ -143,6 +227,7 @@ impl Tally {
         self.to_journal.extend(other.to_journal);
         self.to_callback.extend(other.to_callback);
         self.hindered.extend(other.hindered);
+        self.without_leader.extend(other.without_leader);
     }
 }
 
@@ -154,6 +239,13 @@ pub fn check(evidence: &Evidence) -> (Vec<Violation>, Tally) {
     found.extend(lives::check(evidence, &owners, &mut tally));
     found.extend(counts::check(evidence, &owners, &mut tally));
     found.extend(callbacks::check(evidence, &owners, &mut tally));
+    let known = Known::of(evidence);
+    found.extend(leaders::check(&known, &mut tally));
+    // Who only looks does not know when exactly somebody died.
+    if evidence.complete {
+        found.extend(onces::check(&known, &mut tally));
+        found.extend(locks::check(&known, &mut tally));
+    }
     tally.add("events", evidence.events.len() as u64);
     (found, tally)
 }
@@ -178,5 +270,7 @@ pub fn numbers(events: &[Event], first: u64) -> Vec<Violation> {
     found
 }
 
+#[cfg(test)]
+mod singleton_tests;
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,9 @@ use super::*;
 use crate::journal::Kind;
 use crate::kernel::Status;
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 
-fn event(seq: u64, kind: Kind, pid: i32, mine: i64) -> Event {
+pub(super) fn event(seq: u64, kind: Kind, pid: i32, mine: i64) -> Event {
     Event {
         seq,
         kind,
@@ -21,6 +21,9 @@ fn event(seq: u64, kind: Kind, pid: i32, mine: i64) -> Event {
         signal: None,
         exit_code: None,
         about: None,
+        name: String::new(),
+        token: 0,
+        attempts: 0,
         reporter: 9,
         time: 0.0,
         at: seq * 10 * MS,
@@ -69,6 +72,7 @@ fn finds(doctor: impl FnOnce(&mut History), expected: &[Class]) {
         first: 1,
         events: &history.events,
         calls: &history.calls,
+        deeds: &[],
         hindered: &[],
     });
     let classes: Vec<Class> = found.iter().map(|violation| violation.class).collect();

@@ -67,7 +67,7 @@ impl Looks {
     /// A daemon has it in its command line. A worker whose master is gone has lost it, but not its log file.
     fn has_mark(&self, pid: i32) -> bool {
         let title = process::title(pid);
-        let may_be_a_worker = title.starts_with("nginx: worker") || title.contains("/examples/prefork ");
+        let may_be_a_worker = title.starts_with("nginx: worker") || title.contains("/examples/scheduler ");
         title.contains(&self.mark) || may_be_a_worker && self.has_file(pid)
     }
 

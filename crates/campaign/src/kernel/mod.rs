@@ -122,7 +122,7 @@ impl Kernel {
 
     /// After so long it is certain that we have heard of a fork.
     pub fn lag(&self) -> Duration {
-        Duration::from_millis(if self.source == Source::Connector { 5 } else { 200 })
+        Duration::from_millis(if self.source == Source::Connector { 50 } else { 200 })
     }
 
     /// All that live now.

@@ -72,6 +72,9 @@ impl Life<'_> {
                 (0..many.min(all.len() as u32)).map(|i| all[at(n.wrapping_add(i))]).collect()
             }
             Who::All => all,
+            Who::Leader | Who::Holder => {
+                self.holders(who == Who::Leader).into_iter().filter(|pid| all.contains(pid)).collect()
+            }
             Who::Sentinel | Who::Deputy | Who::Both => {
                 let sentinel = self.sentinel().filter(|pid| all.contains(pid));
                 let mut others = self.server.serving(self.kernel);
@@ -84,6 +87,15 @@ impl Life<'_> {
                 }
             }
         }
+    }
+
+    /// Who leads; or who holds a lock or is at a once, if anybody is.
+    fn holders(&self, leads: bool) -> Option<i32> {
+        let status = self.status().ok()?;
+        let all = status["singletons"].as_array()?;
+        let is_held = |x: &&serde_json::Value| !x["holder"].is_null() && (x["kind"] == "role") == leads;
+        let held = all.iter().find(is_held).or_else(|| all.iter().find(|x| !x["holder"].is_null()));
+        held?["holder"].as_i64().map(|pid| pid as i32)
     }
 
     fn sentinel(&self) -> Option<i32> {

@@ -9,6 +9,7 @@ use testkit::{Signal, process};
 
 use super::{Chapter, Life};
 use crate::checker::{self, Call, Class, Evidence, Tally, Violation};
+use crate::deeds::{self, Deed, ONCES, ROLE};
 use crate::front::Front;
 use crate::journal::{self, Event, Kind, headcount};
 
@@ -104,7 +105,12 @@ impl Life<'_> {
         let begun = Instant::now();
         let fits = self.wait(GENERATION, |life| {
             let kernel: BTreeSet<i32> = life.server.workers(life.kernel).into_iter().collect();
-            match life.status().and_then(|status| compare(&status, &kernel, life.server.master())) {
+            let has_singletons = life.front.has_singletons();
+            let compared = life.status().and_then(|status| {
+                compare(&status, &kernel, life.server.master())?;
+                if has_singletons { compare_singletons(&status, &kernel) } else { Ok(()) }
+            });
+            match compared {
                 Ok(()) => return true,
                 Err(error) => wrong = error,
             }
@@ -226,14 +232,31 @@ impl Life<'_> {
         let processes = self.kernel.all();
         let complete = self.kernel.source() == crate::kernel::Source::Connector;
         let hindered = &self.hindered;
+        let deeds = self.deeds(events);
         Ok(checker::check(&Evidence {
             processes: &processes,
             complete,
             first,
             events,
             calls: &calls,
+            deeds: &deeds,
             hindered,
         }))
+    }
+
+    /// Of the workers that these events are about.
+    fn deeds(&self, events: &[Event]) -> Vec<Deed> {
+        let read = |name| self.server.folder().read(name);
+        let mut deeds = match self.front {
+            Front::Lua | Front::Both => deeds::recorded(&read("reports.jsonl")),
+            Front::Module => Vec::new(),
+            Front::Rust => deeds::printed(&read("stdio.log")),
+        };
+        let started = events.iter().filter(|event| event.kind == Kind::WorkerStarted);
+        let ours: BTreeSet<i32> = started.filter_map(|event| event.pid).collect();
+        deeds.retain(|deed| ours.contains(&deed.pid));
+        deeds.sort_by_key(|deed| deed.at);
+        deeds
     }
 
     fn calls(&self) -> Result<Vec<Call>, String> {
@@ -315,6 +338,28 @@ fn compare(status: &Value, kernel: &BTreeSet<i32>, master: Option<i32>) -> Resul
     }
     if status["total"] != expected {
         return Err(format!("the total is not {expected}: {status}"));
+    }
+    Ok(())
+}
+
+/// One of the workers leads, and all that is to be done once is done, or has failed.
+fn compare_singletons(status: &Value, kernel: &BTreeSet<i32>) -> Result<(), String> {
+    let all = status["singletons"].as_array().ok_or_else(|| format!("no singletons: {status}"))?;
+    let of = |kind: &'static str, name: &'static str| {
+        all.iter().filter(move |x| x["kind"] == kind && x["name"] == name)
+    };
+    let leads = |role: &Value| {
+        let holder = role["holder"].as_i64().map(|pid| pid as i32);
+        role["state"] == "held" && holder.is_some_and(|pid| kernel.contains(&pid))
+    };
+    if of("role", ROLE).count() != 1 || !of("role", ROLE).all(leads) {
+        return Err(format!("nobody leads: {status}"));
+    }
+    for once in ONCES {
+        let is_over = |x: &Value| x["state"] == "done" || x["state"] == "failed";
+        if of("once", once).count() != 1 || !of("once", once).all(is_over) {
+            return Err(format!("{once} is not settled: {status}"));
+        }
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub struct LockArgs {
 }
 
 /// How often a signal, or a registry that was replaced, is looked for while it waits. A release wakes it at once.
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = Duration::from_millis(250);
 /// When a waiter says whom it waits for.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How often a holder looks at its node.
@@ -130,6 +130,7 @@ fn wait(
 ) -> anyhow::Result<Waited> {
     let limit = if args.nonblock { Some(Duration::ZERO) } else { args.timeout };
     let mut said: Option<u32> = None;
+    let mut looked: Option<Instant> = None;
     let node = escape(visitor.node().name());
     loop {
         let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
@@ -146,6 +147,11 @@ fn wait(
             return Ok(Waited::Replaced);
         }
         visitor.tend();
+        let is_over = left.is_some_and(|left| left.is_zero());
+        if !is_over && looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            continue;
+        }
+        looked = Some(Instant::now());
         let who = Who::has(visitor, lock.name());
         if let Some(who) = who.as_ref().filter(|who| process::ancestors().any(|pid| pid == who.pid)) {
             bail!(
@@ -154,13 +160,13 @@ fn wait(
                 lock.name()
             );
         }
-        if left.is_some_and(|left| left.is_zero()) {
+        if is_over {
             let why = who.map_or_else(|| "it was taken all the time".to_owned(), |who| who.with("it"));
             let text = match args.nonblock {
                 true => format!("{node}: the lock {} is taken: {why}", lock.name()),
                 false => format!(
                     "{node}: timed out after {} waiting for the lock {}: {why}",
-                    age(begun.elapsed()),
+                    age(limit.unwrap_or_default()),
                     lock.name()
                 ),
             };

@@ -4,13 +4,15 @@ use std::ffi::c_char;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount_core::{Begun, ErrorKind, LeaderChange, NamedLock, OnceScope};
+use headcount_core::{Begun, ErrorKind, LeaderChange, OnceScope};
 
 use crate::border::codes::HEADCOUNT_OK;
-use crate::border::entry::{Failure, Sized32, check_pointer, check_struct, entry, put, string, wait};
+use crate::border::entry::{
+    Failure, Outcome, Sized32, check_pointer, check_struct, entry, put, string, wait,
+};
 use crate::border::event::{count, name as name_of, signed};
 use crate::border::words::HEADCOUNT_NONE;
-use crate::handle::singletons::Held;
+use crate::handle::singletons::Lock;
 use crate::handle::{self, Handle};
 
 /// Nothing has changed.
@@ -338,14 +340,31 @@ pub unsafe extern "C" fn headcount_once_end(
     })
 }
 
-fn lock_of(handle: &Handle, name: &str) -> Result<Arc<NamedLock>, Failure> {
-    let known = handle.process().singletons.locks.iter().find(|l| l.name() == name).cloned();
-    if let Some(named) = known {
-        return Ok(named);
+fn lock_of(handle: &Handle, name: &str) -> Result<Arc<Lock>, Failure> {
+    if let Some(known) = handle.process().singletons.known_lock(name) {
+        return Ok(known.clone());
     }
-    let named = Arc::new(handle.worker(0)?.lock(name)?);
-    handle.process().singletons.locks.push(named.clone());
-    Ok(named)
+    let named = handle.worker(0)?.lock(name)?;
+    Ok(handle.process().singletons.add_lock(named))
+}
+
+/// `lock` may be NULL.
+///
+/// # Safety
+/// `lock` is NULL, or says its size and is writable.
+unsafe fn acquire(of: &Lock, wait_ms: i64, lock: *mut LockRecord) -> Outcome {
+    if !lock.is_null() {
+        // SAFETY: by the caller's word.
+        unsafe { check_struct(lock, "lock") }?;
+    }
+    let (token, abandoned_by) = of.acquire(wait(wait_ms)?)?;
+    if !lock.is_null() {
+        let abandoned_by = abandoned_by.map_or(0, signed);
+        let record = LockRecord { struct_size: size_of::<LockRecord>() as u32, abandoned_by, token };
+        // SAFETY: checked above; writable by the caller's word.
+        unsafe { put(lock, "lock", record) }?;
+    }
+    Ok(HEADCOUNT_OK)
 }
 
 /// Takes the lock of this name, over all processes of the node and all their threads; waits for it, `wait_ms` as everywhere. Without a
@@ -362,27 +381,75 @@ pub unsafe extern "C" fn headcount_lock_acquire(
 ) -> i32 {
     entry(|| {
         let handle = handle::find(node)?;
-        // SAFETY: NULL or a string, by the caller's word; and NULL, or writable for as long as this call.
-        let name = unsafe {
-            if !lock.is_null() {
-                check_struct(lock, "lock")?;
-            }
-            required(name, "name")?
-        };
+        // SAFETY: NULL or a string, by the caller's word.
+        let name = unsafe { required(name, "name") }?;
+        let of = lock_of(handle, &name)?;
+        // SAFETY: NULL, or writable for as long as this call, by the caller's word.
+        unsafe { acquire(&of, wait_ms, lock) }
+    })
+}
+
+/// The lock of this name as something to keep, for whoever takes it often: without looking the name up each time. Give it back by
+/// `headcount_named_lock_free`. It is of no more use when this process has left.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_lock_find(
+    node: *mut Handle,
+    name: *const c_char,
+    lock: *mut *const Lock,
+) -> i32 {
+    entry(|| {
+        let handle = handle::find(node)?;
+        check_pointer(lock, "lock")?;
+        // SAFETY: NULL or a string, by the caller's word.
+        let name = unsafe { required(name, "name") }?;
         let named = lock_of(handle, &name)?;
-        let guard = named.acquire(wait(wait_ms)?)?;
-        let record = LockRecord {
-            struct_size: size_of::<LockRecord>() as u32,
-            abandoned_by: guard.abandoned_by().map_or(0, signed),
-            token: guard.token(),
-        };
-        handle.process().singletons.held.push(Held::new(&name, guard));
-        if !lock.is_null() {
-            // SAFETY: checked above; writable by the caller's word.
-            unsafe { put(lock, "lock", record) }?;
-        }
+        // SAFETY: checked above; writable by the caller's word.
+        unsafe { put(lock, "lock", Arc::into_raw(named)) }?;
         Ok(HEADCOUNT_OK)
     })
+}
+
+/// # Safety
+/// `lock` is NULL, or what `headcount_lock_find` gave and nobody has given back.
+unsafe fn given<'a>(lock: *const Lock) -> Result<&'a Lock, Failure> {
+    check_pointer(lock.cast_mut(), "lock")?;
+    // SAFETY: by the caller's word.
+    Ok(unsafe { &*lock })
+}
+
+/// `headcount_lock_acquire` for what `headcount_lock_find` gave.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_named_lock_acquire(
+    named: *const Lock,
+    wait_ms: i64,
+    lock: *mut LockRecord,
+) -> i32 {
+    entry(|| {
+        // SAFETY: what the caller was given; and NULL, or writable for as long as this call.
+        unsafe { acquire(given(named)?, wait_ms, lock) }
+    })
+}
+
+/// `headcount_lock_release` for what `headcount_lock_find` gave.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_named_lock_release(named: *const Lock) -> i32 {
+    entry(|| {
+        // SAFETY: what the caller was given.
+        unsafe { given(named) }?.release()?;
+        Ok(HEADCOUNT_OK)
+    })
+}
+
+/// Gives back what `headcount_lock_find` gave. A lock that is held stays held. Does nothing with NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn headcount_named_lock_free(named: *const Lock) {
+    if !named.is_null() {
+        entry(|| {
+            // SAFETY: what the caller was given, and gives back once.
+            drop(unsafe { Arc::from_raw(named) });
+            Ok(HEADCOUNT_OK)
+        });
+    }
 }
 
 /// For hosts that cannot sleep in `headcount_lock_acquire`: `wanted` 1: the waker writes a byte 'L' when it is worth trying to take the
@@ -414,15 +481,8 @@ pub unsafe extern "C" fn headcount_lock_release(node: *mut Handle, name: *const 
         let handle = handle::find(node)?;
         // SAFETY: NULL or a string, by the caller's word.
         let name = unsafe { required(name, "name") }?;
-        let mut process = handle.process();
-        let held = &mut process.singletons.held;
-        let Some(at) = held.iter().position(|held| held.name == name) else {
-            return Err(Failure::new(
-                ErrorKind::WrongState,
-                format!("this process does not hold the lock {name}"),
-            ));
-        };
-        drop(held.swap_remove(at));
+        let held = handle.process().singletons.held_lock(&name)?;
+        held.release()?;
         Ok(HEADCOUNT_OK)
     })
 }

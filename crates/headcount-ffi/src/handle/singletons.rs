@@ -1,8 +1,9 @@
 //! The roles, onces and locks of one process.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use headcount_core::{ErrorKind, Leader, LockGuard, NamedLock, OnceRun, OnceScope};
+use headcount_core::{ErrorKind, Leader, LockGuard, NamedLock, OnceRun, OnceScope, Wait};
 
 use crate::border::entry::Failure;
 
@@ -11,31 +12,89 @@ use crate::border::entry::Failure;
 pub(crate) struct Singletons {
     pub(crate) leaders: Vec<Leader>,
     pub(crate) runs: Vec<(OnceScope, String, OnceRun)>,
-    pub(crate) locks: Vec<Arc<NamedLock>>,
-    pub(crate) held: Vec<Held>,
+    /// By their names: those that are in use, and some that were.
+    locks: HashMap<String, Arc<Lock>>,
 }
 
-/// A lock that this process holds.
-pub(crate) struct Held {
-    pub(crate) name: String,
-    _guard: LockGuard,
+/// So many locks are remembered that nobody uses: servers make names of their keys.
+const MOST_UNUSED: usize = 256;
+
+/// A lock, and whether this process has it.
+pub struct Lock {
+    pub(crate) named: NamedLock,
+    held: Mutex<Option<Held>>,
 }
+
+/// What keeps a lock.
+struct Held(LockGuard);
 
 // SAFETY: a guard only stays on its thread so that nobody sends it to another by mistake. C says itself when, and by which
 // thread, a lock is released; releasing it elsewhere touches nothing that is the thread's own.
 unsafe impl Send for Held {}
 
-impl Held {
-    pub(crate) fn new(name: &str, guard: LockGuard) -> Held {
-        Held { name: name.to_owned(), _guard: guard }
+impl Lock {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes it; gives the token, and who died inside.
+    pub(crate) fn acquire(&self, wait: Wait) -> Result<(u64, Option<u32>), Failure> {
+        let guard = self.named.acquire(wait)?;
+        let taken = (guard.token(), guard.abandoned_by());
+        *self.held() = Some(Held(guard));
+        Ok(taken)
+    }
+
+    pub(crate) fn release(&self) -> Result<(), Failure> {
+        match self.held().take() {
+            Some(held) => {
+                drop(held.0);
+                Ok(())
+            }
+            None => Err(not_held(self.named.name())),
+        }
+    }
+
+    fn leave_to_the_next(&self) {
+        if let Some(held) = self.held().take() {
+            held.0.leave_to_the_next();
+        }
     }
 }
 
+fn not_held(name: &str) -> Failure {
+    Failure::new(ErrorKind::WrongState, format!("this process does not hold the lock {name}"))
+}
+
 impl Singletons {
+    /// This process is leaving. What it holds is not released, but left to the next, who is told so.
+    pub(crate) fn leave(&mut self) {
+        let left = std::mem::take(self);
+        left.locks.values().for_each(|lock| lock.leave_to_the_next());
+    }
+
     pub(crate) fn leader(&self, role: &str) -> Result<&Leader, Failure> {
         let found = self.leaders.iter().find(|leader| leader.role() == role);
         found.ok_or_else(|| {
             Failure::new(ErrorKind::NotFound, format!("this process does not stand for the role {role}"))
         })
+    }
+
+    pub(crate) fn known_lock(&self, name: &str) -> Option<&Arc<Lock>> {
+        self.locks.get(name)
+    }
+
+    /// The lock of this name that this process has.
+    pub(crate) fn held_lock(&self, name: &str) -> Result<Arc<Lock>, Failure> {
+        self.known_lock(name).cloned().ok_or_else(|| not_held(name))
+    }
+
+    pub(crate) fn add_lock(&mut self, named: NamedLock) -> Arc<Lock> {
+        if self.locks.len() >= MOST_UNUSED {
+            self.locks.retain(|_, lock| Arc::strong_count(lock) > 1 || lock.held().is_some());
+        }
+        let lock = Arc::new(Lock { named, held: Mutex::default() });
+        self.locks.insert(lock.named.name().to_owned(), lock.clone());
+        lock
     }
 }

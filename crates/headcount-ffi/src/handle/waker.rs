@@ -15,11 +15,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use headcount_core::{ErrorKind, GenerationId, NamedLock};
+use headcount_core::{ErrorKind, GenerationId};
 
 use self::socket::Listener;
 use self::thread::Control;
 use crate::border::entry::Failure;
+use crate::handle::singletons::Lock;
 
 /// A running waker, as the rest of the process holds it. Dropping it does not end the thread.
 pub(crate) struct Waker {
@@ -51,7 +52,7 @@ impl Waker {
     }
 
     /// Has a byte written when this lock can be tried; or no more.
-    pub(crate) fn watch_lock(&self, lock: &Arc<NamedLock>, wanted: bool) -> Result<(), Failure> {
+    pub(crate) fn watch_lock(&self, lock: &Arc<Lock>, wanted: bool) -> Result<(), Failure> {
         if !wanted {
             locks::unwatch(&self.control, lock);
             return Ok(());

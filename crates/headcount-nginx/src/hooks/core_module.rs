@@ -11,6 +11,7 @@ use ngx::ffi::{
 use ngx::ngx_string;
 
 use crate::hooks::directive::{self, MainConf};
+use crate::hooks::variables;
 use crate::nginx::border::entry;
 use crate::nginx::facts::{self, Process};
 use crate::nginx::log;
@@ -65,6 +66,13 @@ unsafe extern "C" fn create_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
 /// The configuration has been read; the sockets are not open yet, so it may still fail.
 unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *mut c_char {
     entry("init_conf", ptr::null_mut(), || {
+        if facts::process() != Process::Signaller {
+            // SAFETY: the configuration has been read.
+            if let Some(text) = unsafe { unknown_role(cycle) } {
+                log::refuse(cycle, &text);
+                return log::conf_error();
+            }
+        }
         if facts::is_test() {
             let is_fine = loading::so_far().settings.is_none_or(|settings| master::look(&settings));
             return if is_fine { ptr::null_mut() } else { log::conf_error() };
@@ -86,6 +94,25 @@ unsafe extern "C" fn init_conf(cycle: *mut ngx_cycle_t, conf: *mut c_void) -> *m
         }
         ptr::null_mut()
     })
+}
+
+/// What is wrong with a variable after a role that no worker stands for. Where Lua is in charge, it says which there are, and when
+/// it likes.
+///
+/// # Safety
+/// The configuration has been read.
+unsafe fn unknown_role(cycle: *mut ngx_cycle_t) -> Option<String> {
+    let Loading { settings, is_asked_by_lua, .. } = loading::so_far();
+    let roles = settings?.roles;
+    // SAFETY: by the caller's word.
+    let (asked_for, may_be_lua) =
+        unsafe { (variables::roles_asked_for(cycle), is_asked_by_lua || lua::may_come_late(cycle)) };
+    let unknown = asked_for.into_iter().find(|role| !roles.contains(role)).filter(|_| !may_be_lua)?;
+    let there = match roles.is_empty() {
+        true => "the directive \"headcount\" has no parameter \"roles\"".to_owned(),
+        false => format!("\"roles\" of the directive \"headcount\" has {}", roles.join(", ")),
+    };
+    Some(format!("no worker stands for the role of $headcount_leads_{unknown}: {there}"))
 }
 
 /// The configuration is in force.

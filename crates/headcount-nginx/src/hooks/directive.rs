@@ -20,7 +20,7 @@ pub(crate) struct MainConf {
     pub(crate) begins_late: bool,
 }
 
-/// `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024] [singletons=256];`
+/// `headcount [on|off|NAME] [path=…] [heartbeat=1s] [stall=5s] [lock_timeout=30s] [slots=1024] [singletons=256] [roles=NAME,…];`
 pub(crate) unsafe extern "C" fn set(
     cf: *mut ffi::ngx_conf_t,
     _: *mut ffi::ngx_command_t,

@@ -90,3 +90,18 @@ pub(crate) fn complain(cf: *mut ffi::ngx_conf_t, message: &str) {
         );
     }
 }
+
+/// The same for what is found when the whole of it has been read.
+pub(crate) fn refuse(cycle: *mut ffi::ngx_cycle_t, message: &str) {
+    // SAFETY: nginx's own cycle, whose log is there while it is read, and a text with its length.
+    unsafe {
+        ffi::ngx_log_error_core(
+            ffi::NGX_LOG_EMERG as ffi::ngx_uint_t,
+            (*cycle).log,
+            0,
+            c"%*s".as_ptr(),
+            message.len(),
+            message.as_ptr(),
+        );
+    }
+}

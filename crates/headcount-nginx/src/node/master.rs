@@ -136,6 +136,13 @@ pub(crate) fn commit_for_lua(settings: &Settings) -> Option<Tracked> {
     let generation = Generation::of(master.node(), master.node().newest_begun()?);
     remember(&master);
     master.commit(generation.id());
+    if !settings.roles.is_empty() {
+        let roles = settings.roles.join(", ");
+        let text = format!(
+            "\"roles\" has no effect where Lua is in charge: let it stand for {roles} by headcount.leader()"
+        );
+        log::log(Level::Error, &text);
+    }
     Some(Tracked { settings: settings.clone(), generation, is_led_by_lua: true })
 }
 

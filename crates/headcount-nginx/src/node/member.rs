@@ -1,5 +1,7 @@
 //! A worker's life in nginx: the core says what is to be done when, nginx's timer and connection bring it there.
 
+mod roles;
+
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -17,6 +19,7 @@ use crate::nginx::mutex::relock;
 use crate::nginx::timer::Timer;
 use crate::node::report::{log_notices, report, with_lock};
 use crate::node::state::Tracked;
+use roles::Roles;
 
 /// How long a start may wait for the node lock; then the worker serves, and goes on trying.
 const JOIN_WAIT: Duration = Duration::from_secs(1);
@@ -28,6 +31,7 @@ pub(crate) struct Life {
     heartbeat: Duration,
     timer: Timer,
     connection: Option<Connection>,
+    roles: Roles,
     /// That nginx cannot tell of deaths has been said.
     complained: bool,
 }
@@ -38,6 +42,11 @@ static LIFE: Mutex<Option<Life>> = Mutex::new(None);
 /// Whether it is one.
 pub(crate) fn is_one() -> bool {
     relock(&LIFE).is_some()
+}
+
+/// Whether this process leads in a role for which it stands by the directive. `None`: it does not stand for it.
+pub(crate) fn leads(role: &str) -> Option<bool> {
+    relock(&LIFE).as_ref().and_then(|life| life.roles.leads(role))
 }
 
 /// Joins with this process. Waits for the node lock a little; in vain: goes on trying while it serves.
@@ -62,6 +71,7 @@ pub(crate) fn start(tracked: &Tracked, number: Option<u32>) {
         heartbeat: timings.heartbeat_interval,
         timer: Timer::new(on_time),
         connection: None,
+        roles: Roles::new(&tracked.settings.roles),
         complained: false,
     };
     life.follow(step);
@@ -72,6 +82,9 @@ impl Life {
     /// Does what a step asks for.
     fn follow(&mut self, step: Step) {
         report(step.transitions);
+        if let Some(worker) = self.member.worker() {
+            self.roles.look(worker);
+        }
         log_notices(self.member.generation().node());
         if let Some(fd) = self.member.watch_fd() {
             if self.connection.is_none() {

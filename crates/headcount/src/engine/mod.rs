@@ -13,3 +13,4 @@ pub(crate) mod singletons;
 pub(crate) mod tables;
 pub(crate) mod transitions;
 pub(crate) mod visiting;
+pub(crate) mod words;

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::identity::{Identity, Liveness};
-use crate::sys::{clock, futex, process};
+use crate::sys::{clock, futex, process, thread};
 
 use self::word::LockWord;
 
@@ -78,7 +78,7 @@ impl<'a> Turn<'a> {
     /// Threads look the same in the lock's word.
     fn take(inner: &'a Inner, begun: Instant, limit: Duration) -> Option<Result<Turn<'a>>> {
         let process = inner.process();
-        let me = std::thread::current().id();
+        let me = thread::id();
         let mut holder = relock(&process.holder);
         while let Some(thread) = *holder {
             if thread == me {

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::Wait;
 use crate::engine::process::relock;
+use crate::engine::words::NamedWord;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
-use crate::lifecycle::{Facts, SingletonKind, SingletonState, SlotRef};
+use crate::lifecycle::{SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::identity::{Identity, Liveness};
-use crate::sys::{clock, futex, process};
+use crate::sys::{clock, futex, process, thread};
 
 /// A name as a record keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,17 +148,6 @@ impl Inner {
         });
     }
 
-    /// Those of a run that is over, but for what visitors have, who outlive it.
-    pub(crate) fn free_singletons_of_a_run(&self, facts: &Facts) {
-        let kept: BTreeSet<_> =
-            facts.singletons.iter().filter(|x| facts.is_a_visitors(x)).map(|x| x.index).collect();
-        for (index, x) in (0u32..).zip(self.view().used_singletons()) {
-            if x.is_taken() && !kept.contains(&index) {
-                self.free_singleton(index);
-            }
-        }
-    }
-
     /// Has the header say again how far the table is used, and takes out what is there twice: somebody had hidden the one.
     pub(crate) fn heal_singletons(&self) {
         let all = self.store.region.singletons();
@@ -210,6 +200,8 @@ pub(crate) struct Held {
     pub(crate) token: u64,
     /// The one before died while it held it.
     pub(crate) abandoned_by: Option<u32>,
+    /// It is not released: this process leaves, and what it still holds then is taken from it.
+    pub(crate) is_left: bool,
 }
 
 /// As those of the node lock. They grow with the time waited.
@@ -227,7 +219,7 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn take(inner: &'a Inner, index: u32, name: &str, patience: &mut Patience) -> Result<Turn<'a>> {
         let process = inner.process();
-        let me = std::thread::current().id();
+        let me = thread::id();
         let mut named = relock(&process.named);
         while let Some((_, thread)) = named.held.iter().find(|(held, _)| *held == index) {
             if *thread == me {
@@ -332,7 +324,7 @@ impl<'a> Sleeper<'a> {
             self.waits = self.inner.slot(self.slot.index).map(|slot| Waits::say(slot, self.index));
         }
         self.has_slept = true;
-        self.x.awaited.store(1, Release);
+        self.x.awaited.store(1, SeqCst);
         let sleep = (so_far / 8).clamp(SHORTEST_SLEEP, LONGEST_SLEEP).min(left);
         futex::wait_for_change(&self.x.released, released, sleep);
         true
@@ -362,8 +354,7 @@ pub(crate) fn wait_until_free(
     let mut sleeper = Sleeper::new(inner, x, slot, index, Patience::new(limit));
     loop {
         // In this order, as in `Held::take`.
-        let released = x.released.load(Acquire);
-        let named = x.word.load(Acquire);
+        let (released, named) = NamedWord::of(x).look();
         if named == 0 || inner.is_gone(named) || !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
             return true;
         }
@@ -395,21 +386,16 @@ impl Held {
         let mut sleeper = Sleeper::new(inner, x, me, index, patience);
         loop {
             // In this order: who then sleeps until it is released has missed nothing.
-            let released = x.released.load(Acquire);
-            let named = x.word.load(Acquire);
+            let (released, named) = NamedWord::of(x).look();
             let is_dead = named != 0 && named != word && inner.is_gone(named);
-            if is_dead {
-                // First of all: whoever dies between the two leaves it to be reported.
-                x.broken_from.store(named, Release);
-            }
-            if (named == 0 || named == word || is_dead)
-                && x.word.compare_exchange(named, word, AcqRel, Acquire).is_ok()
-            {
+            if (named == 0 || named == word || is_dead) && NamedWord::of(x).take(named, word, is_dead) {
+                let dead_pid = is_dead.then(|| Identity::from_word(named).pid);
                 if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
-                    release(x, word);
+                    NamedWord::of(x).put_back(word, dead_pid);
+                    wake_one(x);
                     return Ok(None);
                 }
-                abandoned_by = abandoned_by.or_else(|| is_dead.then(|| Identity::from_word(named).pid));
+                abandoned_by = abandoned_by.or(dead_pid);
                 break;
             }
             if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
@@ -423,9 +409,7 @@ impl Held {
             }
         }
         drop(sleeper);
-        if x.abandoned_by.load(Relaxed) != 0 {
-            abandoned_by = Some(x.abandoned_by.swap(0, AcqRel));
-        }
+        abandoned_by = NamedWord::of(x).hear().or(abandoned_by);
         if abandoned_by.is_some() {
             // The death is to be reported, if it is not yet.
             inner.ring();
@@ -433,7 +417,14 @@ impl Held {
         x.since_ns.store(clock::boot_ns(), Relaxed);
         let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
         std::mem::forget(turn);
-        Ok(Some(Held { inner: inner.clone(), index, pid: process::pid(), token, abandoned_by }))
+        Ok(Some(Held {
+            inner: inner.clone(),
+            index,
+            pid: process::pid(),
+            token,
+            abandoned_by,
+            is_left: false,
+        }))
     }
 }
 
@@ -444,7 +435,7 @@ impl Drop for Held {
             return;
         }
         let turn = Turn { inner: &self.inner, index: self.index };
-        if let Some(x) = self.inner.singleton(self.index) {
+        if let Some(x) = self.inner.singleton(self.index).filter(|_| !self.is_left) {
             release(x, self.inner.process().identity.to_word());
         }
         drop(turn);
@@ -453,10 +444,14 @@ impl Drop for Held {
 
 /// Lets go of it, and wakes one of those who sleep.
 fn release(x: &Singleton, word: u64) {
-    // Failing means that somebody has spoiled it: then it is no longer ours.
-    let _ = x.word.compare_exchange(word, 0, AcqRel, Relaxed);
-    x.released.fetch_add(1, Release);
-    if x.awaited.swap(0, AcqRel) != 0 {
+    NamedWord::of(x).release(word);
+    wake_one(x);
+}
+
+/// Whoever says that it waits after this has looked finds that the lock was released since, and does not sleep.
+fn wake_one(x: &Singleton) {
+    if x.awaited.load(SeqCst) != 0 {
+        x.awaited.store(0, Relaxed);
         futex::wake(&x.released, 1);
     }
 }

@@ -219,17 +219,6 @@ impl Facts {
         })
     }
 
-    /// Whether this is left alone by a start of the server: a visitor, who lives on, has it or stands for it.
-    pub(crate) fn is_a_visitors(&self, x: &SingletonFacts) -> bool {
-        let mut visitors =
-            self.slots.iter().filter(|s| s.role == Role::Visitor && s.liveness != Liveness::Gone);
-        match x.kind {
-            SingletonKind::Lock => visitors.any(|s| s.identity.to_word() == x.word),
-            SingletonKind::Role => visitors.any(|s| s.stands_for(x.number)),
-            SingletonKind::Once => false,
-        }
-    }
-
     /// When leaders who were asked to give their role up lose it.
     pub(crate) fn answer_deadlines(&self) -> impl Iterator<Item = u64> {
         let asked = self.singletons.iter().filter(|x| x.state == SingletonState::Asked);
@@ -347,7 +336,7 @@ impl Facts {
 }
 
 impl SlotFacts {
-    fn stands_for(&self, number: u32) -> bool {
+    pub(super) fn stands_for(&self, number: u32) -> bool {
         self.stands_for.checked_shr(number).is_some_and(|bits| bits & 1 == 1)
     }
 

@@ -1,7 +1,7 @@
 //! Decisions at a start: why a generation or a worker begins, how the run before ended, and what is cleared away of it.
 
 use super::act::{Act, Change, Mark, about_generation};
-use super::{Facts, GenerationFacts, Phase, SlotFacts};
+use super::{Facts, GenerationFacts, Phase, SingletonFacts, SingletonKind, SingletonState, SlotFacts};
 use crate::event::{Cause, GenerationId, Kind, PreviousRun, Role};
 use crate::sys::identity::Liveness;
 
@@ -99,6 +99,25 @@ impl Facts {
         };
         let event = about_generation(g, kind, Cause::Unclean);
         Some(Act::cleared(untold.then_some((event, mark)), Change::FreeGeneration(g.index)))
+    }
+
+    /// The next role, once or lock that a new run does not take over: what is once for the node is so for one run of it. Orphans of the
+    /// run before and visitors go on with what they have, so nobody else gets that meanwhile.
+    pub(crate) fn next_left_singleton(&self) -> Option<Act> {
+        let x = self.singletons.iter().find(|x| !self.is_in_use(x))?;
+        Some(Act::silent(vec![Change::FreeSingleton(x.index)]))
+    }
+
+    pub(super) fn is_in_use(&self, x: &SingletonFacts) -> bool {
+        let mut living = self.slots.iter().filter(|s| s.liveness != Liveness::Gone);
+        match x.kind {
+            SingletonKind::Role => living.any(|s| s.stands_for(x.number)),
+            SingletonKind::Once if x.generation != 0 => self.generation(x.generation).is_some(),
+            SingletonKind::Once => {
+                x.state == SingletonState::Running && living.any(|s| Some(s.at()) == x.owner)
+            }
+            SingletonKind::Lock => living.any(|s| s.identity.to_word() == x.word),
+        }
     }
 
     /// The next master whose loss was reported, and which has left nobody who could be told: its slot is freed.

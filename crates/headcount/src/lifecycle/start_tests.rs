@@ -142,3 +142,40 @@ fn a_full_table_is_emptied_of_who_is_gone() {
     let act = node.next_unreported().expect("it is gone");
     assert!(matches!(act.subject, Subject::Nothing) && act.before == [Change::FreeSlot(1)], "{act:?}");
 }
+
+#[test]
+fn a_new_run_takes_over_only_what_orphans_of_the_one_before_have() {
+    let mut node = node();
+    node.slots[1].stands_for = 1;
+    let me = node.slots[1].at();
+    let word = node.slots[1].identity.to_word();
+    let new = |index, kind, state| SingletonFacts { index, kind, state, ..super::singletons_tests::lock(0) };
+    let freed = |facts: &Facts| {
+        let mut facts = facts.clone();
+        let mut freed = Vec::new();
+        while let Some(act) = facts.next_left_singleton() {
+            let [Change::FreeSingleton(index)] = act.before[..] else { panic!("{act:?}") };
+            freed.push(index);
+            facts.singletons.retain(|x| x.index != index);
+        }
+        freed
+    };
+    let (role, once, lock) = (SingletonKind::Role, SingletonKind::Once, SingletonKind::Lock);
+    node.singletons = vec![
+        new(0, role, SingletonState::Held),
+        SingletonFacts { number: 1, ..new(1, role, SingletonState::Free) },
+        SingletonFacts { owner: Some(me), ..new(2, once, SingletonState::Running) },
+        SingletonFacts { owner: Some(me), ..new(3, once, SingletonState::Done) },
+        SingletonFacts { owner: None, ..new(4, once, SingletonState::Running) },
+        SingletonFacts { generation: 1, ..new(5, once, SingletonState::Done) },
+        SingletonFacts { generation: 7, ..new(6, once, SingletonState::Done) },
+        SingletonFacts { word, ..new(7, lock, SingletonState::Free) },
+        SingletonFacts { word: 0, ..new(8, lock, SingletonState::Free) },
+        SingletonFacts { word: 77, ..new(9, lock, SingletonState::Free) },
+    ];
+    assert_eq!(freed(&node), [1, 3, 4, 6, 8, 9]);
+    node.slots[1].liveness = UNKNOWN;
+    assert_eq!(freed(&node), [1, 3, 4, 6, 8, 9], "one that may live keeps what it has");
+    node.slots[1].liveness = Liveness::Gone;
+    assert_eq!(freed(&node), [0, 1, 2, 3, 4, 6, 7, 8, 9]);
+}

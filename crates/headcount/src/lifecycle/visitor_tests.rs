@@ -126,13 +126,11 @@ fn a_start_of_the_server_leaves_it_what_it_has() {
     let once = SingletonFacts { kind: SingletonKind::Once, owner: Some(here.at()), ..role() };
     let other = SlotFacts { stands_for: 2, ..worker(2, 1) };
     let all = facts(vec![here.clone(), gone.clone(), other.clone()], Vec::new());
-    assert!(all.is_a_visitors(&held(&here)) && all.is_a_visitors(&number(0)));
-    assert!(!all.is_a_visitors(&held(&gone)) && !all.is_a_visitors(&held(&other)));
-    assert!(
-        !all.is_a_visitors(&number(1))
-            && !all.is_a_visitors(&once)
-            && !all.is_a_visitors(&singletons_tests::lock(0))
-    );
+    assert!(all.is_in_use(&held(&here)) && all.is_in_use(&number(0)));
+    // An orphan.
+    assert!(all.is_in_use(&held(&other)) && all.is_in_use(&number(1)));
+    assert!(!all.is_in_use(&held(&gone)) && !all.is_in_use(&number(2)));
+    assert!(!all.is_in_use(&once) && !all.is_in_use(&singletons_tests::lock(0)));
 }
 
 #[test]

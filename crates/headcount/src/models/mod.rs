@@ -5,9 +5,11 @@
 //! compares it with `reference.rs`; `protocol.rs` tries every order of its steps and every death between them; `lock.rs`
 //! does so for the node lock itself.
 
+mod election;
 mod history;
 mod lock;
 mod node;
 mod protocol;
 mod reference;
+mod singletons;
 mod steps;

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::event::{Cause, Counts, Event, GenerationId, Kind, PreviousRun, Role};
-use crate::lifecycle::{Change, Facts, GenerationFacts, Intent, Mark, Phase, SlotFacts, SlotRef, Stage};
+use crate::lifecycle::{
+    Change, Facts, Families, GenerationFacts, Intent, Mark, Phase, Scope, SingletonFacts, SlotFacts, SlotRef,
+    Stage,
+};
 use crate::sys::identity::{Birth, Identity, Liveness};
 
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -19,6 +22,12 @@ pub(super) enum Broken {
     JournalledBeforeMark,
     /// What a holder that died left half-done is not made good by the next one.
     NoRepair,
+    /// A leader is not asked to give its role up.
+    NotAsked,
+    /// A tenure has the token of the one before.
+    SameToken,
+    /// Who was at a once may have it again, though it was done.
+    ForgetsDone,
 }
 
 /// Where a process is in its life.
@@ -51,6 +60,23 @@ pub(super) struct Process {
     pub(super) ended_at: u64,
     /// How it ended, where the kernel told.
     pub(super) wait_status: Option<i32>,
+    /// What it makes of roles and onces.
+    pub(super) duty: Duty,
+}
+
+/// What a process makes of the role and the once of `singletons.rs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Duty {
+    /// Of the tenure that it was told; 0: none.
+    pub(super) token: u64,
+    /// It was told to give it up.
+    pub(super) is_asked: bool,
+    /// It does what the leader does.
+    pub(super) leads: bool,
+    /// It had as long as anybody has to stop.
+    pub(super) is_late: bool,
+    /// It is at the once.
+    pub(super) runs: bool,
 }
 
 impl Process {
@@ -72,6 +98,7 @@ pub(super) struct Entry {
     pub(super) detail: u64,
     pub(super) end: (Option<i32>, Option<i32>),
     pub(super) previous_run: Option<PreviousRun>,
+    pub(super) token: u64,
     /// How often its callback began, and how often it came to its end.
     pub(super) runs: u32,
     pub(super) delivered: u32,
@@ -94,6 +121,7 @@ impl Entry {
             detail: event.detail,
             end: (event.signal, event.exit_code),
             previous_run: event.previous_run,
+            token: event.token,
             runs: 0,
             delivered: 0,
             killed: 0,
@@ -131,6 +159,10 @@ pub(super) enum Call {
     Leave,
     LeaveMaster,
     Settle,
+    Stand,
+    BeginOnce,
+    /// Well or not.
+    EndOnce(bool),
 }
 
 /// One step of the holder. It may die before and after each.
@@ -148,6 +180,9 @@ pub(super) enum Op {
     Change(Change),
     /// The next event is to be delivered by another, should this process die.
     Redeliver,
+    Stand,
+    RunOnce,
+    EndOnce(bool),
     Mark(Mark),
     Append(Box<Entry>),
     /// The newest event, or a known one.
@@ -163,6 +198,7 @@ pub(super) enum Op {
 pub(super) enum Item {
     Do(Op),
     Stage(Stage),
+    Singletons,
     Leftovers,
 }
 
@@ -188,6 +224,8 @@ pub(super) struct Node {
     /// The records that are taken, as they lie in memory.
     pub(super) slots: Vec<SlotFacts>,
     pub(super) generations: Vec<GenerationFacts>,
+    pub(super) singletons: Vec<SingletonFacts>,
+    pub(super) last_token: u64,
     pub(super) journal: Vec<Entry>,
     pub(super) redeliver: (u64, u32),
     pub(super) callback_seq: u64,
@@ -216,6 +254,8 @@ impl Node {
             processes: Vec::new(),
             slots: Vec::new(),
             generations: Vec::new(),
+            singletons: Vec::new(),
+            last_token: 0,
             journal: Vec::new(),
             redeliver: (0, 0),
             callback_seq: 0,
@@ -264,6 +304,7 @@ impl Node {
             slot: None,
             ended_at: 0,
             wait_status: None,
+            duty: Duty::default(),
         });
         pid
     }
@@ -355,8 +396,8 @@ impl Node {
         let mut facts = Facts {
             slots,
             generations,
-            singletons: Vec::new(),
-            next_token: 1,
+            singletons: self.read_singletons(),
+            next_token: self.next_token(),
             now: self.now,
             stall_after: STALL_AFTER,
             redeliver_seq,
@@ -381,6 +422,20 @@ impl Node {
             facts.generations.iter_mut().filter(|g| g.index == index).for_each(|g| g.nobody_comes = is_empty);
         }
         facts
+    }
+
+    /// What a worker's look leads to: whether it becomes the sentinel, and whether it has something to report.
+    pub(super) fn watches(&self, pid: u32) -> Option<(bool, bool)> {
+        let facts = self.facts(pid);
+        let me = facts.slots.iter().find(|s| s.identity.pid == pid)?;
+        let families = Families::of(&facts);
+        let holder = facts.slots.iter().find(|s| Some(s.at()) == self.sentinel);
+        let takes_over = Some(me.at()) != self.sentinel && facts.takes_over(&families, holder, me, true);
+        let sentinel = if takes_over { me.index } else { self.sentinel.map_or(u32::MAX, |s| s.index) };
+        let is_on_duty =
+            sentinel == me.index || facts.deputy(&families, Some(sentinel), me) == Some(me.index);
+        let reports = is_on_duty && self.is_free() && facts.next_step(Scope::Everything).is_some();
+        (takes_over || reports).then_some((takes_over, reports))
     }
 
     /// A process ends, wherever it is. `wait_status`: where somebody hears of it.

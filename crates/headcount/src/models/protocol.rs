@@ -8,7 +8,7 @@ use stateright::{Checker, Model, Property};
 
 use super::node::{Broken, Call, Life, Node, Op, SECOND};
 use crate::event::Role;
-use crate::lifecycle::{Families, Phase, Scope};
+use crate::lifecycle::{Phase, Scope};
 
 /// How much may happen.
 #[derive(Clone, Copy, Debug)]
@@ -111,9 +111,7 @@ impl Bounds {
         if has_begun && node.generations.iter().any(|g| g.id == newest && g.phase == Phase::Announced) {
             due.push(Action::Commit);
         }
-        due.extend(
-            node.at_work().filter(|p| self.watches(node, p.pid).is_some()).map(|p| Action::Watch(p.pid)),
-        );
+        due.extend(node.at_work().filter(|p| node.watches(p.pid).is_some()).map(|p| Action::Watch(p.pid)));
         if self.stops
             && is_committed
             && newest == u64::from(self.generations)
@@ -125,20 +123,6 @@ impl Bounds {
             due.push(Action::Time);
         }
         due
-    }
-
-    /// What a worker's look leads to: whether it becomes the sentinel, and whether it has something to report.
-    fn watches(&self, node: &Node, pid: u32) -> Option<(bool, bool)> {
-        let facts = node.facts(pid);
-        let me = facts.slots.iter().find(|s| s.identity.pid == pid)?;
-        let families = Families::of(&facts);
-        let holder = facts.slots.iter().find(|s| Some(s.at()) == node.sentinel);
-        let takes_over = Some(me.at()) != node.sentinel && facts.takes_over(&families, holder, me, true);
-        let sentinel = if takes_over { me.index } else { node.sentinel.map_or(u32::MAX, |s| s.index) };
-        let is_on_duty =
-            sentinel == me.index || facts.deputy(&families, Some(sentinel), me) == Some(me.index);
-        let reports = is_on_duty && node.is_free() && facts.next_step(Scope::Everything).is_some();
-        (takes_over || reports).then_some((takes_over, reports))
     }
 
     fn after_a_while(&self, node: &Node) -> Option<Node> {
@@ -212,7 +196,7 @@ impl Model for Bounds {
                 next.respawns += 1;
             }
             Action::Watch(pid) => {
-                let (takes_over, reports) = self.watches(&world.node, pid)?;
+                let (takes_over, reports) = world.node.watches(pid)?;
                 if takes_over {
                     node.sentinel = node.process(pid).slot;
                 }

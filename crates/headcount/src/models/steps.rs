@@ -66,6 +66,13 @@ impl Node {
                     }
                     act
                 }
+                Some(Item::Singletons) => {
+                    let act = session.facts.next_about_singletons();
+                    if act.is_none() {
+                        session.agenda.pop_front();
+                    }
+                    act
+                }
                 Some(Item::Leftovers) => {
                     let act = session.facts.next_leftover();
                     if act.is_none() {
@@ -152,6 +159,14 @@ impl Node {
                 self.generations.insert(place, g);
             }
             Op::CountRun => self.runs += 1,
+            Op::Stand => self.stand(session),
+            Op::RunOnce => self.run_once(session),
+            Op::EndOnce(well) => {
+                if let Some(act) = self.end_once(session, well) {
+                    session.ops = self.expand(&act);
+                }
+            }
+            Op::Change(change) if self.apply_to_singletons(change, session) => {}
             Op::Change(change) => {
                 self.note(change, session.agenda.front() == Some(&Item::Leftovers));
                 apply(change, self.now, &mut self.slots, &mut self.generations, &mut self.redeliver);
@@ -178,6 +193,9 @@ impl Node {
                     Broken::JournalledBeforeMark => self.head(),
                     _ => self.head() + 1,
                 };
+                if let Mark::Singleton(index) = mark {
+                    self.change_singleton(index, session, |x| x.seq = seq);
+                }
                 apply_mark(mark, seq, &mut self.slots, &mut self.generations);
                 apply_mark(mark, seq, &mut session.facts.slots, &mut session.facts.generations);
             }
@@ -267,6 +285,7 @@ impl Node {
         for g in &mut self.generations {
             [&mut g.started_seq, &mut g.ended_seq, &mut g.abandoned_seq].into_iter().for_each(never_happened);
         }
+        self.singletons.iter_mut().map(|x| &mut x.seq).for_each(never_happened);
         session.facts = self.facts(session.pid);
     }
 
@@ -299,11 +318,21 @@ impl Node {
                 stages(session, vec![Stage::Settle(Scope::Tidy)]);
                 session.agenda.push_back(Item::Do(Op::PlanJoin));
             }
+            (Call::Stand, Some(_)) => {
+                session.agenda.extend([Item::Do(Op::Stand), Item::Singletons]);
+            }
+            (Call::BeginOnce, Some(_)) => {
+                session.agenda.extend([Item::Singletons, Item::Do(Op::RunOnce)]);
+            }
+            (Call::EndOnce(well), Some(_)) => {
+                session.agenda.extend([Item::Do(Op::EndOnce(well)), Item::Singletons]);
+            }
             (Call::Drain, Some(index)) => stages(session, vec![Stage::Drain(index)]),
             (Call::Leave, Some(index)) => {
                 let generation = self.process(pid).generation;
                 let mut all = vec![
                     Stage::Settle(Scope::Tidy),
+                    Stage::LetGo(index),
                     Stage::Exit(index),
                     Stage::Settle(Scope::Generation(generation)),
                 ];
@@ -320,7 +349,15 @@ impl Node {
                 stages(session, vec![Stage::Settle(scope), Stage::ExitMaster(index)]);
             }
             (Call::Begin(expected), _) => self.plan_begin(session, expected, slot),
-            (Call::Drain | Call::Leave | Call::LeaveMaster, None) => {}
+            (
+                Call::Drain
+                | Call::Leave
+                | Call::LeaveMaster
+                | Call::Stand
+                | Call::BeginOnce
+                | Call::EndOnce(_),
+                None,
+            ) => {}
         }
     }
 
@@ -449,7 +486,7 @@ fn apply(
         Change::Redeliver(seq) => redeliver.0 = seq,
         Change::RedeliverTries => redeliver.1 += 1,
         Change::Redelivered => *redeliver = (0, 0),
-        // The model has none: see `lifecycle/singletons.rs`.
+        // See `singletons.rs`.
         Change::FreeSingleton(_)
         | Change::Next(..)
         | Change::Turn(_)

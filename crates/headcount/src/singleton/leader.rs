@@ -8,6 +8,7 @@ use crate::engine::inner::Inner;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
 use crate::engine::singletons::Name;
+use crate::engine::words::RoleWord;
 use crate::error::Result;
 use crate::lifecycle::{Intent, SingletonKind, SingletonState};
 use crate::registry::layout::{Singleton, Slot};
@@ -84,9 +85,17 @@ impl Worker {
     /// is not the one that joined; [`crate::ErrorKind::Full`] if there are 64 roles, or too many roles, onces and locks;
     /// [`crate::ErrorKind::LockTimeout`] if somebody else holds the node lock.
     pub fn leader(&self, role: &str) -> Result<Leader> {
+        self.leader_within(role, Wait::Timeout)
+    }
+
+    /// The same, for those whose loop may not wait for the node lock for so long.
+    ///
+    /// # Errors
+    /// As those of [`Worker::leader`]; with [`Wait::Try`] also [`crate::ErrorKind::Busy`].
+    pub fn leader_within(&self, role: &str, wait: Wait) -> Result<Leader> {
         self.check()?;
         let key = Name::new("role", role)?;
-        let index = stand(self, &key, Wait::Timeout)?;
+        let index = stand(self, &key, wait)?;
         Ok(Leader {
             worker: self.clone(),
             role: role.to_owned(),
@@ -140,7 +149,7 @@ impl Leader {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         let token = self.token.load(Relaxed);
-        token != 0 && self.record().is_some_and(|x| x.word.load(Acquire) == token)
+        token != 0 && self.record().is_some_and(|x| RoleWord::of(x).leads() == token)
     }
 
     /// The token of the tenure, if this worker has the role.
@@ -152,17 +161,17 @@ impl Leader {
     /// What has changed. Never waits.
     pub fn poll(&self) -> Option<LeaderChange> {
         let x = self.record()?;
-        let (mine, now_leads) = (self.token.load(Relaxed), x.word.load(Acquire));
+        let (mine, now_leads) = (self.token.load(Relaxed), RoleWord::of(x).leads());
         if mine != 0 {
             if now_leads != mine {
                 self.ends();
                 return Some(LeaderChange::Lost);
             }
             // One that is on its way out need not be asked.
-            let is_asked = x.state.load(Acquire) == SingletonState::Asked.code() || self.is_leaving();
+            let is_asked = RoleWord::of(x).is(SingletonState::Asked) || self.is_leaving();
             return (is_asked && !self.is_asked.swap(true, Relaxed)).then_some(LeaderChange::GiveUp);
         }
-        if now_leads != 0 && self.is_owner(x) && x.state.load(Acquire) == SingletonState::Held.code() {
+        if now_leads != 0 && self.is_owner(x) && RoleWord::of(x).is(SingletonState::Held) {
             self.token.store(now_leads, Relaxed);
             return Some(LeaderChange::Elected { token: now_leads });
         }
@@ -174,11 +183,8 @@ impl Leader {
     pub fn give_up(&self) {
         let mine = self.token.load(Relaxed);
         self.ends();
-        let Some(x) = self.record().filter(|x| mine != 0 && x.word.load(Acquire) == mine) else { return };
-        for from in [SingletonState::Asked, SingletonState::Held] {
-            // Failing means that it was not so.
-            let _ = x.state.compare_exchange(from.code(), SingletonState::GivenUp.code(), AcqRel, Acquire);
-        }
+        let Some(x) = self.record().filter(|x| mine != 0 && RoleWord::of(x).leads() == mine) else { return };
+        RoleWord::of(x).give_up();
         self.settle();
     }
 

@@ -69,7 +69,7 @@ impl NamedLock {
     /// how long; [`crate::ErrorKind::WrongState`] if this thread has it already, or the process is no worker any more;
     /// [`crate::ErrorKind::Full`] if the node has too many roles, onces and locks.
     pub fn acquire(&self, wait: Wait) -> Result<LockGuard> {
-        self.worker.check()?;
+        self.worker.check_slot()?;
         let inner = &self.worker.node.inner;
         loop {
             let index = match self.index.load(Relaxed) {
@@ -139,5 +139,12 @@ impl LockGuard {
     #[must_use]
     pub fn abandoned_by(&self) -> Option<u32> {
         self.held.abandoned_by
+    }
+
+    /// Ends without releasing the lock: this process is leaving, and that tells the next holder of it. For hosts that keep guards on
+    /// behalf of others.
+    #[doc(hidden)]
+    pub fn leave_to_the_next(mut self) {
+        self.held.is_left = true;
     }
 }

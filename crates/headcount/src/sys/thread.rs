@@ -1,7 +1,16 @@
-//! Starting a thread that the process does not notice.
+//! Threads: which one this is, and starting one that the process does not notice.
 
 use std::io;
-use std::thread;
+use std::thread::{self, ThreadId};
+
+thread_local! {
+    static ID: ThreadId = thread::current().id();
+}
+
+/// The calling thread's, for less than `thread::current` costs.
+pub(crate) fn id() -> ThreadId {
+    ID.with(|id| *id)
+}
 
 /// Starts a thread to which no signal is delivered: the process's handlers go on running where they ran before.
 pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {

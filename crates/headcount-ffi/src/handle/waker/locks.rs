@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use headcount_core::{ErrorKind, NamedLock};
+use headcount_core::ErrorKind;
 
 use super::thread::{Control, spawn};
 use crate::border::entry::Failure;
+use crate::handle::singletons::Lock;
 
 /// More locks than this many are not waited for at a time.
 const MOST: usize = 8;
@@ -28,7 +29,7 @@ pub(super) struct Watched(Mutex<Vec<Arc<Order>>>);
 
 /// One lock, and whether it is waited for at this moment.
 struct Order {
-    lock: Arc<NamedLock>,
+    lock: Arc<Lock>,
     is_wanted: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
@@ -56,7 +57,7 @@ impl Watched {
 }
 
 /// Has a byte written when this lock can be tried.
-pub(super) fn watch(control: &Arc<Control>, lock: &Arc<NamedLock>) -> Result<(), Failure> {
+pub(super) fn watch(control: &Arc<Control>, lock: &Arc<Lock>) -> Result<(), Failure> {
     let mut orders = control.watched.orders();
     if let Some(order) = orders.iter().find(|order| Arc::ptr_eq(&order.lock, lock)) {
         order.wants(true);
@@ -76,7 +77,7 @@ pub(super) fn watch(control: &Arc<Control>, lock: &Arc<NamedLock>) -> Result<(),
 }
 
 /// Has no byte written for this lock any more.
-pub(super) fn unwatch(control: &Control, lock: &Arc<NamedLock>) {
+pub(super) fn unwatch(control: &Control, lock: &Arc<Lock>) {
     let orders = control.watched.orders();
     if let Some(order) = orders.iter().find(|order| Arc::ptr_eq(&order.lock, lock)) {
         order.is_wanted.store(false, Release);
@@ -92,7 +93,7 @@ fn run(control: &Control, order: &Arc<Order>) {
     loop {
         while order.is_wanted.load(Acquire) {
             let goes_on = || order.is_wanted.load(Acquire) && !control.is_stopped();
-            match order.lock.wait_until_free(LONGEST, goes_on) {
+            match order.lock.named.wait_until_free(LONGEST, goes_on) {
                 Ok(true) => {
                     // First, or whoever acts on the byte at once would find it wanted, and it is not.
                     if order.is_wanted.swap(false, Release) && !control.say_try() {

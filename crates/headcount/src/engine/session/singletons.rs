@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::engine::look::status_word;
+use crate::engine::words::{NamedWord, RoleWord};
 use crate::lifecycle::{Change, Facts, SingletonKind, SingletonState, SlotRef};
 use crate::registry::layout::Singleton;
 use crate::registry::seqlock::rewrite;
@@ -33,7 +34,16 @@ impl Session {
     pub(super) fn apply_singleton(&mut self, change: Change, now: u64) {
         match change {
             Change::FreeSingleton(index) => {
-                self.inner.free_singleton(index);
+                let known = self.facts.singleton(index).filter(|x| x.kind == SingletonKind::Lock);
+                let me = self.inner.process().identity.to_word();
+                let is_ours = |word| {
+                    let x = self.inner.singleton(index);
+                    x.is_some_and(|x| x.word.compare_exchange(word, me, AcqRel, Relaxed).is_ok())
+                };
+                // Of a lock that somebody has taken meanwhile nothing is freed.
+                if known.is_none_or(|x| is_ours(x.word)) {
+                    self.inner.free_singleton(index);
+                }
                 self.facts.singletons.retain(|x| x.index != index);
             }
             Change::Next(index, state) => {
@@ -57,22 +67,14 @@ impl Session {
             }
             Change::Ask(index) => self.change_singleton(index, |x| {
                 x.asked_ns.store(now, Relaxed);
-                // Failing means that it has given it up by itself.
-                let (held, asked) = (SingletonState::Held.code(), SingletonState::Asked.code());
-                let _ = x.state.compare_exchange(held, asked, AcqRel, Relaxed);
+                RoleWord::of(x).ask();
             }),
             Change::End(index, cause, status) => self.change_singleton(index, |x| {
                 x.cause.store(cause.code(), Relaxed);
                 x.wait_status.store(status_word(status), Relaxed);
             }),
             Change::Unlock(index, word) => self.change_singleton(index, |x| {
-                x.last_dead.store(word, Relaxed);
-                // Failing means that somebody has taken it already, and knows of it.
-                if x.word.compare_exchange(word, 0, AcqRel, Relaxed).is_ok() {
-                    x.abandoned_by.store(Identity::from_word(word).pid, Release);
-                }
-                let _ = x.broken_from.compare_exchange(word, 0, AcqRel, Relaxed);
-                x.released.fetch_add(1, Release);
+                NamedWord::of(x).abandon(word, Identity::from_word(word).pid);
                 futex::wake(&x.released, 1);
             }),
             _ => {}
@@ -109,12 +111,12 @@ fn turn(x: &Singleton, now: u64) {
         SingletonState::Held => {
             x.asked_ns.store(0, Relaxed);
             // From here on it leads.
-            x.word.store(x.token.load(Relaxed), Release);
+            RoleWord::of(x).begins(x.token.load(Relaxed));
         }
         SingletonState::Free | SingletonState::Open | SingletonState::Done | SingletonState::Failed => {
             x.owner_slot.store(0, Relaxed);
             if x.kind.load(Relaxed) == SingletonKind::Role.code() {
-                x.word.store(0, Release);
+                RoleWord::of(x).ends();
             }
         }
         SingletonState::Asked | SingletonState::GivenUp | SingletonState::Running => {}

@@ -1,5 +1,7 @@
 //! Who leads, what runs once and who holds a lock, in Lua: the scenarios of docs/singletons.md against a real server.
 
+mod servers;
+
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -280,6 +282,27 @@ fn a_lock_excludes_over_all_workers_and_waits_without_blocking() {
     let inside = nginx.reports().notes("inside").last().expect("a note").event.clone();
     assert!(inside["abandoned_by"].as_u64().is_some(), "{inside}");
     nginx.wait_until("the report", || events(&nginx, "lock_abandoned").first().map(|e| e["name"] == "keys"));
+    nginx.end(Signal::QUIT);
+}
+
+/// Leaving is ending: what the lock guards may be half-done.
+#[test]
+fn who_is_told_to_leave_inside_a_lock_leaves_it_to_the_next_who_is_told() {
+    let _permit = permit();
+    let nginx = Nginx::start_ready(setup(2).page("/lock", LOCKS));
+    let slow = testkit::http::send(&nginx.socket(), "/lock?name=keys&s=60").expect("a request");
+    let holder = nginx.wait_until("it to be held", || {
+        shown(&nginx, "lock", "keys")?["holder"].as_i64().map(|pid| pid as i32)
+    });
+    process::send(holder, Signal::TERM);
+    let told = nginx.wait_until("the next one", || {
+        let answer = testkit::http::get(&nginx.socket(), "/lock?name=keys").ok()?;
+        answer.body.starts_with("true|").then(|| nginx.reports().notes("inside")[1].event.clone())
+    });
+    assert_eq!(told["abandoned_by"], holder);
+    let abandoned = events(&nginx, "lock_abandoned");
+    assert_eq!((abandoned.len(), &abandoned[0]["cause"]), (1, &"exit".into()));
+    drop(slow);
     nginx.end(Signal::QUIT);
 }
 
