@@ -206,7 +206,7 @@ impl Publisher {
         // When to look next, and whether at all nodes or at those of which something was heard.
         let mut next_look = Instant::now();
         let mut next_round = Instant::now();
-        let mut full = Backoff::default();
+        let mut refusals = Backoff::default();
         loop {
             tokio::select! {
                 biased;
@@ -229,23 +229,24 @@ impl Publisher {
                     next_look = match self.write(etcd, leases, round).await {
                         Ok(soon) => {
                             if self.read_status(|status| status.writes) > writes {
-                                self.full(None);
-                                full.succeeded();
+                                self.refused(None);
+                                refusals.succeeded();
                             }
                             soon.unwrap_or(now + SELDOM)
                         }
                         // The host is there all the same, and its lease can be kept.
-                        Err(Trouble::Full(why)) => {
-                            self.full(Some(Trouble::Full(why)));
-                            now + full.next()
+                        Err(trouble) if trouble.refuses_writes() => {
+                            self.refused(Some(trouble));
+                            now + refusals.next()
                         }
                         Err(trouble) => return Err(trouble.into()),
                     };
                     if round {
                         next_round = now + SELDOM;
                     }
-                    let is_full = self.is_full();
-                    next_look = if is_full { next_look } else { next_look.min(next_round) };
+                    if !self.is_refused() {
+                        next_look = next_look.min(next_round);
+                    }
                     if now > next_records {
                         etcd.keep_alive(leases.records).await.map_err(End::from)?;
                         next_records = now + self.config.forget_after / 4;
@@ -256,7 +257,7 @@ impl Publisher {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    if !self.is_full() {
+                    if !self.is_refused() {
                         next_look = next_look.min(Instant::now() + GATHER);
                     }
                 }
@@ -371,8 +372,8 @@ impl Publisher {
         Ok(soon)
     }
 
-    fn is_full(&self) -> bool {
-        self.read_status(|status| matches!(status.trouble, Some(Trouble::Full(_))))
+    fn is_refused(&self) -> bool {
+        self.read_status(|status| status.trouble.as_ref().is_some_and(Trouble::refuses_writes))
     }
 
     fn read_status<T>(&self, read: impl FnOnce(&Status) -> T) -> T {
@@ -380,8 +381,8 @@ impl Publisher {
     }
 
     /// etcd takes no writes, or takes them again: said once each.
-    fn full(&self, trouble: Option<Trouble>) {
-        match (&trouble, self.is_full()) {
+    fn refused(&self, trouble: Option<Trouble>) {
+        match (&trouble, self.is_refused()) {
             (Some(trouble), false) => {
                 tracing::warn!(
                     "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
