@@ -63,8 +63,9 @@ impl Trouble {
             };
         };
         let why = with_cause(status.message(), status);
-        // The numbers are gRPC's.
+        // The numbers are gRPC's. Of some failures, older versions tell only the text.
         match i32::from(status.code()) {
+            _ if why.contains("too many requests") => Trouble::Busy(why),
             7 => Trouble::Denied { what, why, prefix: prefix.to_owned() },
             16 => Trouble::Stranger(why),
             3 if why.contains("auth") || why.contains("user name is empty") => Trouble::Stranger(why),

@@ -229,9 +229,9 @@ async fn write(agent: &mut Agent, events: u64) -> Result<Duration, Error> {
     }
 }
 
-/// etcd refuses what it cannot do soon.
+/// etcd refuses what it cannot do soon. Which code it gives depends on its version.
 fn is_busy(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status) if i32::from(status.code()) == 8)
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("too many requests"))
 }
 
 /// As an agent does.
