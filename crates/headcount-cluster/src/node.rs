@@ -85,14 +85,14 @@ impl Node {
         Ok((snapshot, value))
     }
 
-    /// What is to be written, if etcd has `told`. `since`: since when this host is there.
+    /// What is to be written of what was just looked at, if etcd has `told`. `since`: since when this host is there.
     pub(crate) fn writing(
-        &mut self,
+        &self,
+        (snapshot, mut value): (Snapshot, NodeValue),
         told: &Told,
         since: f64,
-    ) -> headcount::Result<(String, Option<Writing>)> {
-        let (snapshot, mut value) = self.look()?;
-        let Some(observer) = &self.observer else { return Ok((snapshot.node, None)) };
+    ) -> headcount::Result<Option<Writing>> {
+        let Some(observer) = &self.observer else { return Ok(None) };
         value.registry = format!("{:x}", self.info.created_ns);
         let head = snapshot.head;
         // Where to go on. Of a node that was not known there, what it did before its host was there is history.
@@ -115,11 +115,11 @@ impl Node {
         let more = last < head;
         let changed = told.value.as_ref().is_none_or(|old| !old.agrees(&value));
         if !changed {
-            return Ok((snapshot.node, None));
+            return Ok(None);
         }
         value.time = snapshot.time_ns as f64 / 1e9;
         let events = batch.events.iter().map(|event| (event.seq, document(&snapshot.node, event))).collect();
-        Ok((snapshot.node, Some(Writing { events, value, more, skipped })))
+        Ok(Some(Writing { events, value, more, skipped }))
     }
 
     fn goes_on_from(&self, registry: &str) -> bool {

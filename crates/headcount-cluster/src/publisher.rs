@@ -1,6 +1,7 @@
 //! Tells the cluster of this host: that it is there, and what its nodes do. Writes only what has changed, and never more than
 //! its bound; goes on by itself after etcd was away.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,6 +72,8 @@ pub struct Publisher {
     /// What etcd has, by the nodes' names.
     told: BTreeMap<String, Told>,
     pace: Pace,
+    /// The node that was to be told of when the bound was reached: it is the first next time.
+    turn: Option<String>,
     events: EventLease,
     /// A lease for what is known of the host that an attempt to join has got.
     spare: Option<i64>,
@@ -110,6 +113,7 @@ impl Publisher {
             open: BTreeMap::new(),
             told: BTreeMap::new(),
             spare: None,
+            turn: None,
             said: BTreeSet::new(),
         }
     }
@@ -202,7 +206,7 @@ impl Publisher {
         // When to look next, and whether at all nodes or at those of which something was heard.
         let mut next_look = Instant::now();
         let mut next_round = Instant::now();
-        let mut full = Backoff::default();
+        let mut refusals = Backoff::default();
         loop {
             tokio::select! {
                 biased;
@@ -225,23 +229,24 @@ impl Publisher {
                     next_look = match self.write(etcd, leases, round).await {
                         Ok(soon) => {
                             if self.read_status(|status| status.writes) > writes {
-                                self.full(None);
-                                full.succeeded();
+                                self.refused(None);
+                                refusals.succeeded();
                             }
                             soon.unwrap_or(now + SELDOM)
                         }
                         // The host is there all the same, and its lease can be kept.
-                        Err(Trouble::Full(why)) => {
-                            self.full(Some(Trouble::Full(why)));
-                            now + full.next()
+                        Err(trouble) if trouble.refuses_writes() => {
+                            self.refused(Some(trouble));
+                            now + refusals.next()
                         }
                         Err(trouble) => return Err(trouble.into()),
                     };
                     if round {
                         next_round = now + SELDOM;
                     }
-                    let is_full = self.is_full();
-                    next_look = if is_full { next_look } else { next_look.min(next_round) };
+                    if !self.is_refused() {
+                        next_look = next_look.min(next_round);
+                    }
                     if now > next_records {
                         etcd.keep_alive(leases.records).await.map_err(End::from)?;
                         next_records = now + self.config.forget_after / 4;
@@ -252,7 +257,7 @@ impl Publisher {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    if !self.is_full() {
+                    if !self.is_refused() {
                         next_look = next_look.min(Instant::now() + GATHER);
                     }
                 }
@@ -267,11 +272,11 @@ impl Publisher {
         self.open.retain(|path, _| nodes.contains_key(path));
         let mut soon: Option<Instant> = None;
         let mut at = |when: Instant| soon = Some(soon.map_or(when, |soon| soon.min(when)));
-        let mut there = BTreeSet::new();
+        let mut there = BTreeMap::new();
         let mut complete = true;
-        for (path, number) in &nodes {
-            let (node, looked_at) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
-            // Names are needed of all nodes, so that those that are gone can be taken back.
+        for path in nodes.keys() {
+            let (node, _) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
+            // All of them, so that those that are gone can be taken back.
             let (snapshot, state) = match node.look() {
                 Ok(found) => found,
                 Err(error) => {
@@ -280,25 +285,33 @@ impl Publisher {
                     continue;
                 }
             };
-            let name = snapshot.node;
-            if !there.insert(name.clone()) {
-                let path = path.display();
-                let what =
-                    format!("{path}: there is another node {name} on this host, which is told in its place");
-                say_once(&mut self.said, what);
-                continue;
+            let name = snapshot.node.clone();
+            match there.entry(name.clone()) {
+                Entry::Vacant(free) => drop(free.insert((path.clone(), snapshot, state))),
+                Entry::Occupied(_) => {
+                    let path = path.display();
+                    let what = format!(
+                        "{path}: there is another node {name} on this host, which is told in its place"
+                    );
+                    say_once(&mut self.said, what);
+                }
             }
+        }
+        let names: BTreeSet<String> = there.keys().cloned().collect();
+        for (name, (path, snapshot, state)) in in_turn(there, self.turn.take()) {
+            let Some((node, looked_at)) = self.open.get_mut(&path) else { continue };
+            let number = nodes.get(&path).copied().unwrap_or_default();
             if state.is_in_progress() {
                 at(Instant::now() + SOON);
             }
-            if !round && *looked_at == *number && !state.is_in_progress() {
+            if !round && *looked_at == number && !state.is_in_progress() {
                 continue;
             }
             let told = self.told.entry(name.clone()).or_default();
-            let writing = match node.writing(told, leases.since) {
-                Ok((_, Some(writing))) => writing,
-                Ok((_, None)) => {
-                    *looked_at = *number;
+            let writing = match node.writing((snapshot, state), told, leases.since) {
+                Ok(Some(writing)) => writing,
+                Ok(None) => {
+                    *looked_at = number;
                     continue;
                 }
                 Err(error) => {
@@ -308,12 +321,8 @@ impl Publisher {
             };
             if let Err(later) = self.pace.take(Instant::now()) {
                 at(later);
+                self.turn.get_or_insert(name);
                 continue;
-            }
-            if writing.more {
-                at(Instant::now());
-            } else {
-                *looked_at = *number;
             }
             let lease = match writing.events.is_empty() {
                 true => 0,
@@ -325,6 +334,11 @@ impl Publisher {
             self.pace.took(begun.elapsed(), Instant::now());
             if !written {
                 return Err(Trouble::LeaseGone);
+            }
+            if writing.more {
+                at(Instant::now());
+            } else {
+                *looked_at = number;
             }
             let (events, skipped) = (writing.events.len() as u64, writing.skipped);
             if skipped > 0 {
@@ -341,7 +355,7 @@ impl Publisher {
         }
         // Not while one cannot be read: it may be any of them.
         let gone: Vec<String> =
-            self.told.keys().filter(|name| complete && !there.contains(*name)).cloned().collect();
+            self.told.keys().filter(|name| complete && !names.contains(*name)).cloned().collect();
         for name in gone {
             if let Err(later) = self.pace.take(Instant::now()) {
                 at(later);
@@ -358,8 +372,8 @@ impl Publisher {
         Ok(soon)
     }
 
-    fn is_full(&self) -> bool {
-        self.read_status(|status| matches!(status.trouble, Some(Trouble::Full(_))))
+    fn is_refused(&self) -> bool {
+        self.read_status(|status| status.trouble.as_ref().is_some_and(Trouble::refuses_writes))
     }
 
     fn read_status<T>(&self, read: impl FnOnce(&Status) -> T) -> T {
@@ -367,8 +381,8 @@ impl Publisher {
     }
 
     /// etcd takes no writes, or takes them again: said once each.
-    fn full(&self, trouble: Option<Trouble>) {
-        match (&trouble, self.is_full()) {
+    fn refused(&self, trouble: Option<Trouble>) {
+        match (&trouble, self.is_refused()) {
             (Some(trouble), false) => {
                 tracing::warn!(
                     "cluster {}: {trouble}. The nodes of this host are not touched; trying again",
@@ -389,6 +403,12 @@ impl Publisher {
 fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
     // Numbers and texts: they are whole, whoever has panicked.
     change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// All of them, beginning with this one: one in which something happens all the time must not keep the others from being told.
+fn in_turn<T>(mut all: BTreeMap<String, T>, first: Option<String>) -> impl Iterator<Item = (String, T)> {
+    let rest = first.map(|first| all.split_off(&first)).unwrap_or_default();
+    rest.into_iter().chain(all)
 }
 
 /// So many different lines are remembered.
@@ -464,4 +484,20 @@ async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
 async fn asked(ending: &mut watch::Receiver<Ending>) {
     // Whoever could ask is gone: as if this were to be handed over.
     let _ = ending.wait_for(|ending| *ending != Ending::GoOn).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_take_turns() {
+        let order = |first: Option<&str>| {
+            let all: BTreeMap<String, ()> = ["a", "b", "c"].map(|name| (name.to_owned(), ())).into();
+            in_turn(all, first.map(str::to_owned)).map(|(name, ())| name).collect::<String>()
+        };
+        assert_eq!((order(None), order(Some("b"))), ("abc".to_owned(), "bca".to_owned()));
+        // One that is gone since.
+        assert_eq!((order(Some("bb")), order(Some("z"))), ("cab".to_owned(), "abc".to_owned()));
+    }
 }

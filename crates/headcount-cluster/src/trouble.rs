@@ -22,6 +22,9 @@ pub enum Trouble {
     /// Its disk, or its quota.
     #[error("etcd takes no writes: {0}. Compact and defragment it, raise its quota, then disarm the alarm")]
     Full(String),
+    /// All hosts together ask for more than it can do.
+    #[error("etcd has too much to do: {0}")]
+    Busy(String),
     /// The lease is gone: for the others, this host is lost.
     #[error("the lease has run out: to the others this host is lost")]
     LeaseGone,
@@ -42,6 +45,11 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Whether it takes no writes, and is there all the same: so leases can be kept.
+    pub(crate) fn refuses_writes(&self) -> bool {
+        matches!(self, Trouble::Full(_) | Trouble::Busy(_))
+    }
+
     pub(crate) fn of(error: &etcd_client::Error, what: &'static str, prefix: &str) -> Trouble {
         let etcd_client::Error::GRpcStatus(status) = error else {
             return match error {
@@ -55,8 +63,9 @@ impl Trouble {
             };
         };
         let why = with_cause(status.message(), status);
-        // The numbers are gRPC's.
+        // The numbers are gRPC's. Of some failures, older versions tell only the text.
         match i32::from(status.code()) {
+            _ if why.contains("too many requests") => Trouble::Busy(why),
             7 => Trouble::Denied { what, why, prefix: prefix.to_owned() },
             16 => Trouble::Stranger(why),
             3 if why.contains("auth") || why.contains("user name is empty") => Trouble::Stranger(why),
@@ -64,7 +73,8 @@ impl Trouble {
                 Trouble::Stranger(format!("{why}: it has no users, so leave out cluster.user"))
             }
             5 if why.contains("lease") => Trouble::LeaseGone,
-            8 => Trouble::Full(why),
+            8 if why.contains("space") => Trouble::Full(why),
+            8 => Trouble::Busy(why),
             11 if why.contains("compacted") => Trouble::Compacted,
             1 | 4 | 14 => Trouble::Away(why),
             // tonic's own, of a connection that broke.

@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_secs(5);
 /// Longer, for here all join at the same moment, and are kept only then.
 const JOINING: Duration = Duration::from_secs(60);
 const PER_SECOND: f64 = 5.0;
-const SLOW: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(100);
 const SPARED: u32 = 4;
 /// Their connections are few, so that this measures etcd more than this process.
 const CONNECTIONS: usize = 32;
@@ -61,7 +61,16 @@ async fn run(number: usize, etcd: &Etcd, asking: &Host) -> Result<(), Error> {
     let (begun, before) = (Instant::now(), used());
     let mut joining = JoinSet::new();
     for n in 0..number {
-        joining.spawn(join(clients[n % CONNECTIONS].clone(), format!("web-{n:05}")));
+        let client = clients[n % CONNECTIONS].clone();
+        joining.spawn(async move {
+            let mut failures = 0;
+            loop {
+                match join(client.clone(), format!("web-{n:05}")).await {
+                    Err(error) if is_busy(&error) => back_off(&mut failures).await,
+                    other => return other,
+                }
+            }
+        });
     }
     let mut agents = Vec::new();
     while let Some(agent) = joining.join_next().await {
@@ -206,10 +215,30 @@ async fn write(agent: &mut Agent, events: u64) -> Result<Duration, Error> {
     );
     puts.push(TxnOp::put(key(&format!("nodes/{name}/nginx")), state, under(records)));
     let is_ours = Compare::lease(key(&format!("hosts/{name}")), CompareOp::Equal, presence);
-    let begun = Instant::now();
-    let done = agent.client.txn(Txn::new().when([is_ours]).and_then(puts)).await?;
-    assert!(done.succeeded(), "{name} is there");
-    Ok(begun.elapsed())
+    let txn = Txn::new().when([is_ours]).and_then(puts);
+    let (begun, mut failures) = (Instant::now(), 0);
+    loop {
+        match agent.client.txn(txn.clone()).await {
+            Ok(done) => {
+                assert!(done.succeeded(), "{name} is there");
+                return Ok(begun.elapsed());
+            }
+            Err(error) if is_busy(&error) => back_off(&mut failures).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// etcd refuses what it cannot do soon. Which code it gives depends on its version.
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("too many requests"))
+}
+
+/// As an agent does.
+async fn back_off(failures: &mut u32) {
+    let whole = (Duration::from_millis(250) * 2_u32.pow((*failures).min(10))).min(Duration::from_secs(10));
+    *failures += 1;
+    tokio::time::sleep(whole.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
 }
 
 /// Keeps a lease as an agent does.
