@@ -170,6 +170,11 @@ fn threads_share_a_node() {
 }
 
 #[test]
+fn threads_that_take_a_lock_for_the_first_time_at_once_share_it() {
+    run("lock_threads", &[]);
+}
+
+#[test]
 fn a_child_that_is_forked_while_threads_are_inside_never_hangs() {
     run("forks_in_threads", &[]);
 }

@@ -2,9 +2,8 @@
 --
 -- The library knows one holder for each process. So the coroutines of a worker queue here, and the one whose turn it is waits for the
 -- other workers. A coroutine that is ended with its request (by ngx.exit() in another light thread, or when the client has
--- gone) never comes back to say so: only the collector notices, so nobody here may keep one.
---
--- A lock that nobody else wants is taken without asking which coroutine this is, which cannot be compiled.
+-- gone) never comes back to say so: only the collector notices. It is not asked about the coroutine, which ngx_lua may keep to use it again,
+-- but about a table that lies on the coroutine's stack, `mine`: nobody else here may keep that.
 
 local arguments = require "resty.headcount.arguments"
 local ffi = require "ffi"
@@ -14,7 +13,6 @@ local node = require "resty.headcount.node"
 local semaphore = require "ngx.semaphore"
 
 local refuse = arguments.refuse
-local running = coroutine.running
 
 -- Seconds between two looks of one that waits: where it must look by itself, and where the waker says when it is worth a look.
 local SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.02
@@ -38,7 +36,7 @@ function _M.wake() end
 -- By name: `lock`, of the library; whether it is `taken` by a coroutine of this worker, which `holds` it or waits for other workers with a
 -- `bell`; the `queue` of the others, and the `entry` in it that the owner had.
 local turns, number = {}, 0
--- By name, something that lies on the stack of the coroutine whose turn it is, or that one itself; and by entry, who is in a queue.
+-- By name, `mine` of the coroutine whose turn it is; and by entry, of who is in a queue.
 local owners, queued = setmetatable({}, { __mode = "v" }), setmetatable({}, { __mode = "kv" })
 -- When the last one has waited for other workers.
 local waited_at
@@ -70,20 +68,25 @@ local function turn_of(name)
   return turns[name]
 end
 
-local function take(name, turn, entry)
-  turn.taken, turn.entry = true, entry
-  owners[name] = entry and queued[entry] or running() or "main"
+local function take(name, turn, mine, entry)
+  turn.taken, turn.entry, owners[name] = true, entry, mine
 end
 
 -- The next coroutine of this worker has its turn.
 local function hand_on(name, turn)
   turn.taken, turn.holds, owners[name] = false, false, nil
   if turn.fate then turn.fate = nil end
+  if turn.bell then
+    -- Who waited for other workers was ended meanwhile.
+    turn.bell = nil
+    library.headcount_lock_watch(node.handle, name, 0)
+  end
   while turn.queue[1] do
     local entry = table.remove(turn.queue, 1)
     -- It may have been ended meanwhile.
-    if queued[entry] then
-      take(name, turn, entry)
+    local mine = queued[entry]
+    if mine then
+      take(name, turn, mine, entry)
       return entry.bell:post(1)
     end
   end
@@ -95,13 +98,13 @@ local function release(name, turn)
 end
 
 -- Waits for the others of this worker. false: timed out.
-local function take_turn(name, turn, begun, timeout)
+local function take_turn(name, turn, mine, begun, timeout)
   if not turn.taken then
-    take(name, turn)
+    take(name, turn, mine)
     return true
   end
   local entry = { bell = semaphore.new() }
-  queued[entry] = running() or "main"
+  queued[entry] = mine
   table.insert(turn.queue, entry)
   entry.bell:wait(math.max(0, begun + timeout - nginx.clock()))
   if turn.entry == entry then return true end
@@ -148,9 +151,9 @@ local function results(_, name, turn, ok, ...)
   return true, ...
 end
 
--- `mine` lies on the stack as long as ngx_lua means to go on with this coroutine.
-local function call(name, turn, fn)
-  local mine = {}
+-- `mine` lies on the stack as long as ngx_lua means to go on with this coroutine: it is used after `fn`, or a compiled trace could leave it
+-- out.
+local function call(name, turn, fn, mine)
   turn.taken, turn.holds, owners[name] = true, true, mine
   local tenure = { token = tonumber(lock.token), abandoned_by = lock.abandoned_by ~= 0 and lock.abandoned_by or nil }
   return results(mine, name, turn, xpcall(fn, node.traceback, tenure))
@@ -181,7 +184,9 @@ local function with_lock(name, turn, fn, timeout)
   elseif turn.taken and not can_wait then
     return nil, "another request of this worker has the lock " .. name .. cannot_wait(phase)
   end
-  if not take_turn(name, turn, begun, timeout) then
+  -- As in `call`, which it is handed on to.
+  local mine = {}
+  if not take_turn(name, turn, mine, begun, timeout) then
     return nil, string.format(
       "timed out after %g s: another request of this worker has the lock %s", timeout, name)
   end
@@ -197,7 +202,7 @@ local function with_lock(name, turn, fn, timeout)
   elseif code == node.BUSY then
     err = err .. cannot_wait(phase)
   end
-  if code >= 0 then return call(name, turn, fn) end
+  if code >= 0 then return call(name, turn, fn, mine) end
   hand_on(name, turn)
   return nil, err
 end
@@ -215,7 +220,7 @@ function _M.with_lock(name, fn, options)
     end
   end
   if turn and not turn.taken and library.headcount_named_lock_acquire(turn.lock, 0, lock) >= 0 then
-    return call(name, turn, fn)
+    return call(name, turn, fn, {})
   end
   if not turn then
     local err
@@ -226,6 +231,19 @@ function _M.with_lock(name, fn, options)
 end
 
 -- For worker.lua -------------------------------------------------------------------------------
+
+-- Somebody may have it for long, and requests that wait be ended all the time.
+local function forget_ended(turn)
+  local queue, kept = turn.queue, 0
+  for i = 1, #queue do
+    local entry = queue[i]
+    queue[i] = nil
+    if queued[entry] then
+      kept = kept + 1
+      queue[kept] = entry
+    end
+  end
+end
 
 -- A coroutine that was ended with its request has let go of what it held, and of its turn.
 local function look_after(name, turn)
@@ -243,7 +261,10 @@ end
 -- At each heartbeat.
 function _M.poll()
   for name, turn in pairs(turns) do
-    if turn.taken then look_after(name, turn) end
+    if turn.taken then
+      look_after(name, turn)
+      forget_ended(turn)
+    end
   end
 end
 

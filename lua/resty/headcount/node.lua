@@ -18,6 +18,8 @@ local CALLBACK_DIED, CALLBACK_FAILED = 13, 14
 local FIRST_NAMED = 16
 local LONGEST_PATH = 4096
 local LEVELS = { ngx.NOTICE, ngx.WARN, ngx.ERR }
+-- Of the time, at most one part of so many is the collector's for our sake: what is looked after may be hundreds of locks.
+local SHARE = 10
 -- Seconds that a function of the user runs before the collector is asked for it; between two such times, at most: for a callback,
 -- which holds the node lock, and for all others, which may take hours; between two looks at whether a callback has ended.
 local FIRST_LOOK, LONGEST_PAUSE, LONGEST_OF_ALL, KEEPER_INTERVAL = 1, 8, 60, 0.25
@@ -174,14 +176,22 @@ end
 
 function _M.disarm(sentry) getmetatable(sentry).__gc = nil end
 
--- Whether it has been dropped. Asks the collector from time to time.
+-- When the collector was done last; and until when it rests.
+local collected_at, rests_until = 0, 0
+
+-- Whether it has been dropped. Asks the collector from time to time, once for all that are looked after at the same time.
 function _M.is_lost(fate, longest_pause)
   if fate.lost then return true end
   local now = nginx.clock()
-  local pause = fate.pause or FIRST_LOOK
-  if now < (fate.look_at or fate.begun + FIRST_LOOK) then return false end
+  local pause, look_at = fate.pause or FIRST_LOOK, fate.look_at or fate.begun + FIRST_LOOK
+  if now < look_at then return false end
+  if collected_at < look_at then
+    if now < rests_until then return false end
+    collectgarbage()
+    collected_at = nginx.clock()
+    rests_until = collected_at + SHARE * (collected_at - now)
+  end
   fate.look_at, fate.pause = now + pause, math.min(2 * pause, longest_pause or LONGEST_OF_ALL)
-  collectgarbage()
   return fate.lost
 end
 

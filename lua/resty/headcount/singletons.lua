@@ -16,6 +16,8 @@ local SCOPES = { generation = 1, node = 2 }
 local RUN, DONE, FAILED = 1, 2, 4
 -- Seconds between two tries to say how a once went.
 local SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.02
+-- Seconds after which a timer is missed that was to run at once.
+local LONGEST_START = 1
 
 local _M = {}
 -- Set by worker.lua: wake, called when there is something to do for the thread of heartbeats.
@@ -36,16 +38,13 @@ end
 
 local function nothing() end
 
--- Where timers are used up, beside the thread of heartbeats.
-local function in_a_request_of_its_own(body)
-  if not ngx.timer.at(0, body) then beside[#beside + 1] = threads.spawn(body) end
-end
-
 -- Runs a function of the user in a request of its own: whatever ends that ends nothing else. `after` runs when it has ended, or was
--- ended with its request.
+-- ended with its request. Where timers are used up, it runs beside the thread of heartbeats: one is refused at once, or, when it is to
+-- run, without a word.
 local function run(what, fn, argument, after)
   local fate = { what = what, after = after }
-  local function body()
+  function fate.body()
+    if fate.begun then return end -- beside
     local sentry = node.guard(fate)
     local ok, err = xpcall(fn, node.traceback, argument)
     node.disarm(sentry)
@@ -54,18 +53,24 @@ local function run(what, fn, argument, after)
     after(ok)
   end
   fates[fate] = true
-  in_a_request_of_its_own(body)
+  fate.late_at = ngx.timer.at(0, fate.body) and nginx.clock() + LONGEST_START or 0
 end
 
 local function look_after()
+  local lost, late = {}, {}
   for fate in pairs(fates) do
-    -- It has begun.
-    if fate.begun and node.is_lost(fate) then
-      fates[fate] = nil
-      node.log(ngx.ERR, fate.what, " was ended by ngx.exit() or the like, and never returned")
-      in_a_request_of_its_own(function() fate.after(false) end)
+    if not fate.begun then
+      if nginx.clock() >= fate.late_at then late[#late + 1] = fate end
+    elseif node.is_lost(fate) then
+      lost[#lost + 1] = fate
     end
   end
+  for _, fate in ipairs(lost) do
+    fates[fate] = nil
+    node.log(ngx.ERR, fate.what, " was ended by ngx.exit() or the like, and never returned")
+    run("the end of " .. fate.what, fate.after, false, nothing)
+  end
+  for _, fate in ipairs(late) do beside[#beside + 1] = threads.spawn(fate.body) end
   for i = #beside, 1, -1 do
     if not threads.unless_over(beside[i]) then table.remove(beside, i) end
   end

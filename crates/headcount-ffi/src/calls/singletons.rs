@@ -341,11 +341,13 @@ pub unsafe extern "C" fn headcount_once_end(
 }
 
 fn lock_of(handle: &Handle, name: &str) -> Result<Arc<Lock>, Failure> {
-    if let Some(known) = handle.process().singletons.known_lock(name) {
+    let worker = handle.worker(0)?;
+    let generation = worker.generation();
+    if let Some(known) = handle.process().singletons.known_lock(name, generation) {
         return Ok(known.clone());
     }
-    let named = handle.worker(0)?.lock(name)?;
-    Ok(handle.process().singletons.add_lock(named))
+    let named = worker.lock(name)?;
+    Ok(handle.process().singletons.add_lock(named, generation))
 }
 
 /// `lock` may be NULL.

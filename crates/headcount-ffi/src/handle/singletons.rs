@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use headcount_core::{ErrorKind, Leader, LockGuard, NamedLock, OnceRun, OnceScope, Wait};
+use headcount_core::{ErrorKind, GenerationId, Leader, LockGuard, NamedLock, OnceRun, OnceScope, Wait};
 
 use crate::border::entry::Failure;
 
@@ -22,6 +22,8 @@ const MOST_UNUSED: usize = 256;
 /// A lock, and whether this process has it.
 pub struct Lock {
     pub(crate) named: NamedLock,
+    /// That of the worker who found it, and for whom it is of use.
+    generation: GenerationId,
     held: Mutex<Option<Held>>,
 }
 
@@ -55,6 +57,11 @@ impl Lock {
         }
     }
 
+    /// Whether this process has it, or a thread of it or a host has something to do with it.
+    fn is_in_use(self: &Arc<Lock>) -> bool {
+        Arc::strong_count(self) > 1 || self.held().is_some()
+    }
+
     fn leave_to_the_next(&self) {
         if let Some(held) = self.held().take() {
             held.0.leave_to_the_next();
@@ -80,20 +87,26 @@ impl Singletons {
         })
     }
 
-    pub(crate) fn known_lock(&self, name: &str) -> Option<&Arc<Lock>> {
-        self.locks.get(name)
+    /// One that the worker of another generation has found is found again: this process may have left that.
+    pub(crate) fn known_lock(&self, name: &str, generation: GenerationId) -> Option<&Arc<Lock>> {
+        self.locks.get(name).filter(|lock| lock.generation == generation || lock.is_in_use())
     }
 
     /// The lock of this name that this process has.
     pub(crate) fn held_lock(&self, name: &str) -> Result<Arc<Lock>, Failure> {
-        self.known_lock(name).cloned().ok_or_else(|| not_held(name))
+        self.locks.get(name).cloned().ok_or_else(|| not_held(name))
     }
 
-    pub(crate) fn add_lock(&mut self, named: NamedLock) -> Arc<Lock> {
-        if self.locks.len() >= MOST_UNUSED {
-            self.locks.retain(|_, lock| Arc::strong_count(lock) > 1 || lock.held().is_some());
+    /// Makes it the lock of its name, unless another thread has just done that: there is one for all threads, or the guard of the
+    /// one that is replaced would be dropped.
+    pub(crate) fn add_lock(&mut self, named: NamedLock, generation: GenerationId) -> Arc<Lock> {
+        if let Some(known) = self.known_lock(named.name(), generation) {
+            return known.clone();
         }
-        let lock = Arc::new(Lock { named, held: Mutex::default() });
+        if self.locks.len() >= MOST_UNUSED {
+            self.locks.retain(|_, lock| lock.is_in_use());
+        }
+        let lock = Arc::new(Lock { named, generation, held: Mutex::default() });
         self.locks.insert(lock.named.name().to_owned(), lock.clone());
         lock
     }

@@ -81,6 +81,17 @@ static void holder(void) {
     CHECK(snapshot.callback_ns <= snapshot.held_ns && snapshot.held_ns < 60000000000u);
 }
 
+static int32_t holder_of(const char *name) {
+    headcount_singleton all[4] = {{.struct_size = sizeof all[0]}};
+    uint64_t number = 0;
+    CODE(HEADCOUNT_OK, headcount_get_singletons(node, all, 4, &number));
+    CHECK(number <= 4);
+    for (uint64_t i = 0; i < number; i++)
+        if (strcmp(all[i].name, name) == 0)
+            return all[i].holder;
+    return -1;
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     alarm(60);
@@ -92,6 +103,12 @@ int main(int argc, char **argv) {
     CHECK(event.mine == 1 && event.prev == HEADCOUNT_NONE && event.role == HEADCOUNT_ROLE_WORKER);
     looks(first);
     whole(first);
+    headcount_lock lock = {.struct_size = sizeof lock};
+    CODE(HEADCOUNT_OK, headcount_lock_acquire(node, "keys", 0, &lock));
+    CODE(HEADCOUNT_OK, headcount_lock_release(node, "keys"));
+    const headcount_named_lock *kept;
+    CODE(HEADCOUNT_OK, headcount_lock_find(node, "kept", &kept));
+    CODE(HEADCOUNT_OK, headcount_named_lock_acquire(kept, 0, &lock));
 
     /* The next generation comes while this process is in the first. */
     int32_t old_fd = -1, fd = -1;
@@ -139,6 +156,16 @@ int main(int argc, char **argv) {
     CODE(HEADCOUNT_OK, headcount_waker_rearm(node));
     CHECK(counts(0).generation == second && counts(0).prev == HEADCOUNT_NONE);
     CODE(HEADCOUNT_OK, headcount_process(node, &event));
+
+    /* What it has taken in the first is still its own, and can be taken again. */
+    CODE(HEADCOUNT_OK, headcount_lock_acquire(node, "keys", 0, &lock));
+    CODE(HEADCOUNT_OK, headcount_lock_release(node, "keys"));
+    CHECK(holder_of("kept") == getpid());
+    CODE(HEADCOUNT_OK, headcount_named_lock_release(kept));
+    CODE(HEADCOUNT_ERR_WRONG_STATE, headcount_named_lock_acquire(kept, 0, &lock));
+    headcount_named_lock_free(kept);
+    CODE(HEADCOUNT_OK, headcount_lock_acquire(node, "kept", 0, &lock));
+    CODE(HEADCOUNT_OK, headcount_lock_release(node, "kept"));
 
     /* A callback that was begun and will never be finished does not keep the process from leaving. */
     CODE(HEADCOUNT_EVENT, headcount_drain(node, 0, -1, &event));

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 
 static headcount_node *node;
 static headcount_event event = {.struct_size = sizeof event};
@@ -54,6 +55,26 @@ static void wait_for_waiters(uint32_t wanted) {
     }
 }
 
+/* A worker that keeps the node lock, in a callback, until it is told to go on. */
+static pid_t keeper(int32_t id, int *go_on) {
+    int ready[2], order[2];
+    CHECK(pipe(ready) == 0 && pipe(order) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        headcount_join_options join = join_options(generation, id);
+        only(headcount_join(node, &join, &event), node, &event, HEADCOUNT_KIND_WORKER_STARTED);
+        CODE(HEADCOUNT_EVENT, headcount_drain(node, 0, -1, &event));
+        CHECK(write(ready[1], "r", 1) == 1);
+        CHECK(heard(order[0], 30000) == 'r');
+        CODE(HEADCOUNT_OK, headcount_next(node, 0, &event));
+        _Exit(0);
+    }
+    CHECK(heard(ready[0], 10000) == 'r');
+    *go_on = order[1];
+    return pid;
+}
+
 /* The next 'L'. The watch rings as well. */
 static void hear_try(int fd) {
     int byte;
@@ -70,7 +91,7 @@ int main(int argc, char **argv) {
     CHECK(argc == 2);
     alarm(60);
     node = open_node(argv[1]);
-    generation = begin(node, 3);
+    generation = begin(node, 4);
     int release, status;
     pid_t first = holder(1, &release);
     headcount_join_options join = join_options(generation, 0);
@@ -124,12 +145,27 @@ int main(int argc, char **argv) {
         ;
     CHECK(byte == 0);
 
+    /* One that is new is not tried all the time while somebody keeps the node lock. */
+    int go_on, tries = 0;
+    pid_t fourth = keeper(4, &go_on);
+    for (int i = 0; i < 40; i++) {
+        CODE(HEADCOUNT_ERR_BUSY, headcount_lock_acquire(node, "new", 0, &lock));
+        struct timespec before, after;
+        CHECK(clock_gettime(CLOCK_MONOTONIC, &before) == 0);
+        CODE(HEADCOUNT_OK, headcount_lock_watch(node, "new", 1));
+        hear_try(fd);
+        CHECK(clock_gettime(CLOCK_MONOTONIC, &after) == 0);
+        tries += after.tv_sec == before.tv_sec && after.tv_nsec - before.tv_nsec < 4000000;
+    }
+    CHECK(tries == 0);
+    CHECK(write(go_on, "r", 1) == 1 && waitpid(fourth, &status, 0) == fourth && status == 0);
+
     /* More than 8 are refused; and all ends with the waker. */
     char name[8];
     for (int i = 0; i < 8; i++) {
         snprintf(name, sizeof name, "lock%d", i);
         int32_t code = headcount_lock_watch(node, name, 1);
-        CHECK(code == HEADCOUNT_OK || (i == 7 && code == HEADCOUNT_ERR_FULL)); /* "keys" may count still */
+        CHECK(code == HEADCOUNT_OK || (i >= 6 && code == HEADCOUNT_ERR_FULL)); /* "keys" and "new" may count still */
     }
     CODE(HEADCOUNT_ERR_FULL, headcount_lock_watch(node, "lock8", 1));
     CODE(HEADCOUNT_ERR_INVALID_OPTION, headcount_lock_watch(node, "no name", 1));

@@ -244,9 +244,14 @@ impl Facts {
     /// What the process in this slot still has when it leaves, one after the other.
     pub(super) fn let_go(&self, slot: &SlotFacts) -> Option<Act> {
         let (at, word) = (slot.at(), slot.identity.to_word());
+        // A lock is the process's, which may be in another generation as well, and goes on there.
+        let goes_on = |s: &SlotFacts| {
+            s.at() != at && s.identity.to_word() == word && s.role != Role::Master && s.exited_seq == 0
+        };
+        let stays = self.slots.iter().any(goes_on);
         let step = self.singletons.iter().find_map(|x| match x.kind {
             _ if x.seq != 0 => Some(SingletonStep::Complete(x.index)),
-            SingletonKind::Lock if x.word == word => Some(SingletonStep::Abandon(x.index, word)),
+            SingletonKind::Lock if x.word == word && !stays => Some(SingletonStep::Abandon(x.index, word)),
             SingletonKind::Role if x.state != SingletonState::Free && x.owner == Some(at) => {
                 let cause = match slot.role {
                     Role::Visitor => Cause::Resigned,

@@ -384,4 +384,13 @@ fn who_leaves_lets_go_of_what_it_has() {
     let act = facts.let_go(&facts.slots[1]).expect("its lock");
     assert_eq!((reported(&act).0.kind, reported(&act).0.cause), (Kind::LockAbandoned, Cause::Exit));
     assert_eq!(act.after, [Change::Turn(0), Change::Unlock(0, word)]);
+
+    // A process that is in two generations leaves the one, and has its lock still.
+    let mut facts = node(lock(word));
+    facts.slots[2].identity = facts.slots[1].identity;
+    assert!(facts.let_go(&facts.slots[1]).is_none(), "it goes on in the other");
+    facts.slots[2].exited_seq = 5;
+    assert!(facts.let_go(&facts.slots[1]).is_some(), "it has left that");
+    facts.slots[2] = SlotFacts { role: Role::Master, exited_seq: 0, ..facts.slots[2].clone() };
+    assert!(facts.let_go(&facts.slots[1]).is_some(), "masters have no locks");
 }

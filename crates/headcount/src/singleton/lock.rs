@@ -27,6 +27,8 @@ impl Worker {
 }
 
 const UNKNOWN: u32 = u32::MAX;
+/// Between two tries to take a lock that has no place in the registry yet: making one takes the node lock, which somebody may have for long.
+const UNTIL_NEXT_TRY: Duration = Duration::from_millis(5);
 
 /// A mutex over all processes of a node, and all their threads.
 ///
@@ -95,7 +97,10 @@ impl NamedLock {
     pub fn wait_until_free(&self, limit: Duration, goes_on: impl FnMut() -> bool) -> Result<bool> {
         self.worker.check()?;
         match self.index.load(Relaxed) {
-            UNKNOWN => Ok(true),
+            UNKNOWN => {
+                std::thread::sleep(UNTIL_NEXT_TRY.min(limit));
+                Ok(true)
+            }
             index => {
                 let inner = &self.worker.node.inner;
                 Ok(wait_until_free(inner, self.worker.slot, index, &self.key, limit, goes_on))

@@ -1,6 +1,7 @@
 //! Who leads, what runs once and who holds a lock, in Lua: the scenarios of docs/singletons.md against a real server.
 
 mod servers;
+mod waits;
 
 use std::time::{Duration, Instant};
 
