@@ -112,6 +112,8 @@ pub(crate) async fn register(
     if let Some(there) = etcd.get(&keys.host(&config.host)).await? {
         return take_over(etcd, keys, config, &me, &there, spare).await;
     }
+    // It was lost, and is back before anybody has noted it.
+    note_lost(etcd, keys, events, &config.host).await?;
     let records = records(etcd, keys, config, spare).await?;
     let presence = etcd.grant(config.ttl).await?;
     let known = known_value(Presence::Here, presence);
@@ -197,6 +199,44 @@ async fn take_over(
         true => Ok(Leases { presence, records, since: other.since, adopted: true }),
         false => Err(Trouble::LeaseGone),
     }
+}
+
+/// Notes that the host is lost, unless it has left, is back, or it was noted.
+pub(crate) async fn note_lost(
+    etcd: &Etcd,
+    keys: &Keys,
+    events: &mut EventLease,
+    host: &str,
+) -> Result<(), Trouble> {
+    let at = keys.known(host);
+    let Some(kv) = etcd.get(&at).await? else { return Ok(()) };
+    // What cannot be read is left alone.
+    let Ok(known) = value::parse::<KnownValue>(kv.value()) else { return Ok(()) };
+    if known.presence != Presence::Here {
+        return Ok(());
+    }
+    let value = known_value(Presence::Lost, known.lease);
+    let event = EventValue::of_host(
+        host,
+        "lost",
+        "is lost: its lease has run out. What its nodes do is unknown since then",
+    );
+    let under = |lease| Some(PutOptions::new().with_lease(lease));
+    let txn = Txn::new()
+        .when([
+            Compare::create_revision(keys.host(host), CompareOp::Equal, 0),
+            Compare::mod_revision(at.clone(), CompareOp::Equal, kv.mod_revision()),
+        ])
+        .and_then([
+            TxnOp::put(at, json(&value), under(kv.lease())),
+            TxnOp::put(
+                keys.host_event(host, known.lease, keys::GONE),
+                json(&event),
+                under(events.get(etcd).await?),
+            ),
+        ]);
+    // If not, somebody else was quicker, or it is back.
+    etcd.txn("note that a host is lost", txn).await.map(drop)
 }
 
 /// Tells that this host leaves, at once, and takes back what was told of its nodes.

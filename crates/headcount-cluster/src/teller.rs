@@ -8,11 +8,10 @@ use tokio::time::sleep;
 
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
-use crate::keys::{self, Key, Keys};
+use crate::keys::{Key, Keys};
 use crate::pace::Backoff;
-use crate::presence::{EventLease, json, known_value};
+use crate::presence::{EventLease, note_lost};
 use crate::trouble::Trouble;
-use crate::value::{self, EventValue, KnownValue, Presence};
 
 /// Until it is aborted, which it is when this host's lease is no more.
 pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) -> Trouble {
@@ -79,7 +78,7 @@ impl Teller {
             if let Some(Key::Known(host)) = self.keys.parse(kv.key())
                 && !here.contains(self.keys.host(&host).as_bytes())
             {
-                self.lost(&host).await?;
+                note_lost(&self.etcd, &self.keys, &mut self.events, &host).await?;
             }
         }
         let mut changes = self.etcd.watch(&self.keys.hosts(), true, revision + 1).await?;
@@ -92,42 +91,9 @@ impl Teller {
             }
             for event in answer.events().iter().filter(|event| event.event_type() == EventType::Delete) {
                 if let Some(Key::Host(host)) = event.kv().and_then(|kv| self.keys.parse(kv.key())) {
-                    self.lost(&host).await?;
+                    note_lost(&self.etcd, &self.keys, &mut self.events, &host).await?;
                 }
             }
         }
-    }
-
-    /// Notes it, unless the host has left, is back, or it was noted.
-    async fn lost(&mut self, host: &str) -> Result<(), Trouble> {
-        let at = self.keys.known(host);
-        let Some(kv) = self.etcd.get(&at).await? else { return Ok(()) };
-        // What cannot be read is left alone.
-        let Ok(known) = value::parse::<KnownValue>(kv.value()) else { return Ok(()) };
-        if known.presence != Presence::Here {
-            return Ok(());
-        }
-        let value = known_value(Presence::Lost, known.lease);
-        let event = EventValue::of_host(
-            host,
-            "lost",
-            "is lost: its lease has run out. What its nodes do is unknown since then",
-        );
-        let under = |lease| Some(PutOptions::new().with_lease(lease));
-        let txn = Txn::new()
-            .when([
-                Compare::create_revision(self.keys.host(host), CompareOp::Equal, 0),
-                Compare::mod_revision(at.clone(), CompareOp::Equal, kv.mod_revision()),
-            ])
-            .and_then([
-                TxnOp::put(at, json(&value), under(kv.lease())),
-                TxnOp::put(
-                    self.keys.host_event(host, known.lease, keys::GONE),
-                    json(&event),
-                    under(self.events.get(&self.etcd).await?),
-                ),
-            ]);
-        // If not, somebody else was quicker, or it is back.
-        self.etcd.txn("note that a host is lost", txn).await.map(drop)
     }
 }
