@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use headcount_core::{ErrorKind, GenerationId};
 
+use self::locks::Watched;
 use self::socket::Listener;
 use self::thread::Control;
 use crate::border::entry::Failure;
@@ -26,6 +27,7 @@ use crate::handle::singletons::Lock;
 pub(crate) struct Waker {
     pub(crate) generation: GenerationId,
     control: Arc<Control>,
+    watched: Arc<Watched>,
 }
 
 impl Waker {
@@ -39,11 +41,12 @@ impl Waker {
         let listener = Listener::new(folders)?;
         let path = listener.path();
         let control = thread::start(watch, listener).map_err(|e| Failure::io("start the waker", e))?;
-        Ok((Waker { generation, control }, path))
+        Ok((Waker { generation, control, watched: Arc::default() }, path))
     }
 
     pub(crate) fn stop(&self) {
         self.control.stop();
+        self.watched.end();
     }
 
     /// The last byte was acted on: the next one may come.
@@ -54,12 +57,12 @@ impl Waker {
     /// Has a byte written when this lock can be tried; or no more.
     pub(crate) fn watch_lock(&self, lock: &Arc<Lock>, wanted: bool) -> Result<(), Failure> {
         if !wanted {
-            locks::unwatch(&self.control, lock);
+            self.watched.remove(lock);
             return Ok(());
         }
         if !self.control.is_connected() {
             return Err(Failure::new(ErrorKind::WrongState, "nobody has connected to the waker yet"));
         }
-        locks::watch(&self.control, lock)
+        self.watched.add(&self.control, lock)
     }
 }

@@ -12,7 +12,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, SocketFlags};
 
-use super::locks::Watched;
 use super::socket::Listener;
 
 /// "The watch is readable."
@@ -30,7 +29,6 @@ pub(super) struct Control {
     armed: AtomicBool,
     /// The connection, once it is there.
     peer: OnceLock<OwnedFd>,
-    pub(super) watched: Watched,
 }
 
 impl Control {
@@ -53,7 +51,6 @@ impl Control {
             say_goodbye(peer);
         }
         self.ring();
-        self.watched.end();
     }
 
     /// Whether the host listens.
@@ -85,7 +82,6 @@ pub(super) fn start(watch: OwnedFd, listener: Listener) -> io::Result<Arc<Contro
         stop: AtomicBool::new(false),
         armed: AtomicBool::new(true),
         peer: OnceLock::new(),
-        watched: Watched::default(),
     });
     let its_own = Arc::clone(&control);
     spawn("headcount-waker", move || {
