@@ -263,7 +263,7 @@ impl Life<'_> {
         let read = |name| self.server.folder().read(name);
         match self.front {
             Front::Lua | Front::Both => recorded(&read("reports.jsonl")),
-            Front::Module => Ok(logged(&read("error.log"))),
+            Front::Module => Ok(logged(&read("error.log"), self.chapter.generation)),
             Front::Rust => Ok(printed(&read("stdio.log"))),
         }
     }
@@ -391,13 +391,17 @@ fn recorded(text: &str) -> Result<Vec<Call>, String> {
 }
 
 /// What the module wrote to error.log. A new master has no error.log while it reads its configuration: its first line comes
-/// later than others of that time, and is put where its number belongs.
-fn logged(text: &str) -> Vec<Call> {
+/// later than others of that time, and is put where its number belongs: among those of later generations than `after`, since
+/// those before have numbers of another registry.
+fn logged(text: &str, after: u64) -> Vec<Call> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut calls: Vec<Call> = Vec::new();
     for report in whole.lines().filter_map(|line| testkit::native::report(line, 0)) {
         let Some(seq) = report.int("seq").map(|seq| seq as u64) else { continue };
         let generation = report.generation();
+        if generation <= after {
+            continue;
+        }
         let call = Call { seq, generation, retry: report.flag("retry"), runner: report.runner, at: None };
         let is_late = report.kind() == Some(testkit::Kind::GenerationStarted)
             && matches!(report.cause(), "start" | "upgrade");

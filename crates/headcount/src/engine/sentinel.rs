@@ -75,6 +75,15 @@ enum Look {
     Report(Box<Session>),
 }
 
+/// What there was in the watch's epoll instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByNothing,
+    /// By the bell alone.
+    ByBell,
+    ByMore,
+}
+
 struct Watched {
     version: u64,
     pid: u32,
@@ -167,8 +176,11 @@ impl Watch {
     /// The same, with the time (`CLOCK_BOOTTIME`) as the caller has it.
     pub(crate) fn process_at(&mut self, now: u64) -> Result<Transitions> {
         self.notice_own_sleep(now);
-        let only_woken = self.drain_events()?;
-        if let Some(rest) = self.looks.rest(now).filter(|_| only_woken) {
+        let woken = self.drain_events()?;
+        // Called for nothing, in a rest: as by who was told twice of one ring.
+        let is_resting = self.on_duty && !self.is_listening;
+        let is_vain = woken == Woken::ByBell || (woken == Woken::ByNothing && is_resting);
+        if let Some(rest) = self.looks.rest(now).filter(|_| is_vain) {
             // Rung in vain again and again: deaf for as long as the rest takes, and then it looks in any case.
             self.listen(false)?;
             self.arm(now, rest)?;
@@ -220,6 +232,9 @@ impl Watch {
         if self.on_duty {
             if !self.is_listening {
                 self.listen(true)?;
+                // A bell that has ever rung is readable, so to listen wakes us once: after a rest that would be again in
+                // vain, and the next rest would follow, and so on for ever.
+                self.drain_events()?;
                 // What was rung before we could hear it.
                 return self.look(now);
             }
@@ -297,8 +312,7 @@ impl Watch {
         self.judge_not_before = now.saturating_add(2 * ns(self.inner.settings().heartbeat_interval));
     }
 
-    /// Whether the bell has rung, and nothing else has happened.
-    fn drain_events(&mut self) -> Result<bool> {
+    fn drain_events(&mut self) -> Result<Woken> {
         let mut events = Vec::with_capacity(64);
         let now = Timespec::default();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
@@ -308,7 +322,12 @@ impl Watch {
         if let Some(timer) = &self.timer {
             timer.has_fired();
         }
-        Ok(!events.is_empty() && events.iter().all(|e| e.data.u64() == BELL))
+        let is_bell = |event: &epoll::Event| event.data.u64() == BELL;
+        Ok(match events.is_empty() {
+            true => Woken::ByNothing,
+            false if events.iter().all(is_bell) => Woken::ByBell,
+            false => Woken::ByMore,
+        })
     }
 
     /// Becomes the sentinel if there is none that is fit for it.
@@ -498,7 +517,40 @@ fn sentinel_index(inner: &Inner) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
     use super::*;
+    use crate::{Begin, Join, Options};
+
+    /// As who drives the watch from two places: woken by it, and by a timer of its own.
+    #[test]
+    fn who_rests_is_not_woken_by_the_end_of_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let master = Options::new("rest").path(folder.path().join("registry")).open().unwrap();
+        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).unwrap();
+        transitions.run(|_| ());
+        let (worker, transitions) = generation.join(Join::worker(Some(0))).unwrap();
+        transitions.run(|_| ());
+        let bell = &worker.node().inner.store.bell;
+        let mut watch = worker.watch().unwrap();
+        let deadline = clock::boot_ns() + ns(Duration::from_secs(5));
+        while watch.is_listening || !watch.on_duty {
+            assert!(clock::boot_ns() < deadline, "rung in vain again and again, and it does not rest");
+            bell.ring();
+            watch.process().unwrap().run(|_| ());
+        }
+        let until = clock::boot_ns() + ns(Duration::from_millis(300));
+        let mut woken = 0;
+        while clock::boot_ns() < until {
+            let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+            if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&wait)).unwrap() > 0 {
+                woken += 1;
+                watch.process().unwrap().run(|_| ());
+            }
+            watch.process().unwrap().run(|_| ());
+        }
+        assert!(woken <= 10, "nobody rings, and it was woken {woken} times");
+    }
 
     #[test]
     fn the_sentinels_word_names_its_slot() {
