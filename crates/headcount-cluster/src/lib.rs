@@ -1,11 +1,12 @@
 //! What the agents of many hosts tell each other, through etcd and through nothing else.
 //!
 //! A [`publisher`] tells of the nodes of its host, and that the host is there. A [`follower`] reads the picture of the whole
-//! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`). What they write where is
+//! cluster, and what changes. [`claims`] are what one process of all has: roles, locks, what runs once. One agent at a time notes which hosts are lost (`teller.rs`). What they write where is
 //! docs/cluster.md's *keys*. Only the program `headcount` uses this: the libraries and the module know nothing of it.
 
 #![forbid(unsafe_code)]
 
+pub mod claims;
 pub mod config;
 mod etcd;
 pub mod fleet;
