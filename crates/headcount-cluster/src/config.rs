@@ -32,11 +32,18 @@ pub struct AgentConfig {
     pub listen: Option<std::net::SocketAddr>,
     /// Nodes beside those of root and of the agent's user.
     pub registries: Vec<PathBuf>,
+    /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
+    pub claims: Vec<String>,
 }
 
 impl Default for AgentConfig {
     fn default() -> AgentConfig {
-        AgentConfig { socket: DEFAULT_SOCKET.into(), listen: None, registries: Vec::new() }
+        AgentConfig {
+            socket: DEFAULT_SOCKET.into(),
+            listen: None,
+            registries: Vec::new(),
+            claims: Vec::new(),
+        }
     }
 }
 
@@ -125,6 +132,23 @@ impl Config {
         let config: Config = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
         config.check().map_err(wrong)?;
         Ok(config)
+    }
+
+    /// Where the agent of this host answers, for those who may not read what the file names, or have none.
+    ///
+    /// # Errors
+    /// A file that is there cannot be understood.
+    pub fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
+        let wrong = |why: String| ConfigError { path: path.to_owned(), why };
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let config: Config =
+                    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+                Ok(config.agent.socket)
+            }
+            Err(_) if path == Path::new(DEFAULT_FILE) => Ok(DEFAULT_SOCKET.into()),
+            Err(error) => Err(wrong(error.to_string())),
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -3,6 +3,8 @@
 mod cluster;
 mod http;
 mod nodes;
+mod picture;
+mod session;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,8 @@
 //! `headcount cluster`: many hosts at once, by what their agents tell. `docs/cli/cluster.md` is the reference.
 
-mod events;
-mod status;
+pub mod events;
+mod leader;
+pub mod status;
 mod wait;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::args::NodeSelector;
 use crate::escape::escape;
 use crate::outcome::{Outcome, UsageError};
 use events::EventsArgs;
+use leader::LeaderArgs;
 use status::StatusArgs;
 use wait::WaitArgs;
 
@@ -23,6 +25,7 @@ Examples:
   headcount cluster status                  all hosts, and the nodes of each
   headcount cluster events --follow         what happens on all of them
   headcount cluster wait --nodes 12 --serving --timeout 5m
+  headcount cluster leader cron -- ./scheduler
 
 Exit codes: 0 success; 1 timed out (wait); 2 usage error; 4 no cluster is configured, etcd cannot be read, or the system \
 failed.";
@@ -45,6 +48,8 @@ pub enum ClusterCommand {
     Events(EventsArgs),
     /// Wait until so many nodes serve, or serve a newer generation; for scripts
     Wait(WaitArgs),
+    /// Show who leads which role of the cluster, or run a command while this process leads one
+    Leader(LeaderArgs),
 }
 
 pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
@@ -53,6 +58,9 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             "--registry names a file of this host: with a cluster, use --node".to_owned(),
         )
         .into());
+    }
+    if let ClusterCommand::Leader(LeaderArgs { role: Some(role), .. }) = &args.command {
+        return leader::lead(role, args);
     }
     let Config { cluster, .. } = Config::read(&args.config)?;
     let Some(config) = cluster else {
@@ -69,6 +77,7 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Status(args) => status::run(config, node, args).await,
             ClusterCommand::Events(args) => events::run(config, node, args).await,
             ClusterCommand::Wait(args) => wait::run(config, node, args).await,
+            ClusterCommand::Leader(args) => leader::list(config, args).await,
         }
     })
 }

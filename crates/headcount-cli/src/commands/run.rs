@@ -6,15 +6,16 @@
 
 mod args;
 mod attempt;
-mod backoff;
+pub mod backoff;
 mod command;
 mod deliver;
+pub mod duty;
 mod follow;
 mod kill_stalled;
 mod leader;
 mod locator;
 mod lock;
-mod log;
+pub mod log;
 mod node_event;
 mod node_state;
 mod notification;
@@ -22,7 +23,7 @@ mod queue;
 mod rules;
 mod start_position;
 mod state;
-mod stop;
+pub mod stop;
 mod webhook;
 
 pub use args::RunArgs;

@@ -63,6 +63,7 @@ pub struct Session {
 enum Command {
     Enter(Peer, oneshot::Sender<Option<Session>>),
     Request(SessionId, Request),
+    Refuse(SessionId, String),
     Gone(SessionId),
     Closed(SessionId),
     End(oneshot::Sender<()>),
@@ -118,6 +119,11 @@ impl Session {
     /// The process asks for something.
     pub async fn request(&self, request: Request) {
         self.send(Command::Request(self.id, request)).await;
+    }
+
+    /// The process asks for what there is not.
+    pub async fn refuse(&self, error: String) {
+        self.send(Command::Refuse(self.id, error)).await;
     }
 
     /// The process has ended, or has closed its connection.
@@ -297,6 +303,7 @@ impl Engine {
                     self.tell(session, Message::Error { error });
                 }
             }
+            Command::Refuse(session, error) => self.tell(session, Message::Error { error }),
             Command::Gone(session) => {
                 self.peers.remove(&session);
                 self.book.gone(session);

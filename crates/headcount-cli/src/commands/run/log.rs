@@ -13,6 +13,8 @@ use crate::paint;
 
 /// Where messages go.
 pub struct Log {
+    /// Who says it.
+    command: &'static str,
     quiet: bool,
     /// The last warning on each subject that is checked again and again.
     said: RefCell<HashMap<&'static str, String>>,
@@ -22,13 +24,18 @@ pub struct Log {
 
 impl Log {
     pub fn new(quiet: bool) -> Log {
-        Log { quiet, said: RefCell::default(), rare: RefCell::default() }
+        Log::of("run", quiet)
+    }
+
+    /// Of another command.
+    pub fn of(command: &'static str, quiet: bool) -> Log {
+        Log { command, quiet, said: RefCell::default(), rare: RefCell::default() }
     }
 
     /// Progress, unless `--quiet`.
     pub fn note(&self, message: impl Display) {
         if !self.quiet {
-            write(format_args!("headcount run: {}", escape(&message.to_string())));
+            write(format_args!("headcount {}: {}", self.command, escape(&message.to_string())));
         }
     }
 
@@ -36,7 +43,7 @@ impl Log {
     pub fn warn(&self, message: impl Display) {
         let (paint, reset) = (paint::WARNING, anstyle::Reset);
         let message = message.to_string();
-        write(format_args!("headcount run: {paint}warning:{reset} {}", escape(&message)));
+        write(format_args!("headcount {}: {paint}warning:{reset} {}", self.command, escape(&message)));
     }
 
     /// A problem that is found again and again: once, as long as the message stays the same.
