@@ -10,5 +10,7 @@ mod cluster {
     mod engine;
     mod exporter;
     mod hosts;
+    mod lua;
+    mod roles;
     mod wrong_use;
 }

@@ -355,7 +355,6 @@ impl Client {
         let limit = self.timeout().into_iter().chain(limit).min();
         let limit = limit.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            // Not a moment too early, again and again.
             tv_nsec: i64::from(limit.subsec_nanos()),
         });
         let flags = |has_to_write| if has_to_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };

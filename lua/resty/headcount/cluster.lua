@@ -240,7 +240,7 @@ function _M.events(fn)
         pause = FIRST_PAUSE
         call(event)
       end)
-      if why then call { notice = "away", text = why } end
+      if not ngx.worker.exiting() then call { notice = "away", text = why } end
       local until_then = agent.clock() + pause
       pause = math.min(2 * pause, LONGEST_PAUSE)
       while agent.clock() < until_then and not ngx.worker.exiting() do ngx.sleep(0.1) end
@@ -266,6 +266,7 @@ local function has_until(milliseconds)
 end
 
 local function lose_lock(lock, why)
+  locks[lock.id] = nil
   if lock.token then
     lock.token = nil
     log(ngx.ERR, "the lock ", lock.name, " is lost inside: ", why)

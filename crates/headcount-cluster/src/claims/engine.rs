@@ -369,7 +369,8 @@ impl Engine {
 
     fn tell(&mut self, session: SessionId, message: Message) {
         let Some((_, out)) = self.peers.get(&session) else { return };
-        if out.try_send(message).is_err() {
+        // Of one whose connection has ended this is told right after.
+        if let Err(mpsc::error::TrySendError::Full(_)) = out.try_send(message) {
             tracing::warn!("a process that does not read what it is told was disconnected");
             self.peers.remove(&session);
             self.book.closed(session);

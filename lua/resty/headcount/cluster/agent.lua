@@ -8,7 +8,11 @@ local semaphore = require "ngx.semaphore"
 local DEFAULT_SOCKET = "/run/headcount-agent/agent.sock"
 local UPGRADE = "headcount-session/1"
 -- Milliseconds.
-local CONNECT, SEND, ANSWER, LOOK = 2000, 5000, 6000, 1000
+local CONNECT, SEND, ANSWER, LONG = 2000, 5000, 6000, 7 * 86400 * 1000
+-- Seconds between two looks at what may be over.
+local LOOK = 1
+-- Seconds in which a worker that is told to leave stops following events.
+local LEAVE = 0.5
 -- Seconds between two attempts to connect.
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5
 -- So much may wait to be sent.
@@ -105,27 +109,21 @@ local function open_session()
   return nil, _M.socket .. ": " .. (err or "it is no agent")
 end
 
--- Reads until the connection ends. The timeout is short, so that what is over is seen to be over.
-local function read(sock)
-  local line = ""
+-- Reads until the connection ends, and gives each line to a function. A time-out would be a line in error.log each time.
+local function read(sock, on_message)
+  sock:settimeouts(CONNECT, SEND, LONG)
   while true do
-    local wait = math.max(1, math.min(LOOK, _M.look() * 1000))
-    sock:settimeouts(CONNECT, SEND, wait)
-    local got, err, part = sock:receive("*l")
-    line = line .. (got or part or "")
-    if got then
-      local message = json.decode(line)
-      line = ""
-      if message then _M.on_message(message) end
-    elseif err ~= "timeout" then
-      return err
-    end
+    local line, err = sock:receive("*l")
+    if not line then return err end
+    local message = json.decode(line)
+    if message then on_message(message) end
   end
 end
 
+-- Sends what is to be sent, and sees that what is over is over.
 local function write(sock)
   while true do
-    bell:wait(LOOK / 1000)
+    bell:wait(math.max(0.001, math.min(LOOK, _M.look())))
     while unsent[1] do
       local all = table.concat(unsent)
       unsent = {}
@@ -139,7 +137,7 @@ end
 local function talk(sock, welcome)
   unsent, is_open, _M.trouble = {}, true, nil
   _M.on_welcome(welcome)
-  local reader, writer = ngx.thread.spawn(read, sock), ngx.thread.spawn(write, sock)
+  local reader, writer = ngx.thread.spawn(read, sock, _M.on_message), ngx.thread.spawn(write, sock)
   -- Whichever ends first says why.
   local _, why = ngx.thread.wait(reader, writer)
   ngx.thread.kill(reader)
@@ -211,21 +209,17 @@ end
 function _M.follow(page, on_line)
   local sock, err = _M.open(page)
   if not sock then return err end
-  sock:settimeouts(CONNECT, SEND, LOOK)
-  local line = ""
-  while not ngx.worker.exiting() do
-    local got, why, part = sock:receive("*l")
-    line = line .. (got or part or "")
-    if got then
-      local message = json.decode(line)
-      line = ""
-      if message then on_line(message) end
-    elseif why ~= "timeout" then
-      sock:close()
-      return _M.socket .. ": " .. why
-    end
-  end
+  local reader = ngx.thread.spawn(read, sock, on_line)
+  -- It must not keep a worker that is told to leave.
+  local leaves = ngx.thread.spawn(function()
+    while not ngx.worker.exiting() do ngx.sleep(LEAVE) end
+    return "this worker leaves"
+  end)
+  local _, why = ngx.thread.wait(reader, leaves)
+  ngx.thread.kill(reader)
+  ngx.thread.kill(leaves)
   sock:close()
+  return _M.socket .. ": " .. tostring(why)
 end
 
 return _M
