@@ -75,13 +75,13 @@ enum Look {
     Report(Box<Session>),
 }
 
-/// What there was in the watch's epoll instance.
+/// By what the watch has become readable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Woken {
-    ByNothing,
-    /// By the bell alone.
-    ByBell,
-    ByMore,
+    Nothing,
+    /// The bell alone.
+    Bell,
+    More,
 }
 
 struct Watched {
@@ -176,10 +176,10 @@ impl Watch {
     /// The same, with the time (`CLOCK_BOOTTIME`) as the caller has it.
     pub(crate) fn process_at(&mut self, now: u64) -> Result<Transitions> {
         self.notice_own_sleep(now);
-        let woken = self.drain_events()?;
+        let by = self.drain_events()?;
         // Called for nothing, in a rest: as by who was told twice of one ring.
         let is_resting = self.on_duty && !self.is_listening;
-        let is_vain = woken == Woken::ByBell || (woken == Woken::ByNothing && is_resting);
+        let is_vain = by == Woken::Bell || (by == Woken::Nothing && is_resting);
         if let Some(rest) = self.looks.rest(now).filter(|_| is_vain) {
             // Rung in vain again and again: deaf for as long as the rest takes, and then it looks in any case.
             self.listen(false)?;
@@ -324,9 +324,9 @@ impl Watch {
         }
         let is_bell = |event: &epoll::Event| event.data.u64() == BELL;
         Ok(match events.is_empty() {
-            true => Woken::ByNothing,
-            false if events.iter().all(is_bell) => Woken::ByBell,
-            false => Woken::ByMore,
+            true => Woken::Nothing,
+            false if events.iter().all(is_bell) => Woken::Bell,
+            false => Woken::More,
         })
     }
 
