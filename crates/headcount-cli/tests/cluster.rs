@@ -10,5 +10,6 @@ mod cluster {
     mod engine;
     mod exporter;
     mod hosts;
+    mod reload;
     mod wrong_use;
 }

@@ -32,11 +32,54 @@ pub struct AgentConfig {
     pub listen: Option<std::net::SocketAddr>,
     /// Nodes beside those of root and of the agent's user.
     pub registries: Vec<PathBuf>,
+    /// Which nodes it reloads when the cluster asks for it.
+    pub reload: Reload,
 }
 
 impl Default for AgentConfig {
     fn default() -> AgentConfig {
-        AgentConfig { socket: DEFAULT_SOCKET.into(), listen: None, registries: Vec::new() }
+        AgentConfig {
+            socket: DEFAULT_SOCKET.into(),
+            listen: None,
+            registries: Vec::new(),
+            reload: Reload::default(),
+        }
+    }
+}
+
+/// Which nodes may be reloaded on request: none unless it is said.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "true, false or a list of nodes' names was expected")]
+pub enum Reload {
+    /// All, or none.
+    All(bool),
+    /// Those of these names.
+    Nodes(Vec<String>),
+}
+
+impl Default for Reload {
+    fn default() -> Reload {
+        Reload::All(false)
+    }
+}
+
+impl Reload {
+    /// Whether the node of this name may be reloaded.
+    #[must_use]
+    pub fn allows(&self, node: &str) -> bool {
+        match self {
+            Reload::All(all) => *all,
+            Reload::Nodes(names) => names.iter().any(|name| name == node),
+        }
+    }
+
+    /// Whether none may.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        match self {
+            Reload::All(all) => !all,
+            Reload::Nodes(names) => names.is_empty(),
+        }
     }
 }
 
@@ -246,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_reloaded_for_others_unless_it_is_said() {
+        for (text, nginx, other) in [
+            ("", false, false),
+            ("reload = false", false, false),
+            ("reload = true", true, true),
+            ("reload = [\"nginx\"]", true, false),
+            ("reload = []", false, false),
+        ] {
+            let reload = read(&format!("[agent]\n{text}\n")).unwrap().agent.reload;
+            assert_eq!((reload.allows("nginx"), reload.allows("other")), (nginx, other), "{text}");
+            assert_eq!(reload.is_off(), !nginx, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_said_has_its_default() {
         let cluster = read(CLUSTER).unwrap().cluster.unwrap();
         assert_eq!((cluster.ttl, &*cluster.prefix), (Duration::from_secs(5), "/headcount"));
@@ -274,6 +332,7 @@ mod tests {
             ("[agent]\nsocket = \"x\"\n", "agent.socket: x is not an absolute path"),
             ("[agent]\nlisten = \"9100\"\n", "listen"),
             ("[agent\n", "line 1"),
+            ("[agent]\nreload = \"yes\"\n", "true, false or a list of nodes' names was expected"),
             ("[cluster]\nname = \"shop\"\n", "missing field `endpoints`"),
             (&format!("{CLUSTER}ttl = 5\n"), "line 4"),
             (&format!("{CLUSTER}ttl = \"5 lightyears\"\n"), "is not a time"),

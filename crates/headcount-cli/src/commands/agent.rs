@@ -3,12 +3,15 @@
 mod cluster;
 mod http;
 mod nodes;
+mod reload;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use headcount_cluster::config::{Config, DEFAULT_FILE};
+use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
+use headcount_cluster::doer::Doer;
 use headcount_cluster::publisher::Ending;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -84,17 +87,23 @@ fn in_words(config: &Config) -> String {
             cluster.endpoints.join(", ")
         )
     });
-    format!("listens on {}{listen}, {cluster}", config.agent.socket.display())
+    let reload = match &config.agent.reload {
+        reload if reload.is_off() || config.cluster.is_none() => String::new(),
+        Reload::Nodes(names) => format!(", reloads {} when the cluster asks for it", names.join(", ")),
+        Reload::All(_) => ", reloads its nodes when the cluster asks for it".to_owned(),
+    };
+    format!("listens on {}{listen}, {cluster}{reload}", config.agent.socket.display())
 }
 
 async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result<Outcome> {
     let mut signals = Signals::catch()?;
     let sockets = Sockets::bind(&config)?;
     let nodes = Nodes::follow(&config.agent.registries)?;
-    let membership = Membership::begin(&config, nodes.subscribe());
+    let doer = Arc::new(Doer::new(config.agent.reload.clone(), reload::perform()));
+    let membership = Membership::begin(&config, nodes.subscribe(), &doer);
     let listeners = sockets.serve(&config, &membership);
     tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config));
-    let mut agent = Agent { config, nodes, membership, listeners: Some(listeners) };
+    let mut agent = Agent { config, nodes, doer, membership, listeners: Some(listeners) };
     tell_manager(&[NotifyState::Ready]);
     // Half of what the manager waits for; it is fed by the loop that does all the work.
     let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
@@ -126,6 +135,8 @@ async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result
 struct Agent {
     config: Config,
     nodes: Nodes,
+    /// What it does for the cluster goes on, whatever changes here.
+    doer: Arc<Doer>,
     membership: Membership,
     /// `None` only for a moment: where it listens can be listened to again only when it does not any more.
     listeners: Option<Listeners>,
@@ -146,13 +157,15 @@ impl Agent {
             }
         };
         let other_nodes = new.agent.registries != self.config.agent.registries;
-        if other_nodes || new.cluster != self.config.cluster {
-            // First: it tells of these nodes.
-            self.membership.end(Ending::Leave).await;
+        let other_cluster = other_nodes || new.cluster != self.config.cluster;
+        if other_cluster || new.agent.reload != self.config.agent.reload {
+            // First: it tells of these nodes. Of what it may do nobody needs to hear that it has left.
+            self.membership.end(if other_cluster { Ending::Leave } else { Ending::HandOver }).await;
             if other_nodes {
                 self.nodes = Nodes::follow(&new.agent.registries)?;
             }
-            self.membership = Membership::begin(&new, self.nodes.subscribe());
+            self.doer.allow(new.agent.reload.clone());
+            self.membership = Membership::begin(&new, self.nodes.subscribe(), &self.doer);
         }
         self.listeners = Some(sockets.serve(&new, &self.membership));
         self.config = new;

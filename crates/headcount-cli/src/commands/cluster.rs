@@ -1,6 +1,7 @@
 //! `headcount cluster`: many hosts at once, by what their agents tell. `docs/cli/cluster.md` is the reference.
 
 mod events;
+mod reload;
 mod status;
 mod wait;
 
@@ -15,6 +16,7 @@ use crate::args::NodeSelector;
 use crate::escape::escape;
 use crate::outcome::{Outcome, UsageError};
 use events::EventsArgs;
+use reload::ReloadArgs;
 use status::StatusArgs;
 use wait::WaitArgs;
 
@@ -23,9 +25,10 @@ Examples:
   headcount cluster status                  all hosts, and the nodes of each
   headcount cluster events --follow         what happens on all of them
   headcount cluster wait --nodes 12 --serving --timeout 5m
+  headcount cluster reload --first 1 --max-unavailable 25%
 
-Exit codes: 0 success; 1 timed out (wait); 2 usage error; 4 no cluster is configured, etcd cannot be read, or the system \
-failed.";
+Exit codes: 0 success; 1 timed out (wait, reload); 2 usage error; 3 a server refused its configuration (reload); 4 no \
+cluster is configured, etcd cannot be read, or the system failed.";
 
 #[derive(Args)]
 #[command(after_help = CLUSTER_EXAMPLES)]
@@ -45,6 +48,8 @@ pub enum ClusterCommand {
     Events(EventsArgs),
     /// Wait until so many nodes serve, or serve a newer generation; for scripts
     Wait(WaitArgs),
+    /// Reload all nodes in waves, each through its host's agent, and go on only while they serve
+    Reload(ReloadArgs),
 }
 
 pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
@@ -69,6 +74,7 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Status(args) => status::run(config, node, args).await,
             ClusterCommand::Events(args) => events::run(config, node, args).await,
             ClusterCommand::Wait(args) => wait::run(config, node, args).await,
+            ClusterCommand::Reload(args) => reload::run(config, node, args).await,
         }
     })
 }
