@@ -87,7 +87,7 @@ fn one_state_file_is_for_one_process() {
     let mut second = Follower::start(&own, &["--on", "any=true"]);
     assert_eq!(second.ended().code(), Some(4));
     let said = format!(
-        "state.json is in use by process {}: stop it, or choose another file with --state",
+        "state.json is in use by process {}: stop it, or choose another with --state",
         first.pid()
     );
     assert!(second.log().contains(&said), "{}", second.log());
