@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// Where it is, unless another one is named.
 pub const DEFAULT_FILE: &str = "/etc/headcount/agent.toml";
@@ -20,6 +21,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Where the hosts find each other. Without it the agent is one exporter for its host.
     pub cluster: Option<ClusterConfig>,
+    /// What is to be done on events: the program's business, which reads them from the same file.
+    hook: Vec<IgnoredAny>,
 }
 
 /// `[agent]`.
@@ -145,7 +148,11 @@ const fn default_writes() -> u32 {
     5
 }
 
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+/// A time such as `5s`, of a setting.
+///
+/// # Errors
+/// What is no such time.
+pub fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     headcount_report::duration(&String::deserialize(from)?).map_err(de::Error::custom)
 }
 

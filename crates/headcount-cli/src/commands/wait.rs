@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
+use headcount_report::Newest;
 
 use crate::args::{NodeSelector, duration};
 use crate::clock::Deadline;
@@ -174,7 +175,7 @@ impl Abandoned {
 
     /// The one that failed, unless a newer one has begun.
     fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
-        let newest = condition::newest(snapshot).map_or(0, |g| g.id);
+        let newest = Newest::of(snapshot).map_or(0, |newest| newest.generation.id);
         let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }

@@ -9,11 +9,11 @@ use headcount_report::age;
 use rustix::event::{PollFd, PollFlags};
 
 use super::args::RunArgs;
-use super::command::end_group;
-use super::locator::Locator;
-use super::log::Log;
-use super::stop::{Stop, TICK};
 use crate::child::{Child, Variable, said};
+use crate::hooks::command::end_group;
+use crate::hooks::locator::Locator;
+use crate::hooks::log::Log;
+use crate::hooks::stop::{Stop, TICK};
 use crate::outcome::{Outcome, UsageError};
 use crate::poll;
 
@@ -185,7 +185,7 @@ impl Candidate<'_> {
     fn ended(&mut self, child: Child, since: Instant, tenure: &mut Tenure) -> anyhow::Result<()> {
         let ran = since.elapsed();
         let how = self.bury(child)?;
-        if ran > self.args.backoff.longest() {
+        if ran > self.args.settings.backoff.longest() {
             tenure.failures = 0;
         }
         self.again(tenure, &format!("the command ended after {}: {how}", age(ran)));
@@ -194,7 +194,7 @@ impl Candidate<'_> {
 
     fn again(&self, tenure: &mut Tenure, why: &str) {
         tenure.failures = tenure.failures.saturating_add(1);
-        let wait = self.args.backoff.wait(tenure.failures, fastrand::f64());
+        let wait = self.args.settings.backoff.wait(tenure.failures, fastrand::f64());
         tenure.next = Instant::now() + wait;
         self.log.warn(format_args!("{why}; it is run again in {}", age(wait)));
     }
