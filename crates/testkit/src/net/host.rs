@@ -30,7 +30,7 @@ impl Host {
     pub fn new(net: &mut Net, folder: &Path, name: &str, cluster: &str) -> Host {
         let machine = net.add(name);
         let folder = folder.join(name);
-        std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        std::fs::create_dir_all(folder.join("run")).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let host = Host { machine, folder, environment: Vec::new(), agent: None, server: None };
         let text = format!(
             "[agent]\nsocket = {:?}\n[cluster]\nhost = {name:?}\n{cluster}\n",
@@ -45,11 +45,16 @@ impl Host {
         self.folder.join("agent.toml")
     }
 
+    /// Its nodes' registries: as `/run`, it is empty when the machine has lost its power.
+    pub fn runtime(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
     /// `headcount …` on it.
     #[track_caller]
     pub fn headcount(&self, net: &Net, arguments: &[&str]) -> Command {
         let mut command = net.command(self.machine, artifacts::program());
-        command.args(arguments).env("HEADCOUNT_RUNTIME_DIR", &self.folder).env("TZ", "UTC");
+        command.args(arguments).env("HEADCOUNT_RUNTIME_DIR", self.runtime()).env("TZ", "UTC");
         command
     }
 
@@ -83,7 +88,7 @@ impl Host {
             .open(&log)
             .unwrap_or_else(|e| panic!("{}: {e}", log.display()));
         let mut command = net.command(self.machine, artifacts::example("prefork"));
-        command.arg("127.0.0.1:0").arg(self.folder.join("web.registry")).arg(workers.to_string());
+        command.arg("127.0.0.1:0").arg(self.runtime().join("web.registry")).arg(workers.to_string());
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.server = Some(Running::start(&mut command));
         let all = wait::poll(wait::PATIENCE, || (self.workers().len() == workers).then_some(()));
@@ -108,5 +113,9 @@ impl Host {
     pub fn power_off(&mut self, net: &mut Net) {
         net.power_off(self.machine);
         (self.agent, self.server) = (None, None);
+        let runtime = self.runtime();
+        std::fs::remove_dir_all(&runtime)
+            .and_then(|()| std::fs::create_dir(&runtime))
+            .unwrap_or_else(|e| panic!("{}: {e}", runtime.display()));
     }
 }
