@@ -135,7 +135,7 @@ pub fn until(
         }
         let unmet = wanted.unmet(snapshot.as_ref(), &node.name());
         if unmet.is_empty() {
-            let newest = snapshot.as_ref().and_then(condition::newest).map(|generation| generation.id);
+            let newest = snapshot.as_ref().and_then(Newest::of).map(|newest| newest.generation.id);
             return Ok(Ended::Reached(wanted.reached(snapshot.as_ref(), &node.name()), newest));
         }
         if deadline.is_over() {

@@ -1,7 +1,7 @@
 //! `headcount cluster reload` over real agents and servers: each node once, in waves, whoever ends meanwhile.
 
 use serde_json::{Value, json};
-use testkit::{Nginx, Signal, permit, process};
+use testkit::{Nginx, Signal, permit};
 
 use super::fleet::{Fleet, Host, Server, host, key, write};
 use crate::scripted::{LONG, Running, setup};
