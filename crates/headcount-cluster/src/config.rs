@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// Where it is, unless another one is named.
 pub const DEFAULT_FILE: &str = "/etc/headcount/agent.toml";
@@ -20,6 +21,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Where the hosts find each other. Without it the agent is one exporter for its host.
     pub cluster: Option<ClusterConfig>,
+    /// What is to be done on events: the program's business, which reads them from the same file.
+    hook: Vec<IgnoredAny>,
 }
 
 /// `[agent]`.
@@ -34,6 +37,8 @@ pub struct AgentConfig {
     pub registries: Vec<PathBuf>,
     /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
     pub claims: Vec<String>,
+    /// Which nodes it reloads when the cluster asks for it.
+    pub reload: Reload,
 }
 
 impl Default for AgentConfig {
@@ -43,6 +48,43 @@ impl Default for AgentConfig {
             listen: None,
             registries: Vec::new(),
             claims: Vec::new(),
+            reload: Reload::default(),
+        }
+    }
+}
+
+/// Which nodes may be reloaded on request: none unless it is said.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "true, false or a list of nodes' names was expected")]
+pub enum Reload {
+    /// All, or none.
+    All(bool),
+    /// Those of these names.
+    Nodes(Vec<String>),
+}
+
+impl Default for Reload {
+    fn default() -> Reload {
+        Reload::All(false)
+    }
+}
+
+impl Reload {
+    /// Whether the node of this name may be reloaded.
+    #[must_use]
+    pub fn allows(&self, node: &str) -> bool {
+        match self {
+            Reload::All(all) => *all,
+            Reload::Nodes(names) => names.iter().any(|name| name == node),
+        }
+    }
+
+    /// Whether none may.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        match self {
+            Reload::All(all) => !all,
+            Reload::Nodes(names) => names.is_empty(),
         }
     }
 }
@@ -109,7 +151,11 @@ const fn default_writes() -> u32 {
     5
 }
 
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+/// A time such as `5s`, of a setting.
+///
+/// # Errors
+/// What is no such time.
+pub fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     headcount_report::duration(&String::deserialize(from)?).map_err(de::Error::custom)
 }
 
@@ -270,6 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_reloaded_for_others_unless_it_is_said() {
+        for (text, nginx, other) in [
+            ("", false, false),
+            ("reload = false", false, false),
+            ("reload = true", true, true),
+            ("reload = [\"nginx\"]", true, false),
+            ("reload = []", false, false),
+        ] {
+            let reload = read(&format!("[agent]\n{text}\n")).unwrap().agent.reload;
+            assert_eq!((reload.allows("nginx"), reload.allows("other")), (nginx, other), "{text}");
+            assert_eq!(reload.is_off(), !nginx, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_said_has_its_default() {
         let cluster = read(CLUSTER).unwrap().cluster.unwrap();
         assert_eq!((cluster.ttl, &*cluster.prefix), (Duration::from_secs(5), "/headcount"));
@@ -298,6 +359,7 @@ mod tests {
             ("[agent]\nsocket = \"x\"\n", "agent.socket: x is not an absolute path"),
             ("[agent]\nlisten = \"9100\"\n", "listen"),
             ("[agent\n", "line 1"),
+            ("[agent]\nreload = \"yes\"\n", "true, false or a list of nodes' names was expected"),
             ("[cluster]\nname = \"shop\"\n", "missing field `endpoints`"),
             (&format!("{CLUSTER}ttl = 5\n"), "line 4"),
             (&format!("{CLUSTER}ttl = \"5 lightyears\"\n"), "is not a time"),

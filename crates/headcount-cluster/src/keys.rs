@@ -17,6 +17,8 @@ pub(crate) enum Key {
     Known(String),
     /// The state of a node of a host.
     Node(String, String),
+    /// What a host is asked to do with a node, in this rollout.
+    Task { host: String, node: String, rollout: String },
     /// An event of a node, or of the host itself.
     Event { host: String, node: Option<String>, registry: String, number: u64 },
 }
@@ -130,6 +132,28 @@ impl Keys {
         name(part).filter(|_| is_ours)
     }
 
+    pub(crate) fn tasks(&self) -> String {
+        format!("{}tasks/", self.root)
+    }
+
+    pub(crate) fn tasks_of(&self, host: &str) -> String {
+        format!("{}{}/", self.tasks(), segment(host))
+    }
+
+    pub(crate) fn task(&self, host: &str, node: &str, rollout: &str) -> String {
+        format!("{}{}/{}", self.tasks_of(host), segment(node), segment(rollout))
+    }
+
+    /// The record of the last rollout. No host is written so.
+    pub(crate) fn rollout(&self) -> String {
+        format!("{}@rollout", self.tasks())
+    }
+
+    /// That somebody goes on with this rollout, as long as the lease lasts.
+    pub(crate) fn holder(&self, rollout: &str) -> String {
+        format!("{}@holder/{}", self.tasks(), segment(rollout))
+    }
+
     /// What a key is about. `None`: of a later version, or somebody else's.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;
@@ -138,6 +162,9 @@ impl Keys {
             ["hosts", host] => Some(Key::Host(name(host)?)),
             ["known", host] => Some(Key::Known(name(host)?)),
             ["nodes", host, node] => Some(Key::Node(name(host)?, name(node)?)),
+            ["tasks", host, node, rollout] => {
+                Some(Key::Task { host: name(host)?, node: name(node)?, rollout: name(rollout)? })
+            }
             ["events", host, node, registry, number] => Some(Key::Event {
                 host: name(host)?,
                 node: if node == HOST_ITSELF { None } else { Some(name(node)?) },
@@ -202,6 +229,12 @@ mod tests {
             assert_eq!(
                 keys.parse(keys.event(name, name, "1f", 7).as_bytes()),
                 Some(event(Some(name), "1f", 7))
+            );
+            let task = Key::Task { host: name.to_owned(), node: name.to_owned(), rollout: "7f".to_owned() };
+            assert_eq!(keys.parse(keys.task(name, name, "7f").as_bytes()), Some(task));
+            assert_eq!(
+                (keys.parse(keys.rollout().as_bytes()), keys.parse(keys.holder("7f").as_bytes())),
+                (None, None)
             );
             assert_eq!(keys.parse(keys.host_event(name, 31, GONE).as_bytes()), Some(event(None, "1f", 2)));
         }

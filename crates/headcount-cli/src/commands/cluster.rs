@@ -2,6 +2,7 @@
 
 pub mod events;
 mod leader;
+mod reload;
 pub mod status;
 mod wait;
 
@@ -17,6 +18,7 @@ use crate::escape::escape;
 use crate::outcome::{Outcome, UsageError};
 use events::EventsArgs;
 use leader::LeaderArgs;
+use reload::ReloadArgs;
 use status::StatusArgs;
 use wait::WaitArgs;
 
@@ -26,9 +28,10 @@ Examples:
   headcount cluster events --follow         what happens on all of them
   headcount cluster wait --nodes 12 --serving --timeout 5m
   headcount cluster leader cron -- ./scheduler
+  headcount cluster reload --first 1 --max-unavailable 25%
 
-Exit codes: 0 success; 1 timed out (wait); 2 usage error; 4 no cluster is configured, etcd cannot be read, or the system \
-failed.";
+Exit codes: 0 success; 1 timed out (wait, reload); 2 usage error; 3 a server refused its configuration (reload); 4 no \
+cluster is configured, etcd cannot be read, or the system failed.";
 
 #[derive(Args)]
 #[command(after_help = CLUSTER_EXAMPLES)]
@@ -50,6 +53,8 @@ pub enum ClusterCommand {
     Wait(WaitArgs),
     /// Show who leads which role of the cluster, or run a command while this process leads one
     Leader(LeaderArgs),
+    /// Reload all nodes in waves, each through its host's agent, and go on only while they serve
+    Reload(ReloadArgs),
 }
 
 pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
@@ -78,6 +83,7 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Events(args) => events::run(config, node, args).await,
             ClusterCommand::Wait(args) => wait::run(config, node, args).await,
             ClusterCommand::Leader(args) => leader::list(config, args).await,
+            ClusterCommand::Reload(args) => reload::run(config, node, args).await,
         }
     })
 }

@@ -115,6 +115,7 @@ impl Host {
             .arg("--config")
             .arg(self.config())
             .env("HEADCOUNT_RUNTIME_DIR", &self.folder)
+            .env("STATE_DIRECTORY", self.folder.join("state"))
             .env("TZ", "UTC");
         command
     }
@@ -245,6 +246,15 @@ impl Server {
         });
         replaced.expect("it is replaced");
         victim
+    }
+
+    /// Its master does nothing until it is thawed: what it is told it takes then.
+    pub fn freeze(&self) {
+        process::send(self.master(), Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        process::send(self.master(), Signal::CONT);
     }
 
     /// Kills all of it, the master first.

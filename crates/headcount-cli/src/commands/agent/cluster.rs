@@ -6,6 +6,7 @@ use std::time::Duration;
 use headcount_cluster::Nodes;
 use headcount_cluster::claims::Claims;
 use headcount_cluster::config::Config;
+use headcount_cluster::doer::Doer;
 use headcount_cluster::publisher::{Ending, Publisher, SharedStatus, Status};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,11 +26,13 @@ pub struct Membership {
 
 impl Membership {
     /// Does nothing where no cluster is named.
-    pub fn begin(config: &Config, nodes: watch::Receiver<Nodes>) -> Membership {
+    pub fn begin(config: &Config, nodes: watch::Receiver<Nodes>, doer: &Arc<Doer>) -> Membership {
         let (ending, asked) = watch::channel(Ending::GoOn);
         let status = Arc::default();
-        let publisher =
-            config.cluster.clone().map(|cluster| Publisher::new(cluster, nodes, asked, Arc::clone(&status)));
+        let publisher = config
+            .cluster
+            .clone()
+            .map(|cluster| Publisher::new(cluster, nodes, asked, Arc::clone(&status)).with(Arc::clone(doer)));
         Membership {
             ending,
             task: publisher.map(|publisher| tokio::spawn(publisher.run())),

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use headcount_report::age;
 use rustix::event::PollFd;
 
-use super::backoff::Backoff;
-use super::command::end_group;
-use super::log::Log;
 use crate::child::{Child, Variable, said};
+use crate::hooks::backoff::Backoff;
+use crate::hooks::command::end_group;
+use crate::hooks::log::Log;
 use crate::poll;
 
 /// What is to run, and how.

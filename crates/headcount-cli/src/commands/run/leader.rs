@@ -10,10 +10,9 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::args::RunArgs;
 use super::duty::{self, Duty, Tenure};
-use super::locator::Locator;
-use super::log::Log;
-use super::stop::{Stop, TICK};
-
+use crate::hooks::locator::Locator;
+use crate::hooks::log::Log;
+use crate::hooks::stop::{Stop, TICK};
 use crate::outcome::{Outcome, UsageError};
 
 /// How long to wait for a node that cannot be taken part in yet.
@@ -67,7 +66,7 @@ fn stand(
     let mut candidate = Candidate {
         duty: Duty {
             command: &args.command,
-            backoff: args.backoff,
+            backoff: args.settings.backoff,
             grace: args.grace.unwrap_or(GRACE).min(settings.stall_after / 4 * 3),
             log,
         },

@@ -1,4 +1,4 @@
-//! One line on standard error for each delivery and each failure.
+//! One line for each delivery and each failure: on standard error, or in the agent's log.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,13 +13,20 @@ use crate::paint;
 
 /// Where messages go.
 pub struct Log {
-    /// Who says it.
-    command: &'static str,
-    quiet: bool,
+    speaker: Speaker,
     /// The last warning on each subject that is checked again and again.
     said: RefCell<HashMap<&'static str, String>>,
     /// Subjects that never end.
     rare: RefCell<HashMap<&'static str, Rare>>,
+}
+
+enum Speaker {
+    Command {
+        command: &'static str,
+        quiet: bool,
+    },
+    /// The hook of this name, of an agent.
+    Hook(String),
 }
 
 impl Log {
@@ -29,13 +36,26 @@ impl Log {
 
     /// Of another command.
     pub fn of(command: &'static str, quiet: bool) -> Log {
-        Log { command, quiet, said: RefCell::default(), rare: RefCell::default() }
+        Log {
+            speaker: Speaker::Command { command, quiet },
+            said: RefCell::default(),
+            rare: RefCell::default(),
+        }
+    }
+
+    pub fn of_hook(name: &str) -> Log {
+        Log { speaker: Speaker::Hook(name.to_owned()), said: RefCell::default(), rare: RefCell::default() }
     }
 
     /// Progress, unless `--quiet`.
     pub fn note(&self, message: impl Display) {
-        if !self.quiet {
-            write(format_args!("headcount {}: {}", self.command, escape(&message.to_string())));
+        let message = message.to_string();
+        match &self.speaker {
+            Speaker::Command { quiet: true, .. } => {}
+            Speaker::Command { command, .. } => {
+                write(format_args!("headcount {command}: {}", escape(&message)))
+            }
+            Speaker::Hook(name) => tracing::info!("hook {name}: {}", escape(&message)),
         }
     }
 
@@ -43,7 +63,12 @@ impl Log {
     pub fn warn(&self, message: impl Display) {
         let (paint, reset) = (paint::WARNING, anstyle::Reset);
         let message = message.to_string();
-        write(format_args!("headcount {}: {paint}warning:{reset} {}", self.command, escape(&message)));
+        match &self.speaker {
+            Speaker::Command { command, .. } => {
+                write(format_args!("headcount {command}: {paint}warning:{reset} {}", escape(&message)));
+            }
+            Speaker::Hook(name) => tracing::warn!("hook {name}: {}", escape(&message)),
+        }
     }
 
     /// A problem that is found again and again: once, as long as the message stays the same.
