@@ -316,7 +316,7 @@ fn a_lock_excludes_over_all_hosts_is_passed_on_and_who_waits_in_vain_hears_for_w
         Event::NotLocked { id, why } if id == vain => Some(why),
         _ => None,
     });
-    assert!(why.contains("timed out after 500 ms"), "{why}");
+    assert!(why.contains("timed out after "), "{why}");
     assert!(why.contains("of host a"), "{why}");
     two.client.lock("keys", Some(LONG)).unwrap();
     one.client.unlock(id);
@@ -399,7 +399,7 @@ impl Raw {
         write!(stream, "GET /cluster/session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: headcount-session/1\r\n\r\n")
             .expect("it reads");
         let mut lines = std::io::BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        while lines.next().expect("a head").expect("a head") != "" {}
+        while !lines.next().expect("a head").expect("a head").is_empty() {}
         let mut raw = Raw { lines, stream };
         assert_eq!(raw.hears()["say"], "welcome");
         raw
