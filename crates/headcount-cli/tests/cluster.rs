@@ -14,6 +14,8 @@ mod cluster {
     mod exporter;
     mod hooks;
     mod hosts;
+    mod lua;
     mod reload;
+    mod roles;
     mod wrong_use;
 }

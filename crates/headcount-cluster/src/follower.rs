@@ -89,6 +89,8 @@ pub struct Follower {
     config: ClusterConfig,
     keys: Keys,
     events: bool,
+    /// Also those events that are kept.
+    kept: bool,
     fleet: Fleet,
     /// The last revision that was taken in; 0 before the first.
     revision: i64,
@@ -109,6 +111,7 @@ impl Follower {
             keys: Keys::new(&config.prefix, &config.name),
             config,
             events,
+            kept: true,
             fleet: Fleet::default(),
             revision: 0,
             last_put: None,
@@ -118,6 +121,12 @@ impl Follower {
             backoff: Backoff::default(),
             is_away: false,
         }
+    }
+
+    /// Of this cluster, with the events that come from now on.
+    #[must_use]
+    pub fn from_now(config: ClusterConfig) -> Follower {
+        Follower { kept: false, ..Follower::new(config, true) }
     }
 
     /// The picture, as of the last news.
@@ -256,7 +265,8 @@ impl Follower {
         for prefix in [self.keys.all_known(), self.keys.nodes()] {
             found.extend(etcd.all(&prefix, Some(revision)).await?.0);
         }
-        let mut events = match self.events {
+        // Of those that are kept, whoever wants only what comes wants those that came while it could not follow.
+        let mut events = match self.events && (self.kept || newer_than > 0) {
             true => etcd.all(&self.keys.events(), Some(revision)).await?.0,
             false => Vec::new(),
         };

@@ -4,7 +4,9 @@ mod cluster;
 mod hooks;
 mod http;
 mod nodes;
+mod picture;
 mod reload;
+mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
