@@ -35,10 +35,10 @@ pub struct AgentConfig {
     pub listen: Option<std::net::SocketAddr>,
     /// Nodes beside those of root and of the agent's user.
     pub registries: Vec<PathBuf>,
-    /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
-    pub claims: Vec<String>,
     /// Which nodes it reloads when the cluster asks for it.
     pub reload: Reload,
+    /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
+    pub claims: Vec<String>,
 }
 
 impl Default for AgentConfig {
@@ -47,8 +47,8 @@ impl Default for AgentConfig {
             socket: DEFAULT_SOCKET.into(),
             listen: None,
             registries: Vec::new(),
-            claims: Vec::new(),
             reload: Reload::default(),
+            claims: Vec::new(),
         }
     }
 }

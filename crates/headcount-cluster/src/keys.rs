@@ -89,6 +89,28 @@ impl Keys {
         format!("{}roles/@teller", self.root)
     }
 
+    pub(crate) fn tasks(&self) -> String {
+        format!("{}tasks/", self.root)
+    }
+
+    pub(crate) fn tasks_of(&self, host: &str) -> String {
+        format!("{}{}/", self.tasks(), segment(host))
+    }
+
+    pub(crate) fn task(&self, host: &str, node: &str, rollout: &str) -> String {
+        format!("{}{}/{}", self.tasks_of(host), segment(node), segment(rollout))
+    }
+
+    /// The record of the last rollout. No host is written so.
+    pub(crate) fn rollout(&self) -> String {
+        format!("{}@rollout", self.tasks())
+    }
+
+    /// That somebody goes on with this rollout, as long as the lease lasts.
+    pub(crate) fn holder(&self, rollout: &str) -> String {
+        format!("{}@holder/{}", self.tasks(), segment(rollout))
+    }
+
     /// All roles, or all locks, and who waits for them.
     pub(crate) fn all_of(&self, kind: Kind) -> String {
         let folder = match kind {
@@ -130,28 +152,6 @@ impl Keys {
         let (part, place) = rest.split_once('/').map_or((rest, None), |(part, place)| (part, Some(place)));
         let is_ours = place.is_some() != (kind == Kind::Once) && !part.starts_with('@');
         name(part).filter(|_| is_ours)
-    }
-
-    pub(crate) fn tasks(&self) -> String {
-        format!("{}tasks/", self.root)
-    }
-
-    pub(crate) fn tasks_of(&self, host: &str) -> String {
-        format!("{}{}/", self.tasks(), segment(host))
-    }
-
-    pub(crate) fn task(&self, host: &str, node: &str, rollout: &str) -> String {
-        format!("{}{}/{}", self.tasks_of(host), segment(node), segment(rollout))
-    }
-
-    /// The record of the last rollout. No host is written so.
-    pub(crate) fn rollout(&self) -> String {
-        format!("{}@rollout", self.tasks())
-    }
-
-    /// That somebody goes on with this rollout, as long as the lease lasts.
-    pub(crate) fn holder(&self, rollout: &str) -> String {
-        format!("{}@holder/{}", self.tasks(), segment(rollout))
     }
 
     /// What a key is about. `None`: of a later version, or somebody else's.

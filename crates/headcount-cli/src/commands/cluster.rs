@@ -27,8 +27,8 @@ Examples:
   headcount cluster status                  all hosts, and the nodes of each
   headcount cluster events --follow         what happens on all of them
   headcount cluster wait --nodes 12 --serving --timeout 5m
-  headcount cluster leader cron -- ./scheduler
   headcount cluster reload --first 1 --max-unavailable 25%
+  headcount cluster leader cron -- ./scheduler
 
 Exit codes: 0 success; 1 timed out (wait, reload); 2 usage error; 3 a server refused its configuration (reload); 4 no \
 cluster is configured, etcd cannot be read, or the system failed.";
@@ -51,10 +51,10 @@ pub enum ClusterCommand {
     Events(EventsArgs),
     /// Wait until so many nodes serve, or serve a newer generation; for scripts
     Wait(WaitArgs),
-    /// Show who leads which role of the cluster, or run a command while this process leads one
-    Leader(LeaderArgs),
     /// Reload all nodes in waves, each through its host's agent, and go on only while they serve
     Reload(ReloadArgs),
+    /// Show who leads which role of the cluster, or run a command while this process leads one
+    Leader(LeaderArgs),
 }
 
 pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
@@ -82,8 +82,8 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Status(args) => status::run(config, node, args).await,
             ClusterCommand::Events(args) => events::run(config, node, args).await,
             ClusterCommand::Wait(args) => wait::run(config, node, args).await,
-            ClusterCommand::Leader(args) => leader::list(config, args).await,
             ClusterCommand::Reload(args) => reload::run(config, node, args).await,
+            ClusterCommand::Leader(args) => leader::list(config, args).await,
         }
     })
 }
