@@ -15,6 +15,7 @@ mod cluster {
     mod hooks;
     mod hosts;
     mod lua;
+    mod partition;
     mod reload;
     mod roles;
     mod wrong_use;
