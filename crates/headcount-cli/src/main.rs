@@ -13,6 +13,7 @@ mod clock;
 mod commands;
 mod escape;
 mod find;
+mod hooks;
 mod outcome;
 mod paint;
 mod poll;

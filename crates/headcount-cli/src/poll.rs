@@ -37,6 +37,13 @@ impl Signals {
         Ok(Signals { read })
     }
 
+    /// What another thread writes takes the place of signals.
+    pub fn by_another() -> anyhow::Result<(UnixStream, Signals)> {
+        let (read, write) = UnixStream::pair().context("cannot wait")?;
+        read.set_nonblocking(true).and_then(|()| write.set_nonblocking(true)).context("cannot wait")?;
+        Ok((write, Signals { read }))
+    }
+
     /// Whether one has come since this was asked last.
     pub fn came(&self) -> bool {
         let mut came = false;

@@ -2,6 +2,9 @@
 //! agent with a folder of its own, in which its servers' registries are.
 
 mod program;
+#[allow(dead_code, reason = "it is the tests' of `headcount run`, too")]
+#[path = "run/record.rs"]
+mod record;
 mod scripted;
 
 mod cluster {
@@ -9,7 +12,10 @@ mod cluster {
 
     mod engine;
     mod exporter;
+    mod hooks;
     mod hosts;
+    mod lua;
     mod reload;
+    mod roles;
     mod wrong_use;
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// Where it is, unless another one is named.
 pub const DEFAULT_FILE: &str = "/etc/headcount/agent.toml";
@@ -20,6 +21,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Where the hosts find each other. Without it the agent is one exporter for its host.
     pub cluster: Option<ClusterConfig>,
+    /// What is to be done on events: the program's business, which reads them from the same file.
+    hook: Vec<IgnoredAny>,
 }
 
 /// `[agent]`.
@@ -34,6 +37,8 @@ pub struct AgentConfig {
     pub registries: Vec<PathBuf>,
     /// Which nodes it reloads when the cluster asks for it.
     pub reload: Reload,
+    /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
+    pub claims: Vec<String>,
 }
 
 impl Default for AgentConfig {
@@ -43,6 +48,7 @@ impl Default for AgentConfig {
             listen: None,
             registries: Vec::new(),
             reload: Reload::default(),
+            claims: Vec::new(),
         }
     }
 }
@@ -145,7 +151,11 @@ const fn default_writes() -> u32 {
     5
 }
 
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+/// A time such as `5s`, of a setting.
+///
+/// # Errors
+/// What is no such time.
+pub fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     headcount_report::duration(&String::deserialize(from)?).map_err(de::Error::custom)
 }
 
@@ -168,6 +178,23 @@ impl Config {
         let config: Config = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
         config.check().map_err(wrong)?;
         Ok(config)
+    }
+
+    /// Where the agent of this host answers, for those who may not read what the file names, or have none.
+    ///
+    /// # Errors
+    /// A file that is there cannot be understood.
+    pub fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
+        let wrong = |why: String| ConfigError { path: path.to_owned(), why };
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let config: Config =
+                    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+                Ok(config.agent.socket)
+            }
+            Err(_) if path == Path::new(DEFAULT_FILE) => Ok(DEFAULT_SOCKET.into()),
+            Err(error) => Err(wrong(error.to_string())),
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! Where in etcd what is: docs/cluster.md lists them all.
 
+use crate::claims::{Kind, What};
+
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -109,6 +111,49 @@ impl Keys {
         format!("{}@holder/{}", self.tasks(), segment(rollout))
     }
 
+    /// All roles, or all locks, and who waits for them.
+    pub(crate) fn all_of(&self, kind: Kind) -> String {
+        let folder = match kind {
+            Kind::Role => "roles",
+            Kind::Lock => "locks",
+            Kind::Once => "once",
+        };
+        format!("{}{folder}/", self.root)
+    }
+
+    /// Those who have or want this one. The first of them, by their revisions, has it.
+    pub(crate) fn queue(&self, what: &What) -> String {
+        format!("{}{}/", self.all_of(what.kind), segment(&what.name))
+    }
+
+    /// This host's place among them. Each attempt has its own.
+    pub(crate) fn place(&self, what: &What, lease: i64, attempt: u64) -> String {
+        format!("{}{lease:x}-{attempt}", self.queue(what))
+    }
+
+    /// What became of a once.
+    pub(crate) fn once(&self, key: &str) -> String {
+        self.all_of(Kind::Once) + &segment(key)
+    }
+
+    /// Which connection of an agent writes under this lease.
+    pub(crate) fn guard(&self, lease: i64) -> String {
+        format!("{}claims/{lease:x}", self.root)
+    }
+
+    /// Who runs it now.
+    pub(crate) fn running(&self, key: &str) -> String {
+        format!("{}running/{}", self.root, segment(key))
+    }
+
+    /// The name in a key of [`Keys::all_of`], without what comes after it.
+    pub(crate) fn name_in(&self, kind: Kind, key: &[u8]) -> Option<String> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.all_of(kind))?;
+        let (part, place) = rest.split_once('/').map_or((rest, None), |(part, place)| (part, Some(place)));
+        let is_ours = place.is_some() != (kind == Kind::Once) && !part.starts_with('@');
+        name(part).filter(|_| is_ours)
+    }
+
     /// What a key is about. `None`: of a later version, or somebody else's.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;
@@ -192,6 +237,21 @@ mod tests {
                 (None, None)
             );
             assert_eq!(keys.parse(keys.host_event(name, 31, GONE).as_bytes()), Some(event(None, "1f", 2)));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_what() {
+        let keys = Keys::new("/headcount", "shop");
+        let role = What::new(Kind::Role, "cron");
+        assert_eq!(keys.place(&role, 0x2a, 3), "/headcount/v1/shop/roles/cron/2a-3");
+        assert_eq!(keys.name_in(Kind::Role, keys.place(&role, 1, 1).as_bytes()).as_deref(), Some("cron"));
+        assert_eq!(keys.name_in(Kind::Once, keys.once("migrate").as_bytes()).as_deref(), Some("migrate"));
+        assert_eq!(keys.running("migrate"), "/headcount/v1/shop/running/migrate");
+        for (kind, key) in
+            [(Kind::Role, keys.teller()), (Kind::Role, keys.once("x")), (Kind::Once, keys.once("x") + "/y")]
+        {
+            assert_eq!(keys.name_in(kind, key.as_bytes()), None, "{key}");
         }
     }
 

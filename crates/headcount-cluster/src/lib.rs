@@ -2,11 +2,12 @@
 //!
 //! A [`publisher`] tells of the nodes of its host, and that the host is there. A [`follower`] reads the picture of the whole
 //! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`). What they write where is
-//! docs/cluster.md's *keys*. Whoever reloads many nodes plans it ([`rollout`]) and
+//! docs/cluster.md's *keys*. [`claims`] are what one process of all has: roles, locks, what runs once. Whoever reloads many nodes plans it ([`rollout`]) and
 //! goes on with it ([`conductor`]); the agents do their part ([`doer`]). Only the program `headcount` uses this: the libraries and the module know nothing of it.
 
 #![forbid(unsafe_code)]
 
+pub mod claims;
 pub mod conductor;
 pub mod config;
 pub mod doer;

@@ -136,6 +136,9 @@ impl Publisher {
         loop {
             let ended = self.session(&mut backoff, &mut said).await;
             let End::Trouble(trouble) = ended else { return };
+            if trouble == Trouble::LeaseGone {
+                self.events.forget();
+            }
             self.note(|status| (status.connected, status.trouble) = (false, Some(trouble.clone())));
             // Once for each kind: while etcd is away, what exactly fails changes with every attempt.
             if said

@@ -1,7 +1,7 @@
 //! What is in etcd under the keys: small JSON documents, each with the version of its form.
 
 use headcount::{Phase, Role, Snapshot, State};
-use headcount_report::History;
+use headcount_report::{History, Newest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -102,38 +102,35 @@ impl NodeValue {
     /// The state of a node, by what its host knows of it.
     #[must_use]
     pub fn of(snapshot: &Snapshot, history: &History) -> NodeValue {
-        let newest = snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned).max_by_key(|g| g.id);
+        let newest = Newest::of(snapshot);
         let workers = |state| {
-            let all = snapshot.processes.iter().filter(|p| p.role == Role::Worker);
-            all.filter(move |p| p.state == state)
+            let all = snapshot.processes.iter();
+            all.filter(|p| p.role == Role::Worker && p.state == state).count()
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let of_newest =
-            |state| count(workers(state).filter(|p| newest.is_some_and(|g| g.id == p.generation)).count());
-        let serving = of_newest(State::Serving);
-        let expected = newest.and_then(|g| g.expected);
-        let starting = of_newest(State::Starting) > 0;
-        let state = match (snapshot.liveness(), newest) {
+        let state = match (snapshot.liveness(), &newest) {
             (headcount::Liveness::Gone, Some(_)) => "stopped",
             (_, None) => "none",
             (headcount::Liveness::Unknown(_), _) => "unknown",
-            (_, Some(g)) if g.master_alive == Some(false) => "orphaned",
-            (_, Some(g)) if g.master_alive.is_none() => "unknown",
-            (_, Some(g)) if g.phase == Phase::Announced => "starting",
+            (_, Some(n)) if n.generation.master_alive == Some(false) => "orphaned",
+            (_, Some(n)) if n.generation.master_alive.is_none() => "unknown",
+            (_, Some(n)) if n.generation.phase == Phase::Announced => "starting",
             _ if history.crash_loop.is_some() => "crash_loop",
-            _ if serving >= expected.unwrap_or(1) && (expected.is_some() || !starting) => "serving",
-            _ if starting => "starting",
+            (_, Some(n)) if n.serves() => "serving",
+            (_, Some(n)) if n.count(State::Starting) > 0 => "starting",
             _ => "short",
         };
+        let serving = newest.as_ref().map_or(0, |n| n.count(State::Serving));
+        let newest = newest.map(|n| n.generation);
         NodeValue {
             v: VERSION,
             state: state.to_owned(),
             generation: newest.map(|g| g.id),
             begun: newest.map(|g| g.begun_ns as f64 / 1e9),
-            expected,
+            expected: newest.and_then(|g| g.expected),
             serving,
-            draining: count(workers(State::Draining).count() + workers(State::Leaving).count()),
-            stalled: count(workers(State::Stalled).count()),
+            draining: count(workers(State::Draining) + workers(State::Leaving)),
+            stalled: count(workers(State::Stalled)),
             old_generations: count(
                 snapshot
                     .generations

@@ -11,6 +11,7 @@ mod history;
 mod page;
 mod prometheus;
 mod sentence;
+mod serving;
 mod status;
 mod words;
 
@@ -20,6 +21,7 @@ pub use history::{CrashLoop, Death, History};
 pub use page::{HTML_CONTENT_TYPE, page};
 pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};
 pub use sentence::sentence;
+pub use serving::Newest;
 pub use status::{
     GenerationDocument, HolderDocument, NodeDocument, ProcessDocument, RecentDocument, SCHEMA,
     SettingsDocument, StatusDocument,

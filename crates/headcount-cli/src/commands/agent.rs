@@ -1,9 +1,12 @@
 //! `headcount agent`: one process for all nodes of a host. `docs/cli/agent.md` is the reference.
 
 mod cluster;
+mod hooks;
 mod http;
 mod nodes;
+mod picture;
 mod reload;
+mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +16,15 @@ use clap::Args;
 use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
 use headcount_cluster::doer::Doer;
 use headcount_cluster::publisher::Ending;
+use headcount_report::plural;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::NodeSelector;
+use crate::hooks::settings::Settings;
 use crate::outcome::{Outcome, UsageError};
 use cluster::Membership;
+use hooks::Hooks;
 use http::{Listeners, Sockets};
 use nodes::Nodes;
 
@@ -43,15 +49,16 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    fn read(&self) -> anyhow::Result<(String, Config)> {
+    fn read(&self) -> anyhow::Result<(String, Config, Vec<Settings>)> {
         let file = match &self.config {
             Some(file) => file.clone(),
             None if !std::path::Path::new(DEFAULT_FILE).exists() => {
-                return Ok((format!("the default ({DEFAULT_FILE} does not exist)"), Config::default()));
+                let name = format!("the default ({DEFAULT_FILE} does not exist)");
+                return Ok((name, Config::default(), Vec::new()));
             }
             None => PathBuf::from(DEFAULT_FILE),
         };
-        Ok((file.display().to_string(), Config::read(&file)?))
+        Ok((file.display().to_string(), Config::read(&file)?, hooks::read(&file)?))
     }
 }
 
@@ -60,9 +67,9 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
         let text = "the agent follows all nodes of its host: name further registries in its configuration";
         return Err(UsageError(text.to_owned()).into());
     }
-    let (file, config) = args.read()?;
+    let (file, config, hooks) = args.read()?;
     if args.check {
-        anstream::println!("{file} is valid: {}", in_words(&config));
+        anstream::println!("{file} is valid: {}", in_words(&config, &hooks));
         return Ok(Outcome::Done);
     }
     // Whoever keeps the log notes the time.
@@ -74,10 +81,10 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
         .init();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(args, file, config))
+    runtime.block_on(serve(args, file, config, hooks))
 }
 
-fn in_words(config: &Config) -> String {
+fn in_words(config: &Config, hooks: &[Settings]) -> String {
     let listen = config.agent.listen.map_or(String::new(), |address| format!(" and {address}"));
     let cluster = config.cluster.as_ref().map_or("without a cluster".to_owned(), |cluster| {
         format!(
@@ -92,18 +99,28 @@ fn in_words(config: &Config) -> String {
         Reload::Nodes(names) => format!(", reloads {} when the cluster asks for it", names.join(", ")),
         Reload::All(_) => ", reloads its nodes when the cluster asks for it".to_owned(),
     };
-    format!("listens on {}{listen}, {cluster}{reload}", config.agent.socket.display())
+    let hooks = match hooks.len() {
+        0 => String::new(),
+        count => format!(", with {}", plural(count as u64, "hook")),
+    };
+    format!("listens on {}{listen}, {cluster}{reload}{hooks}", config.agent.socket.display())
 }
 
-async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result<Outcome> {
+async fn serve(
+    args: &AgentArgs,
+    file: String,
+    config: Config,
+    hooks: Vec<Settings>,
+) -> anyhow::Result<Outcome> {
     let mut signals = Signals::catch()?;
     let sockets = Sockets::bind(&config)?;
     let nodes = Nodes::follow(&config.agent.registries)?;
     let doer = Arc::new(Doer::new(config.agent.reload.clone(), reload::perform()));
     let membership = Membership::begin(&config, nodes.subscribe(), &doer);
     let listeners = sockets.serve(&config, &membership);
-    tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config));
-    let mut agent = Agent { config, nodes, doer, membership, listeners: Some(listeners) };
+    tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config, &hooks));
+    let hooks = Hooks::begin(&hooks, &nodes.subscribe());
+    let mut agent = Agent { config, nodes, doer, membership, hooks, listeners: Some(listeners) };
     tell_manager(&[NotifyState::Ready]);
     // Half of what the manager waits for; it is fed by the loop that does all the work.
     let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
@@ -118,7 +135,7 @@ async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result
                     states.extend(NotifyState::monotonic_usec_now().ok());
                     tell_manager(&states);
                     match args.read() {
-                        Ok((_, new)) => agent.reload(new).await?,
+                        Ok((_, new, hooks)) => agent.reload(new, &hooks).await?,
                         Err(error) => tracing::error!("not reloaded, going on as before: {error:#}"),
                     }
                     tell_manager(&[NotifyState::Ready]);
@@ -127,7 +144,7 @@ async fn serve(args: &AgentArgs, file: String, config: Config) -> anyhow::Result
         }
     };
     tell_manager(&[NotifyState::Stopping]);
-    agent.membership.end(ending).await;
+    tokio::join!(agent.membership.end(ending), agent.hooks.end());
     Ok(Outcome::Done)
 }
 
@@ -138,13 +155,14 @@ struct Agent {
     /// What it does for the cluster goes on, whatever changes here.
     doer: Arc<Doer>,
     membership: Membership,
+    hooks: Hooks,
     /// `None` only for a moment: where it listens can be listened to again only when it does not any more.
     listeners: Option<Listeners>,
 }
 
 impl Agent {
     /// Goes on with another configuration; if that cannot be, as before.
-    async fn reload(&mut self, new: Config) -> anyhow::Result<()> {
+    async fn reload(&mut self, new: Config, hooks: &[Settings]) -> anyhow::Result<()> {
         if let Some(listeners) = self.listeners.take() {
             listeners.close().await;
         }
@@ -168,8 +186,9 @@ impl Agent {
             self.membership = Membership::begin(&new, self.nodes.subscribe(), &self.doer);
         }
         self.listeners = Some(sockets.serve(&new, &self.membership));
+        self.hooks.change(hooks, &self.nodes.subscribe(), other_nodes);
         self.config = new;
-        tracing::info!("reloaded: {}", in_words(&self.config));
+        tracing::info!("reloaded: {}", in_words(&self.config, hooks));
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use headcount::{Event, GenerationId, Kind, Phase, Snapshot, State};
+use headcount_report::Newest;
 
 use crate::args::{NodeSelector, duration};
 use crate::clock::Deadline;
@@ -134,7 +135,7 @@ pub fn until(
         }
         let unmet = wanted.unmet(snapshot.as_ref(), &node.name());
         if unmet.is_empty() {
-            let newest = snapshot.as_ref().and_then(condition::newest).map(|generation| generation.id);
+            let newest = snapshot.as_ref().and_then(Newest::of).map(|newest| newest.generation.id);
             return Ok(Ended::Reached(wanted.reached(snapshot.as_ref(), &node.name()), newest));
         }
         if deadline.is_over() {
@@ -174,7 +175,7 @@ impl Abandoned {
 
     /// The one that failed, unless a newer one has begun.
     fn verdict(&self, snapshot: &Snapshot) -> Option<GenerationId> {
-        let newest = condition::newest(snapshot).map_or(0, |g| g.id);
+        let newest = Newest::of(snapshot).map_or(0, |newest| newest.generation.id);
         let last = *self.found.last()?;
         (last > self.baseline.unwrap_or(0) && last > newest).then_some(last)
     }

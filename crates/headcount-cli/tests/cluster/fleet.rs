@@ -115,6 +115,7 @@ impl Host {
             .arg("--config")
             .arg(self.config())
             .env("HEADCOUNT_RUNTIME_DIR", &self.folder)
+            .env("STATE_DIRECTORY", self.folder.join("state"))
             .env("TZ", "UTC");
         command
     }

@@ -25,7 +25,7 @@ fn a_rule_that_is_none_is_refused_with_what_is_allowed() {
         (&["--on", "any=true", "--queue", "0"][..], "0 is not in 1..=1048576"),
         (&["--on", "any=true", "--backoff", "2s..1s"][..], "the second time must be the longer one"),
         (&["--on", "any=true", "--timeout", "soon"][..], "allowed are a number and ms, s, m, h or d"),
-        (&["--on", "any=true", "--timeout", "0"][..], "--timeout must be at least 1ms"),
+        (&["--on", "any=true", "--timeout", "0"][..], "it must be at least 1ms"),
         (&["--on", "any=true", "--from", "monday"][..], "possible values: run, now, oldest"),
         (&[][..], "--on <EVENT[,EVENT…]=COMMAND>"),
     ] {

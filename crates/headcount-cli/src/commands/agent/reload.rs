@@ -3,10 +3,11 @@
 use headcount::Observer;
 use headcount_cluster::doer::{Perform, Work};
 use headcount_cluster::task::{Outcome, Report};
+use headcount_report::Newest;
 
 use crate::clock::Deadline;
 use crate::commands::reload::{Reload, of_registry};
-use crate::commands::wait::condition::{self, Wanted};
+use crate::commands::wait::condition::Wanted;
 use crate::commands::wait::node_watch::NodeWatch;
 use crate::commands::wait::{Ended, until};
 
@@ -38,7 +39,8 @@ fn look(work: &Work, since: u64, tell: &mut dyn FnMut(&str)) -> anyhow::Result<R
     let mut said = Said::default();
     let deadline = Deadline::after(work.timeout);
     let ended = until(&mut node, &wanted, deadline, None, &mut |what| said.tell(what, tell))?;
-    let has_begun = node.snapshot()?.as_ref().and_then(condition::newest).is_some_and(|g| g.id > since);
+    let has_begun =
+        node.snapshot()?.as_ref().and_then(Newest::of).is_some_and(|newest| newest.generation.id > since);
     let mut report = report(ended);
     if report.outcome == Outcome::TimedOut && !has_begun {
         report.outcome = Outcome::Unknown;

@@ -7,6 +7,7 @@ use anstyle::Style;
 use clap::Args;
 use headcount_cluster::config::ClusterConfig;
 use headcount_cluster::fleet::{Fleet, Host, HostState};
+use headcount_cluster::follower::Follower;
 use headcount_cluster::value::NodeValue;
 use headcount_report::{age, plural};
 use serde::Serialize;
@@ -46,6 +47,13 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &StatusArgs) -
     }
     out.flush()?;
     Ok(Outcome::Done)
+}
+
+/// The document of all that is followed, in one line.
+pub fn document(cluster: &str, follower: &Follower) -> String {
+    let document = Document::new(cluster, follower.revision(), follower.fleet(), None);
+    // Structures of plain members, whose maps have texts for keys.
+    escape_json(serde_json::to_string(&document).unwrap_or_default()) + "\n"
 }
 
 /// The version of the document, as that of `headcount status --json`.

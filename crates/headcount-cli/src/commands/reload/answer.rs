@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use headcount::{GenerationId, Phase, Snapshot, State};
+use headcount_report::Newest;
 
-use crate::commands::wait::condition::{Wanted, newest};
+use crate::commands::wait::condition::Wanted;
 use crate::commands::wait::unmet::Unmet;
 
 /// How long nginx's master sleeps between starting a generation's workers and looking for the next signal.
@@ -91,7 +92,7 @@ impl Facts<'_> {
                 true => Verdict::Uncounted,
             };
         };
-        let newest = newest(self.snapshot).map_or(0, |g| g.id);
+        let newest = Newest::of(self.snapshot).map_or(0, |newest| newest.generation.id);
         let last = self.abandoned.range(answer..).next_back();
         match last {
             // Only once the master rests: what was abandoned may be an earlier reload's, and ours is being read.

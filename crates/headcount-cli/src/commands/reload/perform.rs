@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use headcount::{Cause, Event, GenerationId, GenerationStatus, Kind, Snapshot};
-use headcount_report::age;
+use headcount_report::{Newest, age};
 
 use super::answer::{Begun, Facts, Taken, Verdict};
 use super::error_log::ErrorLog;
@@ -14,7 +14,7 @@ use super::master::Master;
 use crate::clock::{self, Deadline};
 use crate::commands::wait::node_watch::NodeWatch;
 use crate::commands::wait::{
-    CHECK_INTERVAL, Ended, Show, abandoned, condition, forget_the_oldest, unmet, was_abandoned,
+    CHECK_INTERVAL, Ended, Show, abandoned, forget_the_oldest, unmet, was_abandoned,
 };
 
 /// How often the master is asked whether it has taken the signal.
@@ -156,7 +156,7 @@ impl Sent {
             match facts.verdict() {
                 Verdict::Serves(_) => {
                     let what = facts.wanted().reached(Some(&snapshot), "");
-                    let newest = condition::newest(&snapshot).map(|generation| generation.id);
+                    let newest = Newest::of(&snapshot).map(|newest| newest.generation.id);
                     return Ok(Ended::Reached(
                         format!("{what}; it took {}", age(deadline.elapsed())),
                         newest,

@@ -1,14 +1,12 @@
 //! The arguments of `headcount run`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::backoff::Backoff;
-use super::rules::Rule;
 use crate::args::duration;
+use crate::hooks::settings::Settings;
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -24,37 +22,8 @@ Exit codes: 0 ended by SIGTERM or SIGINT; 2 usage error; 4 the state file or the
 #[derive(Args)]
 #[command(after_long_help = RUN_EXAMPLES)]
 pub struct RunArgs {
-    /// Run COMMAND with `sh -c`, or post to it if it is a URL, on these events; may be repeated
-    ///
-    /// EVENT is a kind of event in the journal (worker_died, generation_ended, …), or node_started, node_stopped,
-    /// node_died, lost or any. COMMAND gets the event in HEADCOUNT_… variables and as JSON on standard input.
-    #[arg(long = "on", value_name = "EVENT[,EVENT…]=COMMAND", required_unless_present_any = ["kill_stalled_after", "as_leader"], value_parser = Rule::parse)]
-    pub on: Vec<Rule>,
-    /// The file that records what was delivered [default: one per node and set of rules, in $STATE_DIRECTORY,
-    /// /var/lib/headcount for root, or $XDG_STATE_HOME/headcount]
-    #[arg(long, value_name = "FILE")]
-    pub state: Option<PathBuf>,
-    /// Where to begin if there is no state file yet
-    #[arg(long, value_name = "WHERE", default_value = "run")]
-    pub from: StartFrom,
-    /// What to do with a delivery that was in progress when `headcount run` was killed
-    #[arg(long, value_name = "WHAT", default_value = "retry")]
-    pub if_interrupted: IfInterrupted,
-    /// Stop a command, or give up on a post, after this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub timeout: Duration,
-    /// How many times to retry a failed delivery
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub retries: u32,
-    /// The wait before the first retry, and the longest wait; it doubles each time
-    #[arg(long, value_name = "TIME..TIME", default_value = "1s..60s", value_parser = Backoff::parse)]
-    pub backoff: Backoff,
-    /// What to do when the last retry has failed
-    #[arg(long, value_name = "WHAT", default_value = "continue")]
-    pub on_failure: OnFailure,
-    /// How many events to read ahead of the one being delivered
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    pub queue: u32,
+    #[command(flatten)]
+    pub settings: Settings,
     /// Kill a worker that has been stalled for this long, so that its master replaces it [default: never]
     ///
     /// By SIGKILL, and only a process that the kernel says is a worker of this node. A worker is stalled when its last heartbeat
@@ -85,33 +54,4 @@ pub struct RunArgs {
     /// With --as-leader: what to run
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
-}
-
-/// Where to begin without a state file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StartFrom {
-    /// With the start of the run that is there
-    Run,
-    /// With what happens from now on
-    Now,
-    /// With the oldest event that is kept
-    Oldest,
-}
-
-/// What becomes of a delivery whose end nobody saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IfInterrupted {
-    /// Deliver again, marked as a retry
-    Retry,
-    /// Go on with the next
-    Skip,
-}
-
-/// What to do when a delivery failed for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OnFailure {
-    /// Log it and go on with the next
-    Continue,
-    /// End with code 4; the next start tries it again
-    Stop,
 }

@@ -12,9 +12,9 @@ use headcount::{Liveness, Observer, ProcessStatus, Role, Snapshot, State};
 use headcount_report::age;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::log::Log;
 use crate::args::NodeSelector;
 use crate::find;
+use crate::hooks::log::Log;
 use crate::process;
 
 /// How often it looks, at most and at least.

@@ -3,7 +3,7 @@
 use headcount::{
     Doubt, GenerationId, GenerationStatus, Liveness, Phase, ProcessStatus, Role, Snapshot, State,
 };
-use headcount_report::plural;
+use headcount_report::{Newest, plural};
 
 use super::processes::{pids, states};
 use super::unmet::Unmet;
@@ -18,11 +18,6 @@ pub struct Wanted {
     pub workers: Option<u32>,
     /// Only a generation with a greater number is good enough for `reloaded`.
     pub newer_than: Option<GenerationId>,
-}
-
-/// The newest generation that was not abandoned.
-pub fn newest(snapshot: &Snapshot) -> Option<&GenerationStatus> {
-    snapshot.generations.iter().filter(|g| g.phase != Phase::Abandoned).max_by_key(|g| g.id)
 }
 
 /// The workers of a generation, including those that are gone and not settled yet.
@@ -71,47 +66,13 @@ impl Wanted {
     }
 
     fn not_reloaded(&self, snapshot: &Snapshot) -> Option<Unmet> {
-        let newest = newest(snapshot);
-        if let Some(old) = self.newer_than.filter(|old| newest.is_none_or(|g| g.id <= *old)) {
+        let newest = Newest::of(snapshot);
+        let id = newest.as_ref().map_or(0, |newest| newest.generation.id);
+        if let Some(old) = self.newer_than.filter(|old| id <= *old) {
             return Some(Unmet::of(format!("no generation newer than {old} has begun")));
         }
-        let Some(g) = newest else { return Some(Unmet::of("no generation has begun")) };
-        if g.phase == Phase::Announced {
-            let master = match g.master_alive {
-                Some(false) => format!("its master {} is gone", g.master),
-                _ => format!("its master {} has started no worker yet", g.master),
-            };
-            return Some(Unmet::of(format!("generation {} has begun, {master}", g.id)));
-        }
-        let serving = workers(snapshot, g.id).filter(|p| p.state == State::Serving).count();
-        let expected = g.expected.unwrap_or(1) as usize;
-        // If the server does not say how many there will be, none of those that are there may still be starting.
-        let starting = g.expected.is_none() && workers(snapshot, g.id).any(|p| p.state == State::Starting);
-        if g.master_alive == Some(false) {
-            return Some(Unmet {
-                reason: format!("master {} of generation {} is gone", g.master, g.id),
-                processes: workers(snapshot, g.id).filter(|p| may_be_alive(p)).cloned().collect(),
-            });
-        }
-        if serving < expected || starting {
-            let processes: Vec<_> =
-                workers(snapshot, g.id).filter(|p| p.state != State::Serving).cloned().collect();
-            let others = states(&processes);
-            let counted = g.expected.map_or(serving, |n| n as usize);
-            let of = g.expected.map_or(String::new(), |n| format!(" of {n}"));
-            return Some(Unmet {
-                reason: format!("generation {}: {serving}{of} {} serving{others}", g.id, word(counted)),
-                processes,
-            });
-        }
-        g.master_alive.is_none().then(|| {
-            let why =
-                doubt(snapshot, g.master).map_or(String::new(), |doubt| format!(": {}", doubt.reason()));
-            Unmet::of(format!(
-                "it is not known whether master {} of generation {} is alive{why}",
-                g.master, g.id
-            ))
-        })
+        let Some(newest) = newest else { return Some(Unmet::of("no generation has begun")) };
+        (!newest.serves()).then(|| why_it_does_not_serve(snapshot, &newest))
     }
 
     /// What holds, in one sentence.
@@ -136,6 +97,39 @@ impl Wanted {
         }
         parts.join("; ")
     }
+}
+
+fn why_it_does_not_serve(snapshot: &Snapshot, newest: &Newest<'_>) -> Unmet {
+    let g = newest.generation;
+    if g.phase == Phase::Announced {
+        let master = match g.master_alive {
+            Some(false) => format!("its master {} is gone", g.master),
+            _ => format!("its master {} has started no worker yet", g.master),
+        };
+        return Unmet::of(format!("generation {} has begun, {master}", g.id));
+    }
+    let those = |fits: fn(&ProcessStatus) -> bool| {
+        newest.workers.iter().copied().filter(|p| fits(p)).cloned().collect::<Vec<_>>()
+    };
+    if g.master_alive == Some(false) {
+        return Unmet {
+            reason: format!("master {} of generation {} is gone", g.master, g.id),
+            processes: those(may_be_alive),
+        };
+    }
+    if !newest.is_complete() {
+        let serving = newest.count(State::Serving);
+        let processes = those(|p| p.state != State::Serving);
+        let others = states(&processes);
+        let counted = g.expected.unwrap_or(serving) as usize;
+        let of = g.expected.map_or(String::new(), |n| format!(" of {n}"));
+        return Unmet {
+            reason: format!("generation {}: {serving}{of} {} serving{others}", g.id, word(counted)),
+            processes,
+        };
+    }
+    let why = doubt(snapshot, g.master).map_or(String::new(), |doubt| format!(": {}", doubt.reason()));
+    Unmet::of(format!("it is not known whether master {} of generation {} is alive{why}", g.master, g.id))
 }
 
 fn word(workers: usize) -> &'static str {

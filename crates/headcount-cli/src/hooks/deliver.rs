@@ -5,13 +5,13 @@ use std::time::Instant;
 use headcount_report::{age, plural};
 use serde_json::Value;
 
-use super::args::{IfInterrupted, OnFailure, RunArgs};
 use super::attempt::Attempt;
 use super::command;
 use super::log::Log;
 use super::notification::Notification;
 use super::rules::{Action, Rule};
-use super::state::{Delivery, InFlight, StateFile};
+use super::settings::{IfInterrupted, OnFailure, Settings};
+use super::state::{Delivery, InFlight};
 use super::stop::Stop;
 use super::webhook::Webhook;
 
@@ -26,29 +26,41 @@ pub enum Ended {
     GaveUp,
 }
 
+/// Where it is kept what was delivered and what is in progress, so that another process can go on.
+pub trait Record {
+    /// The deliveries of the next event that are finished.
+    fn finished(&mut self) -> &mut Vec<Delivery>;
+    /// The delivery in progress.
+    fn in_flight(&mut self) -> &mut Option<InFlight>;
+    /// The same for each attempt at this delivery, and unique.
+    fn id(&self, notification: &Notification) -> String;
+    /// Returns when all of it is kept.
+    fn save(&mut self) -> anyhow::Result<()>;
+}
+
 /// Delivers, and records its progress.
-pub struct Deliverer<'a> {
-    args: &'a RunArgs,
-    pub file: StateFile,
+pub struct Deliverer<'a, R> {
+    settings: &'a Settings,
+    pub record: R,
     pub stop: &'a Stop,
     pub log: &'a Log,
     webhook: Webhook,
 }
 
-impl<'a> Deliverer<'a> {
-    pub fn new(args: &'a RunArgs, file: StateFile, stop: &'a Stop, log: &'a Log) -> Deliverer<'a> {
-        Deliverer { args, file, stop, log, webhook: Webhook::new(args.timeout) }
+impl<'a, R: Record> Deliverer<'a, R> {
+    pub fn new(settings: &'a Settings, record: R, stop: &'a Stop, log: &'a Log) -> Deliverer<'a, R> {
+        Deliverer { settings, record, stop, log, webhook: Webhook::new(settings.timeout) }
     }
 
     /// Continues what was in progress when an earlier `headcount run` ended.
     pub fn resume(&mut self) -> anyhow::Result<Ended> {
-        let Some(flight) = self.file.state.in_flight.clone() else { return Ok(Ended::Finished) };
+        let Some(flight) = self.record.in_flight().clone() else { return Ok(Ended::Finished) };
         let name = describe(&flight.delivery);
         if let Some(process) = flight.process.filter(|_| flight.running) {
-            command::outlast(process, self.args.timeout, self.stop);
+            command::outlast(process, self.settings.timeout, self.stop);
         }
-        let skip = flight.running && self.args.if_interrupted == IfInterrupted::Skip;
-        let rule = self.args.on.iter().enumerate().find(|(_, rule)| rule.key() == flight.delivery.rule);
+        let skip = flight.running && self.settings.if_interrupted == IfInterrupted::Skip;
+        let rule = self.settings.on.iter().enumerate().find(|(_, rule)| rule.key() == flight.delivery.rule);
         let Some((number, rule)) = rule.filter(|_| !skip) else {
             self.log.warn(match skip {
                 true => format!("{name} was interrupted in attempt {}: skipped", flight.attempt),
@@ -62,26 +74,29 @@ impl<'a> Deliverer<'a> {
             flight.interrupted = true;
             self.log.warn(format_args!("{name} was interrupted in attempt {}: trying again", flight.attempt));
         }
-        self.file.state.in_flight = Some(flight);
+        *self.record.in_flight() = Some(flight);
         self.attempts(number, rule, &mut || {})
     }
 
     /// Delivers to each rule that names the event and has not had it yet.
     pub fn deliver(&mut self, notification: &Notification, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
         for (number, rule) in
-            self.args.on.iter().enumerate().filter(|(_, rule)| rule.wants(notification.event))
+            self.settings.on.iter().enumerate().filter(|(_, rule)| rule.wants(&notification.event))
         {
-            let delivery =
-                Delivery { at: notification.at, event: notification.event.into(), rule: rule.key() };
-            if self.file.state.finished.contains(&delivery) {
+            let delivery = Delivery {
+                at: notification.at,
+                event: notification.event.clone().into_owned(),
+                rule: rule.key(),
+            };
+            if self.record.finished().contains(&delivery) {
                 continue;
             }
             if self.stop.is_asked() {
                 return Ok(Ended::Stopped);
             }
             let mut document = notification.document.clone();
-            document.insert("id".into(), self.id(notification).into());
-            self.file.state.in_flight = Some(InFlight {
+            document.insert("id".into(), self.record.id(notification).into());
+            *self.record.in_flight() = Some(InFlight {
                 delivery,
                 attempt: 0,
                 failures: 0,
@@ -98,16 +113,9 @@ impl<'a> Deliverer<'a> {
         Ok(Ended::Finished)
     }
 
-    /// The same for each attempt at this delivery, and unique.
-    fn id(&self, notification: &Notification) -> String {
-        let registry = self.file.state.registry.as_ref();
-        let (node, created) = registry.map_or(("", 0), |r| (r.node.as_str(), r.created_ns));
-        format!("{node}/{created}/{}/{}", notification.at, notification.event)
-    }
-
     /// Tries what is in flight until it is finished.
     fn attempts(&mut self, number: usize, rule: &Rule, tick: &mut dyn FnMut()) -> anyhow::Result<Ended> {
-        while let Some(flight) = &mut self.file.state.in_flight {
+        while let Some(flight) = self.record.in_flight() {
             flight.attempt = flight.attempt.saturating_add(1);
             flight.running = true;
             flight.document.insert("attempt".into(), flight.attempt.into());
@@ -118,7 +126,7 @@ impl<'a> Deliverer<'a> {
             let name = format!("{} to rule {}", describe(&flight.delivery), number + 1);
             let again =
                 if flight.attempt > 1 { format!(", attempt {}", flight.attempt) } else { String::new() };
-            let Some(now) = &mut self.file.state.in_flight else { break };
+            let Some(now) = self.record.in_flight() else { break };
             now.running = false;
             now.process = None;
             match attempt {
@@ -129,22 +137,22 @@ impl<'a> Deliverer<'a> {
                 }
                 Attempt::CutShort => {
                     now.interrupted = true;
-                    self.file.save()?;
+                    self.record.save()?;
                     self.log.warn(format_args!("{name}: stopped before it was delivered{again}"));
                     return Ok(Ended::Stopped);
                 }
                 Attempt::Failed(why) => {
                     now.failures = now.failures.saturating_add(1);
                     let failures = now.failures;
-                    if failures > self.args.retries {
+                    if failures > self.settings.retries {
                         self.log.warn(format_args!(
                             "{name}: failed for good after {}: {why}",
                             plural(failures.into(), "attempt")
                         ));
                         return self.give_up(flight.delivery);
                     }
-                    self.file.save()?;
-                    let wait = self.args.backoff.wait(failures, fastrand::f64());
+                    self.record.save()?;
+                    let wait = self.settings.backoff.wait(failures, fastrand::f64());
                     self.log
                         .warn(format_args!("{name}: failed{again}: {why}; next attempt in {}", age(wait)));
                     self.stop.wait(wait, tick)?;
@@ -165,15 +173,15 @@ impl<'a> Deliverer<'a> {
                     Ok(running) => running,
                     Err(why) => return Ok(Attempt::Failed(why)),
                 };
-                if let Some(flight) = &mut self.file.state.in_flight {
+                if let Some(flight) = self.record.in_flight() {
                     flight.process = running.leader();
                 }
-                self.file.save()?;
+                self.record.save()?;
                 running.start(&flight.document);
-                Ok(running.finish(self.args.timeout, self.stop, tick))
+                Ok(running.finish(self.settings.timeout, self.stop, tick))
             }
             Action::Post(url) => {
-                self.file.save()?;
+                self.record.save()?;
                 let id = flight.document.get("id").and_then(Value::as_str).unwrap_or_default();
                 let body = Value::Object(flight.document.clone()).to_string();
                 Ok(self.webhook.post(url, id, body, self.stop, tick))
@@ -182,21 +190,21 @@ impl<'a> Deliverer<'a> {
     }
 
     fn finish(&mut self, delivery: Delivery) -> anyhow::Result<()> {
-        self.file.state.finished.push(delivery);
-        self.file.state.in_flight = None;
-        self.file.save()
+        self.record.finished().push(delivery);
+        *self.record.in_flight() = None;
+        self.record.save()
     }
 
     fn give_up(&mut self, delivery: Delivery) -> anyhow::Result<Ended> {
-        if self.args.on_failure == OnFailure::Continue {
+        if self.settings.on_failure == OnFailure::Continue {
             self.finish(delivery)?;
             return Ok(Ended::Finished);
         }
         // The next start tries as many times again.
-        if let Some(flight) = &mut self.file.state.in_flight {
+        if let Some(flight) = self.record.in_flight() {
             flight.failures = 0;
         }
-        self.file.save()?;
+        self.record.save()?;
         Ok(Ended::GaveUp)
     }
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::args::duration;
 
 /// `--backoff FIRST..LONGEST`: doubles from the one to the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Backoff {
     first: Duration,
     longest: Duration,
@@ -33,6 +36,14 @@ impl Backoff {
         let factor = 2_u32.checked_pow(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let wait = self.first.saturating_mul(factor).min(self.longest);
         wait.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+impl TryFrom<String> for Backoff {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Backoff, String> {
+        Backoff::parse(&text)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One line on standard error for each delivery and each failure.
+//! One line for each delivery and each failure: on standard error, or in the agent's log.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,22 +13,46 @@ use crate::paint;
 
 /// Where messages go.
 pub struct Log {
-    quiet: bool,
+    speaker: Speaker,
     /// The last warning on each subject that is checked again and again.
     said: RefCell<HashMap<&'static str, String>>,
     /// Subjects that never end.
     rare: RefCell<HashMap<&'static str, Rare>>,
 }
 
+enum Speaker {
+    /// A command.
+    Command { name: &'static str, quiet: bool },
+    /// The hook of this name, of an agent.
+    Hook(String),
+}
+
 impl Log {
+    /// Of `headcount run`.
     pub fn new(quiet: bool) -> Log {
-        Log { quiet, said: RefCell::default(), rare: RefCell::default() }
+        Log::of("run", quiet)
+    }
+
+    /// Of another command.
+    pub fn of(name: &'static str, quiet: bool) -> Log {
+        Log::by(Speaker::Command { name, quiet })
+    }
+
+    pub fn of_hook(name: &str) -> Log {
+        Log::by(Speaker::Hook(name.to_owned()))
+    }
+
+    fn by(speaker: Speaker) -> Log {
+        Log { speaker, said: RefCell::default(), rare: RefCell::default() }
     }
 
     /// Progress, unless `--quiet`.
     pub fn note(&self, message: impl Display) {
-        if !self.quiet {
-            write(format_args!("headcount run: {}", escape(&message.to_string())));
+        let message = message.to_string();
+        match &self.speaker {
+            Speaker::Command { quiet: true, .. } => {}
+            Speaker::Command { name, .. } => write(format_args!("headcount {name}: {}", escape(&message))),
+            Speaker::Hook(name) => tracing::info!("hook {name}: {}", escape(&message)),
         }
     }
 
@@ -36,7 +60,12 @@ impl Log {
     pub fn warn(&self, message: impl Display) {
         let (paint, reset) = (paint::WARNING, anstyle::Reset);
         let message = message.to_string();
-        write(format_args!("headcount run: {paint}warning:{reset} {}", escape(&message)));
+        match &self.speaker {
+            Speaker::Command { name, .. } => {
+                write(format_args!("headcount {name}: {paint}warning:{reset} {}", escape(&message)));
+            }
+            Speaker::Hook(name) => tracing::warn!("hook {name}: {}", escape(&message)),
+        }
     }
 
     /// A problem that is found again and again: once, as long as the message stays the same.

@@ -1,6 +1,7 @@
 //! What to do on which event: `--on EVENT[,EVENT…]=COMMAND`.
 
 use headcount::Kind;
+use serde::Deserialize;
 
 /// Every event, those of the node and `lost` included.
 pub const ANY: &str = "any";
@@ -10,7 +11,8 @@ pub const LOST: &str = "lost";
 pub const NODE_EVENTS: [&str; 3] = ["node_started", "node_stopped", "node_died"];
 
 /// One `--on`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Rule {
     text: String,
     events: Vec<&'static str>,
@@ -60,6 +62,14 @@ impl Rule {
     /// Tells it from other rules, also in another process: it is in the state file.
     pub fn key(&self) -> String {
         format!("{:016x}", hash([self.text.as_str()]))
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Rule, String> {
+        Rule::parse(&text)
     }
 }
 

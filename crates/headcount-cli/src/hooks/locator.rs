@@ -11,16 +11,31 @@ use crate::find::{self, Folders};
 use crate::poll;
 
 /// Where the registry is, as soon as that is known.
+#[derive(Clone)]
 pub struct Locator {
     selector: NodeSelector,
     path: Option<PathBuf>,
     /// There was no registry when it was looked for: one that appears later is new, from its first event on.
     pub was_missing: bool,
+    /// It is one of all that there are, and is followed only as long as it is there.
+    is_one_of_all: bool,
 }
 
 impl Locator {
     pub fn new(selector: &NodeSelector) -> anyhow::Result<Locator> {
-        Ok(Locator { selector: selector.clone(), path: find::given(selector)?, was_missing: false })
+        let path = find::given(selector)?;
+        Ok(Locator { selector: selector.clone(), path, was_missing: false, is_one_of_all: false })
+    }
+
+    /// Of one that was found among all. `is_new`: it was not there when they were looked for first.
+    pub fn of(registry: PathBuf, is_new: bool) -> Locator {
+        let path = Some(registry);
+        Locator { selector: NodeSelector::default(), path, was_missing: is_new, is_one_of_all: true }
+    }
+
+    /// Whether it need not be followed any more, unless its node is up.
+    pub fn has_gone(&self) -> bool {
+        self.is_one_of_all && self.path.as_ref().is_some_and(|path| !path.exists())
     }
 
     /// Where the registry is, or is to be; `None`: not known yet. Once known, it stays.

@@ -1,5 +1,6 @@
 //! What is delivered: a document, and the environment variables that say the same.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 
 use headcount::{Event, Snapshot};
@@ -46,7 +47,7 @@ const VARIABLES: [(&str, &str); 29] = [
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notification {
     /// The event's name, as rules have it.
-    pub event: &'static str,
+    pub event: Cow<'static, str>,
     /// Its position in the journal: the event's number, or that of the event that would have been next.
     pub at: u64,
     /// All but `id`, `attempt` and `retry`.
@@ -56,7 +57,7 @@ pub struct Notification {
 impl Notification {
     /// About an event of the journal.
     pub fn event(node: &str, event: &Event) -> Notification {
-        Notification { event: event.kind.name(), at: event.seq, document: document(node, event) }
+        Notification { event: event.kind.name().into(), at: event.seq, document: document(node, event) }
     }
 
     /// About the node, by an event of the journal.
@@ -70,7 +71,7 @@ impl Notification {
         }
         let mut document = document(node, event);
         document.insert("kind".into(), what.name().into());
-        Notification { event: what.name(), at: event.seq, document }
+        Notification { event: what.name().into(), at: event.seq, document }
     }
 
     /// No process is alive, which no event says.
@@ -78,7 +79,7 @@ impl Notification {
         let mut document = plain(node, NodeEvent::Died.name(), time_ns);
         document.extend(generation.filter(|&id| id != 0).map(|id| ("generation".into(), id.into())));
         document.insert("total".into(), 0.into());
-        Notification { event: NodeEvent::Died.name(), at, document }
+        Notification { event: NodeEvent::Died.name().into(), at, document }
     }
 
     /// The node is up, but the event that said so was overwritten.
@@ -91,7 +92,7 @@ impl Notification {
             document.insert("mine".into(), newest.counts.mine.into());
         }
         document.insert("total".into(), snapshot.total.into());
-        Notification { event: NodeEvent::Started.name(), at, document }
+        Notification { event: NodeEvent::Started.name().into(), at, document }
     }
 
     /// Events were overwritten before they were read.
@@ -100,7 +101,7 @@ impl Notification {
         document.insert("lost".into(), count.into());
         document.insert("first".into(), from.into());
         document.insert("last".into(), from.saturating_add(count.saturating_sub(1)).into());
-        Notification { event: LOST, at: from, document }
+        Notification { event: LOST.into(), at: from, document }
     }
 }
 

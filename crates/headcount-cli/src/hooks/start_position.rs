@@ -2,8 +2,8 @@
 
 use headcount::{Cause, Cursor, Kind, Observer};
 
-use super::args::StartFrom;
 use super::node_state::{may_be_up, serves};
+use super::settings::StartFrom;
 use super::state::{Ask, State};
 
 /// Sets the state to the beginning.

@@ -1,19 +1,23 @@
 //! The loop: read, deliver, and wait when there is nothing to deliver.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use headcount_report::plural;
 
-use super::args::RunArgs;
-use super::deliver::{Deliverer, Ended};
+use super::deliver::{Deliverer, Ended, Record};
 use super::locator::Locator;
+use super::lock::Lock;
+use super::log::Log;
 use super::node_event;
 use super::node_state;
 use super::notification::Notification;
 use super::queue::{GoesOn, Item, Queue, warn_unreadable};
+use super::settings::Settings;
 use super::start_position;
-use super::state::{Ask, Registry, State};
+use super::state::{ANOTHER, Ask, Registry, State, StateFile};
+use super::stop::Stop;
 use crate::clock::wall_ns;
 use crate::outcome::Outcome;
 
@@ -24,9 +28,11 @@ const BETWEEN_CHECKS: Duration = Duration::from_secs(1);
 
 /// Follows one node.
 pub struct Follower<'a> {
-    args: &'a RunArgs,
+    settings: &'a Settings,
     locator: Locator,
-    deliverer: Deliverer<'a>,
+    deliverer: Deliverer<'a, StateFile>,
+    /// As long as this follows, nobody else uses the state file.
+    _lock: Lock,
     /// A registry has been followed.
     has_followed: bool,
     saved: Instant,
@@ -35,9 +41,20 @@ pub struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    pub fn new(args: &'a RunArgs, locator: Locator, deliverer: Deliverer<'a>) -> Follower<'a> {
-        let saved_seq = deliverer.file.state.next_seq;
-        Follower { args, locator, deliverer, has_followed: false, saved: Instant::now(), saved_seq }
+    /// With the record in this file, which nobody else may be using.
+    pub fn open(
+        settings: &'a Settings,
+        locator: Locator,
+        file: &Path,
+        stop: &'a Stop,
+        log: &'a Log,
+    ) -> anyhow::Result<Follower<'a>> {
+        let lock = Lock::take(file)?;
+        let record = StateFile::open(file)?;
+        let saved_seq = record.state.next_seq;
+        let deliverer = Deliverer::new(settings, record, stop, log);
+        let saved = Instant::now();
+        Ok(Follower { settings, locator, deliverer, _lock: lock, has_followed: false, saved, saved_seq })
     }
 
     /// Follows until it is stopped, or gives up.
@@ -46,17 +63,17 @@ impl<'a> Follower<'a> {
         if ended == Ended::Finished
             && let Some(path) = self.locator.wait(self.deliverer.stop, self.deliverer.log)?
         {
-            let mut queue = Queue::new(&path, usize::try_from(self.args.queue).unwrap_or(usize::MAX))?;
+            let mut queue = Queue::new(&path, usize::try_from(self.settings.queue).unwrap_or(usize::MAX))?;
             while ended == Ended::Finished && !self.deliverer.stop.is_asked() {
                 ended = self.step(&mut queue)?;
             }
         }
-        self.deliverer.file.save()?;
+        self.deliverer.record.save()?;
         Ok(if ended == Ended::GaveUp { Outcome::Failed } else { Outcome::Done })
     }
 
     fn state(&mut self) -> &mut State {
-        &mut self.deliverer.file.state
+        &mut self.deliverer.record.state
     }
 
     fn node(&mut self) -> String {
@@ -70,12 +87,15 @@ impl<'a> Follower<'a> {
         goes_on: Option<GoesOn>,
         queue: &mut Queue,
     ) -> anyhow::Result<Ended> {
-        let (log, args) = (self.deliverer.log, self.args);
+        let (log, settings) = (self.deliverer.log, self.settings);
         match self.state().registry.clone() {
             // All of it has happened since we started.
             None if self.locator.was_missing => self.advance(1),
             None => {
-                match queue.opened().map(|observer| start_position::set(self.state(), observer, args.from)) {
+                match queue
+                    .opened()
+                    .map(|observer| start_position::set(self.state(), observer, settings.from))
+                {
                     Some(Ok(())) => {}
                     // It was truncated at this moment: the follower tells when it is readable again, or replaced.
                     Some(Err(error)) => return self.unreadable(&error.to_string()),
@@ -83,7 +103,7 @@ impl<'a> Follower<'a> {
                 }
             }
             Some(known) if known.node != registry.node => bail!(
-                "the state file is for node {}, but {} belongs to node {}: choose another with --state",
+                "the state file is for node {}, but {} belongs to node {}: {ANOTHER}",
                 known.node,
                 registry.path.display(),
                 registry.node
@@ -117,7 +137,7 @@ impl<'a> Follower<'a> {
         let position = if next == 0 { "the oldest event".to_owned() } else { format!("event {next}") };
         log.note(format_args!("following node {} from {position}", registry.node));
         self.state().registry = Some(registry.clone());
-        self.deliverer.file.save()?;
+        self.deliverer.record.save()?;
         self.has_followed = true;
         self.locator.was_missing = false;
         queue.go_on(next);
@@ -201,6 +221,9 @@ impl<'a> Follower<'a> {
 
     /// There is nothing to deliver.
     fn idle(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
+        if self.locator.has_gone() && !self.state().node_is_up {
+            return Ok(Ended::Stopped);
+        }
         let mut limit = None;
         if queue.observer().is_some() {
             if self.state().next_seq == 0 {
@@ -217,7 +240,7 @@ impl<'a> Follower<'a> {
             match BETWEEN_SAVES.checked_sub(self.saved.elapsed()) {
                 Some(left) => limit = Some(left),
                 None => {
-                    self.deliverer.file.save()?;
+                    self.deliverer.record.save()?;
                     self.saved = Instant::now();
                     self.saved_seq = self.state().next_seq;
                 }
@@ -232,7 +255,7 @@ impl<'a> Follower<'a> {
         let ended = self.deliverer.deliver(&notification, tick)?;
         if ended == Ended::Finished {
             self.state().node_is_up = false;
-            self.deliverer.file.save()?;
+            self.deliverer.record.save()?;
         }
         Ok(ended)
     }
@@ -258,7 +281,7 @@ impl<'a> Follower<'a> {
             self.state().node_is_up = true;
         }
         self.state().ask = Ask::Never;
-        self.deliverer.file.save()?;
+        self.deliverer.record.save()?;
         Ok(Ended::Finished)
     }
 }

@@ -10,11 +10,16 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::deliver::Record;
+use super::notification::Notification;
 use super::rules::{Rule, hash, hash_of};
 use crate::find::node_name;
 
 /// The version of the file. Others are refused: what they say may mean something else.
 const VERSION: u64 = 1;
+
+/// What to do about a file that cannot be used.
+pub const ANOTHER: &str = "choose another with --state (for a hook of the agent: give the hook another name)";
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -113,9 +118,25 @@ impl StateFile {
         let fresh = State { version: VERSION, ..State::default() };
         Ok(StateFile { path: path.to_owned(), state: state.clone().unwrap_or(fresh), saved: state })
     }
+}
+
+impl Record for StateFile {
+    fn finished(&mut self) -> &mut Vec<Delivery> {
+        &mut self.state.finished
+    }
+
+    fn in_flight(&mut self) -> &mut Option<InFlight> {
+        &mut self.state.in_flight
+    }
+
+    fn id(&self, notification: &Notification) -> String {
+        let registry = self.state.registry.as_ref();
+        let (node, created) = registry.map_or(("", 0), |r| (r.node.as_str(), r.created_ns));
+        format!("{node}/{created}/{}/{}", notification.at, notification.event)
+    }
 
     /// Writes the state if it has changed, and waits until it is on disk.
-    pub fn save(&mut self) -> anyhow::Result<()> {
+    fn save(&mut self) -> anyhow::Result<()> {
         if self.saved.as_ref() == Some(&self.state) {
             return Ok(());
         }
@@ -132,7 +153,7 @@ fn read(mut file: File, path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read {}", path.display());
     let found = file.metadata().with_context(context)?;
     if !found.is_file() {
-        bail!("the state file {} is not a regular file: choose another with --state", path.display());
+        bail!("the state file {} is not a regular file: {ANOTHER}", path.display());
     }
     must_be_ours(path, &found)?;
     let mut bytes = Vec::new();
@@ -145,7 +166,7 @@ pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
     let me = rustix::process::geteuid().as_raw();
     if found.uid() != me && found.uid() != 0 {
         bail!(
-            "{} belongs to uid {}, but this runs as uid {me}: run it as that user, or choose another with --state",
+            "{} belongs to uid {}, but this runs as uid {me}: run it as that user, or {ANOTHER}",
             path.display(),
             found.uid()
         );
@@ -154,7 +175,9 @@ pub fn must_be_ours(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
-    let fix = "remove it to start over (events from --from on are then delivered, perhaps again), or choose another with --state";
+    let fix = format!(
+        "remove it to start over (events from --from on are then delivered, perhaps again), or {ANOTHER}"
+    );
     let path = path.display();
     let value: Value = match serde_json::from_slice(bytes) {
         Ok(value) => value,
@@ -168,7 +191,7 @@ fn parse(bytes: &[u8], path: &Path) -> anyhow::Result<State> {
             env!("CARGO_PKG_VERSION")
         ),
         None => {
-            bail!("{path} is not a state file of `headcount run`: choose another with --state")
+            bail!("{path} is not a state file of `headcount run`: {ANOTHER}")
         }
     }
     serde_json::from_value(value)
@@ -196,6 +219,17 @@ fn replace(path: &Path, state: &State) -> io::Result<()> {
 
 /// The file for this node and these rules, if none was named.
 pub fn default_path(registry: &Path, rules: &[Rule]) -> anyhow::Result<PathBuf> {
+    let hash = hash([registry.to_string_lossy().as_ref(), &format!("{:016x}", hash_of(rules))]);
+    Ok(made_folder()?.join(format!("{}-{hash:016x}.json", node_name(registry))))
+}
+
+/// The file for this node and the hook of this name: so its rules can change, and it goes on where it was.
+pub fn path_of_hook(hook: &str, registry: &Path) -> anyhow::Result<PathBuf> {
+    let hash = hash([hook, registry.to_string_lossy().as_ref()]);
+    Ok(made_folder()?.join(format!("hook-{hook}-{}-{hash:016x}.json", node_name(registry))))
+}
+
+fn made_folder() -> anyhow::Result<PathBuf> {
     let folder = default_folder()?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
         format!(
@@ -203,9 +237,7 @@ pub fn default_path(registry: &Path, rules: &[Rule]) -> anyhow::Result<PathBuf> 
             folder.display()
         )
     })?;
-    let registry_text = registry.to_string_lossy();
-    let hash = hash([registry_text.as_ref(), &format!("{:016x}", hash_of(rules))]);
-    Ok(folder.join(format!("{}-{hash:016x}.json", node_name(registry))))
+    Ok(folder)
 }
 
 fn default_folder() -> anyhow::Result<PathBuf> {
@@ -220,7 +252,9 @@ fn default_folder() -> anyhow::Result<PathBuf> {
     let home = || folder("HOME").map(|home| home.join(".local/state"));
     match folder("XDG_STATE_HOME").filter(|path| path.is_absolute()).or_else(home) {
         Some(base) => Ok(base.join("headcount")),
-        None => bail!("neither XDG_STATE_HOME nor HOME is set: choose a state file with --state"),
+        None => bail!(
+            "neither XDG_STATE_HOME nor HOME is set: choose a state file with --state, or set STATE_DIRECTORY"
+        ),
     }
 }
 

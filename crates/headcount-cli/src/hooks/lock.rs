@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 
-use super::state::must_be_ours;
+use super::state::{ANOTHER, must_be_ours};
 
 /// Held as long as it lives, and no longer than this process: a record lock, since flock(2) stays with a child that was
 /// forked and has not begun its command when we are killed. No other descriptor of the file may be closed meanwhile.
@@ -45,10 +45,7 @@ impl Lock {
                     // It has taken the lock at this moment.
                     _ => "another process".to_owned(),
                 };
-                bail!(
-                    "the state file {} is in use by {holder}: stop it, or choose another file with --state",
-                    state.display()
-                );
+                bail!("the state file {} is in use by {holder}: stop it, or {ANOTHER}", state.display());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }

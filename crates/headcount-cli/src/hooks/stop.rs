@@ -1,7 +1,10 @@
-//! SIGTERM and SIGINT: the first asks to end after the current delivery, the second to stop that as well.
+//! Being told to end: the first time after the current delivery, the second time without waiting for that. By SIGTERM and
+//! SIGINT, or by another thread.
 
 use std::cell::Cell;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +17,17 @@ use crate::poll::{self, Signals};
 /// How often the journal is read during a delivery.
 pub const TICK: Duration = Duration::from_millis(50);
 
-/// What signals have asked for. The descriptor is readable when one has come.
+/// Asks a thread to end, each time that it is called; and stays until that thread has ended.
+pub struct Asker(UnixStream);
+
+impl Asker {
+    pub fn ask(&self) {
+        // If it has ended, or has been asked so often that there is no room, there is nothing to ask for.
+        let _ = (&self.0).write(&[0]);
+    }
+}
+
+/// What signals, or another thread, have asked for. The descriptor is readable when one has come.
 pub struct Stop {
     signals: Signals,
     asked: Cell<bool>,
@@ -29,6 +42,12 @@ impl Stop {
         // inherit that.
         signal_hook::flag::register(SIGHUP, Arc::default()).context("cannot wait for signals")?;
         Ok(Stop { signals, asked: Cell::default(), urged: Cell::default() })
+    }
+
+    /// For a thread that another one asks to end.
+    pub fn by_another() -> anyhow::Result<(Asker, Stop)> {
+        let (asker, signals) = Signals::by_another()?;
+        Ok((Asker(asker), Stop { signals, asked: Cell::default(), urged: Cell::default() }))
     }
 
     /// Whether to end.
