@@ -16,6 +16,7 @@ mod cluster {
     mod hosts;
     mod lua;
     mod reload;
+    mod reload_killed;
     mod roles;
     mod wrong_use;
 }
