@@ -13,6 +13,7 @@ mod cluster {
     mod engine;
     mod exporter;
     mod hooks;
+    mod hooks_of_all;
     mod hosts;
     mod wrong_use;
 }

@@ -85,6 +85,16 @@ impl Keys {
         format!("{}roles/@teller", self.root)
     }
 
+    /// Which host delivers for a hook of the whole cluster.
+    pub(crate) fn hook_role(&self, hook: &str) -> String {
+        format!("{}roles/@hooks/{}", self.root, segment(hook))
+    }
+
+    /// How far that has come.
+    pub(crate) fn hook(&self, hook: &str) -> String {
+        format!("{}hooks/{}", self.root, segment(hook))
+    }
+
     /// What a key is about. `None`: of a later version, or somebody else's.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;

@@ -1,7 +1,8 @@
 //! What the agents of many hosts tell each other, through etcd and through nothing else.
 //!
 //! A [`publisher`] tells of the nodes of its host, and that the host is there. A [`follower`] reads the picture of the whole
-//! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`). What they write where is
+//! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`), and whatever else one is to do
+//! for all (`turn.rs`). What they write where is
 //! docs/cluster.md's *keys*. Only the program `headcount` uses this: the libraries and the module know nothing of it.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod presence;
 pub mod publisher;
 mod teller;
 mod trouble;
+pub mod turn;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -86,10 +86,8 @@ fn one_state_file_is_for_one_process() {
     first.wait_for_log("following node");
     let mut second = Follower::start(&own, &["--on", "any=true"]);
     assert_eq!(second.ended().code(), Some(4));
-    let said = format!(
-        "state.json is in use by process {}: stop it, or choose another with --state",
-        first.pid()
-    );
+    let said =
+        format!("state.json is in use by process {}: stop it, or choose another with --state", first.pid());
     assert!(second.log().contains(&said), "{}", second.log());
     // Killed, it leaves nothing that would be in the way.
     first.kill();
