@@ -6,6 +6,8 @@ mod program;
 #[path = "run/record.rs"]
 mod record;
 mod scripted;
+#[allow(dead_code, reason = "it is the tests' of `headcount top`, too")]
+mod tmux;
 
 mod cluster {
     pub mod fleet;
@@ -15,5 +17,6 @@ mod cluster {
     mod hooks;
     mod hooks_of_all;
     mod hosts;
+    mod top;
     mod wrong_use;
 }
