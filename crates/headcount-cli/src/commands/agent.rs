@@ -1,6 +1,7 @@
 //! `headcount agent`: one process for all nodes of a host. `docs/cli/agent.md` is the reference.
 
 mod cluster;
+mod fleet;
 mod hooks;
 mod http;
 mod nodes;

@@ -1,7 +1,7 @@
 //! `headcount cluster`: many hosts at once, by what their agents tell. `docs/cli/cluster.md` is the reference.
 
 mod events;
-mod status;
+pub mod status;
 mod wait;
 
 use std::path::{Path, PathBuf};

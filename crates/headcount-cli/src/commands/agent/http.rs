@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headcount::Observer;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::cluster::Membership;
+use super::fleet::FleetView;
 use super::nodes::registries;
 use crate::commands::status::reading::Reading;
 
@@ -45,6 +46,7 @@ struct SocketPath(PathBuf);
 struct Shared {
     further: Vec<PathBuf>,
     cluster: Option<Box<dyn Fn() -> Status + Send + Sync>>,
+    fleet: Option<Arc<FleetView>>,
     room: Semaphore,
 }
 
@@ -67,6 +69,7 @@ impl Sockets {
         let shared = Arc::new(Shared {
             further: config.agent.registries.clone(),
             cluster: membership.reader().map(|reader| Box::new(reader) as _),
+            fleet: config.cluster.clone().map(FleetView::new),
             room: Semaphore::new(AT_ONCE),
         });
         let app = Router::new()
@@ -127,20 +130,27 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn status(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    answer(shared, Format::negotiate(None, accept)).await
+    let format = Format::negotiate(None, accept);
+    // The page asks for it again and again. Who reads the nodes of this host need not make etcd tell of all others.
+    let is_asked_for = uri.query().is_some_and(|query| query.split('&').any(|part| part == "cluster"));
+    let fleet = match &shared.fleet {
+        Some(fleet) if format == Format::Html || is_asked_for => fleet.document().await.ok(),
+        _ => None,
+    };
+    answer(shared, format, fleet).await
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    answer(shared, Format::Prometheus).await
+    answer(shared, Format::Prometheus, None).await
 }
 
-async fn answer(shared: Arc<Shared>, format: Format) -> Response {
+async fn answer(shared: Arc<Shared>, format: Format, fleet: Option<serde_json::Value>) -> Response {
     // It is never closed.
     let _turn = shared.room.acquire().await;
     let sharing = Arc::clone(&shared);
-    let text = tokio::task::spawn_blocking(move || text(&sharing, format)).await;
+    let text = tokio::task::spawn_blocking(move || text(&sharing, format, fleet)).await;
     match text.map_err(anyhow::Error::from).and_then(|text| text) {
         Ok(text) => {
             let mut answer = ([(header::CONTENT_TYPE, format.content_type())], text).into_response();
@@ -157,7 +167,7 @@ async fn answer(shared: Arc<Shared>, format: Format) -> Response {
     }
 }
 
-fn text(shared: &Shared, format: Format) -> anyhow::Result<String> {
+fn text(shared: &Shared, format: Format, fleet: Option<serde_json::Value>) -> anyhow::Result<String> {
     let readings: Vec<Reading> = registries(&shared.further)
         .into_iter()
         .filter_map(|path| {
@@ -167,7 +177,7 @@ fn text(shared: &Shared, format: Format) -> anyhow::Result<String> {
         .collect();
     let documents = || {
         let all = readings.iter().map(|reading| NodeDocument::new(&reading.snapshot, &reading.history));
-        StatusDocument::new(all.collect())
+        StatusDocument::new(all.collect()).with_cluster(fleet.clone())
     };
     Ok(match format {
         Format::Json => serde_json::to_string(&documents())? + "\n",

@@ -51,8 +51,9 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &StatusArgs) -
 /// The version of the document, as that of `headcount status --json`.
 const SCHEMA: u32 = 1;
 
+/// The cluster, for programs.
 #[derive(Serialize)]
-struct Document<'a> {
+pub struct Document<'a> {
     schema: u32,
     cluster: &'a str,
     revision: i64,
@@ -88,7 +89,7 @@ struct UnreadableDocument<'a> {
 }
 
 impl<'a> Document<'a> {
-    fn new(cluster: &'a str, revision: i64, fleet: &'a Fleet, node: Option<&str>) -> Document<'a> {
+    pub fn new(cluster: &'a str, revision: i64, fleet: &'a Fleet, node: Option<&str>) -> Document<'a> {
         let host = |(name, host): (&'a String, &'a Host)| HostDocument {
             host: name,
             state: host.state(),
