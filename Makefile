@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo test test-openresty test-module test-packages campaign check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages campaign check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -82,6 +82,12 @@ demo: ## watch a real nginx start, reload, crash, fail, upgrade and stop, with e
 	@rm -rf '$(TARGET)/demo'
 	@$(MAKE) --silent install-library PREFIX='$(TARGET)/demo' DESTDIR=
 	@$(AS_ROOT) '$(BUILT)/headcount-demo' --library '$(TARGET)/demo' $(DEMO_ARGS)
+
+demo-cluster: ## watch three real hosts on an etcd reload, crash, lose power and be cut off, with what each of them is told
+	@$(SETUP) demo-cluster
+	@$(CARGO) build $(LOCKED) --release -p headcount-cli -p headcount-demo-cluster
+	@$(MAKE) --silent module SETUP=: NGINX=debian
+	@$(AS_ROOT) '$(BUILT)/headcount-demo-cluster' $(DEMO_ARGS)
 
 # The module's tests run in Debian's nginx and in a current one.
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.

@@ -4,7 +4,7 @@
 //! before and after each attempt, so a restart knows what was delivered, and that at most one more delivery may have been.
 
 mod attempt;
-mod backoff;
+pub mod backoff;
 pub mod cluster;
 pub mod command;
 pub mod deliver;

@@ -17,6 +17,9 @@ mod cluster {
     mod hooks;
     mod hooks_of_all;
     mod hosts;
+    mod lua;
+    mod reload;
+    mod roles;
     mod top;
     mod wrong_use;
 }

@@ -35,11 +35,57 @@ pub struct AgentConfig {
     pub listen: Option<std::net::SocketAddr>,
     /// Nodes beside those of root and of the agent's user.
     pub registries: Vec<PathBuf>,
+    /// Which nodes it reloads when the cluster asks for it.
+    pub reload: Reload,
+    /// Who may have roles, locks and onces of the cluster, beside root and the agent's own user: users, `@groups`, `*` for everybody.
+    pub claims: Vec<String>,
 }
 
 impl Default for AgentConfig {
     fn default() -> AgentConfig {
-        AgentConfig { socket: DEFAULT_SOCKET.into(), listen: None, registries: Vec::new() }
+        AgentConfig {
+            socket: DEFAULT_SOCKET.into(),
+            listen: None,
+            registries: Vec::new(),
+            reload: Reload::default(),
+            claims: Vec::new(),
+        }
+    }
+}
+
+/// Which nodes may be reloaded on request: none unless it is said.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "true, false or a list of nodes' names was expected")]
+pub enum Reload {
+    /// All, or none.
+    All(bool),
+    /// Those of these names.
+    Nodes(Vec<String>),
+}
+
+impl Default for Reload {
+    fn default() -> Reload {
+        Reload::All(false)
+    }
+}
+
+impl Reload {
+    /// Whether the node of this name may be reloaded.
+    #[must_use]
+    pub fn allows(&self, node: &str) -> bool {
+        match self {
+            Reload::All(all) => *all,
+            Reload::Nodes(names) => names.iter().any(|name| name == node),
+        }
+    }
+
+    /// Whether none may.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        match self {
+            Reload::All(all) => !all,
+            Reload::Nodes(names) => names.is_empty(),
+        }
     }
 }
 
@@ -132,6 +178,23 @@ impl Config {
         let config: Config = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
         config.check().map_err(wrong)?;
         Ok(config)
+    }
+
+    /// Where the agent of this host answers, for those who may not read what the file names, or have none.
+    ///
+    /// # Errors
+    /// A file that is there cannot be understood.
+    pub fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
+        let wrong = |why: String| ConfigError { path: path.to_owned(), why };
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let config: Config =
+                    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+                Ok(config.agent.socket)
+            }
+            Err(_) if path == Path::new(DEFAULT_FILE) => Ok(DEFAULT_SOCKET.into()),
+            Err(error) => Err(wrong(error.to_string())),
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -253,6 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_reloaded_for_others_unless_it_is_said() {
+        for (text, nginx, other) in [
+            ("", false, false),
+            ("reload = false", false, false),
+            ("reload = true", true, true),
+            ("reload = [\"nginx\"]", true, false),
+            ("reload = []", false, false),
+        ] {
+            let reload = read(&format!("[agent]\n{text}\n")).unwrap().agent.reload;
+            assert_eq!((reload.allows("nginx"), reload.allows("other")), (nginx, other), "{text}");
+            assert_eq!(reload.is_off(), !nginx, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_said_has_its_default() {
         let cluster = read(CLUSTER).unwrap().cluster.unwrap();
         assert_eq!((cluster.ttl, &*cluster.prefix), (Duration::from_secs(5), "/headcount"));
@@ -281,6 +359,7 @@ mod tests {
             ("[agent]\nsocket = \"x\"\n", "agent.socket: x is not an absolute path"),
             ("[agent]\nlisten = \"9100\"\n", "listen"),
             ("[agent\n", "line 1"),
+            ("[agent]\nreload = \"yes\"\n", "true, false or a list of nodes' names was expected"),
             ("[cluster]\nname = \"shop\"\n", "missing field `endpoints`"),
             (&format!("{CLUSTER}ttl = 5\n"), "line 4"),
             (&format!("{CLUSTER}ttl = \"5 lightyears\"\n"), "is not a time"),

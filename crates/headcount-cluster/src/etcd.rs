@@ -113,6 +113,14 @@ impl Etcd {
         Ok(answer.take_kvs().pop())
     }
 
+    /// The same as of this revision.
+    pub(crate) async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<KeyValue>, Trouble> {
+        let mut client = self.client.kv_client();
+        let options = GetOptions::new().with_revision(revision);
+        let mut answer = self.call("read", client.get(key, Some(options))).await?;
+        Ok(answer.take_kvs().pop())
+    }
+
     /// All keys with this prefix, as of this revision, or as of now; and which revision that is.
     pub(crate) async fn all(
         &self,

@@ -97,7 +97,7 @@ impl Fleet {
                     };
                 });
             }),
-            Key::Event { .. } => return was_unreadable,
+            Key::Event { .. } | Key::Task { .. } => return was_unreadable,
         };
         if let Err(why) = result {
             self.unreadable.insert(name, why);

@@ -57,14 +57,46 @@ pub struct FleetEvent {
     pub value: EventValue,
 }
 
+/// A change that was seen.
+#[derive(Clone, Debug, PartialEq)]
+struct Mark {
+    key: Vec<u8>,
+    revision: i64,
+    /// `None`: it was removed.
+    value: Option<Vec<u8>>,
+}
+
+impl Mark {
+    fn of(kv: &KeyValue, is_put: bool) -> Mark {
+        let value = is_put.then(|| kv.value().to_vec());
+        Mark { key: kv.key().to_vec(), revision: kv.mod_revision(), value }
+    }
+
+    /// Whether etcd has it. A revision that was lower than one that was seen may have passed it since, so the number alone tells
+    /// nothing.
+    async fn is_in(&self, etcd: &Etcd) -> Result<bool, Trouble> {
+        let there = etcd.get_at(&self.key, self.revision).await?;
+        Ok(match (&self.value, there) {
+            (Some(value), Some(kv)) => kv.mod_revision() == self.revision && kv.value() == value,
+            (None, None) => true,
+            _ => false,
+        })
+    }
+}
+
 /// Follows one cluster.
 pub struct Follower {
     config: ClusterConfig,
     keys: Keys,
     events: bool,
+    /// Also those events that are kept.
+    kept: bool,
     fleet: Fleet,
     /// The last revision that was taken in; 0 before the first.
     revision: i64,
+    /// What was written last, and what was removed after that: by these it is known whether etcd still has the same history.
+    last_put: Option<Mark>,
+    last_delete: Option<Mark>,
     connection: Option<(Etcd, WatchStream)>,
     queue: VecDeque<News>,
     backoff: Backoff,
@@ -79,13 +111,22 @@ impl Follower {
             keys: Keys::new(&config.prefix, &config.name),
             config,
             events,
+            kept: true,
             fleet: Fleet::default(),
             revision: 0,
+            last_put: None,
+            last_delete: None,
             connection: None,
             queue: VecDeque::new(),
             backoff: Backoff::default(),
             is_away: false,
         }
+    }
+
+    /// Of this cluster, with the events that come from now on.
+    #[must_use]
+    pub fn from_now(config: ClusterConfig) -> Follower {
+        Follower { kept: false, ..Follower::new(config, true) }
     }
 
     /// The picture, as of the last news.
@@ -126,7 +167,8 @@ impl Follower {
             return Err(Trouble::Away("it has ended the watch".to_owned()));
         };
         if answer.compact_revision() > 0 {
-            return self.read_anew().await;
+            let etcd = etcd.clone();
+            return self.read_anew(etcd).await;
         }
         if answer.canceled() {
             return Err(Trouble::Other { what: "watch", why: answer.cancel_reason().to_owned() });
@@ -140,6 +182,7 @@ impl Follower {
             let Some(kv) = event.kv() else { continue };
             let is_put = event.event_type() == EventType::Put;
             self.revision = self.revision.max(kv.mod_revision());
+            self.mark(kv, is_put);
             changed |= self.fleet.take(&self.keys, kv.key(), is_put.then(|| kv.value()));
             // One that is written again is the same.
             if is_put && kv.version() == 1 {
@@ -164,19 +207,48 @@ impl Follower {
         if self.revision == 0 {
             self.read(&etcd, 0).await?;
             self.queue.push_back(News::Read);
-        } else if etcd.revision(self.keys.root()).await? < self.revision {
-            self.queue.push_back(News::SetBack);
-            // What it holds was told.
-            self.read(&etcd, i64::MAX).await?;
-            self.queue.push_back(News::Read);
+        } else {
+            match self.is_same(&etcd).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.queue.push_back(News::SetBack);
+                    // What it holds was told.
+                    self.read(&etcd, i64::MAX).await?;
+                    self.queue.push_back(News::Read);
+                }
+                // What was seen last is compacted as well.
+                Err(Trouble::Compacted) => return self.read_anew(etcd).await,
+                Err(trouble) => return Err(trouble),
+            }
         }
         let changes = etcd.watch(self.keys.root(), true, self.revision + 1).await?;
         self.connection = Some((etcd, changes));
         Ok(())
     }
 
-    async fn read_anew(&mut self) -> Result<(), Trouble> {
-        let Some((etcd, _)) = self.connection.take() else { return Ok(()) };
+    /// Whether etcd's history is the one that was followed, and not that of an older state that has gone on.
+    async fn is_same(&self, etcd: &Etcd) -> Result<bool, Trouble> {
+        if etcd.revision(self.keys.root()).await? < self.revision {
+            return Ok(false);
+        }
+        for mark in [&self.last_put, &self.last_delete].into_iter().flatten() {
+            if !mark.is_in(etcd).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn mark(&mut self, kv: &KeyValue, is_put: bool) {
+        let mark = Some(Mark::of(kv, is_put));
+        match is_put {
+            true => (self.last_put, self.last_delete) = (mark, None),
+            false => self.last_delete = mark,
+        }
+    }
+
+    async fn read_anew(&mut self, etcd: Etcd) -> Result<(), Trouble> {
+        self.connection = None;
         let after = self.revision;
         let before = self.queue.len();
         self.read(&etcd, after).await?;
@@ -193,7 +265,8 @@ impl Follower {
         for prefix in [self.keys.all_known(), self.keys.nodes()] {
             found.extend(etcd.all(&prefix, Some(revision)).await?.0);
         }
-        let mut events = match self.events {
+        // Of those that are kept, whoever wants only what comes wants those that came while it could not follow.
+        let mut events = match self.events && (self.kept || newer_than > 0) {
             true => etcd.all(&self.keys.events(), Some(revision)).await?.0,
             false => Vec::new(),
         };
@@ -202,6 +275,10 @@ impl Follower {
             self.fleet.take(&self.keys, kv.key(), Some(kv.value()));
         }
         self.revision = revision;
+        (self.last_put, self.last_delete) = (None, None);
+        if let Some(kv) = found.iter().chain(&events).max_by_key(|kv| kv.mod_revision()) {
+            self.mark(kv, true);
+        }
         events.retain(|kv| kv.create_revision() > newer_than);
         // Of one write, in their order in it.
         events.sort_by(|a, b| (a.create_revision(), a.key()).cmp(&(b.create_revision(), b.key())));

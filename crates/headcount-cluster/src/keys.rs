@@ -1,5 +1,7 @@
 //! Where in etcd what is: docs/cluster.md lists them all.
 
+use crate::claims::{Kind, What};
+
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -15,6 +17,8 @@ pub(crate) enum Key {
     Known(String),
     /// The state of a node of a host.
     Node(String, String),
+    /// What a host is asked to do with a node, in this rollout.
+    Task { host: String, node: String, rollout: String },
     /// An event of a node, or of the host itself.
     Event { host: String, node: Option<String>, registry: String, number: u64 },
 }
@@ -95,6 +99,71 @@ impl Keys {
         format!("{}hooks/{}", self.root, segment(hook))
     }
 
+    pub(crate) fn tasks(&self) -> String {
+        format!("{}tasks/", self.root)
+    }
+
+    pub(crate) fn tasks_of(&self, host: &str) -> String {
+        format!("{}{}/", self.tasks(), segment(host))
+    }
+
+    pub(crate) fn task(&self, host: &str, node: &str, rollout: &str) -> String {
+        format!("{}{}/{}", self.tasks_of(host), segment(node), segment(rollout))
+    }
+
+    /// The record of the last rollout. No host is written so.
+    pub(crate) fn rollout(&self) -> String {
+        format!("{}@rollout", self.tasks())
+    }
+
+    /// That somebody goes on with this rollout, as long as the lease lasts.
+    pub(crate) fn holder(&self, rollout: &str) -> String {
+        format!("{}@holder/{}", self.tasks(), segment(rollout))
+    }
+
+    /// All roles, or all locks, and who waits for them.
+    pub(crate) fn all_of(&self, kind: Kind) -> String {
+        let folder = match kind {
+            Kind::Role => "roles",
+            Kind::Lock => "locks",
+            Kind::Once => "once",
+        };
+        format!("{}{folder}/", self.root)
+    }
+
+    /// Those who have or want this one. The first of them, by their revisions, has it.
+    pub(crate) fn queue(&self, what: &What) -> String {
+        format!("{}{}/", self.all_of(what.kind), segment(&what.name))
+    }
+
+    /// This host's place among them. Each attempt has its own.
+    pub(crate) fn place(&self, what: &What, lease: i64, attempt: u64) -> String {
+        format!("{}{lease:x}-{attempt}", self.queue(what))
+    }
+
+    /// What became of a once.
+    pub(crate) fn once(&self, key: &str) -> String {
+        self.all_of(Kind::Once) + &segment(key)
+    }
+
+    /// Which connection of an agent writes under this lease.
+    pub(crate) fn guard(&self, lease: i64) -> String {
+        format!("{}claims/{lease:x}", self.root)
+    }
+
+    /// Who runs it now.
+    pub(crate) fn running(&self, key: &str) -> String {
+        format!("{}running/{}", self.root, segment(key))
+    }
+
+    /// The name in a key of [`Keys::all_of`], without what comes after it.
+    pub(crate) fn name_in(&self, kind: Kind, key: &[u8]) -> Option<String> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.all_of(kind))?;
+        let (part, place) = rest.split_once('/').map_or((rest, None), |(part, place)| (part, Some(place)));
+        let is_ours = place.is_some() != (kind == Kind::Once) && !part.starts_with('@');
+        name(part).filter(|_| is_ours)
+    }
+
     /// What a key is about. `None`: of a later version, or somebody else's.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;
@@ -103,6 +172,9 @@ impl Keys {
             ["hosts", host] => Some(Key::Host(name(host)?)),
             ["known", host] => Some(Key::Known(name(host)?)),
             ["nodes", host, node] => Some(Key::Node(name(host)?, name(node)?)),
+            ["tasks", host, node, rollout] => {
+                Some(Key::Task { host: name(host)?, node: name(node)?, rollout: name(rollout)? })
+            }
             ["events", host, node, registry, number] => Some(Key::Event {
                 host: name(host)?,
                 node: if node == HOST_ITSELF { None } else { Some(name(node)?) },
@@ -168,7 +240,28 @@ mod tests {
                 keys.parse(keys.event(name, name, "1f", 7).as_bytes()),
                 Some(event(Some(name), "1f", 7))
             );
+            let task = Key::Task { host: name.to_owned(), node: name.to_owned(), rollout: "7f".to_owned() };
+            assert_eq!(keys.parse(keys.task(name, name, "7f").as_bytes()), Some(task));
+            assert_eq!(
+                (keys.parse(keys.rollout().as_bytes()), keys.parse(keys.holder("7f").as_bytes())),
+                (None, None)
+            );
             assert_eq!(keys.parse(keys.host_event(name, 31, GONE).as_bytes()), Some(event(None, "1f", 2)));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_what() {
+        let keys = Keys::new("/headcount", "shop");
+        let role = What::new(Kind::Role, "cron");
+        assert_eq!(keys.place(&role, 0x2a, 3), "/headcount/v1/shop/roles/cron/2a-3");
+        assert_eq!(keys.name_in(Kind::Role, keys.place(&role, 1, 1).as_bytes()).as_deref(), Some("cron"));
+        assert_eq!(keys.name_in(Kind::Once, keys.once("migrate").as_bytes()).as_deref(), Some("migrate"));
+        assert_eq!(keys.running("migrate"), "/headcount/v1/shop/running/migrate");
+        for (kind, key) in
+            [(Kind::Role, keys.teller()), (Kind::Role, keys.once("x")), (Kind::Once, keys.once("x") + "/y")]
+        {
+            assert_eq!(keys.name_in(kind, key.as_bytes()), None, "{key}");
         }
     }
 

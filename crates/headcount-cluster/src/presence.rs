@@ -38,6 +38,11 @@ impl EventLease {
         EventLease { lifetime: config.events_for, current: None }
     }
 
+    /// It is not known to etcd any more, which may have been set back.
+    pub(crate) fn forget(&mut self) {
+        self.current = None;
+    }
+
     /// One that is young: what is under it lasts for the lifetime, or a quarter longer.
     pub(crate) async fn get(&mut self, etcd: &Etcd) -> Result<i64, Trouble> {
         if let Some((lease, granted)) = self.current

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Nodes;
 use crate::config::ClusterConfig;
+use crate::doer::{self, Doer};
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
 use crate::node::{Node, Told, Writing};
@@ -79,6 +80,8 @@ pub struct Publisher {
     spare: Option<i64>,
     /// What was said of registries, so that it is said once.
     said: BTreeSet<String>,
+    /// What it does for the others, if anything.
+    doer: Option<Arc<Doer>>,
 }
 
 /// How a session ended.
@@ -115,7 +118,15 @@ impl Publisher {
             spare: None,
             turn: None,
             said: BTreeSet::new(),
+            doer: None,
         }
+    }
+
+    /// With what this agent does when the cluster asks for it.
+    #[must_use]
+    pub fn with(mut self, doer: Arc<Doer>) -> Publisher {
+        self.doer = Some(doer);
+        self
     }
 
     /// Until it is asked to end.
@@ -125,6 +136,9 @@ impl Publisher {
         loop {
             let ended = self.session(&mut backoff, &mut said).await;
             let End::Trouble(trouble) = ended else { return };
+            if trouble == Trouble::LeaseGone {
+                self.events.forget();
+            }
             self.note(|status| (status.connected, status.trouble) = (false, Some(trouble.clone())));
             // Once for each kind: while etcd is away, what exactly fails changes with every attempt.
             if said
@@ -180,7 +194,10 @@ impl Publisher {
         let mut tasks = JoinSet::new();
         let (keys, config) = (self.keys.clone(), self.config.clone());
         tasks.spawn(keep(etcd.clone(), leases.presence, self.config.ttl));
-        tasks.spawn(teller::run(etcd.clone(), keys, config, leases.presence));
+        tasks.spawn(teller::run(etcd.clone(), keys.clone(), config.clone(), leases.presence));
+        if let Some(doer) = self.doer.clone() {
+            tasks.spawn(doer::run(doer, etcd.clone(), keys, config, leases, self.nodes.clone()));
+        }
         self.tell(&etcd, leases, &mut tasks).await
     }
 
@@ -277,7 +294,7 @@ impl Publisher {
         for path in nodes.keys() {
             let (node, _) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
             // All of them, so that those that are gone can be taken back.
-            let (snapshot, state) = match node.look() {
+            let (snapshot, mut state) = match node.look() {
                 Ok(found) => found,
                 Err(error) => {
                     complete = false;
@@ -286,6 +303,7 @@ impl Publisher {
                 }
             };
             let name = snapshot.node.clone();
+            state.reload = self.doer.as_ref().is_some_and(|doer| doer.allows(&name));
             match there.entry(name.clone()) {
                 Entry::Vacant(free) => drop(free.insert((path.clone(), snapshot, state))),
                 Entry::Occupied(_) => {
@@ -449,7 +467,7 @@ fn txn(
 }
 
 /// Keeps the lease of a host that is there, until it is no more, or that cannot be known.
-async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
+pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
     let (mut keeper, mut answers) = match etcd.keep_alive(lease).await {
         Ok(both) => both,
         Err(trouble) => return trouble,

@@ -19,8 +19,10 @@ pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i6
     let mut teller = Teller { events: EventLease::new(&config), etcd, keys, config, lease };
     loop {
         // What goes wrong here goes wrong for the publisher as well, which says it.
-        if teller.turn().await.is_ok() {
-            backoff.succeeded();
+        match teller.turn().await {
+            Ok(()) => backoff.succeeded(),
+            Err(Trouble::LeaseGone) => teller.events.forget(),
+            Err(_) => {}
         }
         sleep(backoff.next()).await;
     }

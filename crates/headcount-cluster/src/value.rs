@@ -93,6 +93,9 @@ pub struct NodeValue {
     /// How many workers died in the last five minutes.
     #[serde(default)]
     pub deaths: u32,
+    /// Whether its agent reloads it when the cluster asks for it.
+    #[serde(default)]
+    pub reload: bool,
 }
 
 impl NodeValue {

@@ -424,7 +424,7 @@
 // A node, as one process and its forked children hold it. Never freed.
 typedef struct headcount_node headcount_node;
 
-// A lock, and whether this process has it.
+// A lock that has a name.
 typedef struct headcount_named_lock headcount_named_lock;
 
 // How a node is opened. Zero it, set `struct_size`, and set what shall not have its default.

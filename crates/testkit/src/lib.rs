@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod guard;
 pub mod http;
 pub mod native;
+pub mod net;
 pub mod process;
 pub mod program;
 pub mod promtool;

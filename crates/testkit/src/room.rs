@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::process;
+use crate::{process, wait};
 
 /// A process that holds namespaces open; whoever is started by [`Room::enter`] is in them.
 #[derive(Debug)]
@@ -20,17 +20,36 @@ impl Room {
     /// # Errors
     /// Why there is none: no right to make one, or no such program.
     pub fn new(kinds: &[&'static str], furnish: &str) -> Result<Self, String> {
+        Self::open(Command::new("unshare"), kinds, furnish, "exec sleep 1000")
+    }
+
+    /// One that lasts as long as the thread that made it, whatever ends that, and asks for the ends of processes whose parents are
+    /// gone, as the first process of a machine does.
+    ///
+    /// # Errors
+    /// As [`Room::new`].
+    pub fn machine(kinds: &[&'static str], furnish: &str) -> Result<Self, String> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare"]);
+        let then = match kinds.contains(&"--pid") {
+            true => "while :; do sleep 1000 & wait; done",
+            // Its child would outlive it.
+            false => "exec sleep infinity",
+        };
+        Self::open(command, kinds, furnish, then)
+    }
+
+    fn open(mut command: Command, kinds: &[&'static str], furnish: &str, then: &str) -> Result<Self, String> {
         if !process::is_root() {
             return Err("only root makes namespaces".into());
         }
-        let mut command = Command::new("unshare");
         command.args(kinds).arg("--kill-child=KILL");
         if kinds.contains(&"--pid") {
             command.arg("--mount-proc");
         }
         // The last word of a namespace's first process: it is there, and furnished.
         command.args(["--propagation", "private", "--fork", "--", "sh", "-ec"]);
-        command.arg(format!("{furnish}\necho ready\nexec sleep 1000"));
+        command.arg(format!("{furnish}\necho ready\n{then}"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("unshare: {e}"))?;
         let mut said = String::new();
@@ -81,6 +100,11 @@ impl Room {
     pub fn end(&mut self) {
         if process::is_alive(self.pid) {
             process::send(self.pid, rustix::process::Signal::KILL);
+        }
+        // Whoever waits for it is told when all are gone. One of them may be held in state D.
+        let ended = wait::poll(wait::PATIENCE, || self.child.try_wait().expect("our own child"));
+        if ended.is_some() {
+            return;
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,16 +1,20 @@
 //! `headcount agent`: one process for all nodes of a host. `docs/cli/agent.md` is the reference.
 
 mod cluster;
-mod fleet;
 mod hooks;
 mod http;
 mod nodes;
+mod picture;
+mod reload;
+mod session;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use headcount_cluster::config::{Config, DEFAULT_FILE};
+use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
+use headcount_cluster::doer::Doer;
 use headcount_cluster::publisher::Ending;
 use headcount_report::plural;
 use sd_notify::NotifyState;
@@ -92,11 +96,16 @@ fn in_words(config: &Config, hooks: &[Settings]) -> String {
             cluster.endpoints.join(", ")
         )
     });
+    let reload = match &config.agent.reload {
+        reload if reload.is_off() || config.cluster.is_none() => String::new(),
+        Reload::Nodes(names) => format!(", reloads {} when the cluster asks for it", names.join(", ")),
+        Reload::All(_) => ", reloads its nodes when the cluster asks for it".to_owned(),
+    };
     let hooks = match hooks.len() {
         0 => String::new(),
         count => format!(", with {}", plural(count as u64, "hook")),
     };
-    format!("listens on {}{listen}, {cluster}{hooks}", config.agent.socket.display())
+    format!("listens on {}{listen}, {cluster}{reload}{hooks}", config.agent.socket.display())
 }
 
 async fn serve(
@@ -108,11 +117,12 @@ async fn serve(
     let mut signals = Signals::catch()?;
     let sockets = Sockets::bind(&config)?;
     let nodes = Nodes::follow(&config.agent.registries)?;
-    let membership = Membership::begin(&config, nodes.subscribe());
+    let doer = Arc::new(Doer::new(config.agent.reload.clone(), reload::perform()));
+    let membership = Membership::begin(&config, nodes.subscribe(), &doer);
     let listeners = sockets.serve(&config, &membership);
     tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config, &hooks));
     let hooks = Hooks::begin(&hooks, &config, &nodes.subscribe());
-    let mut agent = Agent { config, nodes, membership, hooks, listeners: Some(listeners) };
+    let mut agent = Agent { config, nodes, doer, membership, hooks, listeners: Some(listeners) };
     tell_manager(&[NotifyState::Ready]);
     // Half of what the manager waits for; it is fed by the loop that does all the work.
     let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
@@ -144,6 +154,8 @@ async fn serve(
 struct Agent {
     config: Config,
     nodes: Nodes,
+    /// What it does for the cluster goes on, whatever changes here.
+    doer: Arc<Doer>,
     membership: Membership,
     hooks: Hooks,
     /// `None` only for a moment: where it listens can be listened to again only when it does not any more.
@@ -165,13 +177,15 @@ impl Agent {
             }
         };
         let other_nodes = new.agent.registries != self.config.agent.registries;
-        if other_nodes || new.cluster != self.config.cluster {
-            // First: it tells of these nodes.
-            self.membership.end(Ending::Leave).await;
+        let other_cluster = other_nodes || new.cluster != self.config.cluster;
+        if other_cluster || new.agent.reload != self.config.agent.reload {
+            // First: it tells of these nodes. Of what it may do nobody needs to hear that it has left.
+            self.membership.end(if other_cluster { Ending::Leave } else { Ending::HandOver }).await;
             if other_nodes {
                 self.nodes = Nodes::follow(&new.agent.registries)?;
             }
-            self.membership = Membership::begin(&new, self.nodes.subscribe());
+            self.doer.allow(new.agent.reload.clone());
+            self.membership = Membership::begin(&new, self.nodes.subscribe(), &self.doer);
         }
         self.listeners = Some(sockets.serve(&new, &self.membership));
         self.hooks.change(hooks, &new, &self.nodes.subscribe(), other_nodes);

@@ -1,6 +1,8 @@
 //! `headcount cluster`: many hosts at once, by what their agents tell. `docs/cli/cluster.md` is the reference.
 
-mod events;
+pub mod events;
+mod leader;
+mod reload;
 pub mod status;
 mod wait;
 
@@ -15,6 +17,8 @@ use crate::args::NodeSelector;
 use crate::escape::escape;
 use crate::outcome::{Outcome, UsageError};
 use events::EventsArgs;
+use leader::LeaderArgs;
+use reload::ReloadArgs;
 use status::StatusArgs;
 use wait::WaitArgs;
 
@@ -23,9 +27,11 @@ Examples:
   headcount cluster status                  all hosts, and the nodes of each
   headcount cluster events --follow         what happens on all of them
   headcount cluster wait --nodes 12 --serving --timeout 5m
+  headcount cluster reload --first 1 --max-unavailable 25%
+  headcount cluster leader cron -- ./scheduler
 
-Exit codes: 0 success; 1 timed out (wait); 2 usage error; 4 no cluster is configured, etcd cannot be read, or the system \
-failed.";
+Exit codes: 0 success; 1 timed out (wait, reload); 2 usage error; 3 a server refused its configuration (reload); 4 no \
+cluster is configured, etcd cannot be read, or the system failed.";
 
 #[derive(Args)]
 #[command(after_help = CLUSTER_EXAMPLES)]
@@ -45,6 +51,10 @@ pub enum ClusterCommand {
     Events(EventsArgs),
     /// Wait until so many nodes serve, or serve a newer generation; for scripts
     Wait(WaitArgs),
+    /// Reload all nodes in waves, each through its host's agent, and go on only while they serve
+    Reload(ReloadArgs),
+    /// Show who leads which role of the cluster, or run a command while this process leads one
+    Leader(LeaderArgs),
 }
 
 pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcome> {
@@ -53,6 +63,9 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             "--registry names a file of this host: with a cluster, use --node".to_owned(),
         )
         .into());
+    }
+    if let ClusterCommand::Leader(LeaderArgs { role: Some(role), .. }) = &args.command {
+        return leader::lead(role, args);
     }
     let config = configured(&args.config)?;
     let node = selector.node.as_deref();
@@ -63,6 +76,8 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Status(args) => status::run(config, node, args).await,
             ClusterCommand::Events(args) => events::run(config, node, args).await,
             ClusterCommand::Wait(args) => wait::run(config, node, args).await,
+            ClusterCommand::Reload(args) => reload::run(config, node, args).await,
+            ClusterCommand::Leader(args) => leader::list(config, args).await,
         }
     })
 }

@@ -3,6 +3,7 @@
 //! docs/cli/run.md says what it promises; `hooks.rs` is how. What is here is what only this command does.
 
 mod args;
+pub mod duty;
 mod kill_stalled;
 mod leader;
 

@@ -79,12 +79,50 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
         anyhow::bail!("{}", crate::find::no_such_node(selector));
     };
     let mut progress = Progress::new(deadline);
+    let tick = progress.tick();
+    let ended = until(&mut node, &wanted, deadline, tick, &mut |what| progress.show(what))?;
+    progress.end()?;
+    ended.say()
+}
+
+/// How waiting ended, in words.
+pub enum Ended {
+    /// As wanted, and which generation is the newest, if there is one.
+    Reached(String, Option<GenerationId>),
+    /// Time is up.
+    NotReached(String),
+    /// The server refused its configuration, or could not apply it, or has ended.
+    ReloadFailed(String),
+}
+
+impl Ended {
+    /// Says it, as a command does.
+    pub fn say(self) -> anyhow::Result<Outcome> {
+        match self {
+            Ended::Reached(what, _) => reached(&what),
+            Ended::NotReached(why) => not_reached(&why),
+            Ended::ReloadFailed(why) => reload_failed(&why),
+        }
+    }
+}
+
+/// Tells what is waited for.
+pub type Show<'a> = dyn FnMut(&str) -> std::io::Result<()> + 'a;
+
+/// Waits until the node is as it is wanted. `tick`: what is waited for is shown at least so often.
+pub fn until(
+    node: &mut NodeWatch,
+    wanted: &Wanted,
+    deadline: Deadline,
+    tick: Option<Duration>,
+    show: &mut Show<'_>,
+) -> anyhow::Result<Ended> {
     let mut abandoned = Abandoned::default();
     loop {
         let snapshot = node.snapshot()?;
         if let Some(snapshot) = &snapshot {
             if abandoned.baseline.is_none() {
-                abandoned.begin(&wanted, snapshot);
+                abandoned.begin(wanted, snapshot);
                 // With --newer-than, what was abandoned before we started counts as well.
                 if wanted.newer_than.is_none() {
                     node.skip_to(snapshot);
@@ -92,22 +130,20 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
             }
             abandoned.read(&node.events()?, snapshot);
             if let Some(generation) = abandoned.verdict(snapshot).filter(|_| wanted.needs_a_generation()) {
-                progress.end()?;
-                return reload_failed(&was_abandoned(generation));
+                return Ok(Ended::ReloadFailed(was_abandoned(generation)));
             }
         }
         let unmet = wanted.unmet(snapshot.as_ref(), &node.name());
         if unmet.is_empty() {
-            progress.end()?;
-            return reached(&wanted.reached(snapshot.as_ref(), &node.name()));
+            let newest = snapshot.as_ref().and_then(Newest::of).map(|newest| newest.generation.id);
+            return Ok(Ended::Reached(wanted.reached(snapshot.as_ref(), &node.name()), newest));
         }
         if deadline.is_over() {
-            progress.end()?;
-            return not_reached(&unmet::not_reached(args.timeout, &unmet));
+            return Ok(Ended::NotReached(unmet::not_reached(deadline.timeout(), &unmet)));
         }
-        progress.show(&unmet::line(&unmet))?;
+        show(&unmet::line(&unmet))?;
         let is_in_progress = snapshot.as_ref().is_some_and(is_in_progress);
-        let limit = if is_in_progress { CHECK_INTERVAL } else { progress.tick().unwrap_or(IDLE_INTERVAL) };
+        let limit = if is_in_progress { CHECK_INTERVAL } else { tick.unwrap_or(IDLE_INTERVAL) };
         node.wait(limit.min(deadline.left()))?;
     }
 }

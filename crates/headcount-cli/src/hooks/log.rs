@@ -21,28 +21,37 @@ pub struct Log {
 }
 
 enum Speaker {
-    Run {
-        quiet: bool,
-    },
+    /// A command.
+    Command { name: &'static str, quiet: bool },
     /// The hook of this name, of an agent.
     Hook(String),
 }
 
 impl Log {
+    /// Of `headcount run`.
     pub fn new(quiet: bool) -> Log {
-        Log { speaker: Speaker::Run { quiet }, said: RefCell::default(), rare: RefCell::default() }
+        Log::of("run", quiet)
+    }
+
+    /// Of another command.
+    pub fn of(name: &'static str, quiet: bool) -> Log {
+        Log::by(Speaker::Command { name, quiet })
     }
 
     pub fn of_hook(name: &str) -> Log {
-        Log { speaker: Speaker::Hook(name.to_owned()), said: RefCell::default(), rare: RefCell::default() }
+        Log::by(Speaker::Hook(name.to_owned()))
+    }
+
+    fn by(speaker: Speaker) -> Log {
+        Log { speaker, said: RefCell::default(), rare: RefCell::default() }
     }
 
     /// Progress, unless `--quiet`.
     pub fn note(&self, message: impl Display) {
         let message = message.to_string();
         match &self.speaker {
-            Speaker::Run { quiet: true } => {}
-            Speaker::Run { .. } => write(format_args!("headcount run: {}", escape(&message))),
+            Speaker::Command { quiet: true, .. } => {}
+            Speaker::Command { name, .. } => write(format_args!("headcount {name}: {}", escape(&message))),
             Speaker::Hook(name) => tracing::info!("hook {name}: {}", escape(&message)),
         }
     }
@@ -52,8 +61,8 @@ impl Log {
         let (paint, reset) = (paint::WARNING, anstyle::Reset);
         let message = message.to_string();
         match &self.speaker {
-            Speaker::Run { .. } => {
-                write(format_args!("headcount run: {paint}warning:{reset} {}", escape(&message)));
+            Speaker::Command { name, .. } => {
+                write(format_args!("headcount {name}: {paint}warning:{reset} {}", escape(&message)));
             }
             Speaker::Hook(name) => tracing::warn!("hook {name}: {}", escape(&message)),
         }

@@ -232,6 +232,63 @@ fn copy(from: &Path, to: &Path) {
     assert!(done.success(), "{} to {}", from.display(), to.display());
 }
 
+/// Of what etcd does not know any more, a revision tells nothing once the older state has gone on for as long.
+#[test]
+fn an_etcd_that_was_set_back_and_has_gone_on_is_noticed() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    let follower = Running::start(&a.folder, a.command(&["cluster", "events", "--follow", "--json"]));
+    follower.says("host_joined");
+    copy(&fleet.etcd.at("data"), &fleet.etcd.at("older"));
+    let first = server.lose_one();
+    follower.says(&format!("\"pid\":{first}"));
+    a.sees_node("a", "serving");
+    follower.signal(Signal::STOP);
+    fleet.etcd.kill();
+    copy(&fleet.etcd.at("older"), &fleet.etcd.at("data"));
+    fleet.etcd.restart();
+    // It is told again, and more happens.
+    a.sees("the death", |_| (a.events_of("worker_died").len() == 1).then_some(()));
+    fleet.client(async |mut etcd| {
+        for _ in 0..200 {
+            etcd.put("x", "y", None).await?;
+        }
+        Ok(())
+    });
+    follower.signal(Signal::CONT);
+    follower.says("etcd was set back to an older state");
+    let next = server.lose_one();
+    follower.says(&format!("\"pid\":{next}"));
+    assert_eq!(follower.err().matches("set back").count(), 1);
+}
+
+/// None of its leases are there any more.
+#[test]
+fn an_etcd_that_was_set_back_to_before_a_host_was_there_is_told_all_the_same() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    copy(&fleet.etcd.at("data"), &fleet.etcd.at("older"));
+    let mut a = fleet.host("a");
+    let server = Server::start(&a, 2);
+    a.join();
+    let first = server.lose_one();
+    a.sees("a death", |_| (a.events_of("worker_died").len() == 1).then_some(()));
+    fleet.etcd.kill();
+    copy(&fleet.etcd.at("older"), &fleet.etcd.at("data"));
+    fleet.etcd.restart();
+    a.agent().says("is there again");
+    let next = server.lose_one();
+    let both = [first, next].map(|pid| Some(i64::from(pid)));
+    a.sees("the other death", |_| {
+        let pids: Vec<_> = a.events_of("worker_died").iter().map(|e| e["pid"].as_i64()).collect();
+        (pids == both || pids == both[1..]).then_some(())
+    });
+}
+
 #[test]
 fn an_etcd_that_was_set_back_is_said_and_told_again() {
     let _permit = permit();

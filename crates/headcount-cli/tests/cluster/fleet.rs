@@ -257,6 +257,15 @@ impl Server {
         victim
     }
 
+    /// Its master does nothing until it is thawed: what it is told it takes then.
+    pub fn freeze(&self) {
+        process::send(self.master(), Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        process::send(self.master(), Signal::CONT);
+    }
+
     /// Kills all of it, the master first.
     pub fn kill(&mut self) {
         let workers = process::children(self.master());

@@ -1,9 +1,9 @@
 //! The roles, onces and locks of one process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use headcount_core::{ErrorKind, GenerationId, Leader, LockGuard, NamedLock, OnceRun, OnceScope, Wait};
+use headcount_core::{ErrorKind, GenerationId, Leader, NamedLock, OnceRun, OnceScope, Wait};
 
 use crate::border::entry::Failure;
 
@@ -19,53 +19,26 @@ pub(crate) struct Singletons {
 /// So many locks are remembered that nobody uses: servers make names of their keys.
 const MOST_UNUSED: usize = 256;
 
-/// A lock, and whether this process has it.
+/// A lock that has a name.
 pub struct Lock {
     pub(crate) named: NamedLock,
     /// That of the worker who found it, and for whom it is of use.
     generation: GenerationId,
-    held: Mutex<Option<Held>>,
 }
 
-/// What keeps a lock.
-struct Held(LockGuard);
-
-// SAFETY: a guard only stays on its thread so that nobody sends it to another by mistake. C says itself when, and by which
-// thread, a lock is released; releasing it elsewhere touches nothing that is the thread's own.
-unsafe impl Send for Held {}
-
 impl Lock {
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes it; gives the token, and who died inside.
     pub(crate) fn acquire(&self, wait: Wait) -> Result<(u64, Option<u32>), Failure> {
-        let guard = self.named.acquire(wait)?;
-        let taken = (guard.token(), guard.abandoned_by());
-        *self.held() = Some(Held(guard));
-        Ok(taken)
+        Ok(self.named.hold(wait)?)
     }
 
     pub(crate) fn release(&self) -> Result<(), Failure> {
-        match self.held().take() {
-            Some(held) => {
-                drop(held.0);
-                Ok(())
-            }
-            None => Err(not_held(self.named.name())),
-        }
+        if self.named.release() { Ok(()) } else { Err(not_held(self.named.name())) }
     }
 
     /// Whether this process has it, or a thread of it or a host has something to do with it.
     fn is_in_use(self: &Arc<Lock>) -> bool {
-        Arc::strong_count(self) > 1 || self.held().is_some()
-    }
-
-    fn leave_to_the_next(&self) {
-        if let Some(held) = self.held().take() {
-            held.0.leave_to_the_next();
-        }
+        Arc::strong_count(self) > 1 || self.named.is_held()
     }
 }
 
@@ -77,7 +50,7 @@ impl Singletons {
     /// This process is leaving. What it holds is not released, but left to the next, who is told so.
     pub(crate) fn leave(&mut self) {
         let left = std::mem::take(self);
-        left.locks.values().for_each(|lock| lock.leave_to_the_next());
+        left.locks.values().for_each(|lock| lock.named.leave_to_the_next());
     }
 
     pub(crate) fn leader(&self, role: &str) -> Result<&Leader, Failure> {
@@ -97,8 +70,7 @@ impl Singletons {
         self.locks.get(name).cloned().ok_or_else(|| not_held(name))
     }
 
-    /// Makes it the lock of its name, unless another thread has just done that: there is one for all threads, or the guard of the
-    /// one that is replaced would be dropped.
+    /// Makes it the lock of its name, unless another thread has just done that: there is one for all threads.
     pub(crate) fn add_lock(&mut self, named: NamedLock, generation: GenerationId) -> Arc<Lock> {
         if let Some(known) = self.known_lock(named.name(), generation) {
             return known.clone();
@@ -106,7 +78,7 @@ impl Singletons {
         if self.locks.len() >= MOST_UNUSED {
             self.locks.retain(|_, lock| lock.is_in_use());
         }
-        let lock = Arc::new(Lock { named, generation, held: Mutex::default() });
+        let lock = Arc::new(Lock { named, generation });
         self.locks.insert(lock.named.name().to_owned(), lock.clone());
         lock
     }

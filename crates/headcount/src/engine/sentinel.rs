@@ -75,13 +75,13 @@ enum Look {
     Report(Box<Session>),
 }
 
-/// What there was in the watch's epoll instance.
+/// By what the watch has become readable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Woken {
-    ByNothing,
-    /// By the bell alone.
-    ByBell,
-    ByMore,
+    Nothing,
+    /// The bell alone.
+    Bell,
+    More,
 }
 
 struct Watched {
@@ -176,10 +176,10 @@ impl Watch {
     /// The same, with the time (`CLOCK_BOOTTIME`) as the caller has it.
     pub(crate) fn process_at(&mut self, now: u64) -> Result<Transitions> {
         self.notice_own_sleep(now);
-        let woken = self.drain_events()?;
+        let by = self.drain_events()?;
         // Called for nothing, in a rest: as by who was told twice of one ring.
         let is_resting = self.on_duty && !self.is_listening;
-        let is_vain = woken == Woken::ByBell || (woken == Woken::ByNothing && is_resting);
+        let is_vain = by == Woken::Bell || (by == Woken::Nothing && is_resting);
         if let Some(rest) = self.looks.rest(now).filter(|_| is_vain) {
             // Rung in vain again and again: deaf for as long as the rest takes, and then it looks in any case.
             self.listen(false)?;
@@ -324,9 +324,9 @@ impl Watch {
         }
         let is_bell = |event: &epoll::Event| event.data.u64() == BELL;
         Ok(match events.is_empty() {
-            true => Woken::ByNothing,
-            false if events.iter().all(is_bell) => Woken::ByBell,
-            false => Woken::ByMore,
+            true => Woken::Nothing,
+            false if events.iter().all(is_bell) => Woken::Bell,
+            false => Woken::More,
         })
     }
 
@@ -516,46 +516,4 @@ fn sentinel_index(inner: &Inner) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::event::{PollFd, PollFlags, poll};
-
-    use super::*;
-    use crate::{Begin, Join, Options};
-
-    /// As who drives the watch from two places: woken by it, and by a timer of its own.
-    #[test]
-    fn who_rests_is_not_woken_by_the_end_of_the_rest() {
-        let folder = tempfile::tempdir().unwrap();
-        let master = Options::new("rest").path(folder.path().join("registry")).open().unwrap();
-        let (generation, transitions) = master.begin(Begin::new().workers(1), Wait::Timeout).unwrap();
-        transitions.run(|_| ());
-        let (worker, transitions) = generation.join(Join::worker(Some(0))).unwrap();
-        transitions.run(|_| ());
-        let bell = &worker.node().inner.store.bell;
-        let mut watch = worker.watch().unwrap();
-        let deadline = clock::boot_ns() + ns(Duration::from_secs(5));
-        while watch.is_listening || !watch.on_duty {
-            assert!(clock::boot_ns() < deadline, "rung in vain again and again, and it does not rest");
-            bell.ring();
-            watch.process().unwrap().run(|_| ());
-        }
-        let until = clock::boot_ns() + ns(Duration::from_millis(300));
-        let mut woken = 0;
-        while clock::boot_ns() < until {
-            let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-            if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&wait)).unwrap() > 0 {
-                woken += 1;
-                watch.process().unwrap().run(|_| ());
-            }
-            watch.process().unwrap().run(|_| ());
-        }
-        assert!(woken <= 10, "nobody rings, and it was woken {woken} times");
-    }
-
-    #[test]
-    fn the_sentinels_word_names_its_slot() {
-        let slot = SlotRef { index: 7, version: 12 };
-        assert_eq!(look::sentinel_index(code(slot)), Some(7));
-        assert_eq!(look::sentinel_index(0), None);
-    }
-}
+mod tests;

@@ -4,7 +4,6 @@
 //! change of the word. A waiter sleeps on a futex and asks the kernel every few milliseconds whether the holder lives.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use crate::registry::layout::{LONGEST_NAME, Singleton, Slot, is_singleton_name};
 use crate::registry::seqlock::rewrite;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sys::identity::{Identity, Liveness};
-use crate::sys::{clock, futex, process, thread};
+use crate::sys::{clock, futex, thread};
 
 /// A name as a record keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,16 +191,11 @@ impl Inner {
     }
 }
 
-/// A named lock that this process holds.
-pub(crate) struct Held {
-    inner: Arc<Inner>,
-    index: u32,
-    pid: u32,
+/// A named lock as it was taken.
+pub(crate) struct Taken {
     pub(crate) token: u64,
     /// The one before died while it held it.
     pub(crate) abandoned_by: Option<u32>,
-    /// It is not released: this process leaves, and what it still holds then is taken from it.
-    pub(crate) is_left: bool,
 }
 
 /// As those of the node lock. They grow with the time waited.
@@ -353,7 +347,7 @@ pub(crate) fn wait_until_free(
     let Some(x) = inner.singleton(index) else { return true };
     let mut sleeper = Sleeper::new(inner, x, slot, index, Patience::new(limit));
     loop {
-        // In this order, as in `Held::take`.
+        // In this order, as in `take`.
         let (released, named) = NamedWord::of(x).look();
         if named == 0 || inner.is_gone(named) || !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
             return true;
@@ -364,82 +358,90 @@ pub(crate) fn wait_until_free(
     }
 }
 
-impl Held {
-    /// Takes the lock in this record. `None`: it is another lock's by now.
-    pub(crate) fn take(
-        inner: &Arc<Inner>,
-        me: SlotRef,
-        index: u32,
-        (text, name): (&str, &Name),
-        wait: Wait,
-    ) -> Result<Option<Held>> {
-        let limit = match wait {
-            Wait::Timeout => inner.settings().lock_timeout,
-            Wait::Try => Duration::ZERO,
-            Wait::For(limit) => limit,
-        };
-        let Some(x) = inner.singleton(index) else { return Ok(None) };
-        let mut patience = Patience::new(limit);
-        let turn = Turn::take(inner, index, text, &mut patience)?;
-        let word = inner.process().identity.to_word();
-        let mut abandoned_by = None;
-        let mut sleeper = Sleeper::new(inner, x, me, index, patience);
-        loop {
-            // In this order: who then sleeps until it is released has missed nothing.
-            let (released, named) = NamedWord::of(x).look();
-            let is_dead = named != 0 && named != word && inner.is_gone(named);
-            if (named == 0 || named == word || is_dead) && NamedWord::of(x).take(named, word, is_dead) {
-                let dead_pid = is_dead.then(|| Identity::from_word(named).pid);
-                if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
-                    NamedWord::of(x).put_back(word, dead_pid);
-                    wake_one(x);
-                    return Ok(None);
-                }
-                abandoned_by = abandoned_by.or(dead_pid);
-                break;
-            }
+/// Takes the lock in this record. `None`: it is another lock's by now.
+pub(crate) fn take(
+    inner: &Inner,
+    me: SlotRef,
+    index: u32,
+    (text, name): (&str, &Name),
+    wait: Wait,
+) -> Result<Option<Taken>> {
+    let limit = match wait {
+        Wait::Timeout => inner.settings().lock_timeout,
+        Wait::Try => Duration::ZERO,
+        Wait::For(limit) => limit,
+    };
+    let Some(x) = inner.singleton(index) else { return Ok(None) };
+    let mut patience = Patience::new(limit);
+    let turn = Turn::take(inner, index, text, &mut patience)?;
+    let word = inner.process().identity.to_word();
+    let mut abandoned_by = None;
+    let mut sleeper = Sleeper::new(inner, x, me, index, patience);
+    loop {
+        // In this order: who then sleeps until it is released has missed nothing.
+        let (released, named) = NamedWord::of(x).look();
+        let is_dead = named != 0 && named != word && inner.is_gone(named);
+        if (named == 0 || named == word || is_dead) && NamedWord::of(x).take(named, word, is_dead) {
+            let dead_pid = is_dead.then(|| Identity::from_word(named).pid);
             if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
+                NamedWord::of(x).put_back(word, dead_pid);
+                wake_one(x);
                 return Ok(None);
             }
-            if named == 0 || is_dead {
-                continue;
-            }
-            if !sleeper.sleep(released, named) {
-                return Err(timed_out(inner, index, text, limit));
-            }
+            abandoned_by = abandoned_by.or(dead_pid);
+            break;
         }
-        drop(sleeper);
-        abandoned_by = NamedWord::of(x).hear().or(abandoned_by);
-        if abandoned_by.is_some() {
-            // The death is to be reported, if it is not yet.
-            inner.ring();
+        if !inner.is_singleton(x, SingletonKind::Lock, name, 0) {
+            return Ok(None);
         }
-        x.since_ns.store(clock::boot_ns(), Relaxed);
-        let token = x.token.fetch_add(1, Relaxed).wrapping_add(1);
-        std::mem::forget(turn);
-        Ok(Some(Held {
-            inner: inner.clone(),
-            index,
-            pid: process::pid(),
-            token,
-            abandoned_by,
-            is_left: false,
-        }))
+        if named == 0 || is_dead {
+            continue;
+        }
+        if !sleeper.sleep(released, named) {
+            return Err(timed_out(inner, index, text, limit));
+        }
     }
+    drop(sleeper);
+    abandoned_by = NamedWord::of(x).hear().or(abandoned_by);
+    if abandoned_by.is_some() {
+        // The death is to be reported, if it is not yet.
+        inner.ring();
+    }
+    x.since_ns.store(clock::boot_ns(), Relaxed);
+    // Only the holder counts, so this needs no exchange.
+    let token = x.token.load(Relaxed).wrapping_add(1);
+    x.token.store(token, Relaxed);
+    std::mem::forget(turn);
+    Ok(Some(Taken { token, abandoned_by }))
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.pid != process::pid() {
-            // In a forked child: it is its parent's.
-            return;
-        }
-        let turn = Turn { inner: &self.inner, index: self.index };
-        if let Some(x) = self.inner.singleton(self.index).filter(|_| !self.is_left) {
-            release(x, self.inner.process().identity.to_word());
-        }
-        drop(turn);
+/// Whether this process has the lock in this record.
+pub(crate) fn is_held(inner: &Inner, index: u32) -> bool {
+    let is_ours = |x: &Singleton| x.word.load(Relaxed) == inner.process().identity.to_word();
+    inner.singleton(index).is_some_and(is_ours)
+        && relock(&inner.process().named).held.iter().any(|(held, _)| *held == index)
+}
+
+/// The lock in this record is this process's no more: it is released, unless `is_left` to the next, who is told of this process's
+/// end. `false`: this process does not have it.
+pub(crate) fn let_go(inner: &Inner, index: u32, is_left: bool) -> bool {
+    let Some(x) = inner.singleton(index) else { return false };
+    let process = inner.process();
+    let me = process.identity.to_word();
+    let mut named = relock(&process.named);
+    // Another thread whose turn it is may still wait for another process. This one does not; if the word is not ours all the same,
+    // somebody has spoiled it.
+    let is_ours = |thread| x.word.load(Relaxed) == me || thread == thread::id();
+    let at = named.held.iter().position(|&(held, thread)| held == index && is_ours(thread));
+    let Some(at) = at else { return false };
+    if !is_left {
+        release(x, me);
     }
+    named.held.swap_remove(at);
+    if named.waiting > 0 {
+        process.named_released.notify_all();
+    }
+    true
 }
 
 /// Lets go of it, and wakes one of those who sleep.

@@ -2,7 +2,8 @@
 //! them covers, and what not: `docs/models.md`.
 //!
 //! `node.rs` is the node, `steps.rs` what the holder of its lock does. `history.rs` lets random things happen to it and
-//! compares it with `reference.rs`; `protocol.rs` tries every order of its steps and every death between them; `lock.rs`
+//! compares it with `reference.rs`; `protocol.rs` tries every order of its steps and every death between them, and takes states for
+//! one that differ only in names (`quotient.rs`); `lock.rs`
 //! does so for the node lock itself.
 
 mod election;
@@ -10,6 +11,7 @@ mod history;
 mod lock;
 mod node;
 mod protocol;
+mod quotient;
 mod reference;
 mod singletons;
 mod steps;

@@ -1,15 +1,18 @@
 //! A lock that has a name, over all processes of a node.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::engine::inner::Inner;
 use crate::engine::node_lock::{Operation, Wait};
 use crate::engine::session::Session;
-use crate::engine::singletons::{Held, Name, wait_until_free};
+use crate::engine::singletons::{Name, Taken, is_held, let_go, take, wait_until_free};
 use crate::error::Result;
 use crate::lifecycle::SingletonKind;
+use crate::sys::process;
 use crate::worker::Worker;
 
 impl Worker {
@@ -71,6 +74,36 @@ impl NamedLock {
     /// how long; [`crate::ErrorKind::WrongState`] if this thread has it already, or the process is no worker any more;
     /// [`crate::ErrorKind::Full`] if the node has too many roles, onces and locks.
     pub fn acquire(&self, wait: Wait) -> Result<LockGuard> {
+        let (index, taken) = self.take(wait)?;
+        let inner = self.worker.node.inner.clone();
+        Ok(LockGuard { inner, index, pid: process::pid(), taken, _stays_on_its_thread: PhantomData })
+    }
+
+    /// As [`NamedLock::acquire`], for hosts that say themselves when it is released. Gives the token, and who died inside.
+    #[doc(hidden)]
+    pub fn hold(&self, wait: Wait) -> Result<(u64, Option<u32>)> {
+        self.take(wait).map(|(_, taken)| (taken.token, taken.abandoned_by))
+    }
+
+    /// Releases what [`NamedLock::hold`] took, whichever thread that was. `false`: this process does not have it.
+    #[doc(hidden)]
+    pub fn release(&self) -> bool {
+        let_go(&self.worker.node.inner, self.index.load(Relaxed), false)
+    }
+
+    /// Whether this process has it.
+    #[doc(hidden)]
+    pub fn is_held(&self) -> bool {
+        is_held(&self.worker.node.inner, self.index.load(Relaxed))
+    }
+
+    /// This process is leaving: if it has the lock, that is not released, and the next holder is told so.
+    #[doc(hidden)]
+    pub fn leave_to_the_next(&self) {
+        let_go(&self.worker.node.inner, self.index.load(Relaxed), true);
+    }
+
+    fn take(&self, wait: Wait) -> Result<(u32, Taken)> {
         self.worker.check_slot()?;
         let inner = &self.worker.node.inner;
         loop {
@@ -78,10 +111,8 @@ impl NamedLock {
                 UNKNOWN => self.find(wait)?,
                 index => index,
             };
-            match Held::take(inner, self.worker.slot, index, (&self.name, &self.key), wait)? {
-                Some(held) => {
-                    return Ok(LockGuard { held, _stays_on_its_thread: PhantomData });
-                }
+            match take(inner, self.worker.slot, index, (&self.name, &self.key), wait)? {
+                Some(taken) => return Ok((index, taken)),
                 // Another lock has its place by now.
                 None => self.index.store(UNKNOWN, Relaxed),
             }
@@ -129,7 +160,10 @@ impl NamedLock {
 /// A lock that is held. Dropping it releases the lock.
 #[must_use = "the lock is released when this is dropped"]
 pub struct LockGuard {
-    held: Held,
+    inner: Arc<Inner>,
+    index: u32,
+    pid: u32,
+    taken: Taken,
     _stays_on_its_thread: PhantomData<*const ()>,
 }
 
@@ -137,19 +171,21 @@ impl LockGuard {
     /// How often the lock was taken: a number that only grows, for whoever has to tell this tenure from an older one.
     #[must_use]
     pub fn token(&self) -> u64 {
-        self.held.token
+        self.taken.token
     }
 
     /// The process that ended while it held the lock, if that is how it became free: what the lock guards may be half-done.
     #[must_use]
     pub fn abandoned_by(&self) -> Option<u32> {
-        self.held.abandoned_by
+        self.taken.abandoned_by
     }
+}
 
-    /// Ends without releasing the lock: this process is leaving, and that tells the next holder of it. For hosts that keep guards on
-    /// behalf of others.
-    #[doc(hidden)]
-    pub fn leave_to_the_next(mut self) {
-        self.held.is_left = true;
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        // In a forked child it is its parent's.
+        if self.pid == process::pid() {
+            let_go(&self.inner, self.index, false);
+        }
     }
 }

@@ -8,21 +8,27 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headcount::Observer;
+use headcount_cluster::claims::Claims;
 use headcount_cluster::config::Config;
 use headcount_cluster::publisher::Status;
+use headcount_cluster_client::protocol::{PATH, UPGRADE};
 use headcount_report::{Format, NodeDocument, StatusDocument};
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::cluster::Membership;
-use super::fleet::FleetView;
 use super::nodes::registries;
+use super::picture::Picture;
+use super::session::{self, Allowed, Caller};
+use crate::clock::wall_ns;
 use crate::commands::status::reading::Reading;
 
 /// So many look at the nodes at once. The others wait.
@@ -33,6 +39,7 @@ pub struct Sockets {
     local: UnixListener,
     network: Option<TcpListener>,
     path: SocketPath,
+    allowed: Allowed,
 }
 
 /// All that answers there, until it is closed or dropped.
@@ -46,12 +53,15 @@ struct SocketPath(PathBuf);
 struct Shared {
     further: Vec<PathBuf>,
     cluster: Option<Box<dyn Fn() -> Status + Send + Sync>>,
-    fleet: Option<Arc<FleetView>>,
     room: Semaphore,
+    picture: Option<Picture>,
+    claims: Option<Claims>,
+    allowed: Allowed,
 }
 
 impl Sockets {
     pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
+        let allowed = Allowed::find(&config.agent.claims)?;
         let local = listen(&config.agent.socket)?;
         let path = SocketPath(config.agent.socket.clone());
         let bind = |address| {
@@ -62,26 +72,37 @@ impl Sockets {
         let network = config.agent.listen.map(|address| {
             bind(address).with_context(|| format!("cannot listen on {address} (agent.listen)"))
         });
-        Ok(Sockets { local, network: network.transpose()?, path })
+        Ok(Sockets { local, network: network.transpose()?, path, allowed })
     }
 
     pub fn serve(self, config: &Config, membership: &Membership) -> Listeners {
+        let Sockets { local, network, path, allowed } = self;
         let shared = Arc::new(Shared {
             further: config.agent.registries.clone(),
             cluster: membership.reader().map(|reader| Box::new(reader) as _),
-            fleet: config.cluster.clone().map(FleetView::new),
             room: Semaphore::new(AT_ONCE),
+            picture: membership.picture().cloned(),
+            claims: membership.claims().cloned(),
+            allowed,
         });
-        let app = Router::new()
+        let everywhere = Router::new()
             .route("/", get(status))
             .route("/metrics", get(metrics))
-            .fallback(|| async { (StatusCode::NOT_FOUND, "There is / (a page, or JSON) and /metrics.\n") })
-            .with_state(shared);
+            .route("/cluster", get(cluster));
+        // What goes on for long, and who has what, is for this host.
+        let here = everywhere.clone().route("/cluster/events", get(events)).route(PATH, get(session));
+        let complete = |app: Router<Arc<Shared>>, text: &'static str| {
+            app.fallback(move || async move { (StatusCode::NOT_FOUND, text) }).with_state(Arc::clone(&shared))
+        };
+        let here = complete(
+            here,
+            "There is / (a page, or JSON), /metrics, /cluster, /cluster/events and /cluster/session.\n",
+        );
         let mut tasks = JoinSet::new();
-        let Sockets { local, network, path } = self;
-        let answers = app.clone();
+        let answers = here.into_make_service_with_connect_info::<Caller>();
         tasks.spawn(async { ended(axum::serve(local, answers).await) });
         if let Some(network) = network {
+            let app = complete(everywhere, "There is / (a page, or JSON), /metrics and /cluster.\n");
             tasks.spawn(async { ended(axum::serve(network, app).await) });
         }
         Listeners { tasks, _path: path }
@@ -135,22 +156,82 @@ async fn status(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
     let format = Format::negotiate(None, accept);
     // The page asks for it again and again. Who reads the nodes of this host need not make etcd tell of all others.
     let is_asked_for = uri.query().is_some_and(|query| query.split('&').any(|part| part == "cluster"));
-    let fleet = match &shared.fleet {
-        Some(fleet) if format == Format::Html || is_asked_for => fleet.document().await.ok(),
+    let all_hosts = match &shared.picture {
+        Some(picture) if format == Format::Html || is_asked_for => Some(all_hosts(picture).await),
         _ => None,
     };
-    answer(shared, format, fleet).await
+    answer(shared, format, all_hosts).await
+}
+
+/// What `/cluster` answers, with the time, or what is wrong.
+async fn all_hosts(picture: &Picture) -> Value {
+    let document = picture.state().await;
+    match document.and_then(|text| serde_json::from_str::<Value>(&text).map_err(|e| e.to_string())) {
+        Ok(mut document) => {
+            document["time"] = (wall_ns() as f64 / 1e9).into();
+            document
+        }
+        Err(why) => json!({ "trouble": why }),
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     answer(shared, Format::Prometheus, None).await
 }
 
-async fn answer(shared: Arc<Shared>, format: Format, fleet: Option<serde_json::Value>) -> Response {
+const NO_CLUSTER: &str = "This agent has no cluster: its configuration has no [cluster].\n";
+
+async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(picture) = &shared.picture else { return away(NO_CLUSTER.to_owned()) };
+    match picture.state().await {
+        Ok(document) => ([(header::CONTENT_TYPE, Format::Json.content_type())], document).into_response(),
+        Err(why) => away(why + "\n"),
+    }
+}
+
+async fn events(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(picture) = &shared.picture else { return away(NO_CLUSTER.to_owned()) };
+    match picture.events().await {
+        Some(lines) => {
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+        }
+        None => away("Too many follow the events already.\n".to_owned()),
+    }
+}
+
+async fn session(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+) -> Response {
+    let Some(claims) = &shared.claims else { return away(NO_CLUSTER.to_owned()) };
+    if !session::is_asked_for(request.headers()) {
+        let text = format!("Ask for it with `Connection: Upgrade` and `Upgrade: {UPGRADE}`.\n");
+        return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, UPGRADE)], text).into_response();
+    }
+    if !shared.allowed.has(caller).await {
+        let text = format!(
+            "{} may not have roles, onces and locks: agent.claims in the agent's configuration says who may.\n",
+            caller.name()
+        );
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    if !session::begin(claims, caller, hyper::upgrade::on(&mut request)).await {
+        return away("Too many processes are connected already.\n".to_owned());
+    }
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+fn away(why: String) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn answer(shared: Arc<Shared>, format: Format, cluster: Option<Value>) -> Response {
     // It is never closed.
     let _turn = shared.room.acquire().await;
     let sharing = Arc::clone(&shared);
-    let text = tokio::task::spawn_blocking(move || text(&sharing, format, fleet)).await;
+    let text = tokio::task::spawn_blocking(move || text(&sharing, format, cluster)).await;
     match text.map_err(anyhow::Error::from).and_then(|text| text) {
         Ok(text) => {
             let mut answer = ([(header::CONTENT_TYPE, format.content_type())], text).into_response();
@@ -167,7 +248,7 @@ async fn answer(shared: Arc<Shared>, format: Format, fleet: Option<serde_json::V
     }
 }
 
-fn text(shared: &Shared, format: Format, fleet: Option<serde_json::Value>) -> anyhow::Result<String> {
+fn text(shared: &Shared, format: Format, cluster: Option<Value>) -> anyhow::Result<String> {
     let readings: Vec<Reading> = registries(&shared.further)
         .into_iter()
         .filter_map(|path| {
@@ -177,7 +258,7 @@ fn text(shared: &Shared, format: Format, fleet: Option<serde_json::Value>) -> an
         .collect();
     let documents = || {
         let all = readings.iter().map(|reading| NodeDocument::new(&reading.snapshot, &reading.history));
-        StatusDocument::new(all.collect()).with_cluster(fleet.clone())
+        StatusDocument::new(all.collect()).with_cluster(cluster.clone())
     };
     Ok(match format {
         Format::Json => serde_json::to_string(&documents())? + "\n",

@@ -128,11 +128,7 @@ impl Printer<'_> {
             return None;
         }
         if self.args.json {
-            let mut document = serde_json::Map::new();
-            document.insert("host".to_owned(), Value::from(event.host.clone()));
-            document.insert("revision".to_owned(), Value::from(event.revision));
-            document.extend(event.value.document.clone());
-            return Some(escape_json(Value::Object(document).to_string()));
+            return Some(json_line(event));
         }
         let seconds = event.value.document.get("time").and_then(Value::as_f64).unwrap_or(0.0);
         let time = time((seconds * 1e9) as u64, &self.zone);
@@ -144,6 +140,15 @@ impl Printer<'_> {
         let what = escape(event.value.text("sentence"));
         Some(format!("{}{time}{:#}  {}  {style}{what}{style:#}", paint::DIM, paint::DIM, escape(&who)))
     }
+}
+
+/// The document, without an end of the line.
+pub fn json_line(event: &FleetEvent) -> String {
+    let mut document = serde_json::Map::new();
+    document.insert("host".to_owned(), Value::from(event.host.clone()));
+    document.insert("revision".to_owned(), Value::from(event.revision));
+    document.extend(event.value.document.clone());
+    escape_json(Value::Object(document).to_string())
 }
 
 fn of_kind(kind: &str) -> Style {

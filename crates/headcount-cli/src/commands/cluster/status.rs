@@ -7,6 +7,7 @@ use anstyle::Style;
 use clap::Args;
 use headcount_cluster::config::ClusterConfig;
 use headcount_cluster::fleet::{Fleet, Host, HostState};
+use headcount_cluster::follower::Follower;
 use headcount_cluster::value::NodeValue;
 use headcount_report::{age, plural};
 use serde::Serialize;
@@ -48,12 +49,18 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &StatusArgs) -
     Ok(Outcome::Done)
 }
 
+/// The document of all that is followed, in one line.
+pub fn document(cluster: &str, follower: &Follower) -> String {
+    let document = Document::new(cluster, follower.revision(), follower.fleet(), None);
+    // Structures of plain members, whose maps have texts for keys.
+    escape_json(serde_json::to_string(&document).unwrap_or_default()) + "\n"
+}
+
 /// The version of the document, as that of `headcount status --json`.
 const SCHEMA: u32 = 1;
 
-/// The cluster, for programs.
 #[derive(Serialize)]
-pub struct Document<'a> {
+struct Document<'a> {
     schema: u32,
     cluster: &'a str,
     revision: i64,
@@ -89,7 +96,7 @@ struct UnreadableDocument<'a> {
 }
 
 impl<'a> Document<'a> {
-    pub fn new(cluster: &'a str, revision: i64, fleet: &'a Fleet, node: Option<&str>) -> Document<'a> {
+    fn new(cluster: &'a str, revision: i64, fleet: &'a Fleet, node: Option<&str>) -> Document<'a> {
         let host = |(name, host): (&'a String, &'a Host)| HostDocument {
             host: name,
             state: host.state(),

@@ -62,6 +62,11 @@ impl NodeWatch {
         NodeWatch::new(Target::Path(path), false)
     }
 
+    /// The same, and what is known to have happened before.
+    pub fn with_history(path: PathBuf) -> NodeWatch {
+        NodeWatch::new(Target::Path(path), true)
+    }
+
     fn new(target: Target, history: bool) -> NodeWatch {
         NodeWatch {
             target,

@@ -1,0 +1,246 @@
+//! Sessions: processes of this host that stand for roles, and ask for locks and onces of the cluster.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::extract::connect_info::Connected;
+use axum::http::{HeaderMap, header};
+use axum::serve::IncomingStream;
+use headcount_cluster::claims::{Claims, Peer, Session};
+use headcount_cluster_client::protocol::{LONGEST_LINE, Message, Request, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+
+/// So long may a process not read what it is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who has connected, as the kernel says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    uid: Option<u32>,
+    gid: u32,
+    pid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
+        stream.io().peer_cred().map_or_else(
+            |_| Caller::default(),
+            |found| Caller {
+                uid: Some(found.uid()),
+                gid: found.gid(),
+                // 0: it cannot be seen from here.
+                pid: found.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
+            },
+        )
+    }
+}
+
+impl Caller {
+    fn peer(&self) -> Peer {
+        let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let process = self.pid.and_then(name).map(|name| name.trim_end().to_owned());
+        Peer { pid: self.pid, process }
+    }
+
+    pub fn name(&self) -> String {
+        self.uid.map_or_else(|| "somebody unknown".to_owned(), |uid| format!("user {uid}"))
+    }
+}
+
+/// Who may have something.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    everybody: bool,
+    users: BTreeSet<u32>,
+    groups: BTreeSet<u32>,
+}
+
+impl Allowed {
+    /// These, root, and the agent's own user.
+    pub fn find(names: &[String]) -> anyhow::Result<Allowed> {
+        let mut allowed = Allowed::default();
+        allowed.users.extend([0, rustix::process::geteuid().as_raw()]);
+        for name in names {
+            let wrong = || format!("agent.claims: cannot look up {name}");
+            match name.strip_prefix('@') {
+                None if name == "*" => allowed.everybody = true,
+                None if name.parse::<u32>().is_ok() => allowed.users.extend(name.parse::<u32>()),
+                None => match User::from_name(name).with_context(wrong)? {
+                    Some(user) => drop(allowed.users.insert(user.uid.as_raw())),
+                    None => bail!(
+                        "agent.claims: there is no user {name}; a group is written as @{name}, everybody as *"
+                    ),
+                },
+                Some(group) if group.parse::<u32>().is_ok() => allowed.groups.extend(group.parse::<u32>()),
+                Some(group) => match Group::from_name(group).with_context(wrong)? {
+                    Some(group) => drop(allowed.groups.insert(group.gid.as_raw())),
+                    None => bail!("agent.claims: there is no group {group}"),
+                },
+            }
+        }
+        Ok(allowed)
+    }
+
+    pub async fn has(&self, caller: Caller) -> bool {
+        let Some(uid) = caller.uid else { return false };
+        if self.everybody || self.users.contains(&uid) || self.groups.contains(&caller.gid) {
+            return true;
+        }
+        if self.groups.is_empty() {
+            return false;
+        }
+        // The system's lists may be far away.
+        let groups = tokio::task::spawn_blocking(move || groups_of(uid, caller.gid)).await;
+        groups.is_ok_and(|groups| groups.iter().any(|group| self.groups.contains(group)))
+    }
+}
+
+fn groups_of(uid: u32, gid: u32) -> Vec<u32> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let name = user.and_then(|user| CString::new(user.name).ok());
+    let found = name.and_then(|name| getgrouplist(&name, Gid::from_raw(gid)).ok());
+    found.unwrap_or_default().into_iter().map(Gid::as_raw).collect()
+}
+
+/// Whether it asks for what is spoken here.
+pub fn is_asked_for(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    upgrade.is_some_and(|value| value.eq_ignore_ascii_case(UPGRADE))
+}
+
+/// Enters, and talks as soon as the answer was sent. False: there are too many.
+pub async fn begin(claims: &Claims, caller: Caller, upgrade: OnUpgrade) -> bool {
+    let Some(session) = claims.enter(caller.peer()).await else { return false };
+    let welcome = claims.welcome();
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => talk(TokioIo::new(upgraded), session, welcome).await,
+            // It has gone meanwhile.
+            Err(_) => session.gone().await,
+        }
+    });
+    true
+}
+
+/// How it ended.
+enum End {
+    /// The process has closed its end, or has none any more.
+    Gone,
+    /// It is closed from here.
+    Closed,
+}
+
+async fn talk(io: impl tokio::io::AsyncRead + AsyncWrite, mut session: Session, welcome: Message) {
+    let (mut read, mut write) = tokio::io::split(io);
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut end = say(&mut write, &[welcome]).await;
+    while end.is_none() {
+        end = tokio::select! {
+            biased;
+            message = session.messages.recv() => match message {
+                Some(first) => {
+                    let mut all = vec![first];
+                    while let Ok(next) = session.messages.try_recv() {
+                        all.push(next);
+                    }
+                    say(&mut write, &all).await
+                }
+                None => Some(End::Closed),
+            },
+            got = read.read(&mut buffer) => match got {
+                Ok(0) | Err(_) => Some(End::Gone),
+                Ok(n) => {
+                    received.extend_from_slice(&buffer[..n]);
+                    match hear(&mut received, &session).await {
+                        Ok(()) => None,
+                        Err(error) => {
+                            say(&mut write, &[Message::Error { error }]).await;
+                            Some(End::Closed)
+                        }
+                    }
+                }
+            },
+        };
+    }
+    match end {
+        Some(End::Gone) => session.gone().await,
+        _ => session.closed().await,
+    }
+    // It has ended, or does not read.
+    let _ = timeout(PATIENCE, write.shutdown()).await;
+}
+
+async fn say(to: &mut (impl AsyncWrite + Unpin), messages: &[Message]) -> Option<End> {
+    let mut text = Vec::new();
+    for message in messages {
+        // Structures of plain members.
+        text.extend(serde_json::to_vec(message).unwrap_or_default());
+        text.push(b'\n');
+    }
+    match timeout(PATIENCE, to.write_all(&text)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(_)) => Some(End::Gone),
+        Err(_) => Some(End::Closed),
+    }
+}
+
+/// Takes the whole lines. The error: nothing more is heard of it.
+async fn hear(received: &mut Vec<u8>, session: &Session) -> Result<(), String> {
+    while let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+        let rest = received.split_off(end + 1);
+        let line = std::mem::replace(received, rest);
+        if line.len() > LONGEST_LINE + 1 {
+            return Err(format!("a line of {} bytes; allowed are {LONGEST_LINE}", line.len() - 1));
+        }
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let value: serde_json::Value =
+            serde_json::from_slice(line).map_err(|error| format!("this line is no JSON: {error}"))?;
+        match serde_json::from_value::<Request>(value) {
+            Ok(request) => session.request(request).await,
+            Err(error) => session.refuse(format!("this is no request: {error}")).await,
+        }
+    }
+    match received.len() > LONGEST_LINE {
+        true => Err(format!("a line of more than {LONGEST_LINE} bytes; allowed are no more")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_is_found_or_it_is_said_who_is_not() {
+        let names = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let allowed = Allowed::find(&names(&["nobody", "@0", "77", "@daemon"])).unwrap();
+        assert!(allowed.users.is_superset(&[0, 65534, 77].into()) && allowed.groups.contains(&1));
+        let error = Allowed::find(&names(&["no such user"])).unwrap_err().to_string();
+        assert!(error.contains("agent.claims: there is no user no such user"), "{error}");
+        assert!(Allowed::find(&names(&["@no such group"])).unwrap_err().to_string().contains("no group"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let caller = |uid| Caller { uid: Some(uid), gid: uid, pid: None };
+            let none = Allowed::find(&[]).unwrap();
+            assert!(none.has(caller(0)).await && !none.has(caller(33)).await);
+            assert!(!none.has(Caller::default()).await, "of whom nothing is known");
+            assert!(
+                allowed.has(caller(77)).await
+                    && allowed.has(caller(1)).await
+                    && !allowed.has(caller(33)).await
+            );
+            assert!(Allowed::find(&names(&["*"])).unwrap().has(caller(33)).await);
+        });
+    }
+}

@@ -1,0 +1,592 @@
+//! Roles, onces and locks of a cluster, for a process of a host whose `headcount agent` is a part of it.
+//!
+//! A [`Client`] never blocks: it has a descriptor to wait for, a time until which to wait at most, and [`Client::process`] to be
+//! called then. [`Client::token`] compares the clock itself: a process that stood still learns that it leads no more before it does
+//! anything. docs/cluster.md says what holds.
+//!
+//! ```no_run
+//! use headcount_cluster_client::{Client, Event};
+//!
+//! let mut client = Client::new("/run/headcount-agent/agent.sock");
+//! client.stand("cron")?;
+//! loop {
+//!     client.wait(None)?;
+//!     client.process();
+//!     while let Some(event) = client.next_event() {
+//!         match event {
+//!             Event::Elected { token, .. } => println!("leads, as tenure {token}"),
+//!             Event::Lost { why, .. } => println!("leads no more: {why}"),
+//!             Event::GiveUp { role } => client.leave(&role),
+//!             _ => {}
+//!         }
+//!     }
+//!     if let Some(token) = client.token("cron") {
+//!         println!("does one step of its work, with the token {token}");
+//!     }
+//! }
+//! # #[allow(unreachable_code)]
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod connection;
+pub mod protocol;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use connection::Connection;
+use protocol::{Message, NAME, Request, is_name};
+
+/// Milliseconds since the boot, suspend included.
+fn boot_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    // Neither is negative on this clock.
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The agent answers: this is the cluster, and this host's name in it.
+    Connected {
+        /// The cluster.
+        cluster: String,
+        /// The host.
+        host: String,
+    },
+    /// The agent does not answer, or refuses: why. What was had is lost. It is tried again, and said once.
+    Disconnected {
+        /// Why.
+        why: String,
+    },
+    /// etcd does not answer the agent.
+    Away {
+        /// Why.
+        why: String,
+    },
+    /// It answers again.
+    Back,
+    /// This process leads the role.
+    Elected {
+        /// Which.
+        role: String,
+        /// The number of the tenure. It only grows.
+        token: u64,
+    },
+    /// It leads the role no more, and stands for it on.
+    Lost {
+        /// Which.
+        role: String,
+        /// Why.
+        why: String,
+    },
+    /// It is to stop what it does as the leader, and then to call [`Client::leave`].
+    GiveUp {
+        /// Which.
+        role: String,
+    },
+    /// It has the lock.
+    Locked {
+        /// The number of the request.
+        id: u64,
+        /// It only grows from holder to holder.
+        token: u64,
+    },
+    /// The lock could not be had.
+    NotLocked {
+        /// The number of the request.
+        id: u64,
+        /// Why.
+        why: String,
+    },
+    /// The lock is lost: another may have it.
+    LockLost {
+        /// The number of the request.
+        id: u64,
+        /// Why.
+        why: String,
+    },
+    /// It is to run this, and then to call [`Client::end`].
+    Run {
+        /// Which.
+        key: String,
+        /// Its number, from 1 on.
+        attempt: u32,
+        /// How the attempt before ended: `failed`, `died`, `stalled`, `lost`.
+        last: Option<String>,
+        /// It only grows from attempt to attempt.
+        token: u64,
+    },
+    /// The attempt is not its own any more: another may begin one.
+    RunLost {
+        /// Which.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// It has succeeded.
+    Done {
+        /// Which.
+        key: String,
+    },
+    /// It has failed too often.
+    Failed {
+        /// Which.
+        key: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// How the last attempt ended.
+        last: String,
+    },
+    /// What was asked for is not possible.
+    Error {
+        /// What is wrong, and what is allowed.
+        error: String,
+    },
+}
+
+/// What is had, with its token.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    Role(String),
+    Lock(u64),
+    Run(String),
+}
+
+struct Lock {
+    name: String,
+    /// Until then it is waited for.
+    limit: Option<u64>,
+}
+
+/// So long may the agent take to answer when it is connected to,
+const PATIENCE_MS: u64 = 5_000;
+/// and so long is waited between two attempts, at first and at last.
+const FIRST_PAUSE_MS: u64 = 100;
+const LONGEST_PAUSE_MS: u64 = 5_000;
+
+/// The way to the agent. It connects by itself, again and again.
+pub struct Client {
+    socket: PathBuf,
+    connection: Option<Connection>,
+    /// The agent has said welcome.
+    is_welcome: bool,
+    connect_at: u64,
+    give_up_at: u64,
+    pause: u64,
+    /// What is to be added to the agent's times: it is 0 unless this process is in another time namespace.
+    offset: i64,
+    asked_at: u64,
+    has_complained: bool,
+    /// In this machine's time, for this process.
+    deadline: u64,
+    ttl: Duration,
+    held: BTreeMap<Held, u64>,
+    roles: Vec<String>,
+    locks: BTreeMap<u64, Lock>,
+    onces: Vec<String>,
+    next_id: u64,
+    events: VecDeque<Event>,
+}
+
+impl Client {
+    /// To the agent that listens there. Nothing happens before [`Client::process`] is called.
+    #[must_use]
+    pub fn new(socket: impl AsRef<Path>) -> Client {
+        Client {
+            socket: socket.as_ref().to_owned(),
+            connection: None,
+            is_welcome: false,
+            connect_at: 0,
+            give_up_at: 0,
+            pause: FIRST_PAUSE_MS,
+            offset: 0,
+            asked_at: 0,
+            has_complained: false,
+            deadline: 0,
+            ttl: Duration::ZERO,
+            held: BTreeMap::new(),
+            roles: Vec::new(),
+            locks: BTreeMap::new(),
+            onces: Vec::new(),
+            next_id: 1,
+            events: VecDeque::new(),
+        }
+    }
+
+    // What is asked for ---------------------------------------------------------------------------------------------------
+
+    /// Stands for a role, until [`Client::leave`].
+    ///
+    /// # Errors
+    /// It is no name, or this was called for it before.
+    pub fn stand(&mut self, role: &str) -> io::Result<()> {
+        check(role)?;
+        if self.roles.iter().any(|other| other == role) {
+            return Err(wrong(format!("this process stands for the role {role} already; allowed is once")));
+        }
+        self.roles.push(role.to_owned());
+        self.ask(&Request::Stand { role: role.to_owned() });
+        Ok(())
+    }
+
+    /// Does not stand for the role any more. What it did as the leader has ended.
+    pub fn leave(&mut self, role: &str) {
+        self.roles.retain(|other| other != role);
+        self.held.remove(&Held::Role(role.to_owned()));
+        self.ask(&Request::Leave { role: role.to_owned() });
+    }
+
+    /// Asks for a lock: the number that the answer has. `timeout`: so long it is waited for.
+    ///
+    /// # Errors
+    /// It is no name.
+    pub fn lock(&mut self, name: &str, timeout: Option<Duration>) -> io::Result<u64> {
+        check(name)?;
+        let id = self.next_id;
+        self.next_id += 1;
+        let timeout = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let limit = timeout.map(|timeout| boot_ms().saturating_add(timeout));
+        self.locks.insert(id, Lock { name: name.to_owned(), limit });
+        self.ask(&Request::Lock { id, name: name.to_owned(), timeout });
+        Ok(id)
+    }
+
+    /// Lets go of a lock, or does not wait for it any more.
+    pub fn unlock(&mut self, id: u64) {
+        self.held.remove(&Held::Lock(id));
+        if self.locks.remove(&id).is_some() {
+            self.ask(&Request::Unlock { id });
+        }
+    }
+
+    /// Asks to run something that runs once, or to hear that it was.
+    ///
+    /// # Errors
+    /// It is no name, or was asked for before and is not settled.
+    pub fn once(&mut self, key: &str) -> io::Result<()> {
+        check(key)?;
+        if self.onces.iter().any(|other| other == key) {
+            return Err(wrong(format!("this process has asked for the once {key} already; allowed is once")));
+        }
+        self.onces.push(key.to_owned());
+        self.ask(&Request::Once { key: key.to_owned() });
+        Ok(())
+    }
+
+    /// Says how the attempt with this token ended. How it is settled is told to all who asked. One that was lost meanwhile is nobody's:
+    /// there will be another.
+    pub fn end(&mut self, key: &str, token: u64, ok: bool) {
+        let held = Held::Run(key.to_owned());
+        if self.held.get(&held) == Some(&token) {
+            self.held.remove(&held);
+            self.ask(&Request::End { key: key.to_owned(), ok });
+        }
+    }
+
+    /// The number of the tenure, if this process leads the role at this instant.
+    #[must_use]
+    pub fn token(&self, role: &str) -> Option<u64> {
+        self.has(&Held::Role(role.to_owned()))
+    }
+
+    /// The token of the lock, if this process has it at this instant.
+    #[must_use]
+    pub fn lock_token(&self, id: u64) -> Option<u64> {
+        self.has(&Held::Lock(id))
+    }
+
+    /// How much longer what this process has is its own for certain. It is extended again and again.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        Duration::from_millis(self.deadline.saturating_sub(boot_ms()))
+    }
+
+    /// So long after the last sign of life of this host, others take over; zero before the agent has said it.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    fn has(&self, what: &Held) -> Option<u64> {
+        self.held.get(what).copied().filter(|_| boot_ms() < self.deadline)
+    }
+
+    // The loop ------------------------------------------------------------------------------------------------------------
+
+    /// What to wait for: readable, and writable too if the second says so. `None` while there is no connection.
+    #[must_use]
+    pub fn fd(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        self.connection.as_ref().map(|connection| (connection.fd(), connection.has_to_write()))
+    }
+
+    /// So long to wait at most.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        let now = boot_ms();
+        let connect = match (&self.connection, self.is_welcome) {
+            (None, _) => Some(self.connect_at),
+            (Some(_), false) => Some(self.give_up_at),
+            (Some(_), true) => None,
+        };
+        let deadline = (!self.held.is_empty()).then_some(self.deadline);
+        let locks = self.waited_for().filter_map(|(_, lock)| lock.limit.filter(|_| !self.is_welcome));
+        let soonest = locks.chain(connect).chain(deadline).min();
+        match self.events.is_empty() {
+            true => soonest.map(|at| Duration::from_millis(at.saturating_sub(now))),
+            false => Some(Duration::ZERO),
+        }
+    }
+
+    /// Waits until there is something for [`Client::process`], or for `limit`.
+    ///
+    /// # Errors
+    /// The system cannot wait.
+    pub fn wait(&self, limit: Option<Duration>) -> io::Result<()> {
+        let limit = self.timeout().into_iter().chain(limit).min();
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        });
+        let flags = |has_to_write| if has_to_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut fds: Vec<PollFd<'_>> = self
+            .fd()
+            .iter()
+            .map(|(fd, has_to_write)| PollFd::from_borrowed_fd(*fd, flags(*has_to_write)))
+            .collect();
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads what the agent has said, and sends what is to be sent. Never blocks.
+    pub fn process(&mut self) {
+        let now = boot_ms();
+        self.lose_what_is_over(now);
+        if self.connection.is_none() && now >= self.connect_at {
+            self.connect(now);
+        }
+        let Some(connection) = &mut self.connection else { return self.time_out(now) };
+        let how = connection.read();
+        for line in std::mem::take(&mut connection.lines) {
+            // What it does not know is of a later version.
+            if let Ok(message) = serde_json::from_str(&line) {
+                self.take(message);
+            }
+        }
+        if let Err(why) = how {
+            self.disconnect(&why);
+        } else if !self.is_welcome && now >= self.give_up_at {
+            self.disconnect("it does not answer");
+        }
+        if let Some(connection) = &mut self.connection {
+            // If it does not go now, it goes when it can be written.
+            if let Err(why) = connection.write() {
+                self.disconnect(&why);
+            }
+        }
+        self.time_out(now);
+    }
+
+    /// What has happened, in its order.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn connect(&mut self, now: u64) {
+        match Connection::open(&self.socket) {
+            Ok(connection) => {
+                (self.connection, self.is_welcome) = (Some(connection), false);
+                (self.asked_at, self.give_up_at) = (now, now + PATIENCE_MS);
+            }
+            Err(error) => self.disconnect(&error.to_string()),
+        }
+    }
+
+    fn disconnect(&mut self, why: &str) {
+        (self.connection, self.is_welcome) = (None, false);
+        self.connect_at = boot_ms() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE_MS);
+        let why = format!("the agent at {}: {why}", self.socket.display());
+        self.lose_all(&why, false);
+        if !std::mem::replace(&mut self.has_complained, true) {
+            self.events.push_back(Event::Disconnected { why });
+        }
+    }
+
+    /// `tell`: the agent may still think that this process has it.
+    fn lose_all(&mut self, why: &str, tell: bool) {
+        for held in std::mem::take(&mut self.held).into_keys() {
+            let why = why.to_owned();
+            match held {
+                Held::Role(role) => {
+                    if tell {
+                        self.ask(&Request::Leave { role: role.clone() });
+                        self.ask(&Request::Stand { role: role.clone() });
+                    }
+                    self.events.push_back(Event::Lost { role, why });
+                }
+                Held::Lock(id) => {
+                    self.locks.remove(&id);
+                    if tell {
+                        self.ask(&Request::Unlock { id });
+                    }
+                    self.events.push_back(Event::LockLost { id, why });
+                }
+                Held::Run(key) => {
+                    if tell {
+                        self.ask(&Request::End { key: key.clone(), ok: false });
+                    }
+                    self.events.push_back(Event::RunLost { key, why });
+                }
+            }
+        }
+    }
+
+    fn lose_what_is_over(&mut self, now: u64) {
+        if !self.held.is_empty() && now >= self.deadline {
+            self.lose_all("the agent has not confirmed it in time", true);
+        }
+    }
+
+    fn waited_for(&self) -> impl Iterator<Item = (u64, &Lock)> {
+        let waits = |id: &u64| !self.held.contains_key(&Held::Lock(*id));
+        self.locks.iter().filter(move |(id, _)| waits(id)).map(|(id, lock)| (*id, lock))
+    }
+
+    /// The agent sees to it while there is one.
+    fn time_out(&mut self, now: u64) {
+        if self.is_welcome {
+            return;
+        }
+        let over: Vec<u64> = self
+            .waited_for()
+            .filter(|(_, lock)| lock.limit.is_some_and(|limit| limit <= now))
+            .map(|(id, _)| id)
+            .collect();
+        for id in over {
+            self.locks.remove(&id);
+            let why = format!("timed out: the agent at {} does not answer", self.socket.display());
+            self.events.push_back(Event::NotLocked { id, why });
+        }
+    }
+
+    fn ask(&mut self, request: &Request) {
+        if let Some(connection) = self.connection.as_mut().filter(|_| self.is_welcome) {
+            connection.send(request);
+        }
+    }
+
+    fn welcome(&mut self, cluster: String, host: String, agent_now: u64) {
+        let now = boot_ms();
+        // As long as its answer was on its way its clock may be behind: so it is compared with when it was asked.
+        let is_other = agent_now.abs_diff(now) > PATIENCE_MS + 1000;
+        self.offset = if is_other { self.asked_at.cast_signed() - agent_now.cast_signed() } else { 0 };
+        (self.is_welcome, self.has_complained, self.pause) = (true, false, FIRST_PAUSE_MS);
+        self.events.push_back(Event::Connected { cluster, host });
+        for role in self.roles.clone() {
+            self.ask(&Request::Stand { role });
+        }
+        for key in self.onces.clone() {
+            self.ask(&Request::Once { key });
+        }
+        let locks: Vec<Request> = self
+            .waited_for()
+            .map(|(id, lock)| {
+                let timeout = lock.limit.map(|limit| limit.saturating_sub(now));
+                Request::Lock { id, name: lock.name.clone(), timeout }
+            })
+            .collect();
+        locks.iter().for_each(|request| self.ask(request));
+    }
+
+    fn has_until(&mut self, held: Option<(Held, u64)>, deadline: u64) {
+        let deadline = deadline.saturating_add_signed(self.offset);
+        self.deadline = if self.held.is_empty() { deadline } else { deadline.max(self.deadline) };
+        self.held.extend(held);
+        self.ask(&Request::Ack);
+    }
+
+    fn take(&mut self, message: Message) {
+        let event = match message {
+            Message::Welcome { cluster, host, ttl, now, .. } => {
+                self.ttl = Duration::from_millis(ttl);
+                return self.welcome(cluster, host, now);
+            }
+            Message::Renewed { deadline } => return self.has_until(None, deadline),
+            Message::Elected { role, token, deadline } => {
+                // It was left before this came.
+                if !self.roles.contains(&role) {
+                    return self.ask(&Request::Ack);
+                }
+                self.has_until(Some((Held::Role(role.clone()), token)), deadline);
+                Event::Elected { role, token }
+            }
+            Message::Locked { id, token, deadline, .. } => {
+                if !self.locks.contains_key(&id) {
+                    return self.ask(&Request::Ack);
+                }
+                self.has_until(Some((Held::Lock(id), token)), deadline);
+                Event::Locked { id, token }
+            }
+            Message::Run { key, attempt, last, token, deadline } => {
+                self.has_until(Some((Held::Run(key.clone()), token)), deadline);
+                Event::Run { key, attempt, last, token }
+            }
+            Message::Lost { role, why } => match self.held.remove(&Held::Role(role.clone())) {
+                Some(_) => Event::Lost { role, why },
+                None => return,
+            },
+            Message::GiveUp { role } => Event::GiveUp { role },
+            Message::NotLocked { id, why, .. } => match self.locks.remove(&id) {
+                Some(_) => Event::NotLocked { id, why },
+                None => return,
+            },
+            Message::LockLost { id, why, .. } => match self.held.remove(&Held::Lock(id)) {
+                Some(_) => {
+                    self.locks.remove(&id);
+                    Event::LockLost { id, why }
+                }
+                None => return,
+            },
+            Message::RunLost { key, why } => match self.held.remove(&Held::Run(key.clone())) {
+                Some(_) => Event::RunLost { key, why },
+                None => return,
+            },
+            Message::Done { key } => {
+                self.onces.retain(|other| *other != key);
+                Event::Done { key }
+            }
+            Message::Failed { key, attempts, last } => {
+                self.onces.retain(|other| *other != key);
+                Event::Failed { key, attempts, last }
+            }
+            Message::Away { why } => Event::Away { why },
+            Message::Back => Event::Back,
+            Message::Error { error } => Event::Error { error },
+            Message::Left { .. } | Message::Unlocked { .. } => return,
+        };
+        self.events.push_back(event);
+    }
+}
+
+fn check(name: &str) -> io::Result<()> {
+    if is_name(name) { Ok(()) } else { Err(wrong(format!("{name:?} is no name; allowed is {NAME}"))) }
+}
+
+fn wrong(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests;

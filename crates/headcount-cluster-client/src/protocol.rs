@@ -1,0 +1,225 @@
+//! What a process and the agent say to each other: one JSON document per line. docs/cluster.md's *session* is the reference.
+
+use serde::{Deserialize, Serialize};
+
+/// What the request for a session asks to be upgraded to.
+pub const UPGRADE: &str = "headcount-session/1";
+/// Where sessions begin.
+pub const PATH: &str = "/cluster/session";
+/// The longest line, in either direction, without its end.
+pub const LONGEST_LINE: usize = 4096;
+/// The longest name of a role, a once or a lock.
+pub const LONGEST_NAME: usize = 48;
+
+/// Whether a role, a once or a lock may be called so.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// What a name may be, for messages.
+pub const NAME: &str = "1 to 48 letters, digits, `.`, `_` and `-`";
+
+/// What a process asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// To lead this role, now or later.
+    Stand {
+        /// Which.
+        role: String,
+    },
+    /// Not to lead it, now or later. What the leader does has ended.
+    Leave {
+        /// Which.
+        role: String,
+    },
+    /// To have this lock.
+    Lock {
+        /// How the answer names it.
+        id: u64,
+        /// Which.
+        name: String,
+        /// So long it is waited for, in milliseconds; for ever, if this is not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout: Option<u64>,
+    },
+    /// To let go of a lock, or not to wait for it any more.
+    Unlock {
+        /// That of the request for it.
+        id: u64,
+    },
+    /// To run what is to be run once, or to hear that it was.
+    Once {
+        /// Which.
+        key: String,
+    },
+    /// How the attempt has ended.
+    End {
+        /// Which.
+        key: String,
+        /// Whether it succeeded.
+        ok: bool,
+    },
+    /// The last deadline was read. Whoever does not say so loses what it has at its deadline.
+    Ack,
+}
+
+/// What the agent says. A deadline is in milliseconds of this machine's `CLOCK_BOOTTIME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Message {
+    /// The first line.
+    Welcome {
+        /// The version of what follows.
+        version: u32,
+        /// The cluster.
+        cluster: String,
+        /// This host's name in it.
+        host: String,
+        /// So long after the last sign of life others take over, in milliseconds.
+        ttl: u64,
+        /// So long before that all is lost here, in milliseconds.
+        margin: u64,
+        /// The agent's clock: that of a process in another time namespace differs.
+        now: u64,
+    },
+    /// This process leads the role.
+    Elected {
+        /// Which.
+        role: String,
+        /// The number of the tenure. It only grows.
+        token: u64,
+        /// Until then it does, unless a later one comes.
+        deadline: u64,
+    },
+    /// The agent ends: what leads is to stop, and then to say that it leaves.
+    GiveUp {
+        /// Which.
+        role: String,
+    },
+    /// The role is lost. This process still stands for it.
+    Lost {
+        /// Which.
+        role: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// This process does not stand for the role any more.
+    Left {
+        /// Which.
+        role: String,
+    },
+    /// This process has the lock.
+    Locked {
+        /// That of the request.
+        id: u64,
+        /// Which.
+        name: String,
+        /// It only grows from holder to holder.
+        token: u64,
+        /// As that of a role.
+        deadline: u64,
+    },
+    /// The lock could not be had.
+    NotLocked {
+        /// That of the request.
+        id: u64,
+        /// Which.
+        name: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// The lock is lost.
+    LockLost {
+        /// That of the request.
+        id: u64,
+        /// Which.
+        name: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// This process has the lock no more, as it wished.
+    Unlocked {
+        /// That of the request.
+        id: u64,
+    },
+    /// This process is to run it, and to say how it ended.
+    Run {
+        /// Which.
+        key: String,
+        /// Its number, from 1 on.
+        attempt: u32,
+        /// How the attempt before ended: `failed`, `died`, `lost`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<String>,
+        /// As that of a role.
+        token: u64,
+        /// As that of a role.
+        deadline: u64,
+    },
+    /// The attempt is not this process's any more: another may begin one.
+    RunLost {
+        /// Which.
+        key: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// It has succeeded.
+    Done {
+        /// Which.
+        key: String,
+    },
+    /// It has failed too often.
+    Failed {
+        /// Which.
+        key: String,
+        /// How often.
+        attempts: u32,
+        /// How the last one ended.
+        last: String,
+    },
+    /// All that this process has is its own until then.
+    Renewed {
+        /// When it is not, unless a later one comes.
+        deadline: u64,
+    },
+    /// etcd does not answer: nothing can be got until it does. What is had stays until its deadline.
+    Away {
+        /// Why, for people.
+        why: String,
+    },
+    /// It answers again.
+    Back,
+    /// A request that cannot be met.
+    Error {
+        /// What is wrong, and what is allowed.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_as_documented() {
+        let line =
+            serde_json::to_string(&Request::Lock { id: 7, name: "x".into(), timeout: Some(5000) }).unwrap();
+        assert_eq!(line, r#"{"do":"lock","id":7,"name":"x","timeout":5000}"#);
+        let message: Message =
+            serde_json::from_str(r#"{"say":"elected","role":"cron","token":7,"deadline":9,"more":[]}"#)
+                .unwrap();
+        assert_eq!(message, Message::Elected { role: "cron".into(), token: 7, deadline: 9 });
+        assert_eq!(serde_json::to_string(&Request::Ack).unwrap(), r#"{"do":"ack"}"#);
+    }
+
+    #[test]
+    fn names() {
+        assert!(is_name("cron.daily_1-x") && is_name(&"x".repeat(48)));
+        for wrong in ["", "a b", "a/b", "ä", "@x", &"x".repeat(49)] {
+            assert!(!is_name(wrong), "{wrong:?}");
+        }
+    }
+}

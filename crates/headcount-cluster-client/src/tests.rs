@@ -1,0 +1,166 @@
+//! The client, with an agent that is pretended.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use super::*;
+
+struct Agent {
+    _folder: tempfile::TempDir,
+    listener: UnixListener,
+    client: Client,
+}
+
+struct Line {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+impl Agent {
+    fn new() -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        Agent { client: Client::new(path), listener, _folder: folder }
+    }
+
+    /// Has the client connect, and answers with these bytes.
+    fn accept(&mut self, answer: &str) -> Line {
+        self.client.process();
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        self.client.process();
+        let mut lines = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "GET /cluster/session HTTP/1.1\r\n");
+        while line != "\r\n" {
+            line.clear();
+            lines.read_line(&mut line).unwrap();
+        }
+        let mut this = Line { stream, lines };
+        this.say(answer);
+        this
+    }
+
+    fn welcome(&mut self) -> Line {
+        let now = boot_ms();
+        let line = self.accept(&format!(
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n{{\"say\":\"welcome\",\"version\":1,\"cluster\":\"shop\",\"host\":\"a\",\"ttl\":2000,\"margin\":400,\"now\":{now}}}\n"
+        ));
+        assert_eq!(self.event(), Event::Connected { cluster: "shop".into(), host: "a".into() });
+        line
+    }
+
+    fn event(&mut self) -> Event {
+        for _ in 0..1000 {
+            if let Some(event) = self.client.next_event() {
+                return event;
+            }
+            self.client.wait(Some(Duration::from_millis(20))).unwrap();
+            self.client.process();
+        }
+        panic!("nothing happens");
+    }
+}
+
+impl Line {
+    fn say(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn elect(&mut self, token: u64, deadline: u64) {
+        self.say(&format!(
+            "{{\"say\":\"elected\",\"role\":\"cron\",\"token\":{token},\"deadline\":{deadline}}}\n"
+        ));
+    }
+
+    fn hears(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+#[test]
+fn it_stands_leads_and_leads_no_more_from_the_deadline_on_though_nobody_has_said_so() {
+    let mut agent = Agent::new();
+    agent.client.stand("cron").unwrap();
+    assert!(agent.client.stand("cron").is_err() && agent.client.stand("a b").is_err());
+    let mut line = agent.welcome();
+    assert_eq!(line.hears(), r#"{"do":"stand","role":"cron"}"#);
+    line.elect(7, boot_ms() + 60_000);
+    assert_eq!(agent.event(), Event::Elected { role: "cron".into(), token: 7 });
+    assert_eq!(agent.client.token("cron"), Some(7));
+    assert_eq!(line.hears(), r#"{"do":"ack"}"#);
+    line.say("{\"say\":\"lost\",\"role\":\"cron\",\"why\":\"x\"}\n");
+    assert_eq!(agent.event(), Event::Lost { role: "cron".into(), why: "x".into() });
+    let deadline = boot_ms() + 150;
+    line.elect(8, deadline);
+    assert_eq!(agent.event(), Event::Elected { role: "cron".into(), token: 8 });
+    while agent.client.token("cron").is_some() {
+        assert!(boot_ms() <= deadline);
+    }
+    assert!(boot_ms() >= deadline, "not before");
+    assert!(matches!(agent.event(), Event::Lost { .. }));
+    agent.client.process();
+    // The agent may not know: so it stands anew, and what it had is free.
+    assert_eq!(
+        [line.hears(), line.hears(), line.hears()],
+        [r#"{"do":"ack"}"#, r#"{"do":"leave","role":"cron"}"#, r#"{"do":"stand","role":"cron"}"#]
+    );
+}
+
+#[test]
+fn a_connection_that_breaks_loses_all_and_the_next_one_asks_again() {
+    let mut agent = Agent::new();
+    let id = agent.client.lock("keys", Some(Duration::from_secs(60))).unwrap();
+    agent.client.stand("cron").unwrap();
+    let mut line = agent.welcome();
+    line.hears();
+    line.elect(7, boot_ms() + 60_000);
+    assert!(matches!(agent.event(), Event::Elected { .. }));
+    drop(line);
+    assert!(matches!(agent.event(), Event::Lost { .. }));
+    assert!(matches!(agent.event(), Event::Disconnected { why } if why.contains("closed the connection")));
+    assert_eq!(agent.client.token("cron"), None);
+    std::thread::sleep(agent.client.timeout().unwrap() + Duration::from_millis(2));
+    let mut line = agent.welcome();
+    assert_eq!(line.hears(), r#"{"do":"stand","role":"cron"}"#);
+    assert!(line.hears().starts_with(&format!(r#"{{"do":"lock","id":{id},"name":"keys","timeout":"#)));
+}
+
+#[test]
+fn an_agent_that_is_away_or_refuses_is_said_once_and_a_lock_times_out() {
+    let mut client = Client::new("/nowhere/agent.sock");
+    let id = client.lock("keys", Some(Duration::from_millis(300))).unwrap();
+    let mut events = Vec::new();
+    while !matches!(events.last(), Some(Event::NotLocked { .. })) {
+        client.wait(None).unwrap();
+        client.process();
+        events.extend(client.next_event());
+    }
+    assert!(
+        matches!(&events[0], Event::Disconnected { why } if why.contains("/nowhere/agent.sock: No such file")),
+        "{events:?}"
+    );
+    assert!(matches!(&events[1..], [Event::NotLocked { id: of, .. }] if *of == id), "{events:?}");
+    let mut agent = Agent::new();
+    agent.accept("HTTP/1.1 403 Forbidden\r\ncontent-length: 5\r\n\r\nno :(");
+    assert!(matches!(agent.event(), Event::Disconnected { why } if why.ends_with("it refuses: no :(")));
+}
+
+#[test]
+fn a_process_in_another_time_namespace_is_not_misled() {
+    let mut agent = Agent::new();
+    agent.client.stand("cron").unwrap();
+    let theirs = boot_ms() + 1_000_000;
+    let mut line = agent.accept(&format!(
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n{{\"say\":\"welcome\",\"version\":1,\"cluster\":\"shop\",\"host\":\"a\",\"ttl\":2000,\"margin\":400,\"now\":{theirs}}}\n"
+    ));
+    assert!(matches!(agent.event(), Event::Connected { .. }));
+    line.elect(7, theirs + 30_000);
+    assert!(matches!(agent.event(), Event::Elected { .. }));
+    assert!(agent.client.token("cron").is_some());
+    assert!(agent.client.time_left() <= Duration::from_secs(30));
+}

@@ -1,0 +1,554 @@
+//! Goes on with a rollout: writes what is asked of the agents, and follows what became of it, through whatever happens to etcd.
+//!
+//! All of a rollout is under one lease, so that it ends as a whole: its record, and a task for each node. Who goes on with it holds a
+//! key under a lease of its own, and each write holds only if that is still so: two that both believe to go on with it do no harm.
+
+use std::collections::BTreeMap;
+
+use etcd_client::{Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp, WatchStream};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::config::ClusterConfig;
+use crate::etcd::Etcd;
+use crate::keys::{Key, Keys};
+use crate::pace::Backoff;
+use crate::presence::json;
+use crate::publisher::keep;
+use crate::rollout::{Ended, How, RolloutValue};
+use crate::task::{MOST_BYTES, Outcome, Report, Target, TaskState, TaskValue};
+use crate::trouble::Trouble;
+use crate::value::{self, VERSION};
+
+/// Who goes on with a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HolderValue {
+    /// The version of this document.
+    pub v: u32,
+    /// Who, and where.
+    pub by: String,
+    /// Since when, by that one's clock.
+    pub since: f64,
+}
+
+/// Why it is not gone on with.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// etcd.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    /// Somebody else does so at this moment.
+    #[error("{0} is going on with it")]
+    Held(String, f64),
+    /// There is one that has not ended, and nobody goes on with it.
+    #[error("it was interrupted")]
+    Interrupted(Box<RolloutValue>),
+    /// There is none that has not ended.
+    #[error("there is none")]
+    Nothing,
+    /// The record is nobody's who means well, or a later version's.
+    #[error("the key {0} cannot be read, and is left alone: {1}")]
+    Unreadable(String, String),
+}
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// The tasks: see [`Conductor::tasks`].
+    Changed,
+    /// Why nothing can be done just now. It is tried again. Once.
+    Away(Trouble),
+    /// It goes on.
+    Back,
+    /// The lease had run out, and somebody else goes on with it.
+    Lost(String),
+    /// Somebody has ended it.
+    Ended(Ended),
+    /// The record is gone: its lease has run out.
+    Gone,
+}
+
+/// So many tasks are written at once: etcd takes 128 operations.
+const AT_ONCE: usize = 50;
+
+struct Connection {
+    etcd: Etcd,
+    changes: WatchStream,
+    keeping: JoinSet<Trouble>,
+}
+
+/// One that goes on with a rollout.
+pub struct Conductor {
+    config: ClusterConfig,
+    keys: Keys,
+    who: String,
+    since: f64,
+    record: RolloutValue,
+    /// The lease of all of it, and that of the right to go on with it.
+    lasting: i64,
+    lease: i64,
+    tasks: BTreeMap<Target, (TaskValue, i64)>,
+    connection: Option<Connection>,
+    backoff: Backoff,
+    is_away: bool,
+    next_extension: Instant,
+}
+
+/// The record, how it is kept, and who goes on with it.
+struct Found {
+    record: RolloutValue,
+    revision: i64,
+    lease: i64,
+    holder: Option<(HolderValue, i64)>,
+}
+
+async fn look(etcd: &Etcd, keys: &Keys) -> Result<Option<Found>, Refused> {
+    let Some(kv) = etcd.get(&keys.rollout()).await? else { return Ok(None) };
+    let unreadable = |why: String| Refused::Unreadable(keys.rollout(), why);
+    let record: RolloutValue = value::parse(kv.value()).map_err(|why| unreadable(why.to_string()))?;
+    if !is_name(&record.id) || record.at_most == 0 {
+        return Err(unreadable("it is not what headcount writes there".to_owned()));
+    }
+    let holder = etcd.get(&keys.holder(&record.id)).await?.map(|kv| {
+        let unknown = HolderValue { v: VERSION, by: "somebody".to_owned(), since: 0.0 };
+        (value::parse(kv.value()).unwrap_or(unknown), kv.lease())
+    });
+    Ok(Some(Found { record, revision: kv.mod_revision(), lease: kv.lease(), holder }))
+}
+
+fn is_name(id: &str) -> bool {
+    (1..=16).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The rollout that stands in the way of another one, if there is one.
+///
+/// # Errors
+/// What stands in the way, or why that cannot be told.
+pub async fn is_free(config: &ClusterConfig) -> Result<(), Refused> {
+    let keys = Keys::new(&config.prefix, &config.name);
+    let etcd = Etcd::connect(config, keys.root()).await?;
+    free(look(&etcd, &keys).await?).map(drop)
+}
+
+/// The revision of a record that may be replaced; 0 if there is none.
+fn free(found: Option<Found>) -> Result<i64, Refused> {
+    match found {
+        None => Ok(0),
+        Some(found) if found.record.ended.is_some() => Ok(found.revision),
+        Some(Found { holder: Some((holder, _)), .. }) => Err(Refused::Held(holder.by, holder.since)),
+        Some(found) => Err(Refused::Interrupted(Box::new(found.record))),
+    }
+}
+
+impl Conductor {
+    /// Begins a rollout. Nothing is asked of anybody yet.
+    ///
+    /// # Errors
+    /// Another one stands in the way, or etcd does.
+    pub async fn begin(config: ClusterConfig, who: &str, plan: RolloutValue) -> Result<Conductor, Refused> {
+        let keys = Keys::new(&config.prefix, &config.name);
+        let etcd = Etcd::connect(&config, keys.root()).await?;
+        let revision = free(look(&etcd, &keys).await?)?;
+        let lasting = etcd.grant(config.forget_after).await?;
+        let lease = etcd.grant(config.ttl).await?;
+        let record = RolloutValue { id: format!("{lasting:x}"), by: who.to_owned(), ..plan };
+        let mut conductor = Conductor::new(config, keys, who, record, lasting, lease);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(conductor.keys.rollout(), CompareOp::Equal, revision)])
+            .and_then([conductor.put_record(&conductor.record), conductor.put_holder()]);
+        if etcd.txn("begin a rollout", txn).await?.succeeded() {
+            return Ok(conductor);
+        }
+        // Somebody else was quicker.
+        let _ = etcd.revoke(lasting).await;
+        let _ = etcd.revoke(lease).await;
+        conductor.lease = 0;
+        free(look(&etcd, &conductor.keys).await?)?;
+        Err(Trouble::Other { what: "begin a rollout", why: "somebody else has just ended one".to_owned() }
+            .into())
+    }
+
+    /// Goes on with the one that was interrupted.
+    ///
+    /// # Errors
+    /// There is none, somebody else goes on with it, or etcd stands in the way.
+    pub async fn resume(config: ClusterConfig, who: &str) -> Result<Conductor, Refused> {
+        let keys = Keys::new(&config.prefix, &config.name);
+        let etcd = Etcd::connect(&config, keys.root()).await?;
+        let Some(found) = look(&etcd, &keys).await? else { return Err(Refused::Nothing) };
+        if found.record.ended.is_some() {
+            return Err(Refused::Nothing);
+        }
+        let lease = etcd.grant(config.ttl).await?;
+        let mut conductor = Conductor::new(config, keys, who, found.record, found.lease, lease);
+        match conductor.take_hold(&etcd).await? {
+            None => Ok(conductor),
+            Some(News::Lost(by)) => {
+                let _ = etcd.revoke(lease).await;
+                let since = found.holder.map_or(0.0, |(holder, _)| holder.since);
+                Err(Refused::Held(by, since))
+            }
+            Some(_) => Err(Refused::Nothing),
+        }
+    }
+
+    /// Ends the one that has not ended, whoever goes on with it: that one is told. What has begun on a host ends there.
+    ///
+    /// # Errors
+    /// There is none, or etcd stands in the way.
+    pub async fn abort(config: &ClusterConfig, who: &str) -> Result<RolloutValue, Refused> {
+        let keys = Keys::new(&config.prefix, &config.name);
+        let etcd = Etcd::connect(config, keys.root()).await?;
+        loop {
+            let Some(found) = look(&etcd, &keys).await? else { return Err(Refused::Nothing) };
+            if found.record.ended.is_some() {
+                return Err(Refused::Nothing);
+            }
+            let ended = Ended { how: How::Aborted, why: format!("by {who}"), time: crate::now() };
+            let record = RolloutValue { ended: Some(ended), ..found.record };
+            let options = PutOptions::new().with_ignore_lease();
+            let txn = Txn::new()
+                .when([Compare::mod_revision(keys.rollout(), CompareOp::Equal, found.revision)])
+                .and_then([
+                    TxnOp::put(keys.rollout(), json(&record), Some(options)),
+                    TxnOp::delete(keys.holder(&record.id), None),
+                ]);
+            if etcd.txn("end a rollout", txn).await?.succeeded() {
+                return Ok(record);
+            }
+        }
+    }
+
+    fn new(
+        config: ClusterConfig,
+        keys: Keys,
+        who: &str,
+        record: RolloutValue,
+        lasting: i64,
+        lease: i64,
+    ) -> Conductor {
+        Conductor {
+            config,
+            keys,
+            who: who.to_owned(),
+            since: crate::now(),
+            record,
+            lasting,
+            lease,
+            tasks: BTreeMap::new(),
+            connection: None,
+            backoff: Backoff::default(),
+            is_away: false,
+            next_extension: Instant::now(),
+        }
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn record(&self) -> &RolloutValue {
+        &self.record
+    }
+
+    /// What was asked, and what became of it, as of the last news.
+    #[must_use]
+    pub fn tasks(&self) -> BTreeMap<Target, TaskValue> {
+        self.tasks.iter().map(|(target, (task, _))| (target.clone(), task.clone())).collect()
+    }
+
+    /// Whether it is known how it is.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    fn put_record(&self, record: &RolloutValue) -> TxnOp {
+        TxnOp::put(self.keys.rollout(), json(record), Some(PutOptions::new().with_lease(self.lasting)))
+    }
+
+    fn put_holder(&self) -> TxnOp {
+        let holder = HolderValue { v: VERSION, by: self.who.clone(), since: self.since };
+        let key = self.keys.holder(&self.record.id);
+        TxnOp::put(key, json(&holder), Some(PutOptions::new().with_lease(self.lease)))
+    }
+
+    /// What must hold for each write.
+    fn is_held(&self) -> Compare {
+        Compare::lease(self.keys.holder(&self.record.id), CompareOp::Equal, self.lease)
+    }
+
+    /// What comes next. It can be given up at any time.
+    pub async fn next(&mut self) -> News {
+        loop {
+            match self.advance().await {
+                Ok(Some(news)) => return news,
+                Ok(None) => {}
+                Err(trouble) => {
+                    self.connection = None;
+                    if matches!(trouble, Trouble::LeaseGone | Trouble::Compacted) {
+                        // The next attempt finds out what has become of it.
+                        continue;
+                    }
+                    if !std::mem::replace(&mut self.is_away, true) {
+                        return News::Away(trouble);
+                    }
+                    sleep(self.backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Option<News>, Trouble> {
+        if self.connection.is_none() {
+            return self.connect().await;
+        }
+        if std::mem::take(&mut self.is_away) {
+            self.backoff.succeeded();
+            return Ok(Some(News::Back));
+        }
+        if self.next_extension <= Instant::now() {
+            self.extend().await?;
+        }
+        let Some(Connection { etcd, changes, keeping }) = &mut self.connection else { return Ok(None) };
+        let answer = tokio::select! {
+            answer = changes.message() => answer.map_err(|e| etcd.trouble(&e, "watch"))?,
+            ended = keeping.join_next() => return Err(match ended {
+                Some(Ok(trouble)) => trouble,
+                _ => Trouble::LeaseGone,
+            }),
+        };
+        let Some(answer) = answer else { return Err(Trouble::Away("it has ended the watch".to_owned())) };
+        if answer.compact_revision() > 0 {
+            return Err(Trouble::Compacted);
+        }
+        if answer.canceled() {
+            return Err(Trouble::Other { what: "watch", why: answer.cancel_reason().to_owned() });
+        }
+        let mut has_changed = false;
+        for event in answer.events() {
+            let Some(kv) = event.kv() else { continue };
+            let is_put = event.event_type() == EventType::Put;
+            if kv.key() == self.keys.rollout().as_bytes()
+                || kv.key() == self.keys.holder(&self.record.id).as_bytes()
+            {
+                // Reading it anew says what it means.
+                self.connection = None;
+                return Ok(None);
+            }
+            has_changed |= self.take(kv, is_put);
+        }
+        Ok(has_changed.then_some(News::Changed))
+    }
+
+    /// The record and its tasks last as long as somebody goes on with them, and for their time after that.
+    async fn extend(&mut self) -> Result<(), Trouble> {
+        if let Some(connection) = &self.connection {
+            connection.etcd.keep_alive(self.lasting).await?;
+        }
+        self.next_extension = Instant::now() + self.config.forget_after / 4;
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<Option<News>, Trouble> {
+        let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
+        if let Some(news) = self.take_hold(&etcd).await? {
+            return Ok(Some(news));
+        }
+        let (found, revision) = etcd.all(&self.keys.tasks(), None).await?;
+        self.tasks.clear();
+        for kv in &found {
+            self.take(kv, true);
+        }
+        let changes = etcd.watch(&self.keys.tasks(), true, revision + 1).await?;
+        let mut keeping = JoinSet::new();
+        keeping.spawn(keep(etcd.clone(), self.lease, self.config.ttl));
+        self.connection = Some(Connection { etcd, changes, keeping });
+        Ok(Some(News::Changed))
+    }
+
+    /// Makes sure that it is this one that goes on with it. If it is not, why.
+    async fn take_hold(&mut self, etcd: &Etcd) -> Result<Option<News>, Trouble> {
+        loop {
+            let found = match look(etcd, &self.keys).await {
+                Ok(Some(found)) if found.record.id == self.record.id => found,
+                Ok(_) | Err(Refused::Unreadable(..)) => return Ok(Some(News::Gone)),
+                Err(Refused::Trouble(trouble)) => return Err(trouble),
+                Err(_) => return Ok(Some(News::Gone)),
+            };
+            if let Some(ended) = found.record.ended {
+                return Ok(Some(News::Ended(ended)));
+            }
+            match found.holder {
+                Some((_, lease)) if lease == self.lease => return Ok(None),
+                Some((holder, _)) => return Ok(Some(News::Lost(holder.by))),
+                None => {}
+            }
+            // The lease has run out, or was never used.
+            if let Err(Trouble::LeaseGone) = etcd.keep_alive(self.lease).await {
+                self.lease = etcd.grant(self.config.ttl).await?;
+            }
+            let txn = Txn::new()
+                .when([
+                    Compare::create_revision(self.keys.holder(&self.record.id), CompareOp::Equal, 0),
+                    Compare::mod_revision(self.keys.rollout(), CompareOp::Equal, found.revision),
+                ])
+                .and_then([self.put_holder()]);
+            if etcd.txn("go on with a rollout", txn).await?.succeeded() {
+                return self.remind(etcd).await.map(|()| None);
+            }
+        }
+    }
+
+    /// What nobody has begun, since nobody went on with the rollout, is written again, so that the agents look at it.
+    async fn remind(&self, etcd: &Etcd) -> Result<(), Trouble> {
+        for target in self.record.targets() {
+            let key = self.keys.task(&target.host, &target.node, &self.record.id);
+            let Some(kv) = etcd.get(&key).await? else { continue };
+            let Ok(task) = value::parse::<TaskValue>(kv.value()) else { continue };
+            if task.state == TaskState::Asked {
+                let options = PutOptions::new().with_ignore_lease();
+                let txn = Txn::new()
+                    .when([
+                        self.is_held(),
+                        Compare::mod_revision(key.clone(), CompareOp::Equal, kv.mod_revision()),
+                    ])
+                    .and_then([TxnOp::put(key, kv.value(), Some(options))]);
+                etcd.txn("ask again", txn).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a task. Whether that changed anything.
+    fn take(&mut self, kv: &KeyValue, is_put: bool) -> bool {
+        let Some(Key::Task { host, node, rollout }) = self.keys.parse(kv.key()) else { return false };
+        let target = Target::new(host, node);
+        if rollout != self.record.id {
+            return false;
+        }
+        if !is_put {
+            return self.tasks.remove(&target).is_some();
+        }
+        let task = match kv.value().len() > MOST_BYTES {
+            true => Err("it is too long".to_owned()),
+            false => value::parse(kv.value()).map_err(|why| why.to_string()),
+        };
+        let task = task.unwrap_or_else(|why| {
+            // Whatever became of it, nothing more is done to it.
+            let key = String::from_utf8_lossy(kv.key());
+            let why = format!("the key {key} is not ours any more: {why}");
+            let report = Some(Report::new(Outcome::Failed, &why));
+            TaskValue {
+                state: TaskState::Done,
+                report,
+                ..TaskValue::reload("", false, self.record.timeout())
+            }
+        });
+        self.tasks.insert(target, (task, kv.mod_revision()));
+        true
+    }
+
+    fn etcd(&self) -> Result<Etcd, Trouble> {
+        let connection = self.connection.as_ref();
+        connection
+            .map(|connection| connection.etcd.clone())
+            .ok_or_else(|| Trouble::Away("not connected".to_owned()))
+    }
+
+    async fn write(&mut self, what: &'static str, txn: Txn) -> Result<bool, Trouble> {
+        let written = self.etcd()?.txn(what, txn).await;
+        if !matches!(written, Ok(ref answer) if answer.succeeded()) {
+            // What is true is read anew.
+            self.connection = None;
+        }
+        Ok(written?.succeeded())
+    }
+
+    /// Asks the agents of these to reload them. One that was asked already is not asked again.
+    ///
+    /// # Errors
+    /// etcd. What became of it, [`Conductor::next`] tells.
+    pub async fn ask(&mut self, targets: &[Target]) -> Result<(), Trouble> {
+        for some in targets.chunks(AT_ONCE) {
+            let mut when = vec![self.is_held()];
+            let mut puts = Vec::new();
+            for target in some {
+                let key = self.keys.task(&target.host, &target.node, &self.record.id);
+                let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
+                when.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
+                puts.push(TxnOp::put(key, json(&task), Some(PutOptions::new().with_lease(self.lasting))));
+            }
+            if !self.write("ask for a reload", Txn::new().when(when).and_then(puts)).await? {
+                return Ok(());
+            }
+            // Until it is read: it must not be asked again.
+            for target in some {
+                let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
+                self.tasks.entry(target.clone()).or_insert((task, 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what nobody has begun. What somebody has just begun stays.
+    ///
+    /// # Errors
+    /// etcd.
+    pub async fn withdraw(&mut self, targets: &[Target]) -> Result<(), Trouble> {
+        for target in targets {
+            let key = self.keys.task(&target.host, &target.node, &self.record.id);
+            let etcd = self.etcd()?;
+            let kv = etcd.get(&key).await?;
+            let Some(kv) = kv else {
+                self.tasks.remove(target);
+                continue;
+            };
+            match value::parse::<TaskValue>(kv.value()) {
+                Ok(task) if task.state != TaskState::Asked => {
+                    self.tasks.insert(target.clone(), (task, kv.mod_revision()));
+                }
+                _ => {
+                    let txn = Txn::new()
+                        .when([
+                            self.is_held(),
+                            Compare::mod_revision(key.clone(), CompareOp::Equal, kv.mod_revision()),
+                        ])
+                        .and_then([TxnOp::delete(key, None)]);
+                    if self.write("take back what was asked", txn).await? {
+                        self.tasks.remove(target);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that it has ended. Another one may begin.
+    ///
+    /// # Errors
+    /// etcd, or that it is not held any more.
+    pub async fn end(&mut self, how: How, why: &str) -> Result<(), Trouble> {
+        let ended = Some(Ended { how, why: crate::task::cut(why), time: crate::now() });
+        let record = RolloutValue { ended, ..self.record.clone() };
+        let txn = Txn::new()
+            .when([self.is_held()])
+            .and_then([self.put_record(&record), TxnOp::delete(self.keys.holder(&record.id), None)]);
+        if !self.write("end a rollout", txn).await? {
+            return Err(Trouble::LeaseGone);
+        }
+        self.record = record;
+        self.release().await
+    }
+
+    /// Goes on no more: somebody else may, at once.
+    ///
+    /// # Errors
+    /// etcd: then others have to wait until the lease has run out.
+    pub async fn release(&mut self) -> Result<(), Trouble> {
+        let etcd = match self.connection.take() {
+            Some(connection) => connection.etcd,
+            None => Etcd::connect(&self.config, self.keys.root()).await?,
+        };
+        etcd.revoke(self.lease).await
+    }
+}
