@@ -88,7 +88,7 @@ pub struct Conductor {
     /// The lease of all of it, and that of the right to go on with it.
     lasting: i64,
     lease: i64,
-    tasks: BTreeMap<Target, (TaskValue, i64)>,
+    tasks: BTreeMap<Target, TaskValue>,
     connection: Option<Connection>,
     backoff: Backoff,
     is_away: bool,
@@ -107,7 +107,8 @@ async fn look(etcd: &Etcd, keys: &Keys) -> Result<Option<Found>, Refused> {
     let Some(kv) = etcd.get(&keys.rollout()).await? else { return Ok(None) };
     let unreadable = |why: String| Refused::Unreadable(keys.rollout(), why);
     let record: RolloutValue = value::parse(kv.value()).map_err(|why| unreadable(why.to_string()))?;
-    if !is_name(&record.id) || record.at_most == 0 {
+    let is_named = |target: &Target| !target.host.is_empty() && !target.node.is_empty();
+    if !is_name(&record.id) || record.at_most == 0 || !record.targets().all(is_named) {
         return Err(unreadable("it is not what headcount writes there".to_owned()));
     }
     let holder = etcd.get(&keys.holder(&record.id)).await?.map(|kv| {
@@ -252,8 +253,8 @@ impl Conductor {
 
     /// What was asked, and what became of it, as of the last news.
     #[must_use]
-    pub fn tasks(&self) -> BTreeMap<Target, TaskValue> {
-        self.tasks.iter().map(|(target, (task, _))| (target.clone(), task.clone())).collect()
+    pub fn tasks(&self) -> &BTreeMap<Target, TaskValue> {
+        &self.tasks
     }
 
     /// Whether it is known how it is.
@@ -399,20 +400,21 @@ impl Conductor {
         }
     }
 
-    /// What nobody has begun, since nobody went on with the rollout, is written again, so that the agents look at it.
+    /// What has not ended is written again, so that the agents look at it: they begin nothing while nobody goes on with the rollout.
     async fn remind(&self, etcd: &Etcd) -> Result<(), Trouble> {
-        for target in self.record.targets() {
-            let key = self.keys.task(&target.host, &target.node, &self.record.id);
-            let Some(kv) = etcd.get(&key).await? else { continue };
-            let Ok(task) = value::parse::<TaskValue>(kv.value()) else { continue };
-            if task.state == TaskState::Asked {
+        let (found, _) = etcd.all(&self.keys.tasks(), None).await?;
+        for kv in found {
+            let is_ours = matches!(self.keys.parse(kv.key()), Some(Key::Task { rollout, .. }) if rollout == self.record.id);
+            let is_open =
+                value::parse::<TaskValue>(kv.value()).is_ok_and(|task| task.state != TaskState::Done);
+            if is_ours && is_open {
                 let options = PutOptions::new().with_ignore_lease();
-                let txn = Txn::new()
-                    .when([
-                        self.is_held(),
-                        Compare::mod_revision(key.clone(), CompareOp::Equal, kv.mod_revision()),
-                    ])
-                    .and_then([TxnOp::put(key, kv.value(), Some(options))]);
+                let unchanged = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
+                let txn = Txn::new().when([self.is_held(), unchanged]).and_then([TxnOp::put(
+                    kv.key(),
+                    kv.value(),
+                    Some(options),
+                )]);
                 etcd.txn("ask again", txn).await?;
             }
         }
@@ -444,7 +446,7 @@ impl Conductor {
                 ..TaskValue::reload("", false, self.record.timeout())
             }
         });
-        self.tasks.insert(target, (task, kv.mod_revision()));
+        self.tasks.insert(target, task);
         true
     }
 
@@ -484,7 +486,7 @@ impl Conductor {
             // Until it is read: it must not be asked again.
             for target in some {
                 let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
-                self.tasks.entry(target.clone()).or_insert((task, 0));
+                self.tasks.entry(target.clone()).or_insert(task);
             }
         }
         Ok(())
@@ -505,7 +507,7 @@ impl Conductor {
             };
             match value::parse::<TaskValue>(kv.value()) {
                 Ok(task) if task.state != TaskState::Asked => {
-                    self.tasks.insert(target.clone(), (task, kv.mod_revision()));
+                    self.tasks.insert(target.clone(), task);
                 }
                 _ => {
                     let txn = Txn::new()

@@ -1,7 +1,7 @@
 //! `headcount cluster reload` over real agents and servers: each node once, in waves, whoever ends meanwhile.
 
 use serde_json::{Value, json};
-use testkit::{Nginx, Signal, permit};
+use testkit::{Nginx, Setup, Signal, permit};
 
 use super::fleet::{Fleet, Host, Server, host, key, write};
 use crate::scripted::{LONG, Running, setup};
@@ -99,6 +99,7 @@ fn all_are_reloaded_in_waves_and_the_first_alone() {
     a.cluster(&["reload", "--node", "other"]).ended(4).complains("there is no node other");
     for wrong in [
         &["reload", "--first", "0"][..],
+        &["reload", "--timeout", "0"],
         &["reload", "--resume", "--drained"],
         &["reload", "--abort", "--node", "x"],
     ] {
@@ -376,6 +377,10 @@ fn what_others_write_is_not_trusted() {
     assert_eq!(read(key("tasks/@rollout")), b"{}");
 }
 
+fn nginx() -> Setup {
+    setup().workers(1).option("node", "\"nginx\"")
+}
+
 /// An nginx, and a host whose agent knows it.
 fn with_nginx(fleet: &Fleet, name: &str, nginx: &Nginx) -> Host {
     let mut host = may_reload(fleet.host(name), &format!("registries = [{:?}]", nginx.registry()));
@@ -387,8 +392,7 @@ fn with_nginx(fleet: &Fleet, name: &str, nginx: &Nginx) -> Host {
 fn a_refused_configuration_stops_it_and_the_rest_is_untouched() {
     let _permit = permit();
     let fleet = Fleet::new();
-    let all: Vec<Nginx> =
-        (0..3).map(|_| Nginx::start_ready(setup().workers(1).allow("unknown directive"))).collect();
+    let all: Vec<Nginx> = (0..3).map(|_| Nginx::start_ready(nginx().allow("unknown directive"))).collect();
     let hosts: Vec<Host> =
         ["a", "b", "c"].iter().zip(&all).map(|(name, nginx)| with_nginx(&fleet, name, nginx)).collect();
     ["a", "b", "c"].iter().for_each(|name| drop(hosts[0].sees_node(name, "serving")));
@@ -413,7 +417,7 @@ fn a_refused_configuration_stops_it_and_the_rest_is_untouched() {
 fn drained_waits_for_a_slow_client_before_the_next() {
     let _permit = permit();
     let fleet = Fleet::new();
-    let all: Vec<Nginx> = (0..2).map(|_| Nginx::start_ready(setup().workers(1))).collect();
+    let all: Vec<Nginx> = (0..2).map(|_| Nginx::start_ready(nginx())).collect();
     let hosts: Vec<Host> =
         ["a", "b"].iter().zip(&all).map(|(name, nginx)| with_nginx(&fleet, name, nginx)).collect();
     ["a", "b"].iter().for_each(|name| drop(hosts[0].sees_node(name, "serving")));
