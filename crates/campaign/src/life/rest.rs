@@ -35,7 +35,7 @@ impl Life<'_> {
         if self.comes_to_rest() && self.status_fits() {
             self.all_was_said();
             self.readers_have_all();
-            if self.rests % 5 == 0 && Instant::now() > self.busy_until {
+            if self.rests.is_multiple_of(5) && Instant::now() > self.busy_until {
                 self.is_quiet();
             }
             self.does_not_grow();
@@ -132,7 +132,7 @@ impl Life<'_> {
             );
         }
         *self.out.tally.counts.entry("comparisons of status with the kernel").or_default() += 1;
-        if self.rests % 4 == 0 {
+        if self.rests.is_multiple_of(4) {
             self.metrics_fit();
         }
         true
