@@ -14,6 +14,7 @@ mod cluster {
     mod exporter;
     mod hooks;
     mod hosts;
+    mod late;
     mod lua;
     mod reload;
     mod roles;
