@@ -19,6 +19,7 @@ mod cluster {
     mod hosts;
     mod late;
     mod lua;
+    mod partition;
     mod reload;
     mod reload_killed;
     mod roles;
