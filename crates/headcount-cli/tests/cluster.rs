@@ -17,6 +17,7 @@ mod cluster {
     mod hooks;
     mod hooks_of_all;
     mod hosts;
+    mod late;
     mod lua;
     mod partition;
     mod reload;

@@ -131,7 +131,14 @@ impl Fleet {
         self.still.retain(|(until, pids)| {
             let is_over = all || *until <= now;
             if is_over {
-                pids.iter().for_each(|&pid| process::send(pid, Signal::CONT));
+                // Whoever waits for one that was stopped has stopped as well.
+                let ways: Vec<i32> = pids
+                    .iter()
+                    .filter_map(|&pid| process::stat(pid))
+                    .map(|stat| stat.parent)
+                    .filter(|&parent| process::title(parent).starts_with("nsenter "))
+                    .collect();
+                pids.iter().chain(&ways).for_each(|&pid| process::send(pid, Signal::CONT));
             }
             !is_over
         });

@@ -25,7 +25,10 @@ pub struct Shop {
 
 impl Shop {
     pub fn open(names: &[&str], settings: &str) -> Shop {
-        let fleet = Fleet::new();
+        Shop::open_on(Fleet::new(), names, settings)
+    }
+
+    fn open_on(fleet: Fleet, names: &[&str], settings: &str) -> Shop {
         let mut hosts: Vec<_> =
             names.iter().map(|name| may_reload(fleet.host_with(name, settings), "")).collect();
         let servers = hosts.iter().map(|host| Server::start(host, 1)).collect();
@@ -123,7 +126,7 @@ fn two_at_once_are_refused_and_one_can_be_ended() {
             .complains("--abort");
     }
     shop.hosts[1].cluster(&["reload", "--abort"]).ended(0).says("ended: the reload of 2 nodes that");
-    first.end().ended(1).complains("it was ended by").complains("0 of 2 nodes are through");
+    first.end().ended(1).complains("it was ended by").complains("0 of 2 nodes through");
     // What has begun goes on there, and the next one may begin.
     shop.servers[0].thaw();
     shop.serves(&["a", "b"]);
@@ -225,7 +228,7 @@ fn a_host_that_is_lost_midway_stops_it() {
         .end()
         .ended(1)
         .complains("stopped: a/prefork-example: its host is lost")
-        .complains("0 of 3 nodes are through");
+        .complains("0 of 3 nodes through");
     shop.servers[0].thaw();
     assert_eq!(shop.generations()[1..], [1, 1]);
     // Nothing begins while one is lost, unless it is said.
@@ -253,6 +256,19 @@ fn etcd_may_go_away_meanwhile() {
     shop.hosts[0].agent().says("prefork-example: generation 2 serves");
     shop.fleet.etcd.restart();
     command.end().ended(0).complains("etcd answers again");
+    assert_eq!(shop.generations(), [2, 2]);
+}
+
+#[test]
+fn a_member_of_etcd_less_does_not_end_it() {
+    let _permit = permit();
+    let mut shop = Shop::open_on(Fleet::of_three(), &["a", "b"], "ttl = \"2s\"");
+    shop.servers[0].freeze();
+    let command = shop.command(&[]);
+    command.says("a/prefork-example  reloading");
+    shop.fleet.leader().kill();
+    shop.servers[0].thaw();
+    command.end().ended(0).says("2 nodes serve their new generation");
     assert_eq!(shop.generations(), [2, 2]);
 }
 
@@ -355,7 +371,7 @@ fn a_refused_configuration_stops_it_and_the_rest_is_untouched() {
         .complains("stopped: b/nginx: master")
         .complains("refused the configuration")
         .complains("unknown directive \"this\" in ")
-        .complains("1 of 3 nodes are through");
+        .complains("1 of 3 nodes through");
     let generations = || all.iter().map(|nginx| generation(&nginx.registry())).collect::<Vec<_>>();
     assert_eq!(generations(), [2, 1, 1]);
     all.iter().for_each(Nginx::must_serve);

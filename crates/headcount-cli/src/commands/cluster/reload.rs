@@ -375,6 +375,6 @@ impl Rollout {
         };
         let all = self.conductor.record().targets().count();
         let done = self.conductor.record().targets().filter(through).count();
-        format!("{done} of {} are through", plural(all as u64, "node"))
+        format!("{done} of {} through", plural(all as u64, "node"))
     }
 }
