@@ -305,8 +305,10 @@ impl Life<'_> {
         let Some(master) = self.server.master() else { return };
         let open = process::open_descriptors(master);
         let first = *self.descriptors.entry(self.server.workers).or_insert(open);
-        // nginx keeps the channels of workers that have just left until it hears of their end.
-        let fits = self.wait(HEADCOUNT, |_| process::open_descriptors(master) <= first + 4);
+        // nginx keeps the channels of workers that have just left until it hears of their end; and a master four descriptors of each
+        // registry that was removed under it.
+        let most = first + 4 + 4 * self.registries_lost;
+        let fits = self.wait(HEADCOUNT, |_| process::open_descriptors(master) <= most);
         if !fits {
             let open = process::open_descriptors(master);
             self.violation(Class::Growth, format!("the master has {open} descriptors, and had {first}"));

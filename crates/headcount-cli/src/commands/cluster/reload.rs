@@ -83,7 +83,7 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &ReloadArgs) -
     let who = who();
     let mut printer = Printer::new(args.json);
     if args.abort {
-        let record = Conductor::abort(&config, &who).await.map_err(|why| in_words(why, "end"))?;
+        let record = conductor::abort(&config, &who).await.map_err(|why| in_words(why, "end"))?;
         printer.aborted(&record)?;
         return Ok(Outcome::Done);
     }
@@ -375,6 +375,6 @@ impl Rollout {
         };
         let all = self.conductor.record().targets().count();
         let done = self.conductor.record().targets().filter(through).count();
-        format!("{done} of {} are through", plural(all as u64, "node"))
+        format!("{done} of {} through", plural(all as u64, "node"))
     }
 }
