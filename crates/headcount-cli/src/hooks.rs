@@ -5,6 +5,7 @@
 
 mod attempt;
 pub mod backoff;
+pub mod cluster;
 pub mod command;
 pub mod deliver;
 pub mod follow;

@@ -6,6 +6,8 @@ mod program;
 #[path = "run/record.rs"]
 mod record;
 mod scripted;
+#[allow(dead_code, reason = "it is the tests' of `headcount top`, too")]
+mod tmux;
 
 mod cluster {
     pub mod fleet;
@@ -13,10 +15,12 @@ mod cluster {
     mod engine;
     mod exporter;
     mod hooks;
+    mod hooks_of_all;
     mod hosts;
     mod lua;
     mod reload;
     mod reload_killed;
     mod roles;
+    mod top;
     mod wrong_use;
 }

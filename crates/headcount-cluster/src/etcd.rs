@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, Error, GetOptions, GetResponse, Identity, KeyValue,
+    Certificate, Client, ConnectOptions, Error, EventType, GetOptions, GetResponse, Identity, KeyValue,
     LeaseKeepAliveStream, LeaseKeeper, TlsOptions, Txn, TxnResponse, WatchOptions, WatchStream,
 };
 
@@ -171,6 +171,20 @@ impl Etcd {
         let options = WatchOptions::new().with_start_revision(revision).with_progress_notify();
         let options = if is_prefix { options.with_prefix() } else { options };
         self.call("watch", client.watch(key, Some(options))).await
+    }
+
+    /// Waits until this key is removed, after this revision. It may be there again by then, and the wait may end sooner.
+    pub(crate) async fn until_gone(&self, key: &str, from: i64) -> Result<(), Trouble> {
+        let mut changes = self.watch(key, false, from).await?;
+        loop {
+            let Some(answer) = changes.message().await.map_err(|e| self.trouble(&e, "watch"))? else {
+                return Ok(());
+            };
+            let gone = answer.events().iter().any(|event| event.event_type() == EventType::Delete);
+            if gone || answer.canceled() {
+                return Ok(());
+            }
+        }
     }
 
     pub(crate) fn trouble(&self, error: &Error, what: &'static str) -> Trouble {

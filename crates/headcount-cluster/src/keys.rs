@@ -89,6 +89,16 @@ impl Keys {
         format!("{}roles/@teller", self.root)
     }
 
+    /// Which host delivers for a hook of the whole cluster.
+    pub(crate) fn hook_role(&self, hook: &str) -> String {
+        format!("{}roles/@hooks/{}", self.root, segment(hook))
+    }
+
+    /// How far that has come.
+    pub(crate) fn hook(&self, hook: &str) -> String {
+        format!("{}hooks/{}", self.root, segment(hook))
+    }
+
     pub(crate) fn tasks(&self) -> String {
         format!("{}tasks/", self.root)
     }

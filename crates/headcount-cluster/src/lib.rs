@@ -1,7 +1,8 @@
 //! What the agents of many hosts tell each other, through etcd and through nothing else.
 //!
 //! A [`publisher`] tells of the nodes of its host, and that the host is there. A [`follower`] reads the picture of the whole
-//! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`). What they write where is
+//! cluster, and what changes. One agent at a time notes which hosts are lost (`teller.rs`), and delivers for a hook of all hosts
+//! ([`turn`]). What they write where is
 //! docs/cluster.md's *keys*. [`claims`] are what one process of all has: roles, locks, what runs once. Whoever reloads many nodes plans it ([`rollout`]) and
 //! goes on with it ([`conductor`]); the agents do their part ([`doer`]). Only the program `headcount` uses this: the libraries and the module know nothing of it.
 
@@ -23,6 +24,7 @@ pub mod rollout;
 pub mod task;
 mod teller;
 mod trouble;
+pub mod turn;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -54,21 +54,8 @@ impl Teller {
         let held = self.etcd.get(&role).await?;
         match held {
             Some(kv) if kv.lease() == self.lease => self.note().await,
-            Some(_) => self.wait(&role, revision + 1).await,
+            Some(_) => self.etcd.until_gone(&role, revision + 1).await,
             None => Ok(()),
-        }
-    }
-
-    async fn wait(&self, role: &str, from: i64) -> Result<(), Trouble> {
-        let mut changes = self.etcd.watch(role, false, from).await?;
-        loop {
-            let Some(answer) = changes.message().await.map_err(|e| self.etcd.trouble(&e, "watch"))? else {
-                return Ok(());
-            };
-            let gone = answer.events().iter().any(|event| event.event_type() == EventType::Delete);
-            if gone || answer.canceled() {
-                return Ok(());
-            }
         }
     }
 

@@ -10,8 +10,8 @@ const PAGE: &str = include_str!("page.html");
 /// What a browser lets the page do: run its own script and style, known by their hashes, and ask its own server. So even a
 /// registry that somebody has filled with markup could do nothing, were it ever to get into the page as such.
 pub(crate) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-gliEeEqrLqgcdgP7KrAxsAo5OvwrSL6X9VaWYssBT78='; \
-     style-src 'sha256-i/4zXqCHwCUuJyNDszOeNX7Cp/Fs5Ot+GMAOlhCXnKo='; \
+     script-src 'sha256-blJdFYu22Y3/lvCWvWPjBc/aAsXizEHqe2aI8eoRggg='; \
+     style-src 'sha256-Hodj6SK0s8tdUiuAxJhR5cZgJY4PwMyBX7WMU3jBrv0='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page about these nodes. It refreshes itself by fetching its own address as JSON, and fetches nothing else.

@@ -19,13 +19,21 @@ pub const SCHEMA: u32 = 1;
 pub struct StatusDocument {
     pub schema: u32,
     pub nodes: Vec<NodeDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<serde_json::Value>,
 }
 
 impl StatusDocument {
     /// The document about these nodes.
     #[must_use]
     pub fn new(nodes: Vec<NodeDocument>) -> StatusDocument {
-        StatusDocument { schema: SCHEMA, nodes }
+        StatusDocument { schema: SCHEMA, nodes, cluster: None }
+    }
+
+    /// With the cluster that the host belongs to, as `headcount cluster status --json` has it.
+    #[must_use]
+    pub fn with_cluster(self, cluster: Option<serde_json::Value>) -> StatusDocument {
+        StatusDocument { cluster, ..self }
     }
 }
 

@@ -58,7 +58,9 @@ impl AgentArgs {
             }
             None => PathBuf::from(DEFAULT_FILE),
         };
-        Ok((file.display().to_string(), Config::read(&file)?, hooks::read(&file)?))
+        let config = Config::read(&file)?;
+        let hooks = hooks::read(&file, &config)?;
+        Ok((file.display().to_string(), config, hooks))
     }
 }
 
@@ -119,7 +121,7 @@ async fn serve(
     let membership = Membership::begin(&config, nodes.subscribe(), &doer);
     let listeners = sockets.serve(&config, &membership);
     tracing::info!("headcount agent {}, {file}: {}", env!("CARGO_PKG_VERSION"), in_words(&config, &hooks));
-    let hooks = Hooks::begin(&hooks, &nodes.subscribe());
+    let hooks = Hooks::begin(&hooks, &config, &nodes.subscribe());
     let mut agent = Agent { config, nodes, doer, membership, hooks, listeners: Some(listeners) };
     tell_manager(&[NotifyState::Ready]);
     // Half of what the manager waits for; it is fed by the loop that does all the work.
@@ -186,7 +188,7 @@ impl Agent {
             self.membership = Membership::begin(&new, self.nodes.subscribe(), &self.doer);
         }
         self.listeners = Some(sockets.serve(&new, &self.membership));
-        self.hooks.change(hooks, &self.nodes.subscribe(), other_nodes);
+        self.hooks.change(hooks, &new, &self.nodes.subscribe(), other_nodes);
         self.config = new;
         tracing::info!("reloaded: {}", in_words(&self.config, hooks));
         Ok(())

@@ -6,7 +6,7 @@ mod reload;
 pub mod status;
 mod wait;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -67,13 +67,7 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
     if let ClusterCommand::Leader(LeaderArgs { role: Some(role), .. }) = &args.command {
         return leader::lead(role, args);
     }
-    let Config { cluster, .. } = Config::read(&args.config)?;
-    let Some(config) = cluster else {
-        bail!(
-            "{}: there is no [cluster] in it: see docs/cluster.md, or name another file with --config",
-            args.config.display()
-        );
-    };
+    let config = configured(&args.config)?;
     let node = selector.node.as_deref();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -86,6 +80,18 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Leader(args) => leader::list(config, args).await,
         }
     })
+}
+
+/// The cluster of this configuration.
+pub fn configured(file: &Path) -> anyhow::Result<ClusterConfig> {
+    let Config { cluster, .. } = Config::read(file)?;
+    let Some(config) = cluster else {
+        bail!(
+            "{}: there is no [cluster] in it: see docs/cluster.md, or name another file with --config",
+            file.display()
+        );
+    };
+    Ok(config)
 }
 
 /// A follower that has read everything once, and what it told until then.

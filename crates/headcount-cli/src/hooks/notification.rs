@@ -11,8 +11,10 @@ use super::node_event::NodeEvent;
 use super::rules::LOST;
 
 /// The members of a document that commands have in their environment. Those that a document lacks are unset there.
-const VARIABLES: [(&str, &str); 29] = [
+const VARIABLES: [(&str, &str); 31] = [
     ("kind", "HEADCOUNT_EVENT"),
+    ("host", "HEADCOUNT_HOST"),
+    ("revision", "HEADCOUNT_REVISION"),
     ("node", "HEADCOUNT_NODE"),
     ("id", "HEADCOUNT_ID"),
     ("attempt", "HEADCOUNT_ATTEMPT"),

@@ -9,6 +9,8 @@ pub const ANY: &str = "any";
 pub const LOST: &str = "lost";
 /// What follows from the journal and from the kernel's word on who is alive: see `node_event.rs`.
 pub const NODE_EVENTS: [&str; 3] = ["node_started", "node_stopped", "node_died"];
+/// What the hosts of a cluster tell of themselves.
+const HOST_EVENTS: [&str; 3] = ["host_joined", "host_left", "host_lost"];
 
 /// One `--on`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,6 +34,13 @@ pub enum Action {
 impl Rule {
     /// Reads what was given to `--on`.
     pub fn parse(text: &str) -> Result<Rule, String> {
+        let rule = Rule::parse_any(text)?;
+        rule.must_be_among(&allowed().collect::<Vec<_>>())?;
+        Ok(rule)
+    }
+
+    /// Whatever its events are about.
+    fn parse_any(text: &str) -> Result<Rule, String> {
         let form = "a rule is EVENT[,EVENT…]=COMMAND, as in worker_died=./tell";
         let (events, action) = text.split_once('=').ok_or_else(|| format!("there is no command: {form}"))?;
         let action = action.trim();
@@ -54,6 +63,12 @@ impl Rule {
         Ok(Rule { text: text.to_owned(), events, action })
     }
 
+    /// Refuses events that are not told here.
+    pub fn must_be_among(&self, allowed: &[&'static str]) -> Result<(), String> {
+        let other = self.events.iter().find(|event| !allowed.contains(event));
+        other.map_or(Ok(()), |other| Err(no_event(other, allowed)))
+    }
+
     /// Whether it is about this event.
     pub fn wants(&self, event: &str) -> bool {
         self.events.iter().any(|&own| own == event || own == ANY)
@@ -69,20 +84,27 @@ impl TryFrom<String> for Rule {
     type Error = String;
 
     fn try_from(text: String) -> Result<Rule, String> {
-        Rule::parse(&text)
+        Rule::parse_any(&text)
     }
 }
 
-/// All names that a rule may have.
+/// All names that a rule may have for the nodes of a host.
 pub fn allowed() -> impl Iterator<Item = &'static str> {
     Kind::ALL.iter().map(|kind| kind.name()).chain(NODE_EVENTS).chain([LOST, ANY])
 }
 
+/// All names that a rule may have for a cluster.
+pub fn allowed_for_cluster() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.iter().map(|kind| kind.name()).chain(HOST_EVENTS).chain([ANY])
+}
+
 fn event(name: &str) -> Result<&'static str, String> {
-    allowed().find(|&known| known == name).ok_or_else(|| {
-        let allowed: Vec<_> = allowed().collect();
-        format!("there is no event {name:?}; allowed are {}", allowed.join(", "))
-    })
+    let found = allowed().chain(HOST_EVENTS).find(|&known| known == name);
+    found.ok_or_else(|| no_event(name, &allowed().collect::<Vec<_>>()))
+}
+
+fn no_event(name: &str, allowed: &[&str]) -> String {
+    format!("there is no event {name:?}; allowed are {}", allowed.join(", "))
 }
 
 /// The text of a rule that another one repeats: the state file could not tell them apart.

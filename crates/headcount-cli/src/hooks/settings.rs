@@ -99,6 +99,16 @@ impl Settings {
         if self.node.is_some() && self.registry.is_some() {
             return Err("node and registry: only one of them".to_owned());
         }
+        let allowed: Vec<_> = match self.scope {
+            Scope::Host => rules::allowed().collect(),
+            Scope::Cluster => rules::allowed_for_cluster().collect(),
+        };
+        for rule in &self.on {
+            rule.must_be_among(&allowed).map_err(|why| format!("on: {why}"))?;
+        }
+        if self.scope == Scope::Cluster && self.registry.is_some() {
+            return Err("registry: it is a file of one host: for a cluster, use node".to_owned());
+        }
         if let Some(path) = self.registry.as_ref().filter(|path| !path.is_absolute()) {
             return Err(format!("registry: {} is not an absolute path", path.display()));
         }
@@ -113,6 +123,8 @@ pub enum Scope {
     /// Those of this host.
     #[default]
     Host,
+    /// Those of all hosts, each once for all of them.
+    Cluster,
 }
 
 /// Where to begin without a record.

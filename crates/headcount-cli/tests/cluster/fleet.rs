@@ -59,10 +59,7 @@ impl Fleet {
     pub fn host_with(&self, name: &str, settings: &str) -> Host {
         let host = Host { folder: self.folder.at(name), agent: None };
         std::fs::create_dir_all(&host.folder).expect("our folder");
-        host.configure(&format!(
-            "[cluster]\nname = \"shop\"\nendpoints = {:?}\nhost = {name:?}\n{settings}\n",
-            self.endpoints()
-        ));
+        host.configure_cluster(self, name, settings);
         host
     }
 
@@ -109,6 +106,14 @@ impl Host {
         std::fs::write(self.config(), text).expect("our folder");
     }
 
+    /// The same as a host of a fleet.
+    pub fn configure_cluster(&self, fleet: &Fleet, name: &str, settings: &str) {
+        self.configure(&format!(
+            "[cluster]\nname = \"shop\"\nendpoints = {:?}\nhost = {name:?}\n{settings}\n",
+            fleet.endpoints()
+        ));
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program::headcount(arguments);
         command
@@ -153,6 +158,10 @@ impl Host {
 
     pub fn join(&mut self) {
         self.start("has joined");
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.agent.is_some()
     }
 
     pub fn agent(&self) -> &Running {

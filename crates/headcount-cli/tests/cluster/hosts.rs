@@ -56,6 +56,66 @@ fn what_happens_on_one_host_is_seen_on_another() {
     b.cluster(&["status", "--node", "other"]).ended(0).says("no node other");
 }
 
+/// The body of a page, for who accepts this.
+fn get_as(socket: &std::path::Path, page: &str, accept: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("it listens");
+    write!(stream, "GET {page} HTTP/1.0\r\nHost: test\r\nAccept: {accept}\r\n\r\n").expect("it listens");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it answers");
+    text.split_once("\r\n\r\n").expect("an answer").1.to_owned()
+}
+
+#[test]
+fn the_page_of_an_agent_shows_all_hosts() {
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    let (mut a, mut b) = (fleet.host("a"), fleet.host("b"));
+    let _server = Server::start(&a, 2);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("its address");
+    drop(free);
+    b.configure(&format!(
+        "listen = \"{address}\"\n[cluster]\nname = \"shop\"\nendpoints = [{:?}]\nhost = \"b\"\nttl = \"2s\"\n",
+        fleet.etcd.url()
+    ));
+    a.join();
+    b.join();
+    b.sees_node("a", "serving");
+    // With its refreshes.
+    let browser = std::process::Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", b.folder.join("browser").display()))
+        .arg(format!("http://{address}/"))
+        .output()
+        .expect("chromium (scripts/setup test installs it)");
+    let dom = String::from_utf8_lossy(&browser.stdout);
+    for part in
+        [">live<", "Cluster shop: 2 hosts", "<td>a</td><td>prefork-example</td>", ">serving</span>", "2 of 2"]
+    {
+        assert!(dom.contains(part), "{part} is not in\n{dom}");
+    }
+    let page = get_as(&b.socket(), "/", "text/html");
+    assert!(page.contains("\"cluster\":\"shop\"") && page.contains("\"host\":\"a\""), "{page}");
+    let ask = |path: &str| -> Value {
+        let body = testkit::http::get(&b.socket(), path).expect("it answers").body;
+        serde_json::from_str(&body).expect("JSON")
+    };
+    assert_eq!(ask("/")["cluster"], Value::Null, "it was not asked for");
+    let state = |document: &Value| host(&document["cluster"], "a").expect("it is known")["state"].clone();
+    let seen = ask("/?cluster");
+    assert_eq!((state(&seen), &seen["cluster"]["trouble"]), ("here".into(), &Value::Null));
+    assert_eq!(host(&seen["cluster"], "a").expect("a host")["nodes"][0]["state"], "serving");
+    drop(a.end(Signal::TERM).ended(0));
+    wait::poll(LONG, || (state(&ask("/?cluster")) == "left").then_some(())).expect("it is live");
+    fleet.etcd.kill();
+    wait::poll(LONG, || ask("/?cluster")["cluster"]["trouble"].is_string().then_some(()))
+        .expect("it says so");
+    fleet.etcd.restart();
+    wait::poll(LONG, || ask("/?cluster")["cluster"]["trouble"].is_null().then_some(()))
+        .expect("it is well again");
+}
+
 #[test]
 fn a_host_that_loses_power_is_lost_after_its_time_and_not_before() {
     let _permit = permit();

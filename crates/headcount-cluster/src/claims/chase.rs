@@ -152,7 +152,10 @@ impl Chase {
         };
         match self.at.etcd.get(&key).await? {
             Some(kv) if kv.create_revision() == token => self.until_gone(&key, kv.mod_revision() + 1).await,
-            _ => Ok(self.gone()),
+            _ => {
+                self.gone();
+                Ok(())
+            }
         }
     }
 
@@ -189,7 +192,10 @@ impl Chase {
             Txn::new().when([Compare::create_revision(mine.clone(), CompareOp::Equal, 0)]).and_then([put]);
         etcd.txn("stand in a queue", txn).await?;
         loop {
-            let Some(kv) = etcd.get(&mine).await? else { return Ok(self.gone()) };
+            let Some(kv) = etcd.get(&mine).await? else {
+                self.gone();
+                return Ok(());
+            };
             let token = kv.create_revision();
             let Some((before, revision)) = etcd.last_before(&queue, token).await? else {
                 self.held(token, None);

@@ -11,16 +11,20 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use headcount_cluster::Nodes;
+use headcount_cluster::config::{ClusterConfig, Config};
+use headcount_cluster::turn::Turn;
 use rustix::event::{PollFd, PollFlags};
 use serde::Deserialize;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::hooks::cluster::{Courier, Memory};
 use crate::hooks::follow::Follower;
 use crate::hooks::locator::Locator;
 use crate::hooks::log::Log;
-use crate::hooks::settings::Settings;
+use crate::hooks::settings::{Scope, Settings};
 use crate::hooks::state;
 use crate::hooks::stop::{Asker, Stop};
 use crate::outcome::Outcome;
@@ -39,13 +43,16 @@ struct File {
 }
 
 /// Reads the hooks of a configuration.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Settings>> {
+pub fn read(path: &Path, config: &Config) -> anyhow::Result<Vec<Settings>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let file: File = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim_end()))?;
     for (number, hook) in file.hook.iter().enumerate() {
         if let Err(why) = hook.check() {
             bail!("{}: hook {}: {why}", path.display(), hook.name);
+        }
+        if hook.scope == Scope::Cluster && config.cluster.is_none() {
+            bail!("{}: hook {}: scope = \"cluster\" needs [cluster]", path.display(), hook.name);
         }
         if file.hook[..number].iter().any(|other| other.name == hook.name) {
             bail!("{}: hook {}: there are two of this name", path.display(), hook.name);
@@ -62,6 +69,8 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Settings>> {
 struct Wanted {
     settings: Settings,
     nodes: watch::Receiver<Nodes>,
+    /// For a hook of all hosts.
+    cluster: Option<ClusterConfig>,
 }
 
 /// The hooks that run.
@@ -72,14 +81,20 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    pub fn begin(hooks: &[Settings], nodes: &watch::Receiver<Nodes>) -> Hooks {
+    pub fn begin(hooks: &[Settings], config: &Config, nodes: &watch::Receiver<Nodes>) -> Hooks {
         let mut all = Hooks { wanted: BTreeMap::new(), tasks: JoinSet::new() };
-        all.change(hooks, nodes, false);
+        all.change(hooks, config, nodes, false);
         all
     }
 
     /// Goes on with these. One that is as before goes on undisturbed, unless it follows other nodes now.
-    pub fn change(&mut self, hooks: &[Settings], nodes: &watch::Receiver<Nodes>, other_nodes: bool) {
+    pub fn change(
+        &mut self,
+        hooks: &[Settings],
+        config: &Config,
+        nodes: &watch::Receiver<Nodes>,
+        other_nodes: bool,
+    ) {
         self.wanted.retain(|name, wanted| {
             let stays = hooks.iter().any(|hook| hook.name == *name);
             if !stays {
@@ -88,7 +103,8 @@ impl Hooks {
             stays
         });
         for hook in hooks {
-            let now = Wanted { settings: hook.clone(), nodes: nodes.clone() };
+            let cluster = config.cluster.clone().filter(|_| hook.scope == Scope::Cluster);
+            let now = Wanted { settings: hook.clone(), nodes: nodes.clone(), cluster };
             match self.wanted.entry(hook.name.clone()) {
                 Entry::Vacant(free) => {
                     let (sender, receiver) = watch::channel(Some(now));
@@ -97,7 +113,12 @@ impl Hooks {
                 }
                 Entry::Occupied(there) => {
                     there.get().send_if_modified(|wanted| {
-                        let changed = other_nodes || wanted.as_ref().is_none_or(|was| was.settings != *hook);
+                        let changed = match wanted.as_ref() {
+                            Some(was) if was.settings == now.settings && was.cluster == now.cluster => {
+                                other_nodes && now.cluster.is_none()
+                            }
+                            _ => true,
+                        };
                         if changed {
                             *wanted = Some(now);
                         }
@@ -120,7 +141,10 @@ async fn tend(mut wanted: watch::Receiver<Option<Wanted>>) {
     loop {
         let Some(now) = wanted.borrow_and_update().clone() else { return };
         let mut threads = Threads::new(now.settings);
-        threads.run(now.nodes, &mut wanted).await;
+        match now.cluster {
+            Some(cluster) => threads.take_turns(&cluster, &mut wanted).await,
+            None => threads.run(now.nodes, &mut wanted).await,
+        }
         threads.end(&mut wanted).await;
     }
 }
@@ -132,12 +156,14 @@ struct Threads {
     running: BTreeMap<PathBuf, Asker>,
     tell_end: mpsc::UnboundedSender<PathBuf>,
     ended: mpsc::UnboundedReceiver<PathBuf>,
+    /// Of a hook of all hosts: it is this one's.
+    turn: Option<Turn>,
 }
 
 impl Threads {
     fn new(settings: Settings) -> Threads {
         let (tell_end, ended) = mpsc::unbounded_channel();
-        Threads { settings, running: BTreeMap::new(), tell_end, ended }
+        Threads { settings, running: BTreeMap::new(), tell_end, ended, turn: None }
     }
 
     /// Until the hook is to be another one.
@@ -172,6 +198,58 @@ impl Threads {
         }
     }
 
+    /// Delivers for all hosts whenever it is this one's turn, until the hook is to be another one.
+    async fn take_turns(&mut self, config: &ClusterConfig, wanted: &mut watch::Receiver<Option<Wanted>>) {
+        let name = self.settings.name.clone();
+        let memory = Memory::default();
+        let mut said = None;
+        loop {
+            let taken = tokio::select! {
+                _ = wanted.changed() => return,
+                taken = Turn::take(config, &name) => taken,
+            };
+            let turn = match taken {
+                Ok(turn) => self.turn.insert(turn),
+                Err(trouble) => {
+                    let kind = std::mem::discriminant(&trouble);
+                    if said.replace(kind) != Some(kind) {
+                        tracing::warn!("hook {name}: {trouble}. Trying again");
+                    }
+                    tokio::select! {
+                        _ = wanted.changed() => return,
+                        () = sleep_until(Instant::now() + AGAIN.mul_f64(0.1 + fastrand::f64())) => continue,
+                    }
+                }
+            };
+            said = None;
+            let (config, memory, record) = (config.clone(), memory.clone(), turn.record());
+            let (settings, handle) = (self.settings.clone(), Handle::current());
+            let asker = spawn(&name, TellEnd(self.tell_end.clone(), PathBuf::new()), move |stop, log| {
+                repeat(stop, log, || {
+                    let (settings, config, memory) = (&settings, &config, &memory);
+                    Courier { settings, config, record: record.clone(), memory, handle: &handle, stop, log }
+                        .run()
+                });
+            });
+            let Some(asker) = asker else { return drop(wanted.changed().await) };
+            let asker = self.running.entry(PathBuf::new()).insert_entry(asker).into_mut();
+            tokio::select! {
+                _ = wanted.changed() => return,
+                () = turn.lost() => {
+                    // Another one goes on: what is in progress here must not go on beside it.
+                    tracing::warn!("hook {name}: its turn is over, since its lease was not confirmed in time");
+                    asker.urge();
+                    self.ended.recv().await;
+                }
+                Some(_) = self.ended.recv() => {}
+            }
+            self.running.clear();
+            if let Some(turn) = self.turn.take() {
+                turn.give_up().await;
+            }
+        }
+    }
+
     /// Asks all of them to end, and waits until they have. If the agent ends, they have less time.
     async fn end(&mut self, wanted: &mut watch::Receiver<Option<Wanted>>) {
         self.running.values().for_each(Asker::ask);
@@ -182,29 +260,38 @@ impl Threads {
                 // Whoever wants something of it is gone: as if it were to end.
                 _ = wanted.wait_for(Option::is_none), if limit.is_none() => limit = Some(Instant::now() + ENDING),
                 () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
-                    self.running.values().for_each(Asker::ask);
+                    self.running.values().for_each(Asker::urge);
                     limit = Some(Instant::now() + ENDING);
                 }
             }
+        }
+        if let Some(turn) = self.turn.take() {
+            turn.give_up().await;
         }
     }
 
     fn start(&mut self, path: PathBuf, locator: Locator) {
         let settings = self.settings.clone();
         let end = TellEnd(self.tell_end.clone(), path.clone());
-        let begun = Stop::by_another().and_then(|(asker, stop)| {
-            let run = move || {
-                let _end = end;
-                deliver(&settings, &locator, &stop);
-            };
-            std::thread::Builder::new().name(format!("hook {}", self.settings.name)).spawn(run)?;
-            Ok(asker)
+        let asker = spawn(&self.settings.name, end, move |stop, log| {
+            repeat(stop, log, || follow(&settings, locator.clone(), stop, log));
         });
-        match begun {
-            Ok(asker) => drop(self.running.insert(path, asker)),
-            Err(error) => tracing::error!("hook {}: cannot start a thread: {error:#}", self.settings.name),
-        }
+        self.running.extend(asker.map(|asker| (path, asker)));
     }
+}
+
+/// Runs this in a thread of its own.
+fn spawn(hook: &str, end: TellEnd, run: impl FnOnce(&Stop, &Log) + Send + 'static) -> Option<Asker> {
+    let log = Log::of_hook(hook);
+    let begun = Stop::by_another().and_then(|(asker, stop)| {
+        let run = move || {
+            let _end = end;
+            run(&stop, &log);
+        };
+        std::thread::Builder::new().name(format!("hook {hook}")).spawn(run)?;
+        Ok(asker)
+    });
+    begun.inspect_err(|error| tracing::error!("hook {hook}: cannot start a thread: {error:#}")).ok()
 }
 
 /// Tells it also if the thread panics.
@@ -217,11 +304,10 @@ impl Drop for TellEnd {
     }
 }
 
-/// Follows one node until it is asked to end, or has given up. What cannot be done is said once, and tried again.
-fn deliver(settings: &Settings, locator: &Locator, stop: &Stop) {
-    let log = Log::of_hook(&settings.name);
+/// Delivers until it is asked to end. What cannot be done is said once, and tried again.
+fn repeat(stop: &Stop, log: &Log, mut deliver: impl FnMut() -> anyhow::Result<Outcome>) {
     while !stop.is_asked() {
-        match follow(settings, locator.clone(), stop, &log) {
+        match deliver() {
             Ok(Outcome::Failed) => {
                 log.warn(
                     "stopped, since a delivery failed for good: the next start or change tries it again",
@@ -234,7 +320,7 @@ fn deliver(settings: &Settings, locator: &Locator, stop: &Stop) {
                 }
             }
             Ok(_) => return,
-            Err(error) => log.warn_once("follow", format_args!("{error:#}; trying again")),
+            Err(error) => log.warn_once("deliver", format_args!("{error:#}; trying again")),
         }
         if let Err(error) = stop.wait(AGAIN, &mut || {}) {
             return log.warn(format_args!("{error:#}"));

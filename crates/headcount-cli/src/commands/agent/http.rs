@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headcount::Observer;
@@ -19,6 +19,7 @@ use headcount_cluster::config::Config;
 use headcount_cluster::publisher::Status;
 use headcount_cluster_client::protocol::{PATH, UPGRADE};
 use headcount_report::{Format, NodeDocument, StatusDocument};
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,6 +28,7 @@ use super::cluster::Membership;
 use super::nodes::registries;
 use super::picture::Picture;
 use super::session::{self, Allowed, Caller};
+use crate::clock::wall_ns;
 use crate::commands::status::reading::Reading;
 
 /// So many look at the nodes at once. The others wait.
@@ -149,13 +151,32 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn status(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    answer(shared, Format::negotiate(None, accept)).await
+    let format = Format::negotiate(None, accept);
+    // The page asks for it again and again. Who reads the nodes of this host need not make etcd tell of all others.
+    let is_asked_for = uri.query().is_some_and(|query| query.split('&').any(|part| part == "cluster"));
+    let all_hosts = match &shared.picture {
+        Some(picture) if format == Format::Html || is_asked_for => Some(all_hosts(picture).await),
+        _ => None,
+    };
+    answer(shared, format, all_hosts).await
+}
+
+/// What `/cluster` answers, with the time, or what is wrong.
+async fn all_hosts(picture: &Picture) -> Value {
+    let document = picture.state().await;
+    match document.and_then(|text| serde_json::from_str::<Value>(&text).map_err(|e| e.to_string())) {
+        Ok(mut document) => {
+            document["time"] = (wall_ns() as f64 / 1e9).into();
+            document
+        }
+        Err(why) => json!({ "trouble": why }),
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    answer(shared, Format::Prometheus).await
+    answer(shared, Format::Prometheus, None).await
 }
 
 const NO_CLUSTER: &str = "This agent has no cluster: its configuration has no [cluster].\n";
@@ -206,11 +227,11 @@ fn away(why: String) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn answer(shared: Arc<Shared>, format: Format) -> Response {
+async fn answer(shared: Arc<Shared>, format: Format, cluster: Option<Value>) -> Response {
     // It is never closed.
     let _turn = shared.room.acquire().await;
     let sharing = Arc::clone(&shared);
-    let text = tokio::task::spawn_blocking(move || text(&sharing, format)).await;
+    let text = tokio::task::spawn_blocking(move || text(&sharing, format, cluster)).await;
     match text.map_err(anyhow::Error::from).and_then(|text| text) {
         Ok(text) => {
             let mut answer = ([(header::CONTENT_TYPE, format.content_type())], text).into_response();
@@ -227,7 +248,7 @@ async fn answer(shared: Arc<Shared>, format: Format) -> Response {
     }
 }
 
-fn text(shared: &Shared, format: Format) -> anyhow::Result<String> {
+fn text(shared: &Shared, format: Format, cluster: Option<Value>) -> anyhow::Result<String> {
     let readings: Vec<Reading> = registries(&shared.further)
         .into_iter()
         .filter_map(|path| {
@@ -237,7 +258,7 @@ fn text(shared: &Shared, format: Format) -> anyhow::Result<String> {
         .collect();
     let documents = || {
         let all = readings.iter().map(|reading| NodeDocument::new(&reading.snapshot, &reading.history));
-        StatusDocument::new(all.collect())
+        StatusDocument::new(all.collect()).with_cluster(cluster.clone())
     };
     Ok(match format {
         Format::Json => serde_json::to_string(&documents())? + "\n",

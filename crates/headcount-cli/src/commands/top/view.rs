@@ -14,8 +14,10 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::choices::Mode;
-use page::Page;
-pub use page::Scene;
+pub use frame::{filter_line, keys_line};
+pub use help::keys;
+pub use list::first_shown;
+pub use page::{Page, Scene, clock, short};
 
 /// Below this nothing useful fits.
 pub const SMALLEST: (u16, u16) = (40, 10);
@@ -38,7 +40,7 @@ pub fn draw(scene: &Scene<'_>, area: Rect, buf: &mut Buffer) -> Vec<u64> {
     }
 }
 
-fn too_small(area: Rect, buf: &mut Buffer) {
+pub fn too_small(area: Rect, buf: &mut Buffer) {
     let (width, height) = SMALLEST;
     let lines = [
         "headcount top".to_owned(),

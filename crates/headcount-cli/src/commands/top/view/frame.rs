@@ -119,10 +119,7 @@ fn warnings(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) -> u16 {
 fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
     let choices = scene.choices;
     if let Mode::Filter(_) = choices.mode {
-        let x = page.put(page.area.x, y, &format!("filter: {}", choices.filter), Style::new().bold());
-        let x = page.put(x, y, "_", Style::new().add_modifier(Modifier::SLOW_BLINK));
-        page.put(x, y, "   pid, state, g3, #0; Enter keeps it, Esc drops it", page.theme.dim());
-        return;
+        return filter_line(page, y, &choices.filter, "pid, state, g3, #0; Enter keeps it, Esc drops it");
     }
     let pause = if choices.paused.is_some() { "p go on" } else { "p pause" };
     let keys: &[&str] = match choices.mode {
@@ -144,6 +141,18 @@ fn footer(scene: &Scene<'_>, page: &mut Page<'_>, y: u16) {
         ],
         _ => &["q quit", "? help", pause, "s sort", "/ filter", "g gone", "+/- zoom", "Enter show"],
     };
+    keys_line(page, y, keys);
+}
+
+/// A filter that is being typed, and what it may be.
+pub fn filter_line(page: &mut Page<'_>, y: u16, filter: &str, what: &str) {
+    let x = page.put(page.area.x, y, &format!("filter: {filter}"), Style::new().bold());
+    let x = page.put(x, y, "_", Style::new().add_modifier(Modifier::SLOW_BLINK));
+    page.put(x, y, &format!("   {what}"), page.theme.dim());
+}
+
+/// The keys that there are.
+pub fn keys_line(page: &mut Page<'_>, y: u16, keys: &[&str]) {
     // A key that does not fit is left out whole: half a word helps nobody.
     let mut line = String::new();
     for key in keys {

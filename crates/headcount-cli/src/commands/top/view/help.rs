@@ -30,8 +30,11 @@ const MORE: [&str; 4] = [
 ];
 
 pub fn draw(page: &mut Page<'_>, body: Rect) {
-    let keys = KEYS.iter().map(|&(key, what)| (key, what));
-    let lines = keys.chain(MORE.iter().map(|&text| ("", text)));
+    keys(page, body, KEYS.into_iter().chain(MORE.map(|text| ("", text))));
+}
+
+/// Keys and what they do, each on a line; texts that belong to no key begin at the left.
+pub fn keys<'a>(page: &mut Page<'_>, body: Rect, lines: impl Iterator<Item = (&'a str, &'a str)>) {
     for (y, (key, what)) in (body.y..body.bottom()).zip(lines) {
         page.put(body.x + 1, y, key, Style::new().bold());
         let x = if key.is_empty() { 1 } else { 14 };

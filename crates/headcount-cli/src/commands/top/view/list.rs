@@ -99,7 +99,7 @@ pub fn window(scene: &Scene<'_>, width: u16) -> Window {
 }
 
 /// The first row that is shown: the selected one is in sight, in the middle if it can be.
-fn first_shown(rows: usize, height: usize, selected: Option<usize>) -> usize {
+pub fn first_shown(rows: usize, height: usize, selected: Option<usize>) -> usize {
     selected.unwrap_or(0).saturating_sub(height / 2).min(rows.saturating_sub(height))
 }
 
