@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages campaign check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench fresh lines install install-library \
+.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -91,6 +91,8 @@ demo-cluster: ## watch three real hosts on an etcd reload, crash, lose power and
 
 # The module's tests run in Debian's nginx and in a current one.
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.
+# Most tests wait, for servers: testkit lets so many run at a time as the machine can carry.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 test: ## test every row of the contract against real servers, then the installation
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
@@ -150,6 +152,14 @@ campaign: ## do faults at random to real servers and check what is reported agai
 	$(CARGO) build $(LOCKED) -p headcount --example scheduler
 	@$(MAKE) module SETUP=: NGINX=debian
 	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
+	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
+
+# As root: each host and each member of etcd has a network of its own.
+campaign-cluster: ## the same with three hosts on an etcd of three members: partitions, slow wires, lost power, restored states; SEED=, FAULTS=, SECONDS=
+	@$(SETUP) test
+	$(CARGO) build $(LOCKED) -p headcount-cli -p headcount-campaign
+	$(CARGO) build $(LOCKED) -p headcount --example prefork
+	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign-cluster' --seconds '$(SECONDS)' --keep '$(TARGET)/campaign' \
 	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
 
 loom: ## check lock-free reading of the registry under every order of its loads and stores
@@ -214,6 +224,9 @@ bench: ## measure; BENCH_ARGS='--bench cluster' is a part; with ORIGINAL=FOLDER 
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
 	$(CARGO) build $(LOCKED) --release -p headcount --example prefork
 	HEADCOUNT_ORIGINAL='$(ORIGINAL)' HEADCOUNT_RESTY_LOCK='$(RESTY_LOCK)' $(CARGO) bench $(LOCKED) -p headcount-bench $(BENCH_ARGS)
+
+bench-cluster: ## measure what docs/cluster.md says of many hosts; ONLY=death,lost,idle,thousands chooses, HOSTS=10000 says how many
+	@$(MAKE) bench BENCH_ARGS='--bench cluster'
 
 # In a folder, from nothing: what somebody meets who follows the README. ONLY='root user server' names machines, STEPS='look demo install test'
 # steps; without them it does all, which takes an hour for each release. MIRROR=URL names a mirror other than this machine's own.

@@ -37,7 +37,7 @@ lua_modules() {
 
 # The program's manual: a page for the program, and one for each command.
 manual_pages() {
-    printf '%s.1\n' headcount headcount-{agent,cluster{,-status,-events,-wait},completions,doctor,events,lock,reload,run,status,top,wait}
+    printf '%s.1\n' headcount headcount-{agent,cluster{,-status,-events,-wait,-reload,-leader},completions,doctor,events,lock,reload,run,status,top,wait}
 }
 
 # Whether bash completes `headcount stat` after reading this file.

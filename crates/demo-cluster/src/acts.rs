@@ -45,11 +45,12 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
     stage.ask(0, &["cluster", "status"], 0)?;
 
     let all: Expected<'_> = ["web-1", "web-2", "web-3"].into_iter().flat_map(reloaded).collect();
+    let rollout = ["cluster", "reload", "--drained", "--first", "1", "--max-unavailable", "2"];
     stage.act(
-        "The fleet is reloaded, one after the other",
-        "headcount reload --drained, on each",
+        "The fleet is reloaded: one first, then two",
+        &format!("headcount {}", rollout.join(" ")),
         &all,
-        |stage| (0..3).try_for_each(|host| stage.ask(host, &["reload", "--drained"], 0)),
+        |stage| stage.ask(0, &rollout, 0),
     )?;
 
     let pid = |stage: &Stage| stage.fleet.hosts[1].workers()[0];
@@ -135,11 +136,12 @@ pub fn play(stage: &mut Stage) -> Result<(), Failure> {
     )?;
 
     stage.fleet.configure(1, "no_such_directive;")?;
+    let how = "headcount cluster reload, with a broken nginx.conf on web-2";
     stage.act(
-        "A reload of web-2 is refused",
-        "headcount reload, with a broken nginx.conf",
-        &Vec::new(),
-        |stage| stage.ask(1, &["reload"], 3),
+        "A reload of the fleet is refused by web-2: web-3 is not touched",
+        how,
+        &reloaded("web-1"),
+        |stage| stage.ask(0, &["cluster", "reload", "--drained"], 3),
     )?;
     stage.fleet.configure(1, "")?;
     stage.ask(0, &ALL_SERVE, 0)?;

@@ -17,8 +17,11 @@ mod cluster {
     mod hooks;
     mod hooks_of_all;
     mod hosts;
+    mod late;
     mod lua;
+    mod partition;
     mod reload;
+    mod reload_killed;
     mod roles;
     mod top;
     mod wrong_use;

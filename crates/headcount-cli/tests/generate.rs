@@ -37,7 +37,9 @@ fn a_page_for_each_command() {
     let mut expected: Vec<_> =
         commands.filter(|c| *c != "help").map(|c| format!("headcount-{c}.1")).collect();
     expected.push("headcount.1".into());
-    expected.extend(["status", "events", "wait", "leader"].map(|sub| format!("headcount-cluster-{sub}.1")));
+    expected.extend(
+        ["status", "events", "wait", "leader", "reload"].map(|sub| format!("headcount-cluster-{sub}.1")),
+    );
     expected.sort();
     assert!(expected.len() > 8, "{help}");
     assert_eq!(pages, expected);

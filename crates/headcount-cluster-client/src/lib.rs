@@ -491,7 +491,9 @@ impl Client {
         let now = boot_ms();
         // As long as its answer was on its way its clock may be behind: so it is compared with when it was asked.
         let is_other = agent_now.abs_diff(now) > PATIENCE_MS + 1000;
-        self.offset = if is_other { self.asked_at.cast_signed() - agent_now.cast_signed() } else { 0 };
+        // Milliseconds since a boot: far below what an i64 holds, unless it is no agent.
+        let ms = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        self.offset = if is_other { ms(self.asked_at).saturating_sub(ms(agent_now)) } else { 0 };
         (self.is_welcome, self.has_complained, self.pause) = (true, false, FIRST_PAUSE_MS);
         self.events.push_back(Event::Connected { cluster, host });
         for role in self.roles.clone() {

@@ -122,7 +122,10 @@ fn a_connection_that_breaks_loses_all_and_the_next_one_asks_again() {
     assert!(matches!(agent.event(), Event::Elected { .. }));
     drop(line);
     assert!(matches!(agent.event(), Event::Lost { .. }));
-    assert!(matches!(agent.event(), Event::Disconnected { why } if why.contains("closed the connection")));
+    // It may be closed, or reset, since not all was read.
+    assert!(
+        matches!(agent.event(), Event::Disconnected { why } if why.contains("connection") || why.contains("Connection"))
+    );
     assert_eq!(agent.client.token("cron"), None);
     std::thread::sleep(agent.client.timeout().unwrap() + Duration::from_millis(2));
     let mut line = agent.welcome();

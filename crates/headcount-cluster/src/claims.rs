@@ -1,6 +1,6 @@
 //! What one process of the whole cluster has at a time: roles, locks, and what runs once. docs/cluster.md says what holds.
 //!
-//! [`book`] decides, and does nothing else; [`engine`] carries out what it orders, with one task for each key (`chase.rs`), under a
+//! `book.rs` decides, and does nothing else; `engine.rs` carries out what it orders, with one task for each key (`chase.rs`), under a
 //! lease that is over here before it is over in etcd (`lease.rs`). The agent has one [`Claims`] for the processes of its host.
 
 mod book;

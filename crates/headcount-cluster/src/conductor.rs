@@ -3,10 +3,11 @@
 //! All of a rollout is under one lease, so that it ends as a whole: its record, and a task for each node. Who goes on with it holds a
 //! key under a lease of its own, and each write holds only if that is still so: two that both believe to go on with it do no harm.
 
+mod record;
+
 use std::collections::BTreeMap;
 
 use etcd_client::{Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp, WatchStream};
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -20,37 +21,8 @@ use crate::rollout::{Ended, How, RolloutValue};
 use crate::task::{MOST_BYTES, Outcome, Report, Target, TaskState, TaskValue};
 use crate::trouble::Trouble;
 use crate::value::{self, VERSION};
-
-/// Who goes on with a rollout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HolderValue {
-    /// The version of this document.
-    pub v: u32,
-    /// Who, and where.
-    pub by: String,
-    /// Since when, by that one's clock.
-    pub since: f64,
-}
-
-/// Why it is not gone on with.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Refused {
-    /// etcd.
-    #[error(transparent)]
-    Trouble(#[from] Trouble),
-    /// Somebody else does so at this moment.
-    #[error("{0} is going on with it")]
-    Held(String, f64),
-    /// There is one that has not ended, and nobody goes on with it.
-    #[error("it was interrupted")]
-    Interrupted(Box<RolloutValue>),
-    /// There is none that has not ended.
-    #[error("there is none")]
-    Nothing,
-    /// The record is nobody's who means well, or a later version's.
-    #[error("the key {0} cannot be read, and is left alone: {1}")]
-    Unreadable(String, String),
-}
+pub use record::{HolderValue, Refused, abort, is_free};
+use record::{free, look};
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,57 +60,11 @@ pub struct Conductor {
     /// The lease of all of it, and that of the right to go on with it.
     lasting: i64,
     lease: i64,
-    tasks: BTreeMap<Target, (TaskValue, i64)>,
+    tasks: BTreeMap<Target, TaskValue>,
     connection: Option<Connection>,
     backoff: Backoff,
     is_away: bool,
     next_extension: Instant,
-}
-
-/// The record, how it is kept, and who goes on with it.
-struct Found {
-    record: RolloutValue,
-    revision: i64,
-    lease: i64,
-    holder: Option<(HolderValue, i64)>,
-}
-
-async fn look(etcd: &Etcd, keys: &Keys) -> Result<Option<Found>, Refused> {
-    let Some(kv) = etcd.get(&keys.rollout()).await? else { return Ok(None) };
-    let unreadable = |why: String| Refused::Unreadable(keys.rollout(), why);
-    let record: RolloutValue = value::parse(kv.value()).map_err(|why| unreadable(why.to_string()))?;
-    if !is_name(&record.id) || record.at_most == 0 {
-        return Err(unreadable("it is not what headcount writes there".to_owned()));
-    }
-    let holder = etcd.get(&keys.holder(&record.id)).await?.map(|kv| {
-        let unknown = HolderValue { v: VERSION, by: "somebody".to_owned(), since: 0.0 };
-        (value::parse(kv.value()).unwrap_or(unknown), kv.lease())
-    });
-    Ok(Some(Found { record, revision: kv.mod_revision(), lease: kv.lease(), holder }))
-}
-
-fn is_name(id: &str) -> bool {
-    (1..=16).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// The rollout that stands in the way of another one, if there is one.
-///
-/// # Errors
-/// What stands in the way, or why that cannot be told.
-pub async fn is_free(config: &ClusterConfig) -> Result<(), Refused> {
-    let keys = Keys::new(&config.prefix, &config.name);
-    let etcd = Etcd::connect(config, keys.root()).await?;
-    free(look(&etcd, &keys).await?).map(drop)
-}
-
-/// The revision of a record that may be replaced; 0 if there is none.
-fn free(found: Option<Found>) -> Result<i64, Refused> {
-    match found {
-        None => Ok(0),
-        Some(found) if found.record.ended.is_some() => Ok(found.revision),
-        Some(Found { holder: Some((holder, _)), .. }) => Err(Refused::Held(holder.by, holder.since)),
-        Some(found) => Err(Refused::Interrupted(Box::new(found.record))),
-    }
 }
 
 impl Conductor {
@@ -193,33 +119,6 @@ impl Conductor {
         }
     }
 
-    /// Ends the one that has not ended, whoever goes on with it: that one is told. What has begun on a host ends there.
-    ///
-    /// # Errors
-    /// There is none, or etcd stands in the way.
-    pub async fn abort(config: &ClusterConfig, who: &str) -> Result<RolloutValue, Refused> {
-        let keys = Keys::new(&config.prefix, &config.name);
-        let etcd = Etcd::connect(config, keys.root()).await?;
-        loop {
-            let Some(found) = look(&etcd, &keys).await? else { return Err(Refused::Nothing) };
-            if found.record.ended.is_some() {
-                return Err(Refused::Nothing);
-            }
-            let ended = Ended { how: How::Aborted, why: format!("by {who}"), time: crate::now() };
-            let record = RolloutValue { ended: Some(ended), ..found.record };
-            let options = PutOptions::new().with_ignore_lease();
-            let txn = Txn::new()
-                .when([Compare::mod_revision(keys.rollout(), CompareOp::Equal, found.revision)])
-                .and_then([
-                    TxnOp::put(keys.rollout(), json(&record), Some(options)),
-                    TxnOp::delete(keys.holder(&record.id), None),
-                ]);
-            if etcd.txn("end a rollout", txn).await?.succeeded() {
-                return Ok(record);
-            }
-        }
-    }
-
     fn new(
         config: ClusterConfig,
         keys: Keys,
@@ -252,8 +151,8 @@ impl Conductor {
 
     /// What was asked, and what became of it, as of the last news.
     #[must_use]
-    pub fn tasks(&self) -> BTreeMap<Target, TaskValue> {
-        self.tasks.iter().map(|(target, (task, _))| (target.clone(), task.clone())).collect()
+    pub fn tasks(&self) -> &BTreeMap<Target, TaskValue> {
+        &self.tasks
     }
 
     /// Whether it is known how it is.
@@ -342,7 +241,8 @@ impl Conductor {
 
     /// The record and its tasks last as long as somebody goes on with them, and for their time after that.
     async fn extend(&mut self) -> Result<(), Trouble> {
-        if let Some(connection) = &self.connection {
+        // A record that somebody has put back by hand may be under none.
+        if let Some(connection) = self.connection.as_ref().filter(|_| self.lasting != 0) {
             connection.etcd.keep_alive(self.lasting).await?;
         }
         self.next_extension = Instant::now() + self.config.forget_after / 4;
@@ -399,20 +299,21 @@ impl Conductor {
         }
     }
 
-    /// What nobody has begun, since nobody went on with the rollout, is written again, so that the agents look at it.
+    /// What has not ended is written again, so that the agents look at it: they begin nothing while nobody goes on with the rollout.
     async fn remind(&self, etcd: &Etcd) -> Result<(), Trouble> {
-        for target in self.record.targets() {
-            let key = self.keys.task(&target.host, &target.node, &self.record.id);
-            let Some(kv) = etcd.get(&key).await? else { continue };
-            let Ok(task) = value::parse::<TaskValue>(kv.value()) else { continue };
-            if task.state == TaskState::Asked {
+        let (found, _) = etcd.all(&self.keys.tasks(), None).await?;
+        for kv in found {
+            let is_ours = matches!(self.keys.parse(kv.key()), Some(Key::Task { rollout, .. }) if rollout == self.record.id);
+            let is_open =
+                value::parse::<TaskValue>(kv.value()).is_ok_and(|task| task.state != TaskState::Done);
+            if is_ours && is_open {
                 let options = PutOptions::new().with_ignore_lease();
-                let txn = Txn::new()
-                    .when([
-                        self.is_held(),
-                        Compare::mod_revision(key.clone(), CompareOp::Equal, kv.mod_revision()),
-                    ])
-                    .and_then([TxnOp::put(key, kv.value(), Some(options))]);
+                let unchanged = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
+                let txn = Txn::new().when([self.is_held(), unchanged]).and_then([TxnOp::put(
+                    kv.key(),
+                    kv.value(),
+                    Some(options),
+                )]);
                 etcd.txn("ask again", txn).await?;
             }
         }
@@ -444,7 +345,7 @@ impl Conductor {
                 ..TaskValue::reload("", false, self.record.timeout())
             }
         });
-        self.tasks.insert(target, (task, kv.mod_revision()));
+        self.tasks.insert(target, task);
         true
     }
 
@@ -484,7 +385,7 @@ impl Conductor {
             // Until it is read: it must not be asked again.
             for target in some {
                 let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
-                self.tasks.entry(target.clone()).or_insert((task, 0));
+                self.tasks.entry(target.clone()).or_insert(task);
             }
         }
         Ok(())
@@ -505,7 +406,7 @@ impl Conductor {
             };
             match value::parse::<TaskValue>(kv.value()) {
                 Ok(task) if task.state != TaskState::Asked => {
-                    self.tasks.insert(target.clone(), (task, kv.mod_revision()));
+                    self.tasks.insert(target.clone(), task);
                 }
                 _ => {
                     let txn = Txn::new()

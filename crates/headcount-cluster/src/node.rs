@@ -20,6 +20,8 @@ const REMEMBERED: usize = 2048;
 /// What was told of a node, as etcd has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Told {
+    /// Of the key; 0 if there is none.
+    pub(crate) revision: i64,
     pub(crate) value: Option<NodeValue>,
 }
 

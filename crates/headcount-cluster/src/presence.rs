@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp, TxnResponse};
 
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
@@ -21,6 +21,8 @@ pub(crate) struct Leases {
     pub(crate) presence: i64,
     /// What is known of it ends with this one.
     pub(crate) records: i64,
+    /// That of the host's key, as this agent wrote it.
+    pub(crate) revision: i64,
     /// Since when this host is there.
     pub(crate) since: f64,
     /// The agent before this one has left them: nobody was told anything.
@@ -136,7 +138,9 @@ pub(crate) async fn register(
         ]);
     let done = etcd.txn("tell that this host is there", txn).await;
     match done {
-        Ok(answer) if answer.succeeded() => Ok(Leases { presence, records, since: me.since, adopted: false }),
+        Ok(answer) if answer.succeeded() => {
+            Ok(Leases { presence, records, revision: revision_of(&answer), since: me.since, adopted: false })
+        }
         other => {
             // If this fails as well, the lease ends by itself.
             let _ = etcd.revoke(presence).await;
@@ -200,8 +204,15 @@ async fn take_over(
     let put = TxnOp::put(key.clone(), json(&value), Some(PutOptions::new().with_lease(presence)));
     let txn =
         Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, there.mod_revision())]).and_then([put]);
-    match etcd.txn("take over from the agent before", txn).await?.succeeded() {
-        true => Ok(Leases { presence, records, since: other.since, adopted: true }),
+    let answer = etcd.txn("take over from the agent before", txn).await?;
+    match answer.succeeded() {
+        true => Ok(Leases {
+            presence,
+            records,
+            revision: revision_of(&answer),
+            since: other.since,
+            adopted: true,
+        }),
         false => Err(Trouble::LeaseGone),
     }
 }
@@ -269,9 +280,15 @@ pub(crate) async fn leave(
     etcd.revoke(leases.presence).await
 }
 
-/// What must hold whenever something is written for this host: that it is still there, and still this one.
+/// What must hold whenever something is written for this host: that it is still there, and still this agent's. A write may reach
+/// etcd long after this agent has given it up, or was replaced.
 pub(crate) fn is_ours(keys: &Keys, config: &ClusterConfig, leases: Leases) -> Compare {
-    Compare::lease(keys.host(&config.host), CompareOp::Equal, leases.presence)
+    Compare::mod_revision(keys.host(&config.host), CompareOp::Equal, leases.revision)
+}
+
+/// That of a write that was made.
+pub(crate) fn revision_of(answer: &TxnResponse) -> i64 {
+    answer.header().map_or(0, etcd_client::ResponseHeader::revision)
 }
 
 pub(crate) fn known_value(presence: Presence, lease: i64) -> KnownValue {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -19,7 +19,7 @@ use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
 use crate::node::{Node, Told, Writing};
 use crate::pace::{Backoff, Pace};
-use crate::presence::{self, EventLease, Leases, is_ours, json};
+use crate::presence::{self, EventLease, Leases, is_ours, json, revision_of};
 use crate::teller;
 use crate::trouble::Trouble;
 use crate::value::{self, NodeValue};
@@ -209,7 +209,7 @@ impl Publisher {
             let Some(Key::Node(_, node)) = self.keys.parse(kv.key()) else { continue };
             let value = value::parse::<NodeValue>(kv.value());
             // It is ours: what cannot be read is written anew.
-            self.told.insert(node, Told { value: value.ok() });
+            self.told.insert(node, Told { revision: kv.mod_revision(), value: value.ok() });
         }
         for (_, looked_at) in self.open.values_mut() {
             *looked_at = 0;
@@ -346,12 +346,13 @@ impl Publisher {
                 true => 0,
                 false => self.events.get(etcd).await?,
             };
-            let txn = txn(&self.keys, &self.config, leases, &name, &writing, lease);
+            let is_as_told = is_at(&self.keys.node(&self.config.host, &name), told.revision);
+            let txn = txn(&self.keys, &self.config, leases, is_as_told, &name, &writing, lease);
             let begun = Instant::now();
-            let written = etcd.txn("write", txn).await?.succeeded();
+            let answer = etcd.txn("write", txn).await?;
             self.pace.took(begun.elapsed(), Instant::now());
-            if !written {
-                return Err(Trouble::LeaseGone);
+            if !answer.succeeded() {
+                return self.look_again(etcd, leases).await.map(Some);
             }
             if writing.more {
                 at(Instant::now());
@@ -364,7 +365,7 @@ impl Publisher {
                     "{name}: {skipped} events were not told to the cluster: there were too many, or they were overwritten"
                 );
             }
-            self.told.insert(name, Told { value: Some(writing.value) });
+            self.told.insert(name, Told { revision: revision_of(&answer), value: Some(writing.value) });
             note(&self.status, |status| {
                 status.writes += 1;
                 status.events += events;
@@ -379,15 +380,29 @@ impl Publisher {
                 at(later);
                 break;
             }
-            let delete = TxnOp::delete(self.keys.node(&self.config.host, &name), None);
-            let txn = Txn::new().when([is_ours(&self.keys, &self.config, leases)]).and_then([delete]);
+            let key = self.keys.node(&self.config.host, &name);
+            let is_as_told = is_at(&key, self.told.get(&name).map_or(0, |told| told.revision));
+            let txn = Txn::new()
+                .when([is_ours(&self.keys, &self.config, leases), is_as_told])
+                .and_then([TxnOp::delete(key, None)]);
             if !etcd.txn("write", txn).await?.succeeded() {
-                return Err(Trouble::LeaseGone);
+                return self.look_again(etcd, leases).await.map(Some);
             }
             self.told.remove(&name);
             note(&self.status, |status| status.writes += 1);
         }
         Ok(soon)
+    }
+
+    /// What etcd has is not what was written last: this host is not there any more, or a write that was given up has reached etcd
+    /// after all. When to go on from what it has.
+    async fn look_again(&mut self, etcd: &Etcd, leases: Leases) -> Result<Instant, Trouble> {
+        let host = etcd.get(&self.keys.host(&self.config.host)).await?;
+        if host.is_none_or(|kv| kv.mod_revision() != leases.revision) {
+            return Err(Trouble::LeaseGone);
+        }
+        self.read_told(etcd).await?;
+        Ok(Instant::now())
     }
 
     fn is_refused(&self) -> bool {
@@ -442,12 +457,18 @@ fn say_once(said: &mut BTreeSet<String>, what: String) {
     }
 }
 
-/// All of it or nothing, and only as long as this host is there: the events, each under a key of its own, so that a write that is
-/// done twice changes nothing; and the state, which says up to where events were told.
+/// That a key is as it was written then; at 0, that it is not there.
+fn is_at(key: &str, revision: i64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, revision)
+}
+
+/// All of it or nothing, and only as long as this host is there, and nothing else was written: the events, each under a key of its
+/// own; and the state, which says up to where events were told. So a write that arrives late, when it was done again, changes nothing.
 fn txn(
     keys: &Keys,
     config: &ClusterConfig,
     leases: Leases,
+    is_as_told: Compare,
     name: &str,
     writing: &Writing,
     event_lease: i64,
@@ -463,7 +484,7 @@ fn txn(
         .collect();
     let options = PutOptions::new().with_lease(leases.records);
     puts.push(TxnOp::put(keys.node(host, name), json(&writing.value), Some(options)));
-    Txn::new().when([is_ours(keys, config, leases)]).and_then(puts)
+    Txn::new().when([is_ours(keys, config, leases), is_as_told]).and_then(puts)
 }
 
 /// Keeps the lease of a host that is there, until it is no more, or that cannot be known.

@@ -101,6 +101,14 @@ impl Room {
         if process::is_alive(self.pid) {
             process::send(self.pid, rustix::process::Signal::KILL);
         }
+        // Whoever went inside for a process that was stopped has stopped as well; and the first process ends when all others have been
+        // asked for.
+        let way = format!("--target={} ", self.pid);
+        for stopped in process::all().into_iter().filter(|stat| stat.state == 'T') {
+            if process::title(stopped.pid).contains(&way) {
+                process::send(stopped.pid, rustix::process::Signal::CONT);
+            }
+        }
         // Whoever waits for it is told when all are gone. One of them may be held in state D.
         let ended = wait::poll(wait::PATIENCE, || self.child.try_wait().expect("our own child"));
         if ended.is_some() {

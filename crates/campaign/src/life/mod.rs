@@ -76,6 +76,8 @@ struct Life<'a> {
     /// Open descriptors of the master at rest, by number of workers; since its start.
     descriptors: BTreeMap<u32, usize>,
     registry_size: Option<u64>,
+    /// How many registries were removed under this master.
+    registries_lost: usize,
     chapter: Chapter,
     /// Of the last look, which is over the whole life.
     last_tally: Tally,
@@ -123,6 +125,7 @@ impl<'a> Life<'a> {
             lost: kernel.lost(),
             descriptors: BTreeMap::new(),
             registry_size: None,
+            registries_lost: 0,
             chapter: Chapter::default(),
             last_tally: Tally::default(),
             out: Outcome::default(),

@@ -35,7 +35,7 @@ impl Life<'_> {
         if self.comes_to_rest() && self.status_fits() {
             self.all_was_said();
             self.readers_have_all();
-            if self.rests % 5 == 0 && Instant::now() > self.busy_until {
+            if self.rests.is_multiple_of(5) && Instant::now() > self.busy_until {
                 self.is_quiet();
             }
             self.does_not_grow();
@@ -132,7 +132,7 @@ impl Life<'_> {
             );
         }
         *self.out.tally.counts.entry("comparisons of status with the kernel").or_default() += 1;
-        if self.rests % 4 == 0 {
+        if self.rests.is_multiple_of(4) {
             self.metrics_fit();
         }
         true
@@ -305,8 +305,10 @@ impl Life<'_> {
         let Some(master) = self.server.master() else { return };
         let open = process::open_descriptors(master);
         let first = *self.descriptors.entry(self.server.workers).or_insert(open);
-        // nginx keeps the channels of workers that have just left until it hears of their end.
-        let fits = self.wait(HEADCOUNT, |_| process::open_descriptors(master) <= first + 4);
+        // nginx keeps the channels of workers that have just left until it hears of their end; and a master four descriptors of each
+        // registry that was removed under it.
+        let most = first + 4 + 4 * self.registries_lost;
+        let fits = self.wait(HEADCOUNT, |_| process::open_descriptors(master) <= most);
         if !fits {
             let open = process::open_descriptors(master);
             self.violation(Class::Growth, format!("the master has {open} descriptors, and had {first}"));

@@ -167,6 +167,7 @@ impl Life<'_> {
             );
         }
         self.registry_size = None;
+        self.registries_lost += 1;
         // They tell in the old one what happens to them, under numbers of its own.
         let are_gone = self.wait(STOP_LIMIT, |_| !old.iter().any(|&pid| process::is_alive(pid)));
         if !are_gone {

@@ -183,7 +183,7 @@ fn without_etcd_nobody_leads_for_longer_than_the_lease_lasts() {
         Event::NotLocked { id: of, why } if of == id => Some(why),
         _ => None,
     });
-    assert!(why.contains("timed out after 300 ms: etcd does not answer"), "{why}");
+    assert!(why.contains("timed out after ") && why.contains(" ms: etcd does not answer"), "{why}");
     let page = http::get(&a.socket(), "/cluster").expect("it answers");
     assert!(page.status == 503 && page.body.contains("etcd does not answer"), "{page:?}");
     assert_eq!(leader.tokens().len(), number, "it writes no more");
@@ -316,7 +316,7 @@ fn a_lock_excludes_over_all_hosts_is_passed_on_and_who_waits_in_vain_hears_for_w
         Event::NotLocked { id, why } if id == vain => Some(why),
         _ => None,
     });
-    assert!(why.contains("timed out after 500 ms"), "{why}");
+    assert!(why.contains("timed out after "), "{why}");
     assert!(why.contains("of host a"), "{why}");
     two.client.lock("keys", Some(LONG)).unwrap();
     one.client.unlock(id);
@@ -399,7 +399,7 @@ impl Raw {
         write!(stream, "GET /cluster/session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: headcount-session/1\r\n\r\n")
             .expect("it reads");
         let mut lines = std::io::BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        while lines.next().expect("a head").expect("a head") != "" {}
+        while !lines.next().expect("a head").expect("a head").is_empty() {}
         let mut raw = Raw { lines, stream };
         assert_eq!(raw.hears()["say"], "welcome");
         raw
@@ -552,7 +552,7 @@ fn without_an_agent_or_a_cluster_it_is_said_at_once() {
         })
     };
     let waits = leader(&alone);
-    waits.says("No such file or directory; trying again");
+    waits.says("No such file or directory (os error 2); trying again");
     waits.signal(Signal::TERM);
     waits.end().ended(0);
     alone.start("without a cluster");

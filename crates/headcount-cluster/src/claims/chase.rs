@@ -2,13 +2,12 @@
 //! a queue has what it is about, and each other one watches only the one before it, so that nobody is woken in vain.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use etcd_client::{
     Compare, CompareOp, EventType, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     TxnOpResponse, TxnResponse,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OnceCell, mpsc, watch};
 
 use super::book::{How, Kind, What};
 use super::lease::Lease;
@@ -55,6 +54,8 @@ pub(super) struct Place {
     pub lease: i64,
     /// Which connection of this lease.
     pub connection: u64,
+    /// That is written down.
+    pub is_begun: OnceCell<()>,
     pub host: String,
     pub reports: Reports,
 }
@@ -62,14 +63,27 @@ pub(super) struct Place {
 impl Place {
     /// Under this connection: what an earlier one has still on its way must not come after what this one does.
     fn is_current(&self) -> Compare {
-        Compare::value(self.keys.guard(self.lease), CompareOp::Equal, self.connection.to_string())
+        Compare::value(self.keys.guard(self.lease), CompareOp::Equal, self.number())
     }
 
-    /// Makes this connection the current one of its lease.
-    pub async fn begin(&self) -> Result<(), Trouble> {
-        let options = PutOptions::new().with_lease(self.lease);
-        let put = TxnOp::put(self.keys.guard(self.lease), self.connection.to_string(), Some(options));
-        self.etcd.txn("begin to have something", Txn::new().and_then([put])).await.map(drop)
+    /// As many digits as are needed for texts to be in the order of numbers.
+    fn number(&self) -> String {
+        format!("{:020}", self.connection)
+    }
+
+    /// Makes this connection the current one of its lease, unless there is a later one. Once.
+    async fn begin(&self) -> Result<(), Trouble> {
+        self.is_begun.get_or_try_init(|| self.write_number()).await.map(drop)
+    }
+
+    async fn write_number(&self) -> Result<(), Trouble> {
+        let guard = self.keys.guard(self.lease);
+        let put = || TxnOp::put(guard.clone(), self.number(), Some(PutOptions::new().with_lease(self.lease)));
+        let is_first = Compare::create_revision(guard.clone(), CompareOp::Equal, 0);
+        let is_later = Compare::value(guard.clone(), CompareOp::Less, self.number());
+        let unless_later = TxnOp::txn(Txn::new().when([is_later]).and_then([put()]));
+        let txn = Txn::new().when([is_first]).and_then([put()]).or_else([unless_later]);
+        self.etcd.txn("begin to have something", txn).await.map(drop)
     }
 
     pub fn report(&self, report: Report) {
@@ -103,19 +117,14 @@ pub(super) struct Chase {
 
 impl Chase {
     /// Until the key is gone, or what was to be done once is settled, or it is stopped.
-    pub async fn run(self, pause: Duration) -> Result<(), Trouble> {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = self.stopped() => {}
-        }
+    pub async fn run(self) -> Result<(), Trouble> {
         let mut backoff = Backoff::default();
         loop {
             let is_stopped = *self.stop.borrow();
             let how = match (self.what.kind, self.token) {
                 _ if is_stopped => Ok(()),
                 (_, Some(token)) => self.go_on(token).await,
-                (Kind::Role | Kind::Lock, None) => self.queue().await,
-                (Kind::Once, None) => self.once().await,
+                (kind, None) => self.begin(kind).await,
             };
             if let Some(how) = self.at.is_over(how, &mut backoff).await {
                 how?;
@@ -152,7 +161,10 @@ impl Chase {
         };
         match self.at.etcd.get(&key).await? {
             Some(kv) if kv.create_revision() == token => self.until_gone(&key, kv.mod_revision() + 1).await,
-            _ => Ok(self.gone()),
+            _ => {
+                self.gone();
+                Ok(())
+            }
         }
     }
 
@@ -176,6 +188,14 @@ impl Chase {
         ClaimValue { v: VERSION, host: self.at.host.clone(), attempt: self.attempt, ..ClaimValue::default() }
     }
 
+    async fn begin(&self, kind: Kind) -> Result<(), Trouble> {
+        self.at.begin().await?;
+        match kind {
+            Kind::Role | Kind::Lock => self.queue().await,
+            Kind::Once => self.once().await,
+        }
+    }
+
     async fn queue(&self) -> Result<(), Trouble> {
         let (etcd, keys) = (&self.at.etcd, &self.at.keys);
         let (queue, mine) = (keys.queue(&self.what), keys.place(&self.what, self.at.lease, self.attempt));
@@ -185,11 +205,14 @@ impl Chase {
             Some(PutOptions::new().with_lease(self.at.lease)),
         );
         // After a connection that broke it may be there already.
-        let txn =
-            Txn::new().when([Compare::create_revision(mine.clone(), CompareOp::Equal, 0)]).and_then([put]);
+        let is_new = Compare::create_revision(mine.clone(), CompareOp::Equal, 0);
+        let txn = Txn::new().when([self.at.is_current(), is_new]).and_then([put]);
         etcd.txn("stand in a queue", txn).await?;
         loop {
-            let Some(kv) = etcd.get(&mine).await? else { return Ok(self.gone()) };
+            let Some(kv) = etcd.get(&mine).await? else {
+                self.gone();
+                return Ok(());
+            };
             let token = kv.create_revision();
             let Some((before, revision)) = etcd.last_before(&queue, token).await? else {
                 self.held(token, None);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount_cluster_client::protocol::{Message, Request};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -173,6 +173,8 @@ struct Engine {
     next_connect: Instant,
     backoff: Backoff,
     pace: Pace,
+    /// When something is begun that the bound has kept back.
+    next_launch: Option<Instant>,
     trouble: Option<Trouble>,
     /// Attempts that a task is at, and what stops it.
     chased: BTreeMap<What, (u64, watch::Sender<bool>)>,
@@ -213,6 +215,7 @@ impl Engine {
             next_connect: Instant::now(),
             backoff: Backoff::default(),
             pace: Pace::new(BEGUN_PER_SECOND, Instant::now()),
+            next_launch: None,
             trouble: None,
             chased: BTreeMap::new(),
             connections: 0,
@@ -260,7 +263,7 @@ impl Engine {
             times.min().map(|at| Instant::now() + Duration::from_millis(at.saturating_sub(boot_ms())));
         let idle = self.idle_since.map(|since| since + IDLE);
         let ending = self.ending.as_ref().map(|(_, limit)| *limit);
-        [soonest, idle, ending].into_iter().flatten().min()
+        [soonest, idle, ending, self.next_launch].into_iter().flatten().min()
     }
 
     fn tick(&mut self) {
@@ -444,6 +447,7 @@ impl Engine {
 
     /// Begins what waits for a connection: what is to be freed before what is to be tried.
     fn launch(&mut self) {
+        self.next_launch = None;
         let Some(connection) = &mut self.connection else { return };
         for (what, frees) in &mut self.frees {
             let Some(first) = frees.front_mut().filter(|first| !first.is_begun) else { continue };
@@ -459,16 +463,18 @@ impl Engine {
                 continue;
             }
             let token = self.tokens.get(what).filter(|(of, _)| *of == attempt).map(|(_, token)| *token);
-            let pause = match token {
-                None => self.pace.take(Instant::now()).err(),
-                Some(_) => None,
-            };
-            let pause = pause.map_or(Duration::ZERO, |later| later.saturating_duration_since(Instant::now()));
+            // What is had already costs no write.
+            if token.is_none()
+                && let Err(later) = self.pace.take(Instant::now())
+            {
+                self.next_launch = Some(later);
+                break;
+            }
             let (stop, stopped) = watch::channel(false);
             self.chased.insert(what.clone(), (attempt, stop));
             let at = Arc::clone(&connection.place);
             let chase = Chase { at, what: what.clone(), attempt, token, stop: stopped };
-            connection.tasks.spawn(chase.run(pause));
+            connection.tasks.spawn(chase.run());
         }
     }
 
@@ -653,13 +659,8 @@ async fn connect(
         Some(lease) => lease,
         None => Lease::grant(&etcd, config.ttl).await?,
     };
-    let place = Place { etcd, keys, lease: lease.id, connection, host: config.host.clone(), reports };
-    match place.begin().await {
-        // Those who have something can keep it.
-        Err(trouble) if trouble.refuses_writes() => place.report(Report::Refused(trouble)),
-        other => other?,
-    }
-    Ok((place, lease))
+    let (host, is_begun) = (config.host.clone(), OnceCell::new());
+    Ok((Place { etcd, keys, lease: lease.id, connection, is_begun, host, reports }, lease))
 }
 
 async fn next_ended(connection: &mut Option<Connection>) -> Result<(), Trouble> {

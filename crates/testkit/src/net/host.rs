@@ -33,7 +33,7 @@ impl Host {
         std::fs::create_dir_all(folder.join("run")).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let host = Host { machine, folder, environment: Vec::new(), agent: None, server: None };
         let text = format!(
-            "[agent]\nsocket = {:?}\n[cluster]\nhost = {name:?}\n{cluster}\n",
+            "[agent]\nsocket = {:?}\nreload = true\n[cluster]\nhost = {name:?}\n{cluster}\n",
             host.folder.join("agent.sock")
         );
         std::fs::write(host.config(), text).unwrap_or_else(|e| panic!("{}: {e}", host.config().display()));

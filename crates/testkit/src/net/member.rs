@@ -107,9 +107,9 @@ impl Member {
         drop(self.process.take());
     }
 
-    /// Its process, if it was not killed.
-    pub fn process(&mut self) -> Option<&mut Running> {
-        self.process.as_mut()
+    /// Its process, if it is alive.
+    pub fn pid(&mut self) -> Option<i32> {
+        self.process.as_mut().and_then(|process| process.is_alive().then(|| process.pid()))
     }
 
     /// Whether it answers, for all of etcd.

@@ -32,6 +32,15 @@ impl Running {
         Running { way, pid, fd }
     }
 
+    /// Starts a command of [`super::Net::beside`], which is no process of a machine.
+    #[track_caller]
+    pub fn direct(command: &mut Command) -> Running {
+        let way = command.stdin(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let pid = way.id() as i32;
+        let fd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        Running { way, pid, fd }
+    }
+
     /// Its number outside.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -44,6 +53,10 @@ impl Running {
 
     /// Whether it has ended: how.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        // Whoever waits for it has stopped when it did, and does not know that it went on.
+        if !process::is_alive(self.pid) {
+            process::send(self.way.id() as i32, Signal::CONT);
+        }
         self.way.try_wait().expect("our own child")
     }
 

@@ -65,6 +65,9 @@ pub struct ReloadArgs {
     pub json: bool,
 }
 
+/// What can be asked of an agent.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Beyond its time, an agent may take so long to say what became of a node; and its host's lease has to run out.
 const GRACE: Duration = Duration::from_secs(5);
 /// So long may giving up take.
@@ -80,9 +83,12 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &ReloadArgs) -
     let who = who();
     let mut printer = Printer::new(args.json);
     if args.abort {
-        let record = Conductor::abort(&config, &who).await.map_err(|why| in_words(why, "end"))?;
+        let record = conductor::abort(&config, &who).await.map_err(|why| in_words(why, "end"))?;
         printer.aborted(&record)?;
         return Ok(Outcome::Done);
+    }
+    if !(SHORTEST..=LONGEST).contains(&args.timeout) {
+        return Err(UsageError("--timeout: from 1s to 24h".to_owned()).into());
     }
     let signals = Signals::catch()?;
     let (follower, _) = super::read(config.clone(), false).await?;
@@ -262,9 +268,9 @@ impl Rollout {
     /// Does what can be done now. How it ended, if it has.
     async fn act(&mut self) -> anyhow::Result<Option<Outcome>> {
         loop {
+            self.look_at_tasks()?;
             let tasks = self.conductor.tasks();
-            self.look_at(&tasks)?;
-            let view = View { fleet: self.follower.fleet(), tasks: &tasks, overdue: &self.overdue };
+            let view = View { fleet: self.follower.fleet(), tasks, overdue: &self.overdue };
             let step = self.conductor.record().next(&view);
             if !matches!(step, Step::Blocked(_)) {
                 self.blocked_since = None;
@@ -285,7 +291,7 @@ impl Rollout {
                     }
                 }
                 Step::Wait => {
-                    self.printer.waiting(&tasks)?;
+                    self.printer.waiting(tasks)?;
                     return Ok(None);
                 }
                 Step::Blocked(why) => {
@@ -310,23 +316,18 @@ impl Rollout {
     }
 
     /// Shows what is new, and notes what takes too long.
-    fn look_at(
-        &mut self,
-        tasks: &BTreeMap<Target, headcount_cluster::task::TaskValue>,
-    ) -> anyhow::Result<()> {
+    fn look_at_tasks(&mut self) -> anyhow::Result<()> {
         let limit = self.conductor.record().timeout() + self.grace;
-        for (target, task) in tasks {
-            let is_first = !self.seen.contains_key(target);
-            let seen = self
-                .seen
-                .entry(target.clone())
-                .or_insert(Seen { state: TaskState::Asked, since: Instant::now() });
+        for (target, task) in self.conductor.tasks() {
+            // What was through before this one went on with it was shown then.
+            let is_old = self.wave.is_none() && task.state == TaskState::Done;
+            let first = Seen {
+                state: if is_old { TaskState::Done } else { TaskState::Asked },
+                since: Instant::now(),
+            };
+            let seen = self.seen.entry(target.clone()).or_insert(first);
             if seen.state != task.state {
-                // What was through before this one went on with it was shown then.
-                let is_old = is_first && self.wave.is_none() && task.state == TaskState::Done;
-                if !is_old {
-                    self.printer.task(target, task)?;
-                }
+                self.printer.task(target, task)?;
                 seen.state = task.state;
             }
             if task.state != TaskState::Done && seen.since.elapsed() > limit {
@@ -374,6 +375,6 @@ impl Rollout {
         };
         let all = self.conductor.record().targets().count();
         let done = self.conductor.record().targets().filter(through).count();
-        format!("{done} of {} are through", plural(all as u64, "node"))
+        format!("{done} of {} through", plural(all as u64, "node"))
     }
 }
