@@ -75,6 +75,7 @@ mod worker;
 #[doc(hidden)]
 pub mod internal {
     pub use crate::sys::per_process::PerProcess;
+    pub use crate::sys::thread::spawn_without_signals;
 }
 
 mod coded;

@@ -185,7 +185,11 @@ fn an_agent_that_is_to_end_does_not_wait_for_a_command_for_ever() {
     let folder = Folder::new();
     let mut host = Host::alone(folder.path());
     let pid = host.folder.join("pid");
-    let rule = format!("worker_started=echo $$ > '{}'; exec sleep 1000", pid.display());
+    let rule = format!(
+        "worker_started=echo $$ > '{}'; while [ -d '{}' ]; do sleep 0.05; done",
+        pid.display(),
+        host.folder.display()
+    );
     host.configure(&format!("[[hook]]\nname = \"hangs\"\ntimeout = \"1h\"\non = [{rule:?}]\n"));
     let _server = Server::start(&host, 1);
     host.start("with 1 hook");

@@ -198,8 +198,13 @@ fn one_that_stood_still_for_too_long_gives_its_turn_up() {
     let _permit = permit();
     let fleet = Fleet::new();
     let (pid, seen) = (fleet.folder.at("pid"), seen(&fleet));
-    let rule =
-        format!("worker_died=cat >> '{}'; echo $$ >> '{}'; exec sleep 1000", seen.display(), pid.display());
+    // It ends with the test, whoever is killed there.
+    let rule = format!(
+        "worker_died=cat >> '{}'; echo $$ >> '{}'; while [ -d '{}' ]; do sleep 0.05; done",
+        seen.display(),
+        pid.display(),
+        fleet.folder.path().display()
+    );
     let hosts = three(&fleet, &format!("timeout = \"1h\"\non = [{rule:?}]\n"));
     let first = holder(&fleet);
     hosts[first].agent().says("delivers for the cluster");

@@ -1,7 +1,7 @@
 //! Threads: which one this is, and starting one that the process does not notice.
 
 use std::io;
-use std::thread::{self, ThreadId};
+use std::thread::{self, Thread, ThreadId};
 
 thread_local! {
     static ID: ThreadId = thread::current().id();
@@ -13,7 +13,10 @@ pub(crate) fn id() -> ThreadId {
 }
 
 /// Starts a thread to which no signal is delivered: the process's handlers go on running where they ran before.
-pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+///
+/// # Errors
+/// Those of [`thread::Builder::spawn`].
+pub fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     let mut before = all_signals();
     let all = before;
     // SAFETY: both are valid signal sets. It blocks signals in this thread only, and for the time of the call.
@@ -22,7 +25,7 @@ pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'st
     let spawned = thread::Builder::new().name(name.to_owned()).stack_size(128 << 10).spawn(body);
     // SAFETY: `before` is the set that the kernel has written above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
-    spawned.map(drop)
+    Ok(spawned?.thread().clone())
 }
 
 fn all_signals() -> libc::sigset_t {

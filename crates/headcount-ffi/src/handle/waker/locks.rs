@@ -11,8 +11,9 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use headcount_core::ErrorKind;
+use headcount_core::internal::spawn_without_signals;
 
-use super::thread::{Control, spawn};
+use super::thread::Control;
 use crate::border::entry::Failure;
 use crate::handle::singletons::Lock;
 
@@ -88,7 +89,7 @@ impl Watched {
 
     fn start(self: &Arc<Self>, control: &Arc<Control>, order: &Arc<Order>) -> io::Result<Thread> {
         let (watched, control, order) = (self.clone(), control.clone(), order.clone());
-        spawn("headcount-lock", move || watched.run(&control, &order))
+        spawn_without_signals("headcount-lock", move || watched.run(&control, &order))
     }
 
     fn run(&self, control: &Control, order: &Arc<Order>) {

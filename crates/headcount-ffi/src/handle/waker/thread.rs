@@ -1,13 +1,12 @@
 //! The thread itself, and how the rest of the process talks to it.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 
+use headcount_core::internal::spawn_without_signals;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, SocketFlags};
@@ -84,33 +83,12 @@ pub(super) fn start(watch: OwnedFd, listener: Listener) -> io::Result<Arc<Contro
         peer: OnceLock::new(),
     });
     let its_own = Arc::clone(&control);
-    spawn("headcount-waker", move || {
+    spawn_without_signals("headcount-waker", move || {
         if let Some(peer) = accept(&its_own, listener) {
             run(&its_own, &watch, its_own.peer.get_or_init(|| peer));
         }
     })?;
     Ok(control)
-}
-
-/// A thread that handles none of the host's signals.
-pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024);
-    Ok(without_signals(|| thread.spawn(body))?.thread().clone())
-}
-
-/// A new thread inherits the signal mask, and the host's signals are for the host's threads.
-fn without_signals<T>(make: impl FnOnce() -> T) -> T {
-    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: the first call fills `all`, the second reads it and fills `before`; neither can fail with
-    // these arguments.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-    }
-    let made = make();
-    // SAFETY: `before` was filled above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    made
 }
 
 /// Waits for this very process to connect; nobody else is to come after it. `None`: told to stop before,
