@@ -107,7 +107,12 @@ impl Member {
         drop(self.process.take());
     }
 
-    /// Its process, if it is alive.
+    /// Its process, if it was not killed.
+    pub fn process(&mut self) -> Option<&mut Running> {
+        self.process.as_mut()
+    }
+
+    /// The number of its process, if that is alive.
     pub fn pid(&mut self) -> Option<i32> {
         self.process.as_mut().and_then(|process| process.is_alive().then(|| process.pid()))
     }
