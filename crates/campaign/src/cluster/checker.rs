@@ -261,9 +261,9 @@ impl Checker {
     /// time before; on a machine that does much else, within two thirds.
     fn too_early(&self, host: &str, at: Instant, disturbed: &[Disturbance]) -> Option<String> {
         let least = self.ttl / 3;
-        let is_due = disturbed.iter().any(|d| {
-            d.from + least <= at && d.to.is_none_or(|to| to + self.ttl + Duration::from_secs(1) >= at)
-        });
+        // It ends up to a second after its time, and somebody who was disturbed needs some time until it is heard again.
+        let late = self.ttl + Duration::from_secs(1);
+        let is_due = disturbed.iter().any(|d| d.from + least <= at && d.to.is_none_or(|to| to + late >= at));
         let since = disturbed.last().map(|d| at.saturating_duration_since(d.from));
         (!is_due).then(|| format!("{host}'s lease has ended, {since:?} after something was done to it last"))
     }

@@ -118,8 +118,8 @@ impl Campaign {
             follower: Follower::start(&fleet, begun.expect("etcd answers")),
             recorder,
             checker: Checker::new(TTL),
+            stalls: Stalls::look(fleet.net.place(), fleet.endpoints.clone()),
             fleet,
-            stalls: Stalls::look(),
             begun: Instant::now(),
             faults: BTreeMap::new(),
             log: String::new(),
@@ -413,7 +413,7 @@ impl Campaign {
         for violation in self.violations.iter().take(20) {
             println!("VIOLATION: {violation}");
         }
-        println!("this machine stood still {} times", self.stalls.all().len());
+        println!("this machine stood still {} times", self.stalls.of_machine());
         if self.violations.is_empty() {
             println!("no violation");
         }

@@ -1,57 +1,53 @@
 //! Writes that reach etcd long after the agent has given them up.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use testkit::{permit, wait};
 
 use super::fleet::{Fleet, Server, key};
 use crate::scripted::LONG;
 
-/// On the way to etcd: what is sent on the connections that there are can be held up, and let go later, whoever has gone meanwhile.
+/// On the way to etcd: what is sent on the connections that there are can be held up, and arrives later, whoever has gone meanwhile.
 struct Way {
-    address: std::net::SocketAddr,
-    /// Connections up to this number are held up.
-    held: Arc<(Mutex<u64>, Condvar)>,
+    address: SocketAddr,
     connections: Arc<AtomicU64>,
-    /// What etcd has answered on those that were held up, after they were let go.
+    held: Arc<Mutex<Held>>,
+    /// What etcd has answered, in bytes.
     answered: Arc<AtomicU64>,
 }
+
+#[derive(Default)]
+struct Held {
+    /// Connections up to this number are, since then.
+    upto: u64,
+    since: Option<Instant>,
+    bytes: Vec<(TcpStream, Vec<u8>)>,
+}
+
+/// So long is collected what is sent: the agent waits longer for an answer. That it gives up is never told.
+const COLLECTED: Duration = Duration::from_secs(1);
 
 impl Way {
     fn to(etcd: &str) -> Way {
         let etcd = etcd.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let way = Way {
-            address: listener.local_addr().expect("it is bound"),
-            held: Arc::default(),
-            connections: Arc::default(),
-            answered: Arc::default(),
-        };
-        let (held, connections, answered) =
-            (Arc::clone(&way.held), Arc::clone(&way.connections), Arc::clone(&way.answered));
+        let address = listener.local_addr().expect("it is bound");
+        let way =
+            Way { address, connections: Arc::default(), held: Arc::default(), answered: Arc::default() };
+        let (connections, held, answered) =
+            (Arc::clone(&way.connections), Arc::clone(&way.held), Arc::clone(&way.answered));
         std::thread::spawn(move || {
             for agent in listener.incoming().map_while(Result::ok) {
                 let number = connections.fetch_add(1, Ordering::SeqCst) + 1;
                 let Ok(server) = TcpStream::connect(&etcd) else { continue };
+                let [from, to] = [&agent, &server].map(|stream| stream.try_clone().expect("a socket"));
                 let (held, answered) = (Arc::clone(&held), Arc::clone(&answered));
-                let (from, to) =
-                    (agent.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
-                std::thread::spawn(move || {
-                    carry(from, to, || {
-                        let held =
-                            held.1.wait_while(held.0.lock().expect("no panic"), |held| *held >= number);
-                        drop(held.expect("no panic"));
-                    })
-                });
-                std::thread::spawn(move || {
-                    let count = |read: usize| {
-                        answered.fetch_add(read as u64, Ordering::SeqCst);
-                    };
-                    answer(server, agent, count);
-                });
+                std::thread::spawn(move || ask(from, to, number, &held));
+                std::thread::spawn(move || answer(server, agent, &answered));
             }
         });
         way
@@ -59,31 +55,37 @@ impl Way {
 
     /// From now on, nothing that is sent on the connections that there are arrives.
     fn hold(&self) {
-        *self.held.0.lock().expect("no panic") = self.connections.load(Ordering::SeqCst);
+        let mut held = self.held.lock().expect("no panic");
+        (held.upto, held.since) = (self.connections.load(Ordering::SeqCst), Some(Instant::now()));
     }
 
+    /// What was held up arrives.
     fn let_go(&self) {
-        *self.held.0.lock().expect("no panic") = 0;
-        self.held.1.notify_all();
-    }
-}
-
-fn carry(mut from: TcpStream, mut to: TcpStream, wait: impl Fn()) {
-    let mut bytes = [0; 65536];
-    while let Ok(read) = from.read(&mut bytes) {
-        wait();
-        if read == 0 || to.write_all(&bytes[..read]).is_err() {
-            // The end of a connection is told no sooner than what was sent before it.
-            let _ = to.shutdown(Shutdown::Write);
-            return;
+        for (mut to, bytes) in self.held.lock().expect("no panic").bytes.drain(..) {
+            to.write_all(&bytes).expect("etcd is still there");
         }
     }
 }
 
-fn answer(mut from: TcpStream, mut to: TcpStream, count: impl Fn(usize)) {
+fn ask(mut from: TcpStream, mut to: TcpStream, number: u64, held: &Mutex<Held>) {
     let mut bytes = [0; 65536];
     while let Ok(read @ 1..) = from.read(&mut bytes) {
-        count(read);
+        let mut held = held.lock().expect("no panic");
+        if number > held.upto {
+            to.write_all(&bytes[..read]).expect("etcd is there");
+        } else if held.since.is_some_and(|since| since.elapsed() < COLLECTED) {
+            held.bytes.push((to.try_clone().expect("a socket"), bytes[..read].to_vec()));
+        }
+    }
+    if number > held.lock().expect("no panic").upto {
+        let _ = to.shutdown(Shutdown::Write);
+    }
+}
+
+fn answer(mut from: TcpStream, mut to: TcpStream, answered: &AtomicU64) {
+    let mut bytes = [0; 65536];
+    while let Ok(read @ 1..) = from.read(&mut bytes) {
+        answered.fetch_add(read as u64, Ordering::SeqCst);
         // Whoever has asked may be gone.
         let _ = to.write_all(&bytes[..read]);
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use testkit::net::{Host, Member, Net, Number, Running, start_members};
-use testkit::{Folder, Signal, permit, wait};
+use testkit::{Folder, Signal, permit, process, wait};
 
 use crate::scripted::LONG;
 
@@ -177,8 +177,8 @@ fn a_member_that_stands_still_and_goes_on_misleads_nobody() {
     let mut last = first;
     for _ in 0..2 {
         let leading = world.leading_member();
-        let member = world.members[leading].process().expect("it runs");
-        member.signal(Signal::STOP);
+        let member = world.members[leading].pid().expect("it runs");
+        process::send(member, Signal::STOP);
         // Another one leads etcd, and somebody the role: the same host or another.
         let leads = |world: &World| {
             world
@@ -191,7 +191,7 @@ fn a_member_that_stands_still_and_goes_on_misleads_nobody() {
         let number = world.tenures().len();
         wait::poll(LONG, || (world.tenures().len() > number + 50).then_some(())).expect("somebody goes on");
         world.nobody_wrote_late();
-        world.members[leading].process().expect("it runs").signal(Signal::CONT);
+        process::send(member, Signal::CONT);
         wait::poll(LONG, || world.members[leading].answers(&world.net).then_some(())).expect("it is back");
         let number = world.tenures().len();
         wait::poll(LONG, || (world.tenures().len() > number + 50).then_some(())).expect("somebody goes on");

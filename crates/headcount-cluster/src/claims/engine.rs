@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::book::{Book, How, Kind, Order, SessionId, What};
 use super::chase::{Chase, Place, Report, Reports, free, sign};
-use super::lease::{Lease, boot_ms, margin};
+use super::handle::{Command, Peer, Session};
+use super::lease::{Lease, boot_ms};
 use super::values::ClaimValue;
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
@@ -34,114 +35,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// So long is waited, when the agent ends, until all have let go.
 const ENDING: Duration = Duration::from_secs(3);
 
-/// A process, as the kernel tells of it.
-#[derive(Clone, Debug, Default)]
-pub struct Peer {
-    /// Its number, if it can be seen from here.
-    pub pid: Option<u32>,
-    /// What it is called.
-    pub process: Option<String>,
-}
-
-/// The way to whatever has roles, locks and onces.
-#[derive(Clone)]
-pub struct Claims {
-    commands: mpsc::Sender<Command>,
-    cluster: String,
-    host: String,
-    ttl: Duration,
-}
-
-/// A process that is connected.
-pub struct Session {
-    id: SessionId,
-    commands: mpsc::Sender<Command>,
-    /// What it is to be told. It ends if the process does not read, and with the agent.
-    pub messages: mpsc::Receiver<Message>,
-}
-
-enum Command {
-    Enter(Peer, oneshot::Sender<Option<Session>>),
-    Request(SessionId, Request),
-    Refuse(SessionId, String),
-    Gone(SessionId),
-    Closed(SessionId),
-    End(oneshot::Sender<()>),
-}
-
-impl Claims {
-    /// Begins, in a task of its own, which ends with the last of these.
-    #[must_use]
-    pub fn begin(config: ClusterConfig) -> Claims {
-        let (commands, inbox) = mpsc::channel(256);
-        let claims = Claims {
-            commands: commands.clone(),
-            cluster: config.name.clone(),
-            host: config.host.clone(),
-            ttl: config.ttl,
-        };
-        tokio::spawn(Engine::new(config, inbox, commands.downgrade()).run());
-        claims
-    }
-
-    /// A process connects. `None`: there are too many, or the agent ends.
-    pub async fn enter(&self, peer: Peer) -> Option<Session> {
-        let (answer, entered) = oneshot::channel();
-        self.commands.send(Command::Enter(peer, answer)).await.ok()?;
-        entered.await.ok().flatten()
-    }
-
-    /// The first line of a session.
-    #[must_use]
-    pub fn welcome(&self) -> Message {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Message::Welcome {
-            version: VERSION,
-            cluster: self.cluster.clone(),
-            host: self.host.clone(),
-            ttl: ms(self.ttl),
-            margin: ms(margin(self.ttl)),
-            now: boot_ms(),
-        }
-    }
-
-    /// Has all let go, for a while, and ends.
-    pub async fn end(&self) {
-        let (done, ended) = oneshot::channel();
-        if self.commands.send(Command::End(done)).await.is_ok() {
-            // It is gone if it does not answer.
-            let _ = ended.await;
-        }
-    }
-}
-
-impl Session {
-    /// The process asks for something.
-    pub async fn request(&self, request: Request) {
-        self.send(Command::Request(self.id, request)).await;
-    }
-
-    /// The process asks for what there is not.
-    pub async fn refuse(&self, error: String) {
-        self.send(Command::Refuse(self.id, error)).await;
-    }
-
-    /// The process has ended, or has closed its connection.
-    pub async fn gone(self) {
-        self.send(Command::Gone(self.id)).await;
-    }
-
-    /// Its connection is closed from here: it may not know that yet.
-    pub async fn closed(self) {
-        self.send(Command::Closed(self.id)).await;
-    }
-
-    async fn send(&self, command: Command) {
-        // The agent ends: so does this.
-        let _ = self.commands.send(command).await;
-    }
-}
-
 struct Connection {
     place: Arc<Place>,
     tasks: JoinSet<Result<(), Trouble>>,
@@ -155,7 +48,7 @@ struct Free {
     is_begun: bool,
 }
 
-struct Engine {
+pub(super) struct Engine {
     config: ClusterConfig,
     keys: Keys,
     inbox: mpsc::Receiver<Command>,
@@ -192,7 +85,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(
+    pub fn new(
         config: ClusterConfig,
         inbox: mpsc::Receiver<Command>,
         commands: mpsc::WeakSender<Command>,
@@ -229,7 +122,7 @@ impl Engine {
         }
     }
 
-    async fn run(mut self) {
+    pub async fn run(mut self) {
         loop {
             self.carry_out();
             self.launch();
@@ -308,11 +201,11 @@ impl Engine {
             }
             Command::Refuse(session, error) => self.tell(session, Message::Error { error }),
             Command::Gone(session) => {
-                self.peers.remove(&session);
+                self.forget(session);
                 self.book.gone(session);
             }
             Command::Closed(session) => {
-                self.peers.remove(&session);
+                self.forget(session);
                 self.book.closed(session);
             }
             Command::End(done) => {
@@ -320,6 +213,11 @@ impl Engine {
                 self.ending = Some((done, Instant::now() + ENDING));
             }
         }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.peers.remove(&session);
+        self.timeouts.retain(|(_, of, ..)| *of != session);
     }
 
     fn enter(&mut self, peer: Peer) -> Option<Session> {
@@ -577,6 +475,9 @@ impl Engine {
                 self.book.settled(&what, attempt, failed);
             }
             Report::Seen { what, by } => {
+                // What nobody here wants any more is of no interest.
+                let wanted: BTreeSet<&What> = self.book.attempts().map(|(what, _)| what).collect();
+                self.seen.retain(|what, _| wanted.contains(what));
                 self.seen.insert(what, by);
             }
             Report::Freed { what, attempt } => {

@@ -180,7 +180,7 @@ impl Sent {
     /// With what the server itself says of it, where that can be read.
     fn failed(&self, why: &str) -> Ended {
         let log = self.log.as_ref().and_then(ErrorLog::complaint);
-        Ended::ReloadFailed(log.map_or(why.to_owned(), |line| format!("{why}. There it says: {line}")))
+        Ended::ReloadFailed(log.map_or(why.to_owned(), |line| format!("{why}. Its error log: {line}")))
     }
 
     /// A generation is in the registry's table while it is there, and in the journal for longer.
