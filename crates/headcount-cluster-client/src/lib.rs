@@ -192,6 +192,9 @@ pub struct Client {
     ttl: Duration,
     held: BTreeMap<Held, u64>,
     roles: Vec<String>,
+    /// How often the agent was told that this process leaves a role, and has not answered: an election that comes before the answer is
+    /// one that was left.
+    leaving: BTreeMap<String, u32>,
     locks: BTreeMap<u64, Lock>,
     onces: Vec<String>,
     next_id: u64,
@@ -216,6 +219,7 @@ impl Client {
             ttl: Duration::ZERO,
             held: BTreeMap::new(),
             roles: Vec::new(),
+            leaving: BTreeMap::new(),
             locks: BTreeMap::new(),
             onces: Vec::new(),
             next_id: 1,
@@ -243,7 +247,14 @@ impl Client {
     pub fn leave(&mut self, role: &str) {
         self.roles.retain(|other| other != role);
         self.held.remove(&Held::Role(role.to_owned()));
-        self.ask(&Request::Leave { role: role.to_owned() });
+        self.ask_to_leave(role);
+    }
+
+    fn ask_to_leave(&mut self, role: &str) {
+        if self.is_welcome {
+            *self.leaving.entry(role.to_owned()).or_default() += 1;
+            self.ask(&Request::Leave { role: role.to_owned() });
+        }
     }
 
     /// Asks for a lock: the number that the answer has. `timeout`: so long it is waited for.
@@ -289,7 +300,7 @@ impl Client {
         let held = Held::Run(key.to_owned());
         if self.held.get(&held) == Some(&token) {
             self.held.remove(&held);
-            self.ask(&Request::End { key: key.to_owned(), ok });
+            self.ask(&Request::End { key: key.to_owned(), token, ok });
         }
     }
 
@@ -415,6 +426,7 @@ impl Client {
 
     fn disconnect(&mut self, why: &str) {
         (self.connection, self.is_welcome) = (None, false);
+        self.leaving.clear();
         self.connect_at = boot_ms() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE_MS);
         let why = format!("the agent at {}: {why}", self.socket.display());
@@ -426,12 +438,12 @@ impl Client {
 
     /// `tell`: the agent may still think that this process has it.
     fn lose_all(&mut self, why: &str, tell: bool) {
-        for held in std::mem::take(&mut self.held).into_keys() {
+        for (held, token) in std::mem::take(&mut self.held) {
             let why = why.to_owned();
             match held {
                 Held::Role(role) => {
                     if tell {
-                        self.ask(&Request::Leave { role: role.clone() });
+                        self.ask_to_leave(&role);
                         self.ask(&Request::Stand { role: role.clone() });
                     }
                     self.events.push_back(Event::Lost { role, why });
@@ -445,7 +457,7 @@ impl Client {
                 }
                 Held::Run(key) => {
                     if tell {
-                        self.ask(&Request::End { key: key.clone(), ok: false });
+                        self.ask(&Request::End { key: key.clone(), token, ok: false });
                     }
                     self.events.push_back(Event::RunLost { key, why });
                 }
@@ -489,8 +501,9 @@ impl Client {
 
     fn welcome(&mut self, cluster: String, host: String, agent_now: u64) {
         let now = boot_ms();
-        // As long as its answer was on its way its clock may be behind: so it is compared with when it was asked.
-        let is_other = agent_now.abs_diff(now) > PATIENCE_MS + 1000;
+        // It looked at its clock after it was asked and before this, if that is ours. Otherwise it may be behind by as long as its
+        // answer was on its way: so it is compared with when it was asked.
+        let is_other = agent_now + 1 < self.asked_at || agent_now > now;
         // Milliseconds since a boot: far below what an i64 holds, unless it is no agent.
         let ms = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
         self.offset = if is_other { ms(self.asked_at).saturating_sub(ms(agent_now)) } else { 0 };
@@ -528,7 +541,7 @@ impl Client {
             Message::Renewed { deadline } => return self.has_until(None, deadline),
             Message::Elected { role, token, deadline } => {
                 // It was left before this came.
-                if !self.roles.contains(&role) {
+                if !self.roles.contains(&role) || self.leaving.contains_key(&role) {
                     return self.ask(&Request::Ack);
                 }
                 self.has_until(Some((Held::Role(role.clone()), token)), deadline);
@@ -576,7 +589,16 @@ impl Client {
             Message::Away { why } => Event::Away { why },
             Message::Back => Event::Back,
             Message::Error { error } => Event::Error { error },
-            Message::Left { .. } | Message::Unlocked { .. } => return,
+            Message::Left { role } => {
+                if let Some(count) = self.leaving.get_mut(&role) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.leaving.remove(&role);
+                    }
+                }
+                return;
+            }
+            Message::Unlocked { .. } => return,
         };
         self.events.push_back(event);
     }

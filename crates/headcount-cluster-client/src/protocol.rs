@@ -59,6 +59,8 @@ pub enum Request {
     End {
         /// Which.
         key: String,
+        /// That of the attempt. What is said of another one than the last is not heard.
+        token: u64,
         /// Whether it succeeded.
         ok: bool,
     },

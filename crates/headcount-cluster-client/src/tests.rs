@@ -112,6 +112,22 @@ fn it_stands_leads_and_leads_no_more_from_the_deadline_on_though_nobody_has_said
 }
 
 #[test]
+fn an_election_that_crosses_the_leaving_is_one_that_was_left() {
+    let mut agent = Agent::new();
+    agent.client.stand("cron").unwrap();
+    let mut line = agent.welcome();
+    line.hears();
+    agent.client.leave("cron");
+    agent.client.stand("cron").unwrap();
+    agent.client.process();
+    line.elect(7, boot_ms() + 60_000);
+    line.say("{\"say\":\"left\",\"role\":\"cron\"}\n");
+    line.elect(8, boot_ms() + 60_000);
+    assert_eq!(agent.event(), Event::Elected { role: "cron".into(), token: 8 });
+    assert_eq!(agent.client.token("cron"), Some(8));
+}
+
+#[test]
 fn a_connection_that_breaks_loses_all_and_the_next_one_asks_again() {
     let mut agent = Agent::new();
     let id = agent.client.lock("keys", Some(Duration::from_secs(60))).unwrap();

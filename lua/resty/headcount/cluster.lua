@@ -78,8 +78,16 @@ local function lose(role, after)
   end
 end
 
-local function leave(role)
-  lose(role, function() agent.send { ["do"] = "leave", role = role.name } end)
+-- The agent hears of it when on_lost has ended; `again`: and this worker stands anew. An election that comes before the agent's answer is one
+-- that was left. Over another connection than this one, the agent knows nothing of us that it could forget.
+local function leave(role, again)
+  local session = agent.session
+  role.leaves = role.leaves + 1
+  lose(role, function()
+    if agent.session ~= session then return end
+    if not agent.send { ["do"] = "leave", role = role.name } then role.leaves = role.leaves - 1 end
+    if again and not is_leaving then agent.send { ["do"] = "stand", role = role.name } end
+  end)
 end
 
 function _M.leader(name, callbacks)
@@ -91,7 +99,7 @@ function _M.leader(name, callbacks)
   end
   if roles[name] then return nil, "this worker stands for the role " .. name .. " already; allowed is once" end
   if is_leaving then return nil, "this worker leaves" end
-  roles[name] = { name = name, on_elected = callbacks.on_elected, on_lost = callbacks.on_lost, steps = {} }
+  roles[name] = { name = name, on_elected = callbacks.on_elected, on_lost = callbacks.on_lost, steps = {}, leaves = 0 }
   local err = agent.start()
   if err then
     roles[name] = nil
@@ -137,19 +145,24 @@ end
 local attempt
 
 function attempt(item, message)
-  item.is_running, item.is_lost = true, false
+  item.is_running, item.is_lost, item.token = true, false, message.token
   local argument = {
     number = message.attempt, retry = message.attempt > 1, last = message.last, token = message.token,
     is_mine = function() return item.is_running and not item.is_lost and agent.clock() < deadline end,
   }
-  run("once " .. item.key .. " (attempt " .. message.attempt .. ")", item.fn, argument, function(ok)
+  -- What it was told may have lain unread for long.
+  local function fn()
+    if not argument.is_mine() then error("it was lost before it began", 0) end
+    return item.fn(argument)
+  end
+  run("once " .. item.key .. " (attempt " .. message.attempt .. ")", fn, nil, function(ok)
     item.is_running = false
     local next_one = item.next
     item.next = nil
     if next_one then
       attempt(item, next_one)
     elseif not item.is_lost then
-      agent.send { ["do"] = "end", key = item.key, ok = ok }
+      agent.send { ["do"] = "end", key = item.key, token = message.token, ok = ok }
     elseif not item.is_asked and not is_leaving then
       -- It was lost meanwhile, with the connection: we wait as the others do.
       item.is_asked = agent.send { ["do"] = "once", key = item.key }
@@ -173,8 +186,9 @@ local function wait_for(lock, timeout)
   repeat
     lock.bell:wait(math.max(0.001, math.min(1, limit - agent.clock())))
   until lock.token or lock.why or agent.clock() >= limit or lock.is_unsent and agent.clock() >= limit - LATE
-  if lock.token then return true end
-  return nil, lock.why or "timed out after " .. timeout .. " s: " .. (agent.trouble or "the agent does not answer")
+  -- What it was told may have lain unread for long.
+  if lock.token and agent.clock() < deadline then return true end
+  return nil, lock.why or lock.token and "it was lost before it began" or "timed out after " .. timeout .. " s: " .. (agent.trouble or "the agent does not answer")
 end
 
 local function pack(ok, ...) return { ok = ok, number = select("#", ...), ... } end
@@ -283,7 +297,7 @@ function messages.renewed(message) has_until(message.deadline) end
 function messages.elected(message)
   has_until(message.deadline)
   local role = roles[message.role]
-  if not role or is_leaving then return end
+  if not role or is_leaving or role.leaves > 0 then return end
   role.token = message.token
   add_step(role, "on_elected", message.token)
 end
@@ -293,6 +307,11 @@ function messages.lost(message)
   if not role or not role.token then return end
   log(ngx.WARN, "this worker has lost the role ", role.name, ": ", message.why)
   lose(role)
+end
+
+function messages.left(message)
+  local role = roles[message.role]
+  if role and role.leaves > 0 then role.leaves = role.leaves - 1 end
 end
 
 function messages.give_up(message)
@@ -354,6 +373,7 @@ end
 
 function agent.on_welcome()
   deadline = 0
+  for _, role in pairs(roles) do role.leaves = 0 end
   if is_leaving then return end
   for name in pairs(roles) do agent.send { ["do"] = "stand", role = name } end
   for key, item in pairs(onces) do
@@ -384,20 +404,20 @@ local function expire()
   for name, role in pairs(roles) do
     if role.token then
       log(ngx.WARN, "this worker has lost the role ", name, ": ", why)
-      lose(role, function()
-        agent.send { ["do"] = "leave", role = name }
-        if not is_leaving then agent.send { ["do"] = "stand", role = name } end
-      end)
+      leave(role, true)
     end
   end
   for _, item in pairs(onces) do
     if item.is_running and not item.is_lost then
       item.is_lost = true
-      agent.send { ["do"] = "end", key = item.key, ok = false }
+      agent.send { ["do"] = "end", key = item.key, token = item.token, ok = false }
     end
   end
   for _, lock in pairs(locks) do
-    if lock.token then lose_lock(lock, why) end
+    if lock.token then
+      lose_lock(lock, why)
+      agent.send { ["do"] = "unlock", id = lock.id }
+    end
   end
 end
 

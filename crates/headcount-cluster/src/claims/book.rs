@@ -225,17 +225,24 @@ impl Book {
     pub fn let_go(&mut self, session: SessionId, what: &What, how: How) -> Result<(), String> {
         let nothing = || format!("this process has not asked for the {} {}", word(what.kind), what.name);
         let waiter = Waiter { session, id: 0 };
-        let claim = self.claims.get(what).filter(|claim| claim.has(waiter)).ok_or_else(nothing)?;
+        let is_wanted = self.claims.get(what).is_some_and(|claim| claim.has(waiter));
         if what.kind == Kind::Once {
-            if claim.holder() != Some(waiter) {
+            let holder = self.claims.get(what).filter(|_| is_wanted).ok_or_else(nothing)?.holder();
+            if holder != Some(waiter) {
                 return Err(format!("this process does not run {} now", what.name));
             }
             // It hears how it is settled, as the others do.
             self.free(what, how);
             self.requeue(what, waiter);
         } else {
-            self.remove(what, waiter, how);
+            if is_wanted {
+                self.remove(what, waiter, how);
+            }
+            // Whatever becomes of it: a process counts these, to tell what comes after it from what was on its way before.
             self.tell(session, Message::Left { role: what.name.clone() });
+            if !is_wanted {
+                return Err(nothing());
+            }
         }
         self.advance(what);
         Ok(())

@@ -349,13 +349,7 @@ pub(super) async fn free(
 ) -> Result<(), Trouble> {
     let mut backoff = Backoff::default();
     loop {
-        let freed = match what.kind {
-            Kind::Role | Kind::Lock => {
-                let key = at.keys.place(&what, at.lease, attempt);
-                at.etcd.txn("free", Txn::new().and_then([TxnOp::delete(key, None)])).await.map(drop)
-            }
-            Kind::Once => free_once(&at, &what, attempt, how, &signed).await,
-        };
+        let freed = free_now(&at, &what, attempt, how, &signed).await;
         if let Some(freed) = at.is_over(freed, &mut backoff).await {
             freed?;
             break;
@@ -363,6 +357,22 @@ pub(super) async fn free(
     }
     at.report(Report::Freed { what, attempt });
     Ok(())
+}
+
+async fn free_now(
+    at: &Place,
+    what: &What,
+    attempt: u64,
+    how: How,
+    signed: &ClaimValue,
+) -> Result<(), Trouble> {
+    // What an earlier connection has still on its way would come after this, for nobody.
+    at.begin().await?;
+    if what.kind == Kind::Once {
+        return free_once(at, what, attempt, how, signed).await;
+    }
+    let key = at.keys.place(what, at.lease, attempt);
+    at.etcd.txn("free", Txn::new().and_then([TxnOp::delete(key, None)])).await.map(drop)
 }
 
 async fn free_once(
@@ -430,13 +440,15 @@ impl Etcd {
                 return Err(Trouble::Away("it has ended the watch".to_owned()));
             };
             if answer.compact_revision() > 0 || answer.canceled() {
-                // Whoever asks looks again.
-                return match self.get(key).await? {
-                    Some(_) => {
-                        Err(Trouble::Other { what: "watch", why: "it has ended the watch".to_owned() })
-                    }
-                    None => Ok(()),
-                };
+                // Held for longer than etcd keeps its history: from now on, if it is still the same key.
+                let look = Txn::new().and_then([TxnOp::get(key, None)]);
+                let answer = self.txn("look whether it is still there", look).await?;
+                let [found, _] = two(&answer);
+                if found.is_none_or(|kv| kv.create_revision() >= from) {
+                    return Ok(());
+                }
+                changes = self.watch(key, false, revision_of(&answer) + 1).await?;
+                continue;
             }
             if answer.events().iter().any(|event| event.event_type() == EventType::Delete) {
                 return Ok(());

@@ -182,7 +182,7 @@ impl Engine {
         match (&self.trouble, self.seen.get(what)) {
             (Some(trouble), _) => trouble.to_string(),
             (None, Some(value)) => format!("{} has it or is before it since {}", value.who(), since(value)),
-            (None, None) => "it was not to be had".to_owned(),
+            (None, None) => "nobody knows yet who has it".to_owned(),
         }
     }
 
@@ -257,9 +257,14 @@ impl Engine {
                 self.book.unlock(session, id)
             }
             Request::Once { key } => self.book.want(session, What::new(Kind::Once, &key), 0),
-            Request::End { key, ok } => {
-                let how = if ok { How::LetGo } else { How::Failed };
-                self.book.let_go(session, &What::new(Kind::Once, &key), how)
+            Request::End { key, token, ok } => {
+                let what = What::new(Kind::Once, &key);
+                let current = self.tokens.get(&what).and_then(|(_, token)| u64::try_from(*token).ok());
+                // Of an attempt that was lost since, which nobody asks about any more.
+                if current.is_some_and(|current| current != token) {
+                    return Ok(());
+                }
+                self.book.let_go(session, &what, if ok { How::LetGo } else { How::Failed })
             }
             Request::Ack => {
                 self.book.acked(session);

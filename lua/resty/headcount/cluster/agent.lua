@@ -17,8 +17,6 @@ local LEAVE = 0.5
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5
 -- So much may wait to be sent.
 local MOST_UNSENT = 1000
--- The clock of a process in another time namespace differs from the agent's, in seconds.
-local OTHER_CLOCK = 10
 local FAR = 10 * 365 * 86400
 
 local _M = { socket = DEFAULT_SOCKET }
@@ -26,6 +24,8 @@ local _M = { socket = DEFAULT_SOCKET }
 
 local unsent, bell = {}, semaphore.new()
 local is_running, is_open, is_watching = false, false, false
+-- How many sessions there were.
+_M.session = 0
 -- What is to be added to the agent's times.
 local offset = 0
 -- Why there is no session, if there is none.
@@ -99,9 +99,10 @@ local function open_session()
     line, err = sock:receive("*l")
     local welcome = line and json.decode(line)
     if welcome and welcome.say == "welcome" then
-      -- As long as its answer was on its way its clock may be behind: so it is compared with when it was asked.
+      -- The agent looked at its clock after it was asked and before this, if that is ours, and said it in whole milliseconds. Otherwise
+      -- it may be behind by as long as its answer was on its way: so it is compared with when it was asked.
       local theirs = welcome.now / 1000
-      offset = math.abs(theirs - nginx.clock()) > OTHER_CLOCK and asked_at - theirs or 0
+      offset = (theirs + 0.001 < asked_at or theirs > nginx.clock()) and asked_at - theirs or 0
       return sock, welcome
     end
   end
@@ -135,7 +136,7 @@ local function write(sock)
 end
 
 local function talk(sock, welcome)
-  unsent, is_open, _M.trouble = {}, true, nil
+  unsent, is_open, _M.trouble, _M.session = {}, true, nil, _M.session + 1
   _M.on_welcome(welcome)
   local reader, writer = ngx.thread.spawn(read, sock, _M.on_message), ngx.thread.spawn(write, sock)
   -- Whichever ends first says why.
