@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use testkit::net::Running;
+use testkit::wait;
 
 use crate::fleet::Fleet;
 use crate::recorder::{History, Record};
+
+/// On a loaded machine, it takes its time to begin.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// It is killed with this.
 pub struct Follower {
@@ -27,9 +32,17 @@ impl Follower {
     pub fn start(fleet: &Fleet, from: i64) -> Follower {
         let [out, err] = ["follower.out", "follower.err"].map(|name| fleet.folder().join(name));
         let file = |path: &PathBuf| File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let mut command = fleet.ask(&["cluster", "events", "--follow", "--json"]);
-        command.stdout(file(&out)).stderr(file(&err));
-        Follower { _running: Running::direct(&mut command), out, err, from }
+        // It ends if etcd does not answer at its begin; once it has told what is kept, it does not.
+        let started = wait::poll(PATIENCE, || {
+            let mut command = fleet.ask(&["cluster", "events", "--follow", "--json"]);
+            command.stdout(file(&out)).stderr(file(&err));
+            let mut running = Running::direct(&mut command);
+            let is_told = || fs::metadata(&out).is_ok_and(|found| found.len() > 0);
+            let began =
+                wait::poll(PATIENCE, || if is_told() { Some(true) } else { running.ended().map(|_| false) });
+            began.unwrap_or(false).then_some(running)
+        });
+        Follower { _running: started.expect("etcd answers at rest"), out, err, from }
     }
 
     /// Whether it has said that etcd was set back.
