@@ -19,8 +19,15 @@ pub fn owners(evidence: &Evidence) -> Owners {
     let slack = if evidence.complete { SLACK } else { 1_000_000_000 };
     let owner = |event: &Event| {
         let known = by_pid.get(&event.pid?)?;
-        let begun = known.iter().copied().filter(|&at| evidence.processes[at].began <= event.at + slack);
-        begun.max_by_key(|&at| evidence.processes[at].began)
+        let until = event.at + slack;
+        let newest = |fits: &dyn Fn(&Process) -> bool| {
+            let begun = known.iter().copied().filter(|&at| evidence.processes[at].began <= until);
+            begun.filter(|&at| fits(&evidence.processes[at])).max_by_key(|&at| evidence.processes[at].began)
+        };
+        // Its number may have been used again before its end was told.
+        let has_ended = |process: &Process| process.ended.is_some_and(|ended| ended <= until);
+        let dead = matches!(event.kind, Kind::WorkerDied | Kind::MasterLost).then(|| newest(&has_ended));
+        dead.flatten().or_else(|| newest(&|_| true))
     };
     evidence.events.iter().map(owner).collect()
 }

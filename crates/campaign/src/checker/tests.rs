@@ -214,3 +214,9 @@ fn lines_of_the_log() {
     assert_eq!(bad_lines("2026 [alert] 1#1: something else\n").len(), 1);
     assert_eq!(bad_lines("thread 'main' panicked at src/x.rs\n").len(), 1);
 }
+
+#[test]
+fn a_number_that_is_used_again_before_the_end_was_told_is_no_violation() {
+    let again = Process { pid: 11, parent: 9, began: 39 * MS + MS / 2, ended: None, status: None };
+    finds(|history| history.processes.push(again), &[]);
+}
