@@ -1,5 +1,6 @@
 //! `headcount agent`: one process for all nodes of a host. `docs/cli/agent.md` is the reference.
 
+mod bounded;
 mod cluster;
 mod hooks;
 mod http;

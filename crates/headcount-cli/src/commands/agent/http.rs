@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::bounded::Bounded;
 use super::cluster::Membership;
 use super::nodes::registries;
 use super::picture::Picture;
@@ -100,6 +101,7 @@ impl Sockets {
         );
         let mut tasks = JoinSet::new();
         let answers = here.into_make_service_with_connect_info::<Caller>();
+        let local = Bounded::new(local);
         tasks.spawn(async { ended(axum::serve(local, answers).await) });
         if let Some(network) = network {
             let app = complete(everywhere, "There is / (a page, or JSON), /metrics and /cluster.\n");

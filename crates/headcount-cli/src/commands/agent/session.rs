@@ -14,8 +14,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixListener;
 use tokio::time::timeout;
+
+use super::bounded::Bounded;
 
 /// So long may a process not read what it is told.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,9 +29,9 @@ pub struct Caller {
     pid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
-        stream.io().peer_cred().map_or_else(
+impl Connected<IncomingStream<'_, Bounded>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Caller {
+        stream.io().stream.peer_cred().map_or_else(
             |_| Caller::default(),
             |found| Caller {
                 uid: Some(found.uid()),
