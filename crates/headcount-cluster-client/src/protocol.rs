@@ -225,3 +225,29 @@ mod tests {
         }
     }
 }
+
+/// Texts are for people, and come from anywhere: a name, an error, what another host has written. So long may each be, in bytes: written as
+/// JSON, no byte takes more than six.
+const LONGEST_TEXT: usize = 512;
+
+impl Message {
+    /// Shortens its texts so that it fits into a line.
+    pub fn cut(&mut self) {
+        let text = match self {
+            Message::Lost { why, .. }
+            | Message::NotLocked { why, .. }
+            | Message::LockLost { why, .. }
+            | Message::RunLost { why, .. }
+            | Message::Away { why } => why,
+            Message::Failed { last, .. } => last,
+            Message::Run { last: Some(last), .. } => last,
+            Message::Error { error } => error,
+            _ => return,
+        };
+        if text.len() > LONGEST_TEXT {
+            let end = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(end);
+            text.push('…');
+        }
+    }
+}

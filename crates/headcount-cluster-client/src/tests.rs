@@ -183,3 +183,25 @@ fn a_process_in_another_time_namespace_is_not_misled() {
     assert!(agent.client.token("cron").is_some());
     assert!(agent.client.time_left() <= Duration::from_secs(30));
 }
+
+#[test]
+fn every_message_fits_into_a_line() {
+    for text in ["\u{1}".repeat(5_000), "\"".repeat(5_000), "é".repeat(5_000), "x".to_owned()] {
+        let mut messages = [
+            Message::Away { why: text.clone() },
+            Message::Error { error: text.clone() },
+            Message::NotLocked { id: u64::MAX, name: "n".repeat(protocol::LONGEST_NAME), why: text.clone() },
+            Message::Run {
+                key: "n".repeat(protocol::LONGEST_NAME),
+                attempt: u32::MAX,
+                last: Some(text),
+                token: u64::MAX,
+                deadline: u64::MAX,
+            },
+        ];
+        for message in &mut messages {
+            message.cut();
+            assert!(serde_json::to_string(message).unwrap().len() <= protocol::LONGEST_LINE);
+        }
+    }
+}

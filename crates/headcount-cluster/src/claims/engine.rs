@@ -273,7 +273,8 @@ impl Engine {
         }
     }
 
-    fn tell(&mut self, session: SessionId, message: Message) {
+    fn tell(&mut self, session: SessionId, mut message: Message) {
+        message.cut();
         let Some((_, out)) = self.peers.get(&session) else { return };
         // Of one whose connection has ended this is told right after.
         if let Err(mpsc::error::TrySendError::Full(_)) = out.try_send(message) {
@@ -406,7 +407,8 @@ impl Engine {
         self.frees.values_mut().flatten().for_each(|free| free.is_begun = false);
         // What the tasks that were ended have said is of that connection.
         (self.reports, self.reported) = mpsc::unbounded_channel();
-        self.next_connect = Instant::now();
+        // Whoever was to wait still does.
+        self.next_connect = self.next_connect.max(Instant::now());
     }
 
     fn task_ended(&mut self, ended: Result<(), Trouble>) {
