@@ -201,31 +201,6 @@ pub enum Message {
     },
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_as_documented() {
-        let line =
-            serde_json::to_string(&Request::Lock { id: 7, name: "x".into(), timeout: Some(5000) }).unwrap();
-        assert_eq!(line, r#"{"do":"lock","id":7,"name":"x","timeout":5000}"#);
-        let message: Message =
-            serde_json::from_str(r#"{"say":"elected","role":"cron","token":7,"deadline":9,"more":[]}"#)
-                .unwrap();
-        assert_eq!(message, Message::Elected { role: "cron".into(), token: 7, deadline: 9 });
-        assert_eq!(serde_json::to_string(&Request::Ack).unwrap(), r#"{"do":"ack"}"#);
-    }
-
-    #[test]
-    fn names() {
-        assert!(is_name("cron.daily_1-x") && is_name(&"x".repeat(48)));
-        for wrong in ["", "a b", "a/b", "ä", "@x", &"x".repeat(49)] {
-            assert!(!is_name(wrong), "{wrong:?}");
-        }
-    }
-}
-
 /// Texts are for people, and come from anywhere: a name, an error, what another host has written. So long may each be, in bytes: written as
 /// JSON, no byte takes more than six.
 const LONGEST_TEXT: usize = 512;
@@ -248,6 +223,31 @@ impl Message {
             let end = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             text.truncate(end);
             text.push('…');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_as_documented() {
+        let line =
+            serde_json::to_string(&Request::Lock { id: 7, name: "x".into(), timeout: Some(5000) }).unwrap();
+        assert_eq!(line, r#"{"do":"lock","id":7,"name":"x","timeout":5000}"#);
+        let message: Message =
+            serde_json::from_str(r#"{"say":"elected","role":"cron","token":7,"deadline":9,"more":[]}"#)
+                .unwrap();
+        assert_eq!(message, Message::Elected { role: "cron".into(), token: 7, deadline: 9 });
+        assert_eq!(serde_json::to_string(&Request::Ack).unwrap(), r#"{"do":"ack"}"#);
+    }
+
+    #[test]
+    fn names() {
+        assert!(is_name("cron.daily_1-x") && is_name(&"x".repeat(48)));
+        for wrong in ["", "a b", "a/b", "ä", "@x", &"x".repeat(49)] {
+            assert!(!is_name(wrong), "{wrong:?}");
         }
     }
 }

@@ -404,12 +404,12 @@ impl Session {
         if answer.succeeded() {
             return Ok(true);
         }
-        // If this host is not there any more, nothing will ever be written: the lease's own task says so.
+        // If this host is not there any more, or another agent tells of it, nothing will ever be written: the lease's own task says so.
         let host = answer.op_responses().into_iter().find_map(|answer| match answer {
-            etcd_client::TxnOpResponse::Get(found) => found.kvs().first().map(KeyValue::lease),
+            etcd_client::TxnOpResponse::Get(found) => found.kvs().first().map(KeyValue::mod_revision),
             _ => None,
         });
-        if host == Some(self.leases.presence) { Ok(false) } else { Err(Trouble::LeaseGone) }
+        if host == Some(self.leases.revision) { Ok(false) } else { Err(Trouble::LeaseGone) }
     }
 
     fn say_once(&mut self, what: String) {

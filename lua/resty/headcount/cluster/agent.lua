@@ -98,7 +98,7 @@ local function open_session()
     local line
     line, err = sock:receive("*l")
     local welcome = line and json.decode(line)
-    if welcome and welcome.say == "welcome" then
+    if welcome and welcome.say == "welcome" and type(welcome.now) == "number" then
       -- The agent looked at its clock after it was asked and before this, if that is ours, and said it in whole milliseconds. Otherwise
       -- it may be behind by as long as its answer was on its way: so it is compared with when it was asked.
       local theirs = welcome.now / 1000
@@ -155,7 +155,10 @@ local function run(premature)
     local err = welcome
     if sock then
       said, pause = nil, FIRST_PAUSE
-      err = _M.socket .. ": " .. tostring(talk(sock, welcome))
+      -- Whatever it says, we connect again.
+      local _, why = pcall(talk, sock, welcome)
+      is_open = false
+      err = _M.socket .. ": " .. tostring(why)
     end
     if _M.is_idle() then break end
     _M.trouble = err
