@@ -11,11 +11,11 @@ use headcount_cluster::turn;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use super::deliver::{Deliverer, Ended, Record};
+use super::deliver::{Deliverer, Ended};
 use super::log::Log;
 use super::notification::Notification;
 use super::settings::{Settings, StartFrom};
-use super::state::{Delivery, InFlight};
+use super::state::{Delivery, InFlight, Record};
 use super::stop::Stop;
 use crate::outcome::Outcome;
 

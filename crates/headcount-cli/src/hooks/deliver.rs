@@ -11,7 +11,7 @@ use super::log::Log;
 use super::notification::Notification;
 use super::rules::{Action, Rule};
 use super::settings::{IfInterrupted, OnFailure, Settings};
-use super::state::{Delivery, InFlight};
+use super::state::{Delivery, InFlight, Record};
 use super::stop::Stop;
 use super::webhook::Webhook;
 
@@ -24,18 +24,6 @@ pub enum Ended {
     Stopped,
     /// It failed for good, and `headcount run` ends with it.
     GaveUp,
-}
-
-/// Where it is kept what was delivered and what is in progress, so that another process can go on.
-pub trait Record {
-    /// The deliveries of the next event that are finished.
-    fn finished(&mut self) -> &mut Vec<Delivery>;
-    /// The delivery in progress.
-    fn in_flight(&mut self) -> &mut Option<InFlight>;
-    /// The same for each attempt at this delivery, and unique.
-    fn id(&self, notification: &Notification) -> String;
-    /// Returns when all of it is kept.
-    fn save(&mut self) -> anyhow::Result<()>;
 }
 
 /// Delivers, and records its progress.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use headcount_report::plural;
 
-use super::deliver::{Deliverer, Ended, Record};
+use super::deliver::{Deliverer, Ended};
 use super::locator::Locator;
 use super::lock::Lock;
 use super::log::Log;
@@ -16,7 +16,7 @@ use super::notification::Notification;
 use super::queue::{GoesOn, Item, Queue, warn_unreadable};
 use super::settings::Settings;
 use super::start_position;
-use super::state::{ANOTHER, Ask, Registry, State, StateFile};
+use super::state::{ANOTHER, Ask, Record, Registry, State, StateFile};
 use super::stop::Stop;
 use crate::clock::wall_ns;
 use crate::outcome::Outcome;

@@ -10,7 +10,6 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::deliver::Record;
 use super::notification::Notification;
 use super::rules::{Rule, hash, hash_of};
 use crate::find::node_name;
@@ -118,6 +117,18 @@ impl StateFile {
         let fresh = State { version: VERSION, ..State::default() };
         Ok(StateFile { path: path.to_owned(), state: state.clone().unwrap_or(fresh), saved: state })
     }
+}
+
+/// Where it is kept what was delivered and what is in progress, so that another process can go on.
+pub trait Record {
+    /// The deliveries of the next event that are finished.
+    fn finished(&mut self) -> &mut Vec<Delivery>;
+    /// The delivery in progress.
+    fn in_flight(&mut self) -> &mut Option<InFlight>;
+    /// The same for each attempt at this delivery, and unique.
+    fn id(&self, notification: &Notification) -> String;
+    /// Returns when all of it is kept.
+    fn save(&mut self) -> anyhow::Result<()>;
 }
 
 impl Record for StateFile {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::book::{Book, How, Kind, Order, SessionId, What};
 use super::chase::{Chase, Place, Report, Reports, free, sign};
-use super::handle::{Command, Peer, Session};
+use super::handle::{Claims, Command, Peer, Session};
 use super::lease::{Lease, boot_ms};
 use super::values::ClaimValue;
 use crate::config::ClusterConfig;
@@ -84,8 +84,19 @@ pub(super) struct Engine {
     ending: Option<(oneshot::Sender<()>, Instant)>,
 }
 
+impl Claims {
+    /// Begins, in a task of its own, which ends with the last of these.
+    #[must_use]
+    pub fn begin(config: ClusterConfig) -> Claims {
+        let (commands, inbox) = mpsc::channel(256);
+        let claims = Claims::new(commands.clone(), &config);
+        tokio::spawn(Engine::new(config, inbox, commands.downgrade()).run());
+        claims
+    }
+}
+
 impl Engine {
-    pub fn new(
+    fn new(
         config: ClusterConfig,
         inbox: mpsc::Receiver<Command>,
         commands: mpsc::WeakSender<Command>,
@@ -514,8 +525,9 @@ impl Engine {
         self.abandoned.clear();
         self.lease = Some(lease);
         let mut tasks = JoinSet::new();
-        let (etcd, reports) = (place.etcd.clone(), place.reports.clone());
-        tasks.spawn(async move { Err(lease.keep(etcd, reports).await) });
+        let (etcd, at) = (place.etcd.clone(), Arc::clone(&place));
+        let renewed = move |deadline| at.report(Report::Renewed(deadline));
+        tasks.spawn(async move { Err(lease.keep(etcd, renewed).await) });
         self.connection = Some(Connection { place, tasks });
         if boot_ms() < lease.deadline {
             self.renewed(lease.deadline);

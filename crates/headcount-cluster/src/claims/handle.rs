@@ -6,7 +6,6 @@ use headcount_cluster_client::protocol::{Message, Request};
 use tokio::sync::{mpsc, oneshot};
 
 use super::book::SessionId;
-use super::engine::Engine;
 use super::lease::{boot_ms, margin};
 use crate::config::ClusterConfig;
 use crate::value::VERSION;
@@ -48,18 +47,8 @@ pub(super) enum Command {
 }
 
 impl Claims {
-    /// Begins, in a task of its own, which ends with the last of these.
-    #[must_use]
-    pub fn begin(config: ClusterConfig) -> Claims {
-        let (commands, inbox) = mpsc::channel(256);
-        let claims = Claims {
-            commands: commands.clone(),
-            cluster: config.name.clone(),
-            host: config.host.clone(),
-            ttl: config.ttl,
-        };
-        tokio::spawn(Engine::new(config, inbox, commands.downgrade()).run());
-        claims
+    pub(super) fn new(commands: mpsc::Sender<Command>, config: &ClusterConfig) -> Claims {
+        Claims { commands, cluster: config.name.clone(), host: config.host.clone(), ttl: config.ttl }
     }
 
     /// A process connects. `None`: there are too many, or the agent ends.

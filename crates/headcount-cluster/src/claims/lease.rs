@@ -6,10 +6,8 @@
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::chase::{Report, Reports};
 use crate::etcd::Etcd;
 use crate::trouble::Trouble;
 
@@ -57,22 +55,23 @@ impl Lease {
         Ok(Lease { id, ttl, deadline: deadline(sent, ttl) })
     }
 
-    /// Extends it for as long as etcd confirms it, one keep-alive at a time, so that each answer is to the last one.
-    pub async fn keep(self, etcd: Etcd, reports: Reports) -> Trouble {
-        match self.extend(&etcd, &reports).await {
+    /// Extends it for as long as etcd confirms it, one keep-alive at a time, so that each answer is to the last one. `renewed` is told each
+    /// deadline.
+    pub async fn keep(self, etcd: Etcd, renewed: impl Fn(u64)) -> Trouble {
+        match self.extend(&etcd, renewed).await {
             Err(trouble) => trouble,
             Ok(never) => match never {},
         }
     }
 
-    async fn extend(self, etcd: &Etcd, reports: &Reports) -> Result<std::convert::Infallible, Trouble> {
+    async fn extend(self, etcd: &Etcd, renewed: impl Fn(u64)) -> Result<std::convert::Infallible, Trouble> {
         let silent =
             || Trouble::Away(format!("it did not confirm the lease within {:?}", self.ttl / PATIENCE));
         let mut sent = boot_ms();
         let (mut keeper, mut answers) =
             timeout(self.ttl / PATIENCE, etcd.keep_alive(self.id)).await.map_err(|_| silent())??;
         loop {
-            report(reports, Report::Renewed(deadline(sent, self.ttl)));
+            renewed(deadline(sent, self.ttl));
             sleep(self.ttl / BEATS).await;
             sent = boot_ms();
             let answer = timeout(self.ttl / PATIENCE, async {
@@ -87,11 +86,6 @@ impl Lease {
             }
         }
     }
-}
-
-fn report(to: &mpsc::UnboundedSender<Report>, what: Report) {
-    // Nobody listens when the agent ends.
-    let _ = to.send(what);
 }
 
 #[cfg(test)]
