@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn what_is_no_task_is_none() {
-        let task = TaskValue::reload("root", true, Duration::from_secs(5));
+        // A time that decimals say exactly.
+        let task = TaskValue { asked: 1.5, ..TaskValue::reload("root", true, Duration::from_secs(5)) };
         let text = serde_json::to_vec(&task).unwrap();
         assert_eq!(parse::<TaskValue>(&text).unwrap(), task);
         let strange = String::from_utf8(text).unwrap().replace("asked\"", "doing\"");

@@ -14,7 +14,6 @@ local LOCK_TIMEOUT, LONGEST_LOCK_TIMEOUT = 10, 86400
 -- So much longer than a lock's time-out is waited for the agent to say so.
 local LATE = 2
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5
-local CALLBACKS = { on_elected = true, on_lost = true }
 -- Where ngx_lua can yield.
 local CAN_YIELD = {
   rewrite = true, server_rewrite = true, access = true, content = true, timer = true, preread = true, ssl_cert = true,
@@ -92,15 +91,12 @@ end
 
 function _M.leader(name, callbacks)
   if not is_name(name) then return refuse("role", name, NAME) end
-  if type(callbacks) ~= "table" then return refuse("callbacks", callbacks, "a table with `on_elected` and `on_lost`") end
-  for key, value in pairs(callbacks) do
-    if not CALLBACKS[key] then return refuse("callbacks", key, "a table with `on_elected` and `on_lost`") end
-    if type(value) ~= "function" then return refuse(key, value, "a function") end
-  end
+  local ok, err = arguments.are_callbacks(callbacks)
+  if not ok then return nil, err end
   if roles[name] then return nil, "this worker stands for the role " .. name .. " already; allowed is once" end
   if is_leaving then return nil, "this worker leaves" end
   roles[name] = { name = name, on_elected = callbacks.on_elected, on_lost = callbacks.on_lost, steps = {}, leaves = 0 }
-  local err = agent.start()
+  err = agent.start()
   if err then
     roles[name] = nil
     return nil, err

@@ -78,8 +78,6 @@ end
 
 -- Roles ----------------------------------------------------------------------------------------
 
-local CALLBACKS = { on_elected = true, on_lost = true }
-
 local function stand(role)
   local code = library.headcount_leader_stand(node.handle, role.name)
   role.stands = code >= 0
@@ -89,14 +87,11 @@ end
 
 function _M.leader(name, callbacks)
   if not is_name(name) then return refuse("role", name, NAME) end
-  if type(callbacks) ~= "table" then return refuse("callbacks", callbacks, "a table with `on_elected` and `on_lost`") end
-  for key, value in pairs(callbacks) do
-    if not CALLBACKS[key] then return refuse("callbacks", key, "a table with `on_elected` and `on_lost`") end
-    if type(value) ~= "function" then return refuse(key, value, "a function") end
-  end
+  local ok, err = arguments.are_callbacks(callbacks)
+  if not ok then return nil, err end
   if roles[name] then return nil, "this worker stands for the role " .. name .. " already; allowed is once" end
   local role = { name = name, on_elected = callbacks.on_elected, on_lost = callbacks.on_lost or nothing }
-  local ok, err = stand(role)
+  ok, err = stand(role)
   if not ok then return nil, err end
   roles[name] = role
   _M.wake()

@@ -36,15 +36,15 @@ fn seen(fleet: &Fleet) -> PathBuf {
     fleet.folder.at("seen")
 }
 
-/// Waits until all that the server on this host reports is delivered, with so many workers that are alive in the end.
+/// Waits until all that the server on this host reports is delivered, when so many of its workers have died and so many are alive.
 #[track_caller]
-fn all_delivered(fleet: &Fleet, hosts: &[Host], at: usize, workers: usize) {
+fn all_delivered(fleet: &Fleet, hosts: &[Host], at: usize, deaths: usize, workers: usize) {
     let done = wait::poll(LONG, || {
         let journal = journal(&hosts[at].folder.join("web.registry"));
         let count = |kind| journal.iter().filter(|event| event.kind == kind).count();
         let newest = journal.last()?.seq;
         let is_told = |d: &Delivered| d.0["host"] == NAMES[at] && d.seq() == Some(newest);
-        let is_quiet = count(Kind::WorkerStarted) == count(Kind::WorkerDied) + workers;
+        let is_quiet = count(Kind::WorkerDied) == deaths && count(Kind::WorkerStarted) == deaths + workers;
         (is_quiet && deliveries(&seen(fleet)).iter().any(is_told)).then_some(())
     });
     done.unwrap_or_else(|| {
@@ -93,7 +93,7 @@ fn each_event_of_each_host_is_delivered_once_though_three_run() {
     for server in &servers {
         server.lose_one();
     }
-    (0..3).for_each(|at| all_delivered(&fleet, &hosts, at, 1));
+    (0..3).for_each(|at| all_delivered(&fleet, &hosts, at, 1, 1));
     // One that is stopped hands on at once, and the next one goes on where it was.
     let began = Instant::now();
     hosts[first].end(Signal::TERM).ended(0);
@@ -102,7 +102,7 @@ fn each_event_of_each_host_is_delivered_once_though_three_run() {
     let other = (first + 1) % 3;
     servers[other].lose_one();
     hosts[second].agent().says("hook all: delivers for the cluster shop");
-    all_delivered(&fleet, &hosts, other, 1);
+    all_delivered(&fleet, &hosts, other, 2, 1);
     let all = deliveries(&seen(&fleet));
     assert_eq!(assert_once_or_marked(&all, &hosts[other]), 0, "nobody died");
     let host_of = |d: &Delivered| d.0["host"].as_str().expect("a host").to_owned();
@@ -151,7 +151,7 @@ fn whoever_is_killed_in_the_middle_each_event_is_delivered_once_or_marked() {
         })
         .expect("somebody goes on");
     }
-    all_delivered(&fleet, &hosts, 0, 2);
+    all_delivered(&fleet, &hosts, 0, 2 * KILLS, 2);
     let all = deliveries(&seen(&fleet));
     let marked = assert_once_or_marked(&all, &hosts[0]);
     assert!(marked <= KILLS, "{marked} by {KILLS} kills");

@@ -120,6 +120,42 @@ fn one_worker_leads_and_a_reload_moves_the_role_in_order() {
     nginx.end(Signal::QUIT);
 }
 
+/// Nothing of the worker runs while a function of the user sleeps in the kernel: then it is too late, and what the agent has said of a
+/// later deadline lies unread.
+#[test]
+fn a_lock_that_was_over_in_a_worker_that_stood_still_is_free_for_others() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = host(&fleet, "a", "ttl = \"2s\"");
+    a.join();
+    let stands_still = r#"
+        local ffi = require "ffi"
+        pcall(ffi.cdef, "int usleep(unsigned);")
+        local ok, err = require("resty.headcount.cluster").with_lock("keys", function(lock)
+            ffi.C.usleep(tonumber(ngx.var.arg_ms) * 1000)
+            ngx.sleep(0.01)
+            return lock.is_mine()
+        end)
+        ngx.say(tostring(ok), " ", tostring(err))
+    "#;
+    let nginx = Nginx::start_ready(setup(&a).workers(1).page("/stands_still", stands_still));
+    let mut other = headcount_cluster_client::Client::new(a.socket());
+    for ms in [1_200, 1_400, 1_600, 1_800] {
+        let said = get(&nginx, &format!("/stands_still?ms={ms}"));
+        assert!(said.starts_with("true "), "{said}");
+        let id = other.lock("keys", None).unwrap();
+        let began = std::time::Instant::now();
+        while !matches!(other.next_event(), Some(headcount_cluster_client::Event::Locked { .. })) {
+            assert!(began.elapsed() < crate::scripted::LONG, "after {ms} ms nobody gets it any more");
+            other.wait(Some(std::time::Duration::from_millis(50))).unwrap();
+            other.process();
+        }
+        other.unlock(id);
+        other.process();
+    }
+    nginx.end(Signal::QUIT);
+}
+
 #[test]
 fn locks_and_the_fleet() {
     let _permit = permit();
