@@ -219,6 +219,7 @@ pub fn host<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
 /// A small pre-forking server: the example of the core.
 pub struct Server {
     child: Child,
+    registry: PathBuf,
 }
 
 impl Server {
@@ -226,17 +227,28 @@ impl Server {
     pub fn start(host: &Host, workers: usize) -> Server {
         let log = File::create(host.folder.join("server.log")).expect("our folder");
         let mut command = Command::new(artifacts::example("prefork"));
-        command.arg("127.0.0.1:0").arg(host.folder.join("web.registry")).arg(workers.to_string());
+        let registry = host.folder.join("web.registry");
+        command.arg("127.0.0.1:0").arg(&registry).arg(workers.to_string());
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log).spawn();
-        let server = Server { child: child.expect("it can be started") };
-        let all = wait::poll(LONG, || (server.workers().len() == workers).then_some(()));
+        let server = Server { child: child.expect("it can be started"), registry };
+        let all = wait::poll(LONG, || (server.serving().len() == workers).then_some(()));
         all.expect("it starts its workers");
         server
     }
 
     pub fn master(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// Those that have joined: of one that is killed before, nobody is told.
+    fn serving(&self) -> Vec<i32> {
+        let read = headcount::Observer::open(&self.registry).and_then(|node| node.snapshot());
+        let processes = read.map(|snapshot| snapshot.processes).unwrap_or_default();
+        let serving = processes
+            .iter()
+            .filter(|p| p.role == headcount::Role::Worker && p.state == headcount::State::Serving);
+        serving.map(|p| p.pid as i32).collect()
     }
 
     pub fn workers(&self) -> Vec<i32> {
@@ -246,11 +258,11 @@ impl Server {
     /// Kills one worker, and waits until another has taken its place. Which one that was.
     #[track_caller]
     pub fn lose_one(&self) -> i32 {
-        let before = self.workers();
+        let before = self.serving();
         let victim = before[0];
         process::send(victim, Signal::KILL);
         let replaced = wait::poll(LONG, || {
-            let now = self.workers();
+            let now = self.serving();
             (now.len() == before.len() && !now.contains(&victim)).then_some(())
         });
         replaced.expect("it is replaced");
