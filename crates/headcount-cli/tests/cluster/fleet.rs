@@ -241,14 +241,14 @@ impl Server {
         self.child.id() as i32
     }
 
-    /// Those that have joined: of one that is killed before, nobody is told.
+    /// Those that have joined, the oldest first: of one that is killed before that, nobody is told.
     fn serving(&self) -> Vec<i32> {
         let read = headcount::Observer::open(&self.registry).and_then(|node| node.snapshot());
         let processes = read.map(|snapshot| snapshot.processes).unwrap_or_default();
-        let serving = processes
-            .iter()
-            .filter(|p| p.role == headcount::Role::Worker && p.state == headcount::State::Serving);
-        serving.map(|p| p.pid as i32).collect()
+        let serves = |pid: &i32| {
+            processes.iter().any(|p| p.pid as i32 == *pid && p.state == headcount::State::Serving)
+        };
+        self.workers().into_iter().filter(serves).collect()
     }
 
     pub fn workers(&self) -> Vec<i32> {
