@@ -91,8 +91,6 @@ demo-cluster: ## watch three real hosts on an etcd reload, crash, lose power and
 
 # The module's tests run in Debian's nginx and in a current one.
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.
-# Most tests wait, for servers: testkit lets so many run at a time as the machine can carry.
-test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: ## test every row of the contract against real servers, then the installation
 	@$(SETUP) test
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
