@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::inner::Inner;
 use crate::engine::node_lock::Wait;
-use crate::engine::process::relock;
+use crate::engine::process::{Named, Process, relock};
 use crate::engine::words::NamedWord;
 use crate::error::{Allowed, Error, ErrorKind, Result};
 use crate::event::{GenerationId, Role};
@@ -237,11 +237,15 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let process = self.inner.process();
-        let mut named = relock(&process.named);
-        named.held.retain(|(held, _)| *held != self.index);
-        if named.waiting > 0 {
-            process.named_released.notify_all();
-        }
+        end_turn(process, &mut relock(&process.named), self.index);
+    }
+}
+
+/// The next thread of this process has its turn.
+fn end_turn(process: &Process, named: &mut Named, index: u32) {
+    named.held.retain(|(held, _)| *held != index);
+    if named.waiting > 0 {
+        process.named_released.notify_all();
     }
 }
 
@@ -432,15 +436,13 @@ pub(crate) fn let_go(inner: &Inner, index: u32, is_left: bool) -> bool {
     // Another thread whose turn it is may still wait for another process. This one does not; if the word is not ours all the same,
     // somebody has spoiled it.
     let is_ours = |thread| x.word.load(Relaxed) == me || thread == thread::id();
-    let at = named.held.iter().position(|&(held, thread)| held == index && is_ours(thread));
-    let Some(at) = at else { return false };
+    if !named.held.iter().any(|&(held, thread)| held == index && is_ours(thread)) {
+        return false;
+    }
     if !is_left {
         release(x, me);
     }
-    named.held.swap_remove(at);
-    if named.waiting > 0 {
-        process.named_released.notify_all();
-    }
+    end_turn(process, &mut named, index);
     true
 }
 
