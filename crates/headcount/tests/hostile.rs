@@ -289,3 +289,27 @@ fn a_master_heals_its_own_slot_and_takes_strangers_out() {
     stranger.kill().expect("kill");
     stranger.wait().expect("wait");
 }
+
+/// A worker sets the counter of generations back, or far ahead: a reload gets a number that no other generation has, and its workers
+/// are counted with it.
+#[test]
+fn a_new_generation_never_has_the_number_of_another() {
+    const LAST: usize = 160 / 8;
+    const LAST_GENERATION: u64 = 1 << 53;
+    let _alone = alone();
+    for counter in [0, 1, 2, LAST_GENERATION / 2 - 1, LAST_GENERATION / 2, LAST_GENERATION, u64::MAX] {
+        let mut home = Home::new();
+        let (first, second) = (home.begin(1), home.begin(1));
+        let mut old = home.serving(&first, 0);
+        let mut newer = home.serving(&second, 0);
+        registry::words(&home.place.registry())[LAST].store(counter, SeqCst);
+        let third = home.begin(1);
+        let mut newest = home.serving(&third, 0);
+        let snapshot = home.node.snapshot();
+        let numbers: Vec<_> = snapshot.generations.iter().map(|g| g.id).collect();
+        assert!(third.id() > second.id(), "{counter}: {numbers:?}");
+        assert_eq!(numbers, [first.id(), second.id(), third.id()], "{counter}");
+        assert_eq!(snapshot.total, 3, "{counter}: {snapshot:#?}");
+        leave_all([&mut old, &mut newer, &mut newest]);
+    }
+}
