@@ -96,7 +96,7 @@ test: ## test every row of the contract against real servers, then the installat
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
-	$(CARGO) test $(LOCKED) --features headcount/tokio --no-fail-fast
+	CARGO='$(CARGO)' scripts/test-all $(LOCKED) --features headcount/tokio
 	@$(MAKE) test-openresty SETUP=:
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
