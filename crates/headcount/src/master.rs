@@ -129,8 +129,8 @@ impl Master {
     #[must_use]
     pub fn reserve(&self) -> GenerationId {
         let last = &self.inner().header().last_generation;
-        // A number beyond that is one that somebody has spoiled: there is room for as many again.
-        let is_sound = |id: &GenerationId| *id < LAST_GENERATION / 2;
+        // No other is one that we have given out.
+        let is_sound = |id: &GenerationId| *id < LAST_GENERATION;
         let mut old = last.load(Acquire);
         loop {
             // A worker may have set it back as well. The newest generation is the one with the highest number, and each is found by
@@ -138,7 +138,8 @@ impl Master {
             let known = || self.inner().view().used_generations().iter().filter(|g| g.is_taken());
             let known = || known().map(|g| g.id.load(Acquire));
             let newest = known().chain([old]).filter(is_sound).max().unwrap_or(0);
-            let next = (newest + 1..).find(|&id| known().all(|other| other != id)).unwrap_or(1);
+            let mut numbers = (newest + 1..=LAST_GENERATION).chain(1..);
+            let next = numbers.find(|&id| known().all(|other| other != id)).unwrap_or(1);
             match last.compare_exchange(old, next, AcqRel, Acquire) {
                 Ok(_) => return next,
                 Err(now) => old = now,
