@@ -316,6 +316,12 @@ impl Client {
         self.has(&Held::Lock(id))
     }
 
+    /// The token of the attempt that it runs, if that is its own at this instant.
+    #[must_use]
+    pub fn run_token(&self, key: &str) -> Option<u64> {
+        self.has(&Held::Run(key.to_owned()))
+    }
+
     /// How much longer what this process has is its own for certain. It is extended again and again.
     #[must_use]
     pub fn time_left(&self) -> Duration {
