@@ -1,4 +1,4 @@
-//! A connection to the agent: one request that is upgraded, and then lines.
+//! A connection to the agent: one request, and then lines.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,15 +10,18 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
 };
 
-use crate::protocol::{LONGEST_LINE, PATH, Request, UPGRADE};
+use crate::protocol::{LONGEST_LINE, Request};
 
 /// So much is kept of what the agent does not read.
 const UNSENT: usize = 256 * 1024;
 
 pub(crate) struct Connection {
     stream: UnixStream,
-    /// The answer to the request was read: what follows are lines.
-    is_upgraded: bool,
+    /// The status that it is to answer with.
+    expected: &'static str,
+    /// That was read: what follows are lines, none of which may be longer than this.
+    has_answered: bool,
+    longest: usize,
     received: Vec<u8>,
     unsent: Vec<u8>,
     /// What was said.
@@ -27,7 +30,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Does not wait: an agent that does not accept is one that is away.
-    pub fn open(socket: &Path) -> std::io::Result<Connection> {
+    pub fn open(
+        socket: &Path,
+        request: String,
+        expected: &'static str,
+        longest: usize,
+    ) -> std::io::Result<Connection> {
         let fd = socket_with(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -38,17 +46,19 @@ impl Connection {
             Errno::AGAIN => std::io::Error::other("it does not accept connections"),
             error => error.into(),
         })?;
-        let request = format!(
-            "GET {PATH} HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
-        );
-        let unsent = request.into_bytes();
         Ok(Connection {
             stream: fd.into(),
-            is_upgraded: false,
+            expected,
+            has_answered: false,
+            longest,
             received: Vec::new(),
-            unsent,
+            unsent: request.into_bytes(),
             lines: Vec::new(),
         })
+    }
+
+    pub fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -68,7 +78,7 @@ impl Connection {
 
     /// Reads as much as there is now. The error is for people.
     pub fn read(&mut self) -> Result<(), String> {
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 16 * 1024];
         loop {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
@@ -81,7 +91,7 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
             // So that one who says much does not keep this here.
-            if self.received.len() > 16 * LONGEST_LINE {
+            if self.received.len() > 16 * LONGEST_LINE.max(self.longest) {
                 return self.cut();
             }
         }
@@ -102,7 +112,7 @@ impl Connection {
 
     /// Takes what is whole.
     fn cut(&mut self) -> Result<(), String> {
-        if !self.is_upgraded {
+        if !self.has_answered {
             let Some(end) = self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
                 return if self.received.len() > LONGEST_LINE {
                     Err("it is no agent".to_owned())
@@ -111,25 +121,41 @@ impl Connection {
                 };
             };
             let head = String::from_utf8_lossy(&self.received[..end]).into_owned();
-            let body = self.received.split_off(end + 4);
             let status = head.split(' ').nth(1).unwrap_or_default();
-            if status != "101" {
-                let why = String::from_utf8_lossy(&body);
+            if status != self.expected {
+                let body = &self.received[end + 4..];
+                if body.len() < length_of_body(&head) {
+                    return Ok(());
+                }
+                let why = String::from_utf8_lossy(body);
                 let why = why.trim();
                 let why = if why.is_empty() { head.lines().next().unwrap_or_default() } else { why };
                 return Err(format!("it refuses: {why}"));
             }
-            (self.received, self.is_upgraded) = (body, true);
+            (self.received, self.has_answered) = (self.received.split_off(end + 4), true);
         }
-        while let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
-            let rest = self.received.split_off(end + 1);
-            let line = std::mem::replace(&mut self.received, rest);
+        let Some(end) = self.received.iter().rposition(|byte| *byte == b'\n') else {
+            return self.fits(self.received.len());
+        };
+        let rest = self.received.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.received, rest);
+        for line in whole[..end].split(|byte| *byte == b'\n') {
+            self.fits(line.len())?;
             self.lines.push(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
         }
-        if self.received.len() > LONGEST_LINE {
-            Err("it says too much in one line".to_owned())
-        } else {
-            Ok(())
-        }
+        self.fits(self.received.len())
     }
+
+    fn fits(&self, length: usize) -> Result<(), String> {
+        if length > self.longest { Err("it says too much in one line".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// What the head of an answer says; 0 if it says nothing. A reason that is longer is none of ours.
+fn length_of_body(head: &str) -> usize {
+    let headers = head.lines().filter_map(|line| line.split_once(':'));
+    let found = headers.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    found
+        .and_then(|(_, length)| length.trim().parse().ok())
+        .map_or(0, |length: usize| length.min(LONGEST_LINE))
 }

@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod fleet;
 pub mod protocol;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -44,7 +45,8 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use connection::Connection;
-use protocol::{Message, NAME, Request, is_name};
+pub use fleet::{Events, state};
+use protocol::{LONGEST_LINE, Message, NAME, PATH, Request, UPGRADE, is_name};
 
 /// Milliseconds since the boot, suspend included.
 fn boot_ms() -> u64 {
@@ -170,6 +172,8 @@ struct Lock {
 
 /// So long may the agent take to answer when it is connected to,
 const PATIENCE_MS: u64 = 5_000;
+/// so long does one take to say that a lock's time is over,
+const LATE_MS: u64 = 2_000;
 /// and so long is waited between two attempts, at first and at last.
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 5_000;
@@ -316,6 +320,12 @@ impl Client {
         self.has(&Held::Lock(id))
     }
 
+    /// The token of the attempt to do this once, if it is this process's at this instant.
+    #[must_use]
+    pub fn run_token(&self, key: &str) -> Option<u64> {
+        self.has(&Held::Run(key.to_owned()))
+    }
+
     /// How much longer what this process has is its own for certain. It is extended again and again.
     #[must_use]
     pub fn time_left(&self) -> Duration {
@@ -350,7 +360,7 @@ impl Client {
             (Some(_), true) => None,
         };
         let deadline = (!self.held.is_empty()).then_some(self.deadline);
-        let locks = self.waited_for().filter_map(|(_, lock)| lock.limit.filter(|_| !self.is_welcome));
+        let locks = self.waited_for().filter_map(|(_, lock)| self.over_at(lock));
         let soonest = locks.chain(connect).chain(deadline).min();
         match self.events.is_empty() {
             true => soonest.map(|at| Duration::from_millis(at.saturating_sub(now))),
@@ -400,13 +410,13 @@ impl Client {
         } else if !self.is_welcome && now >= self.give_up_at {
             self.disconnect("it does not answer");
         }
+        self.time_out(now);
         if let Some(connection) = &mut self.connection {
             // If it does not go now, it goes when it can be written.
             if let Err(why) = connection.write() {
                 self.disconnect(&why);
             }
         }
-        self.time_out(now);
     }
 
     /// What has happened, in its order.
@@ -415,7 +425,10 @@ impl Client {
     }
 
     fn connect(&mut self, now: u64) {
-        match Connection::open(&self.socket) {
+        let request = format!(
+            "GET {PATH} HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
+        );
+        match Connection::open(&self.socket, request, "101", LONGEST_LINE) {
             Ok(connection) => {
                 (self.connection, self.is_welcome) = (Some(connection), false);
                 (self.asked_at, self.give_up_at) = (now, now + PATIENCE_MS);
@@ -476,18 +489,22 @@ impl Client {
         self.locks.iter().filter(move |(id, _)| waits(id)).map(|(id, lock)| (*id, lock))
     }
 
-    /// The agent sees to it while there is one.
+    /// When it is not waited for any more. The agent sees to it while there is one, unless it stands still.
+    fn over_at(&self, lock: &Lock) -> Option<u64> {
+        let late = if self.is_welcome { LATE_MS } else { 0 };
+        lock.limit.map(|limit| limit.saturating_add(late))
+    }
+
     fn time_out(&mut self, now: u64) {
-        if self.is_welcome {
-            return;
-        }
         let over: Vec<u64> = self
             .waited_for()
-            .filter(|(_, lock)| lock.limit.is_some_and(|limit| limit <= now))
+            .filter(|(_, lock)| self.over_at(lock).is_some_and(|at| at <= now))
             .map(|(id, _)| id)
             .collect();
         for id in over {
             self.locks.remove(&id);
+            // It would have it when the agent goes on.
+            self.ask(&Request::Unlock { id });
             let why = format!("timed out: the agent at {} does not answer", self.socket.display());
             self.events.push_back(Event::NotLocked { id, why });
         }

@@ -205,3 +205,100 @@ fn every_message_fits_into_a_line() {
         }
     }
 }
+
+#[test]
+fn an_agent_that_stands_still_keeps_nobody_waiting_for_a_lock() {
+    let mut agent = Agent::new();
+    let mut line = agent.welcome();
+    let id = agent.client.lock("keys", Some(Duration::from_millis(50))).unwrap();
+    agent.client.process();
+    assert!(line.hears().contains("\"do\":\"lock\""));
+    let began = boot_ms();
+    assert!(
+        matches!(agent.event(), Event::NotLocked { id: of, why } if of == id && why.contains("does not answer"))
+    );
+    assert!((2_000..10_000).contains(&(boot_ms() - began)), "the agent has time to say so itself");
+    // So that nobody has it when the agent goes on.
+    assert_eq!(line.hears(), format!(r#"{{"do":"unlock","id":{id}}}"#));
+}
+
+#[test]
+fn an_attempt_is_this_process_s_until_its_deadline() {
+    let mut agent = Agent::new();
+    agent.client.once("migrate").unwrap();
+    let mut line = agent.welcome();
+    let deadline = boot_ms() + 60_000;
+    line.say(&format!(
+        "{{\"say\":\"run\",\"key\":\"migrate\",\"attempt\":1,\"token\":9,\"deadline\":{deadline}}}\n"
+    ));
+    assert!(matches!(agent.event(), Event::Run { attempt: 1, token: 9, .. }));
+    assert_eq!((agent.client.run_token("migrate"), agent.client.run_token("x")), (Some(9), None));
+    agent.client.end("migrate", 9, true);
+    assert_eq!(agent.client.run_token("migrate"), None);
+}
+
+/// Answers one request for a page, in a thread.
+fn page(answers: &'static [&'static str]) -> (tempfile::TempDir, PathBuf, std::thread::JoinHandle<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("GET /cluster"), "{line}");
+        for answer in answers {
+            stream.write_all(answer.as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    (folder, path, thread)
+}
+
+#[test]
+fn the_state_of_the_fleet_is_read_or_it_is_said_why_not() {
+    let limit = Duration::from_secs(10);
+    let (_folder, path, thread) = page(&["HTTP/1.0 200 OK\r\n\r\n{\"hosts\"", ":[]}\n"]);
+    assert_eq!(state(path, limit).unwrap(), "{\"hosts\":[]}");
+    thread.join().unwrap();
+    let (_folder, path, thread) =
+        page(&["HTTP/1.0 503 Service Unavailable\r\nContent-Length: 11\r\n\r\n", "no cluster\n"]);
+    let error = state(&path, limit).unwrap_err().to_string();
+    assert!(
+        error.contains("agent.sock: it refuses: no cluster") && error.contains(path.to_str().unwrap()),
+        "{error}"
+    );
+    thread.join().unwrap();
+    // Half of a document is none.
+    let (_folder, path, thread) = page(&["HTTP/1.0 200 OK\r\n\r\n{\"hosts\""]);
+    assert!(state(path, limit).unwrap_err().to_string().contains("closed the connection"));
+    thread.join().unwrap();
+    let error = state("/nowhere/agent.sock", limit).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/agent.sock: No such file"), "{error}");
+    // One that stands still.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let error = state(path, Duration::from_millis(30)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn events_come_line_by_line_and_their_end_is_an_error() {
+    let (_folder, path, thread) =
+        page(&["HTTP/1.0 200 OK\r\n\r\n", "{\"a\":1}\n{\"b\"", ":2}\n", "{\"half\""]);
+    let mut events = Events::open(path).unwrap();
+    let mut all = Vec::new();
+    let error = loop {
+        events.wait(Some(Duration::from_secs(10))).unwrap();
+        match events.next() {
+            Ok(line) => all.extend(line),
+            Err(error) => break error,
+        }
+    };
+    assert!(events.is_open());
+    assert_eq!(all, ["{\"a\":1}", "{\"b\":2}"]);
+    assert!(error.to_string().contains("closed the connection"), "{error}");
+    assert!(events.next().is_err(), "and again");
+    thread.join().unwrap();
+}
