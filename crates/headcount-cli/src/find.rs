@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headcount::{ErrorKind, Liveness, Observer};
+use headcount::{ErrorKind, Observer};
+use headcount_report::Life;
 
 use crate::args::NodeSelector;
 use crate::escape::escape_path;
@@ -198,26 +199,9 @@ fn preferred(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
     ranked.into_iter().filter(|(life, _)| Some(*life) == best).map(|(_, path)| path).collect()
 }
 
-/// How much there is of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Life {
-    Unreadable,
-    Gone,
-    /// A master without a generation in force: it is being started, or cannot start.
-    Announced,
-    /// As far as is known.
-    Serving,
-}
-
 fn life(path: &Path) -> Life {
-    let Ok(snapshot) = Observer::open(path).and_then(|observer| observer.snapshot()) else {
-        return Life::Unreadable;
-    };
-    match (snapshot.liveness(), snapshot.newest_committed()) {
-        (Liveness::Gone, _) => Life::Gone,
-        (_, None) => Life::Announced,
-        (_, Some(_)) => Life::Serving,
-    }
+    let snapshot = Observer::open(path).and_then(|observer| observer.snapshot());
+    snapshot.map_or(Life::Unreadable, |snapshot| Life::of(&snapshot))
 }
 
 fn named(selector: &NodeSelector) -> anyhow::Result<Option<PathBuf>> {

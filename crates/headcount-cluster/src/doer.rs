@@ -18,6 +18,7 @@ use crate::Nodes;
 use crate::config::{ClusterConfig, Reload};
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
+use crate::node;
 use crate::pace::Backoff;
 use crate::presence::{Leases, is_ours, json, this_agent};
 use crate::task::{self, MOST_BYTES, Outcome, RELOAD, Report, Target, TaskState, TaskValue};
@@ -94,13 +95,17 @@ impl Doer {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node of this name, as it is told to the cluster: the first of several.
+    /// The node of this name, as it is told to the cluster.
     fn find(nodes: &Nodes, name: &str) -> Option<(PathBuf, u64)> {
-        nodes.keys().find_map(|path| {
+        let read = |path: &PathBuf| {
             let snapshot = Observer::open(path).and_then(|observer| observer.snapshot()).ok()?;
-            let newest = snapshot.generations.iter().map(|generation| generation.id).max().unwrap_or(0);
-            (snapshot.node == name).then(|| (path.clone(), newest))
-        })
+            (snapshot.node == name).then(|| (path.clone(), snapshot))
+        };
+        // The first of those that are equal, as for the cluster.
+        let of_name = nodes.keys().rev().filter_map(read);
+        let (path, snapshot) = of_name.max_by_key(|(path, snapshot)| node::claim(path, snapshot))?;
+        let newest = snapshot.generations.iter().map(|generation| generation.id).max().unwrap_or(0);
+        Some((path, newest))
     }
 
     /// Begins in a thread of its own. There is no way back from here.

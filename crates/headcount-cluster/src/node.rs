@@ -1,11 +1,12 @@
 //! One node of this host: what is to be told of it, and what has been told.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headcount::{Cursor, Event, Observer, RegistryInfo, Snapshot};
-use headcount_report::{EventDocument, History};
+use headcount_report::{EventDocument, History, Life};
 use serde_json::Value;
 
 use crate::value::{EventValue, NodeValue, VERSION};
@@ -44,6 +45,16 @@ pub(crate) struct Node {
     /// The last events, and where the next one is read.
     recent: VecDeque<Event>,
     recent_to: Cursor,
+    /// Of which registry of it what was told, and how many events of that were not. Another node of its name may be told meanwhile.
+    told_last: Option<(String, u64, u64)>,
+}
+
+/// How much a node is the one that its name means on this host: root's and those of this user before those of others, who could take
+/// a name from them, and of these the one that there is most of.
+pub(crate) fn claim(path: &Path, snapshot: &Snapshot) -> (bool, Life) {
+    let owner = std::fs::symlink_metadata(path).ok().map(|found| found.uid());
+    let is_ours = owner.is_some_and(|owner| owner == 0 || owner == rustix::process::geteuid().as_raw());
+    (is_ours, Life::of(snapshot))
 }
 
 impl Node {
@@ -54,7 +65,13 @@ impl Node {
             info: RegistryInfo::default(),
             recent: VecDeque::new(),
             recent_to: Cursor::oldest(),
+            told_last: None,
         }
+    }
+
+    /// Which registry it is.
+    pub(crate) fn registry(&self) -> String {
+        format!("{:x}", self.info.created_ns)
     }
 
     /// The node at this instant.
@@ -95,7 +112,7 @@ impl Node {
         since: f64,
     ) -> headcount::Result<Option<Writing>> {
         let Some(observer) = &self.observer else { return Ok(None) };
-        value.registry = format!("{:x}", self.info.created_ns);
+        value.registry = self.registry();
         let head = snapshot.head;
         // Where to go on. Of a node that was not known there, what it did before its host was there is history.
         let (from, mut missed) = match &told.value {
@@ -103,7 +120,11 @@ impl Node {
             Some(old) if old.registry == value.registry => (old.head.min(head), old.missed),
             // The numbers go on.
             Some(old) if self.goes_on_from(&old.registry) => (old.head.min(head), old.missed),
-            Some(_) => (0, 0),
+            // Another node of this name was told since, or a registry that is gone.
+            Some(_) => match &self.told_last {
+                Some((registry, told, missed)) if *registry == value.registry => (*told.min(&head), *missed),
+                _ => (0, 0),
+            },
         };
         let start = from.max(head.saturating_sub(CATCH_UP));
         let mut cursor = Cursor::at(start + 1);
@@ -122,6 +143,11 @@ impl Node {
         value.time = snapshot.time_ns as f64 / 1e9;
         let events = batch.events.iter().map(|event| (event.seq, document(&snapshot.node, event))).collect();
         Ok(Some(Writing { events, value, more, skipped }))
+    }
+
+    /// This was written.
+    pub(crate) fn was_told(&mut self, value: &NodeValue) {
+        self.told_last = Some((value.registry.clone(), value.head, value.missed));
     }
 
     fn goes_on_from(&self, registry: &str) -> bool {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use headcount_report::Life;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,7 +18,7 @@ use crate::config::ClusterConfig;
 use crate::doer::{self, Doer};
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
-use crate::node::{Node, Told, Writing};
+use crate::node::{self, Node, Told, Writing};
 use crate::pace::{Backoff, Pace};
 use crate::presence::{self, EventLease, Leases, is_ours, json, revision_of};
 use crate::teller;
@@ -304,28 +305,37 @@ impl Publisher {
             };
             let name = snapshot.node.clone();
             state.reload = self.doer.as_ref().is_some_and(|doer| doer.allows(&name));
+            let claim = node::claim(path, &snapshot);
+            let found = (claim, path.clone(), snapshot, state);
             match there.entry(name.clone()) {
-                Entry::Vacant(free) => drop(free.insert((path.clone(), snapshot, state))),
-                Entry::Occupied(_) => {
-                    let path = path.display();
-                    let what = format!(
-                        "{path}: there is another node {name} on this host, which is told in its place"
-                    );
-                    say_once(&mut self.said, what);
+                Entry::Vacant(free) => drop(free.insert(found)),
+                Entry::Occupied(mut other) => {
+                    let is_meant = claim > other.get().0;
+                    let not_told = if is_meant { other.insert(found) } else { found };
+                    // One that was stopped is nothing that anybody misses.
+                    if not_told.0.1 > Life::Gone {
+                        let path = not_told.1.display();
+                        let what = format!(
+                            "{path}: there is another node {name} on this host, which is told in its place"
+                        );
+                        say_once(&mut self.said, what);
+                    }
                 }
             }
         }
         let names: BTreeSet<String> = there.keys().cloned().collect();
-        for (name, (path, snapshot, state)) in in_turn(there, self.turn.take()) {
+        for (name, (_, path, snapshot, state)) in in_turn(there, self.turn.take()) {
             let Some((node, looked_at)) = self.open.get_mut(&path) else { continue };
             let number = nodes.get(&path).copied().unwrap_or_default();
             if state.is_in_progress() {
                 at(Instant::now() + SOON);
             }
-            if !round && *looked_at == number && !state.is_in_progress() {
+            let told = self.told.entry(name.clone()).or_default();
+            // Nothing may have happened to it, and it is meant now, since something happened to another one.
+            let is_told = told.value.as_ref().is_some_and(|value| value.registry == node.registry());
+            if !round && *looked_at == number && is_told && !state.is_in_progress() {
                 continue;
             }
-            let told = self.told.entry(name.clone()).or_default();
             let writing = match node.writing((snapshot, state), told, leases.since) {
                 Ok(Some(writing)) => writing,
                 Ok(None) => {
@@ -365,6 +375,7 @@ impl Publisher {
                     "{name}: {skipped} events were not told to the cluster: there were too many, or they were overwritten"
                 );
             }
+            node.was_told(&writing.value);
             self.told.insert(name, Told { revision: revision_of(&answer), value: Some(writing.value) });
             note(&self.status, |status| {
                 status.writes += 1;

@@ -109,7 +109,8 @@ impl NodeValue {
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let state = match (snapshot.liveness(), &newest) {
-            (headcount::Liveness::Gone, Some(_)) => "stopped",
+            // The last one to leave has cleared the table, but not the journal.
+            (headcount::Liveness::Gone, _) if newest.is_some() || snapshot.head > 0 => "stopped",
             (_, None) => "none",
             (headcount::Liveness::Unknown(_), _) => "unknown",
             (_, Some(n)) if n.generation.master_alive == Some(false) => "orphaned",
@@ -270,6 +271,9 @@ mod tests {
         let mut stopped = node(Some(1), &[Died]);
         stopped.processes[0] = ProcessStatus::new(Role::Master, 1, Died);
         assert_eq!(state(&stopped), "stopped");
+        let mut cleared = Snapshot::new("x");
+        cleared.head = 7;
+        assert_eq!(state(&cleared), "stopped");
     }
 
     #[test]

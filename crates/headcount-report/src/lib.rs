@@ -8,6 +8,7 @@
 mod event;
 mod format;
 mod history;
+mod life;
 mod page;
 mod prometheus;
 mod sentence;
@@ -18,6 +19,7 @@ mod words;
 pub use event::EventDocument;
 pub use format::Format;
 pub use history::{CrashLoop, Death, History};
+pub use life::Life;
 pub use page::{HTML_CONTENT_TYPE, page};
 pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};
 pub use sentence::sentence;

@@ -225,9 +225,14 @@ pub struct Server {
 impl Server {
     /// On this host, with so many workers that serve.
     pub fn start(host: &Host, workers: usize) -> Server {
+        Server::start_at(host, "web.registry", workers)
+    }
+
+    /// The same, with this registry.
+    pub fn start_at(host: &Host, registry: &str, workers: usize) -> Server {
         let log = File::create(host.folder.join("server.log")).expect("our folder");
         let mut command = Command::new(artifacts::example("prefork"));
-        let registry = host.folder.join("web.registry");
+        let registry = host.folder.join(registry);
         command.arg("127.0.0.1:0").arg(&registry).arg(workers.to_string());
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log).spawn();
@@ -276,6 +281,13 @@ impl Server {
 
     pub fn thaw(&self) {
         process::send(self.master(), Signal::CONT);
+    }
+
+    /// A clean stop. Its registry stays.
+    pub fn stop(mut self) {
+        process::send(self.master(), Signal::TERM);
+        let ended = wait::poll(LONG, || self.child.try_wait().expect("our child"));
+        assert!(ended.expect("it ends").success());
     }
 
     /// Kills all of it, the master first.

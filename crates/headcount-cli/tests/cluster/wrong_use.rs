@@ -148,6 +148,50 @@ fn two_hosts_of_one_name_do_not_speak_for_each_other() {
     assert_eq!(left, other.as_bytes());
 }
 
+/// The server got another path, and the registry of its last stop is still there: row 42, a live node before a dead one.
+#[test]
+fn of_two_nodes_of_one_name_the_one_that_lives_is_told() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    Server::start_at(&a, "1.registry", 1).stop();
+    let second = Server::start_at(&a, "2.registry", 2);
+    a.join();
+    let serves = |what: &str, workers: u64| {
+        a.sees(what, |status| {
+            let nodes = host(status, "a")?["nodes"].as_array()?.clone();
+            let is_it = nodes.len() == 1 && nodes[0]["state"] == "serving" && nodes[0]["serving"] == workers;
+            is_it.then_some(())
+        });
+    };
+    serves("the one that lives", 2);
+    let first = Server::start_at(&a, "1.registry", 3);
+    second.stop();
+    serves("the other one, at once", 3);
+    let stopped = |what: &str| {
+        a.sees(what, |status| (host(status, "a")?["nodes"][0]["state"] == "stopped").then_some(()));
+    };
+    first.stop();
+    stopped("that none is left");
+    let second = Server::start_at(&a, "2.registry", 2);
+    serves("the one that lives again", 2);
+    second.stop();
+    stopped("that none is left again");
+    // Each event once, whichever of them was told when.
+    let mut told: Vec<_> = a
+        .events()
+        .iter()
+        .filter(|event| event["kind"] == "generation_ended" || event["kind"] == "worker_started")
+        .map(|event| (event["kind"].to_string(), event["pid"].to_string(), event["time"].to_string()))
+        .collect();
+    let all = told.len();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), all, "{told:#?}");
+    // The first run of each was over before the host was there, or another node was told.
+    assert!(all >= 6, "{told:#?}");
+}
+
 fn openssl(folder: &Folder, arguments: &str) {
     let mut command = Command::new("openssl");
     let done = command.args(arguments.split(' ')).current_dir(folder.path()).output().expect("openssl");
