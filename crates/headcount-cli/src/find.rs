@@ -2,11 +2,12 @@
 
 mod folders;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headcount::{ErrorKind, Observer};
+use headcount::{ErrorKind, Observer, Snapshot};
 use headcount_report::Life;
 
 use crate::args::NodeSelector;
@@ -197,6 +198,21 @@ fn preferred(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
     let ranked: Vec<_> = registries.into_iter().map(|path| (life(&path), path)).collect();
     let best = ranked.iter().map(|(life, _)| *life).max();
     ranked.into_iter().filter(|(life, _)| Some(*life) == best).map(|(_, path)| path).collect()
+}
+
+/// Of nodes of one name the one that is meant, where there is room for one only, as in metrics: ours before those of others, and of
+/// these the one that there is most of.
+pub fn meant_of_each_name<T>(nodes: &[T], at: impl Fn(&T) -> (&Path, &Snapshot)) -> Vec<&T> {
+    let mut meant = BTreeMap::new();
+    for node in nodes {
+        let (path, snapshot) = at(node);
+        let claim = (is_ours(path), Life::of(snapshot));
+        let best = meant.entry(snapshot.node.as_str()).or_insert((claim, node));
+        if claim > best.0 {
+            *best = (claim, node);
+        }
+    }
+    meant.into_values().map(|(_, node)| node).collect()
 }
 
 fn life(path: &Path) -> Life {

@@ -108,3 +108,24 @@ fn only_a_lock_in_the_registrys_own_lock_file_makes_a_process_its_master() {
     scripted::run(&nginx, &["reload"]).ended(0).says("generation 2 serves");
     nginx.end(Signal::QUIT);
 }
+
+/// Metrics know a node by its name: the registry that a stopped server has left elsewhere says nothing of the one that runs.
+#[test]
+fn metrics_are_of_the_one_that_lives() {
+    let _permit = permit();
+    let shared = Folder::new();
+    let at = |file: &str| {
+        let path = format!("\"{}\"", shared.at(file).display());
+        setup().workers(1).option("path", &path).option("node", "\"web\"")
+    };
+    // Before and behind it in the order of files.
+    for other in ["1.registry", "9.registry"] {
+        Nginx::start_ready(at(other)).end(Signal::QUIT);
+    }
+    let live = Nginx::start_ready(at("5.registry"));
+    let told = run(&shared, &["status", "--metrics"]).ended(0);
+    told.says("headcount_node_up{node=\"web\"} 1")
+        .says("headcount_workers{generation=\"current\",node=\"web\",state=\"serving\"} 1");
+    live.end(Signal::QUIT);
+    run(&shared, &["status", "--metrics"]).ended(0).says("headcount_node_up{node=\"web\"} 0");
+}

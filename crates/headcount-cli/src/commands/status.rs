@@ -45,8 +45,7 @@ pub fn run(selector: &NodeSelector, args: &StatusArgs) -> anyhow::Result<Outcome
         let document = Document::new(&readings, &unreadable);
         writeln!(out, "{}", escape_json(serde_json::to_string_pretty(&document)?))?;
     } else if args.metrics {
-        let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
-        write!(out, "{}", headcount_report::prometheus(nodes)?)?;
+        write!(out, "{}", reading::metrics(&readings)?)?;
         // Metrics have no place for it.
         for (path, error) in &unreadable {
             write!(anstream::stderr(), "{}", text::unreadable(path, error))?;

@@ -30,7 +30,7 @@ use super::nodes::registries;
 use super::picture::Picture;
 use super::session::{self, Allowed, Caller};
 use crate::clock::wall_ns;
-use crate::commands::status::reading::Reading;
+use crate::commands::status::reading::{self, Reading};
 
 /// So many look at the nodes at once. The others wait.
 const AT_ONCE: usize = 4;
@@ -266,9 +266,8 @@ fn text(shared: &Shared, format: Format, cluster: Option<Value>) -> anyhow::Resu
         Format::Json => serde_json::to_string(&documents())? + "\n",
         Format::Html => headcount_report::page(&documents())?,
         Format::Prometheus => {
-            let nodes = readings.iter().map(|reading| (&reading.snapshot, &reading.history));
             let cluster = shared.cluster.as_ref().map_or(String::new(), |status| of_cluster(&status()));
-            headcount_report::prometheus(nodes)? + &cluster
+            reading::metrics(&readings)? + &cluster
         }
     })
 }

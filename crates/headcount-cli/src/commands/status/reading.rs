@@ -7,6 +7,8 @@ use std::time::Duration;
 use headcount::{Cause, Cursor, Event, Kind, Liveness, Observer, RegistryInfo, Snapshot};
 use headcount_report::History;
 
+use crate::find;
+
 /// One node at one instant, with what came before.
 pub struct Reading {
     pub path: PathBuf,
@@ -16,6 +18,13 @@ pub struct Reading {
     /// The newest event, if the journal has one.
     pub newest: Option<Event>,
     pub draining: Vec<Drain>,
+}
+
+/// As metrics for Prometheus, which know a node by its name: of several of one name, the one that is meant.
+pub fn metrics(readings: &[Reading]) -> anyhow::Result<String> {
+    let meant = find::meant_of_each_name(readings, |reading| (&reading.path, &reading.snapshot));
+    let nodes = meant.into_iter().map(|reading| (&reading.snapshot, &reading.history));
+    Ok(headcount_report::prometheus(nodes)?)
 }
 
 /// A registry that cannot be read, and why.
