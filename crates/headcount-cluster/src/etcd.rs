@@ -10,7 +10,7 @@ use etcd_client::{
 };
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::ClusterConfig;
 use crate::trouble::Trouble;
@@ -27,6 +27,8 @@ pub(crate) struct Etcd {
     endpoints: Vec<String>,
 }
 
+/// Of those that wait for a key to be free, each waits up to so long before it tries to have it.
+const MOMENT: Duration = Duration::from_millis(250);
 /// So long the next member is not asked while the one before may still answer.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -127,25 +129,44 @@ impl Etcd {
         prefix: &str,
         revision: Option<i64>,
     ) -> Result<(Vec<KeyValue>, i64), Trouble> {
+        let mut found = Vec::new();
+        let revision = self.pages(prefix, std::iter::empty(), revision, |page| found.extend(page)).await?;
+        Ok((found, revision))
+    }
+
+    /// The same, a page after the other. For each page etcd goes through all the keys from there to the end of what is asked for: of
+    /// very many, `parts` says where it can be divided, in order.
+    pub(crate) async fn pages(
+        &self,
+        prefix: &str,
+        parts: impl Iterator<Item = String>,
+        revision: Option<i64>,
+        mut take: impl FnMut(Vec<KeyValue>),
+    ) -> Result<i64, Trouble> {
         let mut client = self.client.kv_client().max_decoding_message_size(64 << 20);
-        let (mut found, mut at, mut from) = (Vec::new(), revision, prefix.as_bytes().to_vec());
-        let end = end_of(prefix);
-        loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
-            if let Some(revision) = at {
-                options = options.with_revision(revision);
-            }
-            let mut page = self.call("read", client.get(from.clone(), Some(options))).await?;
-            let revision = *at.get_or_insert(revision_of(&page));
-            found.extend(page.take_kvs());
-            match found.last() {
-                Some(last) if page.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
+        let (mut at, mut from) = (revision, prefix.as_bytes().to_vec());
+        for end in parts.map(String::into_bytes).chain([end_of(prefix)]) {
+            loop {
+                let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+                if let Some(revision) = at {
+                    options = options.with_revision(revision);
                 }
-                _ => return Ok((found, revision)),
+                let mut page = self.call("read", client.get(from.clone(), Some(options))).await?;
+                at.get_or_insert(revision_of(&page));
+                let (found, more) = (page.take_kvs(), page.more());
+                let last = found.last().map(|last| last.key().to_vec());
+                take(found);
+                match last {
+                    Some(last) if more => {
+                        from = last;
+                        from.push(0);
+                    }
+                    _ => break,
+                }
             }
+            from = end;
         }
+        Ok(at.unwrap_or_default())
     }
 
     pub(crate) async fn revision(&self, key: &str) -> Result<i64, Trouble> {
@@ -167,22 +188,48 @@ impl Etcd {
         is_prefix: bool,
         revision: i64,
     ) -> Result<WatchStream, Trouble> {
+        let options = WatchOptions::new();
+        self.watch_as(key, if is_prefix { options.with_prefix() } else { options }, revision).await
+    }
+
+    /// What changes from the first of these prefixes to the last, and between them.
+    pub(crate) async fn watch_between(
+        &self,
+        (first, last): (&str, &str),
+        revision: i64,
+    ) -> Result<WatchStream, Trouble> {
+        self.watch_as(first, WatchOptions::new().with_range(end_of(last)), revision).await
+    }
+
+    async fn watch_as(
+        &self,
+        key: &str,
+        options: WatchOptions,
+        revision: i64,
+    ) -> Result<WatchStream, Trouble> {
         let mut client = self.client.watch_client().max_decoding_message_size(64 << 20);
-        let options = WatchOptions::new().with_start_revision(revision).with_progress_notify();
-        let options = if is_prefix { options.with_prefix() } else { options };
+        let options = options.with_start_revision(revision).with_progress_notify();
         self.call("watch", client.watch(key, Some(options))).await
     }
 
-    /// Waits until this key is removed, after this revision. It may be there again by then, and the wait may end sooner.
-    pub(crate) async fn until_gone(&self, key: &str, from: i64) -> Result<(), Trouble> {
+    /// Waits until this key is removed, after this revision, and is not there again after a moment that differs from host to host: of
+    /// very many that wait for it, only some come to try. It may be there again by then, and the wait may end sooner.
+    pub(crate) async fn until_free(&self, key: &str, from: i64) -> Result<(), Trouble> {
         let mut changes = self.watch(key, false, from).await?;
+        let mut free_since: Option<Instant> = None;
+        let moment = MOMENT.mul_f64(fastrand::f64());
         loop {
-            let Some(answer) = changes.message().await.map_err(|e| self.trouble(&e, "watch"))? else {
-                return Ok(());
+            let answer = tokio::select! {
+                biased;
+                answer = changes.message() => answer.map_err(|e| self.trouble(&e, "watch"))?,
+                () = sleep_until(free_since.unwrap_or_else(Instant::now) + moment), if free_since.is_some() => return Ok(()),
             };
-            let gone = answer.events().iter().any(|event| event.event_type() == EventType::Delete);
-            if gone || answer.canceled() {
-                return Ok(());
+            let Some(answer) = answer.filter(|answer| !answer.canceled()) else { return Ok(()) };
+            for event in answer.events() {
+                free_since = match event.event_type() {
+                    EventType::Delete => Some(Instant::now()),
+                    EventType::Put => None,
+                };
             }
         }
     }

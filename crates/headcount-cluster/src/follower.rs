@@ -1,8 +1,10 @@
 //! Reads the picture of the cluster at a revision, and follows it from there, through whatever happens to etcd.
 
 use std::collections::VecDeque;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
-use etcd_client::{EventType, KeyValue, WatchStream};
+use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
 use tokio::time::sleep;
 
 use crate::config::ClusterConfig;
@@ -84,20 +86,64 @@ impl Mark {
     }
 }
 
+/// etcd, and what it tells.
+struct Connection {
+    etcd: Etcd,
+    changes: WatchStream,
+    /// An answer that has come already, and is to be heard next.
+    ahead: Option<Result<Option<WatchResponse>, Error>>,
+}
+
+impl Connection {
+    async fn next(&mut self) -> Result<WatchResponse, Trouble> {
+        let answer = match self.ahead.take() {
+            Some(answer) => answer,
+            None => self.changes.message().await,
+        };
+        let answer = answer.map_err(|error| self.etcd.trouble(&error, "watch"))?;
+        answer.ok_or_else(|| Trouble::Away("it has ended the watch".to_owned()))
+    }
+
+    /// The next one, if it has come already and tells only of changes.
+    fn next_change(&mut self) -> Option<WatchResponse> {
+        if self.ahead.is_some() {
+            return None;
+        }
+        // Whoever wants to be woken asks by `next`.
+        let mut nobody = Context::from_waker(Waker::noop());
+        match pin!(self.changes.message()).poll(&mut nobody) {
+            Poll::Ready(Ok(Some(answer))) if !answer.canceled() && answer.compact_revision() == 0 => {
+                Some(answer)
+            }
+            Poll::Ready(answer) => {
+                self.ahead = Some(answer);
+                None
+            }
+            Poll::Pending => None,
+        }
+    }
+}
+
+/// Of what comes all at once, so many answers are one change of the picture at most: it may take long to look at it.
+const TOGETHER: usize = 1000;
+/// What was kept of very many hosts is read in so many parts at most, and of no fewer hosts each.
+const PARTS: usize = 200;
+const FEWEST: usize = 20;
+
 /// Follows one cluster.
 pub struct Follower {
     config: ClusterConfig,
     keys: Keys,
     events: bool,
-    /// Also those events that are kept.
-    kept: bool,
+    /// Of those events that are kept, so many of the last.
+    kept: usize,
     fleet: Fleet,
     /// The last revision that was taken in; 0 before the first.
     revision: i64,
     /// What was written last, and what was removed after that: by these it is known whether etcd still has the same history.
     last_put: Option<Mark>,
     last_delete: Option<Mark>,
-    connection: Option<(Etcd, WatchStream)>,
+    connection: Option<Connection>,
     queue: VecDeque<News>,
     backoff: Backoff,
     is_away: bool,
@@ -111,7 +157,7 @@ impl Follower {
             keys: Keys::new(&config.prefix, &config.name),
             config,
             events,
-            kept: true,
+            kept: usize::MAX,
             fleet: Fleet::default(),
             revision: 0,
             last_put: None,
@@ -126,7 +172,13 @@ impl Follower {
     /// Of this cluster, with the events that come from now on.
     #[must_use]
     pub fn from_now(config: ClusterConfig) -> Follower {
-        Follower { kept: false, ..Follower::new(config, true) }
+        Follower::from_last(config, 0)
+    }
+
+    /// Of this cluster, with so many of the last events that are kept, and those that come.
+    #[must_use]
+    pub fn from_last(config: ClusterConfig, number: usize) -> Follower {
+        Follower { kept: number, ..Follower::new(config, true) }
     }
 
     /// The picture, as of the last news.
@@ -162,12 +214,10 @@ impl Follower {
     }
 
     async fn advance(&mut self) -> Result<(), Trouble> {
-        let Some((etcd, changes)) = &mut self.connection else { return self.connect().await };
-        let Some(answer) = changes.message().await.map_err(|e| etcd.trouble(&e, "watch"))? else {
-            return Err(Trouble::Away("it has ended the watch".to_owned()));
-        };
+        let Some(connection) = &mut self.connection else { return self.connect().await };
+        let answer = connection.next().await?;
         if answer.compact_revision() > 0 {
-            let etcd = etcd.clone();
+            let etcd = connection.etcd.clone();
             return self.read_anew(etcd).await;
         }
         if answer.canceled() {
@@ -177,6 +227,19 @@ impl Follower {
             self.queue.push_back(News::Back);
         }
         self.backoff.succeeded();
+        let mut changed = self.take(&answer);
+        for _ in 1..TOGETHER {
+            let Some(answer) = self.connection.as_mut().and_then(Connection::next_change) else { break };
+            changed |= self.take(&answer);
+        }
+        if changed {
+            self.queue.push_back(News::Changed);
+        }
+        Ok(())
+    }
+
+    /// Takes in what has changed. Whether the picture has.
+    fn take(&mut self, answer: &WatchResponse) -> bool {
         let mut changed = false;
         for event in answer.events() {
             let Some(kv) = event.kv() else { continue };
@@ -196,10 +259,7 @@ impl Follower {
         {
             self.revision = self.revision.max(header.revision());
         }
-        if changed {
-            self.queue.push_back(News::Changed);
-        }
-        Ok(())
+        changed
     }
 
     async fn connect(&mut self) -> Result<(), Trouble> {
@@ -221,8 +281,18 @@ impl Follower {
                 Err(trouble) => return Err(trouble),
             }
         }
-        let changes = etcd.watch(self.keys.root(), true, self.revision + 1).await?;
-        self.connection = Some((etcd, changes));
+        self.watch(etcd).await
+    }
+
+    /// Follows what comes after what was read.
+    async fn watch(&mut self, etcd: Etcd) -> Result<(), Trouble> {
+        let from = self.revision + 1;
+        let changes = match self.events {
+            true => etcd.watch(self.keys.root(), true, from).await?,
+            // The keys of the picture are neighbours, and events, of which there are the most, are not between them.
+            false => etcd.watch_between((&self.keys.hosts(), &self.keys.nodes()), from).await?,
+        };
+        self.connection = Some(Connection { etcd, changes, ahead: None });
         Ok(())
     }
 
@@ -254,9 +324,7 @@ impl Follower {
         self.read(&etcd, after).await?;
         self.queue.insert(before, News::Missed { after, upto: self.revision });
         self.queue.push_back(News::Read);
-        let changes = etcd.watch(self.keys.root(), true, self.revision + 1).await?;
-        self.connection = Some((etcd, changes));
-        Ok(())
+        self.watch(etcd).await
     }
 
     /// Reads all, and tells the kept events that are newer than this revision. Nothing is taken in before all is read.
@@ -265,23 +333,35 @@ impl Follower {
         for prefix in [self.keys.all_known(), self.keys.nodes()] {
             found.extend(etcd.all(&prefix, Some(revision)).await?.0);
         }
-        // Of those that are kept, whoever wants only what comes wants those that came while it could not follow.
-        let mut events = match self.events && (self.kept || newer_than > 0) {
-            true => etcd.all(&self.keys.events(), Some(revision)).await?.0,
-            false => Vec::new(),
-        };
+        // Whoever wants only what comes, or only the last, wants all those that came while it could not follow.
+        let most = if newer_than > 0 { usize::MAX } else { self.kept };
+        let mut events: Vec<KeyValue> = Vec::new();
+        let mut newest = found.iter().max_by_key(|kv| kv.mod_revision()).cloned();
+        if self.events && most > 0 {
+            let parts = parts(&self.keys, &found);
+            let take = |page: Vec<KeyValue>| {
+                let last = page.iter().max_by_key(|kv| kv.mod_revision());
+                if let Some(last) = last
+                    && newest.as_ref().is_none_or(|newest| newest.mod_revision() < last.mod_revision())
+                {
+                    newest = Some(last.clone());
+                }
+                events.extend(page.into_iter().filter(|kv| kv.create_revision() > newer_than));
+                keep_last(&mut events, most);
+            };
+            etcd.pages(&self.keys.events(), parts.into_iter(), Some(revision), take).await?;
+        }
         self.fleet = Fleet::default();
         for kv in &found {
             self.fleet.take(&self.keys, kv.key(), Some(kv.value()));
         }
         self.revision = revision;
         (self.last_put, self.last_delete) = (None, None);
-        if let Some(kv) = found.iter().chain(&events).max_by_key(|kv| kv.mod_revision()) {
+        if let Some(kv) = &newest {
             self.mark(kv, true);
         }
-        events.retain(|kv| kv.create_revision() > newer_than);
         // Of one write, in their order in it.
-        events.sort_by(|a, b| (a.create_revision(), a.key()).cmp(&(b.create_revision(), b.key())));
+        events.sort_by(|a, b| in_time(a).cmp(&in_time(b)));
         events.iter().for_each(|kv| self.event(kv));
         Ok(())
     }
@@ -304,4 +384,30 @@ impl Follower {
             Err(why) => News::Unreadable(String::from_utf8_lossy(kv.key()).into_owned(), why),
         });
     }
+}
+
+/// By what events are in the order in which they were written.
+fn in_time(kv: &KeyValue) -> (i64, &[u8]) {
+    (kv.create_revision(), kv.key())
+}
+
+/// Leaves so many of the last, in any order.
+fn keep_last(events: &mut Vec<KeyValue>, most: usize) {
+    if let Some(before) = events.len().checked_sub(most).filter(|before| *before > 0) {
+        events.select_nth_unstable_by(before, |a, b| in_time(a).cmp(&in_time(b)));
+        events.drain(..before);
+    }
+}
+
+/// Where the events of these hosts can be divided.
+fn parts(keys: &Keys, found: &[KeyValue]) -> Vec<String> {
+    let hosts = found.iter().filter_map(|kv| match keys.parse(kv.key()) {
+        Some(Key::Known(host)) => Some(keys.events_of(&host)),
+        _ => None,
+    });
+    let mut all: Vec<String> = hosts.collect();
+    // A name that is the beginning of another is not always before it there.
+    all.sort();
+    let each = (all.len() / PARTS).max(FEWEST);
+    all.into_iter().skip(each).step_by(each).collect()
 }

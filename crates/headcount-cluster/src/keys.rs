@@ -74,14 +74,18 @@ impl Keys {
         format!("{}events/", self.root)
     }
 
+    pub(crate) fn events_of(&self, host: &str) -> String {
+        format!("{}{}/", self.events(), segment(host))
+    }
+
     /// Numbers have so many digits that they are sorted as text is.
     pub(crate) fn event(&self, host: &str, node: &str, registry: &str, number: u64) -> String {
-        format!("{}{}/{}/{registry}/{number:020}", self.events(), segment(host), segment(node))
+        format!("{}{}/{registry}/{number:020}", self.events_of(host), segment(node))
     }
 
     /// Each time that a host is there, it has another lease.
     pub(crate) fn host_event(&self, host: &str, lease: i64, number: u64) -> String {
-        format!("{}{}/{HOST_ITSELF}/{lease:x}/{number:020}", self.events(), segment(host))
+        format!("{}{HOST_ITSELF}/{lease:x}/{number:020}", self.events_of(host))
     }
 
     /// Which host notes who is lost.

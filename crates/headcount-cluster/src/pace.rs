@@ -26,9 +26,7 @@ impl Pace {
     /// A write has taken so long. The longer, the longer is etcd spared: all hosts together must not ask for more than it can
     /// do, however many they are.
     pub(crate) fn took(&mut self, time: Duration, now: Instant) {
-        if time > SLOW {
-            self.spare_until = now + (time * SPARED).min(LONGEST);
-        }
+        self.spare_until = now + spared(time);
     }
 
     /// Takes one write, or says when there is one.
@@ -50,6 +48,11 @@ impl Pace {
 const SLOW: Duration = Duration::from_millis(100);
 /// So many times as long as it took, nothing is written after it.
 const SPARED: u32 = 4;
+
+/// How long nothing is to be written after a call that took so long.
+pub(crate) fn spared(time: Duration) -> Duration {
+    if time > SLOW { (time * SPARED).min(LONGEST) } else { Duration::ZERO }
+}
 
 /// When to try again: later each time, and never all at the same moment.
 #[derive(Default)]

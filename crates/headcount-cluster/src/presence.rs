@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp, TxnResponse};
 
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
 use crate::keys::{self, Keys};
 use crate::now;
+use crate::pace::spared;
+use crate::publisher::{Ending, asked};
 use crate::trouble::Trouble;
 use crate::value::{self, EventValue, HostValue, KnownValue, Presence, VERSION};
 
@@ -32,7 +37,7 @@ pub(crate) struct Leases {
 /// The lease that events are under: each for its time, since nobody extends it.
 pub(crate) struct EventLease {
     lifetime: Duration,
-    current: Option<(i64, tokio::time::Instant)>,
+    current: Option<(i64, Instant)>,
 }
 
 impl EventLease {
@@ -53,7 +58,7 @@ impl EventLease {
             return Ok(lease);
         }
         let lease = etcd.grant(self.lifetime + self.lifetime / 4).await?;
-        self.current = Some((lease, tokio::time::Instant::now()));
+        self.current = Some((lease, Instant::now()));
         Ok(lease)
     }
 }
@@ -106,6 +111,32 @@ fn has_ended(other: &HostValue) -> bool {
     pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
+/// So often at most a host that is to join waits for an etcd that has a lot to do.
+const WAITS: u32 = 5;
+
+/// Waits while etcd has a lot to do, for very many hosts may join at the same moment: joining is several writes, and keep-alives wait
+/// for writes that came before them. If all of them wrote at once, the leases of the first would run out before the last has joined,
+/// and so on for ever. What is far away is slow as well, and joins all the same, some time later. Also until the agent is to end.
+pub(crate) async fn await_turn(
+    etcd: &Etcd,
+    keys: &Keys,
+    ending: &mut watch::Receiver<Ending>,
+) -> Result<(), Trouble> {
+    for _ in 0..WAITS {
+        let begun = Instant::now();
+        etcd.revision(keys.root()).await?;
+        let spared = spared(begun.elapsed());
+        if spared.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = sleep(spared.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+            () = asked(ending) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
 /// Makes this host be there, or takes over from this host's agent before. `spare`: a lease for what is known of the host that an
 /// earlier attempt got, so that not each leaves one behind.
 pub(crate) async fn register(
@@ -120,7 +151,7 @@ pub(crate) async fn register(
         return take_over(etcd, keys, config, &me, &there, spare).await;
     }
     // It was lost, and is back before anybody has noted it.
-    note_lost(etcd, keys, events, &config.host).await?;
+    note_lost(etcd, keys, events.get(etcd).await?, &config.host).await?;
     let records = records(etcd, keys, config, spare).await?;
     let presence = etcd.grant(config.ttl).await?;
     let known = known_value(Presence::Here, presence);
@@ -217,13 +248,8 @@ async fn take_over(
     }
 }
 
-/// Notes that the host is lost, unless it has left, is back, or it was noted.
-pub(crate) async fn note_lost(
-    etcd: &Etcd,
-    keys: &Keys,
-    events: &mut EventLease,
-    host: &str,
-) -> Result<(), Trouble> {
+/// Notes that the host is lost, by an event under this lease, unless it has left, is back, or it was noted.
+pub(crate) async fn note_lost(etcd: &Etcd, keys: &Keys, events: i64, host: &str) -> Result<(), Trouble> {
     let at = keys.known(host);
     let Some(kv) = etcd.get(&at).await? else { return Ok(()) };
     // What cannot be read is left alone.
@@ -245,11 +271,7 @@ pub(crate) async fn note_lost(
         ])
         .and_then([
             TxnOp::put(at, json(&value), under(kv.lease())),
-            TxnOp::put(
-                keys.host_event(host, known.lease, keys::GONE),
-                json(&event),
-                under(events.get(etcd).await?),
-            ),
+            TxnOp::put(keys.host_event(host, known.lease, keys::GONE), json(&event), under(events)),
         ]);
     // If not, somebody else was quicker, or it is back.
     etcd.txn("note that a host is lost", txn).await.map(drop)

@@ -135,8 +135,13 @@ impl Publisher {
         let mut backoff = Backoff::default();
         let mut said: Option<Trouble> = None;
         loop {
-            let ended = self.session(&mut backoff, &mut said).await;
+            let begun = Instant::now();
+            let ended = self.session(&mut said).await;
             let End::Trouble(trouble) = ended else { return };
+            // If it is lost again as soon as it has joined, it tries more seldom: the others do the same.
+            if begun.elapsed() > self.config.ttl * 2 {
+                backoff.succeeded();
+            }
             if trouble == Trouble::LeaseGone {
                 self.events.forget();
             }
@@ -168,22 +173,25 @@ impl Publisher {
         }
     }
 
-    async fn session(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> End {
-        match self.session_until(backoff, said).await {
+    async fn session(&mut self, said: &mut Option<Trouble>) -> End {
+        match self.session_until(said).await {
             Ok(()) => End::Asked,
             Err(end) => end,
         }
     }
 
-    async fn session_until(&mut self, backoff: &mut Backoff, said: &mut Option<Trouble>) -> Result<(), End> {
+    async fn session_until(&mut self, said: &mut Option<Trouble>) -> Result<(), End> {
         if *self.ending.borrow() != Ending::GoOn {
             return Ok(());
         }
         let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
+        presence::await_turn(&etcd, &self.keys, &mut self.ending).await?;
+        if *self.ending.borrow() != Ending::GoOn {
+            return Ok(());
+        }
         let leases =
             presence::register(&etcd, &self.keys, &self.config, &mut self.events, &mut self.spare).await?;
         self.read_told(&etcd).await?;
-        backoff.succeeded();
         let how = match (said.take(), leases.adopted) {
             (Some(_), _) => "is there again: telling what is true now",
             (None, true) => "goes on where the agent before has ended",
@@ -531,7 +539,7 @@ pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
     }
 }
 
-async fn asked(ending: &mut watch::Receiver<Ending>) {
+pub(crate) async fn asked(ending: &mut watch::Receiver<Ending>) {
     // Whoever could ask is gone: as if this were to be handed over.
     let _ = ending.wait_for(|ending| *ending != Ending::GoOn).await;
 }

@@ -3,7 +3,10 @@
 //! It watches the hosts' keys, which end with their leases; all others watch one key, that of this role. Two that both
 //! believe to have it do no harm: each note is made only if the host is gone and nobody has noted it.
 
-use etcd_client::{Compare, CompareOp, EventType, PutOptions, Txn, TxnOp};
+use std::collections::{BTreeSet, VecDeque};
+
+use etcd_client::{Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::config::ClusterConfig;
@@ -12,6 +15,10 @@ use crate::keys::{Key, Keys};
 use crate::pace::Backoff;
 use crate::presence::{EventLease, note_lost};
 use crate::trouble::Trouble;
+use crate::value::{self, KnownValue, Presence};
+
+/// So many losses are noted at once: a whole site may be lost at the same moment.
+const AT_ONCE: usize = 16;
 
 /// Until it is aborted, which it is when this host's lease is no more.
 pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) -> Trouble {
@@ -40,49 +47,58 @@ impl Teller {
     /// Gets the role and notes, or waits until nobody has it.
     async fn turn(&mut self) -> Result<(), Trouble> {
         let role = self.keys.teller();
-        let mine = TxnOp::put(
-            role.clone(),
-            self.config.host.clone(),
-            Some(PutOptions::new().with_lease(self.lease)),
-        );
-        let txn = Txn::new()
-            .when([Compare::create_revision(role.clone(), CompareOp::Equal, 0)])
-            .and_then([mine])
-            .or_else([TxnOp::get(role.clone(), None)]);
-        let answer = self.etcd.txn("note who is lost", txn).await?;
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let held = self.etcd.get(&role).await?;
-        match held {
+        let revision = self.etcd.revision(&role).await?;
+        // Of very many hosts that join or wait, one tries to have it: trying is a write, and looking is none.
+        if self.etcd.get(&role).await?.is_none() {
+            let mine = PutOptions::new().with_lease(self.lease);
+            let txn = Txn::new()
+                .when([Compare::create_revision(role.clone(), CompareOp::Equal, 0)])
+                .and_then([TxnOp::put(role.clone(), self.config.host.clone(), Some(mine))]);
+            self.etcd.txn("note who is lost", txn).await?;
+        }
+        match self.etcd.get(&role).await? {
             Some(kv) if kv.lease() == self.lease => self.note().await,
-            Some(_) => self.etcd.until_gone(&role, revision + 1).await,
+            Some(_) => self.etcd.until_free(&role, revision + 1).await,
             None => Ok(()),
         }
     }
 
     async fn note(&mut self) -> Result<(), Trouble> {
         let (hosts, revision) = self.etcd.all(&self.keys.hosts(), None).await?;
-        let here: std::collections::BTreeSet<Vec<u8>> = hosts.iter().map(|kv| kv.key().to_vec()).collect();
+        let here: BTreeSet<Vec<u8>> = hosts.iter().map(|kv| kv.key().to_vec()).collect();
         let (known, _) = self.etcd.all(&self.keys.all_known(), Some(revision)).await?;
-        for kv in known {
-            if let Some(Key::Known(host)) = self.keys.parse(kv.key())
-                && !here.contains(self.keys.host(&host).as_bytes())
-            {
-                note_lost(&self.etcd, &self.keys, &mut self.events, &host).await?;
-            }
-        }
+        let mut lost: VecDeque<String> = known.iter().filter_map(|kv| self.not_noted(kv)).collect();
+        lost.retain(|host| !here.contains(self.keys.host(host).as_bytes()));
         let mut changes = self.etcd.watch(&self.keys.hosts(), true, revision + 1).await?;
+        let mut notes = JoinSet::new();
         loop {
-            let Some(answer) = changes.message().await.map_err(|e| self.etcd.trouble(&e, "watch"))? else {
-                return Ok(());
-            };
-            if answer.canceled() {
-                return Ok(());
+            while notes.len() < AT_ONCE
+                && let Some(host) = lost.pop_front()
+            {
+                let (etcd, keys) = (self.etcd.clone(), self.keys.clone());
+                let lease = self.events.get(&etcd).await?;
+                notes.spawn(async move { note_lost(&etcd, &keys, lease, &host).await });
             }
-            for event in answer.events().iter().filter(|event| event.event_type() == EventType::Delete) {
-                if let Some(Key::Host(host)) = event.kv().and_then(|kv| self.keys.parse(kv.key())) {
-                    note_lost(&self.etcd, &self.keys, &mut self.events, &host).await?;
+            tokio::select! {
+                answer = changes.message() => {
+                    let answer = answer.map_err(|e| self.etcd.trouble(&e, "watch"))?;
+                    let Some(answer) = answer.filter(|answer| !answer.canceled()) else { return Ok(()) };
+                    let gone = answer.events().iter().filter(|event| event.event_type() == EventType::Delete);
+                    lost.extend(gone.filter_map(|event| match self.keys.parse(event.kv()?.key())? {
+                        Key::Host(host) => Some(host),
+                        _ => None,
+                    }));
                 }
+                Some(noted) = notes.join_next() => noted
+                    .map_err(|error| Trouble::Other { what: "note who is lost", why: error.to_string() })??,
             }
         }
+    }
+
+    /// The host, if it was there when somebody noted something of it last. What cannot be read is left alone.
+    fn not_noted(&self, kv: &KeyValue) -> Option<String> {
+        let Some(Key::Known(host)) = self.keys.parse(kv.key()) else { return None };
+        let known: KnownValue = value::parse(kv.value()).ok()?;
+        (known.presence == Presence::Here).then_some(host)
     }
 }

@@ -50,7 +50,7 @@ impl Turn {
         loop {
             let revision = etcd.revision(&role).await?;
             if etcd.get(&role).await?.is_some() {
-                etcd.until_gone(&role, revision + 1).await?;
+                etcd.until_free(&role, revision + 1).await?;
                 continue;
             }
             let asked = boot_time();

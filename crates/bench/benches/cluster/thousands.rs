@@ -1,281 +1,308 @@
-//! Ten thousand hosts on one etcd, each with a lease of its own, as agents have them: same calls, same keys, same documents, same
-//! pace. `HOSTS=10000` says how many.
+//! Ten thousand hosts on one etcd, each with a lease of its own, as agents have them. `HOSTS=10000` says how many, `CONNECTIONS=1000`
+//! on how many connections their leases are kept.
 
+mod agent;
+mod asking;
+mod line;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, Compare, CompareOp, Error, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, Error};
 use headcount_bench::{Sample, heading, line};
 use testkit::{Etcd, Folder, process};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use super::Host;
+use super::{Host, Ours, until};
+use agent::Agent;
+use line::Lines;
 
-/// The agents' own settings.
+/// The agents' own.
 const TTL: Duration = Duration::from_secs(5);
-/// Longer, for here all join at the same moment, and are kept only then.
-const JOINING: Duration = Duration::from_secs(60);
-const PER_SECOND: f64 = 5.0;
-const SLOW: Duration = Duration::from_millis(100);
-const SPARED: u32 = 4;
-/// Their connections are few, so that this measures etcd more than this process.
-const CONNECTIONS: usize = 32;
+/// Connections that carry writes, and those of a fleet whose leases share some.
+const FEW: usize = 16;
 /// A reload of four workers: so many events.
 const RELOAD: u64 = 14;
 /// So long each part goes on.
 const LASTS: Duration = Duration::from_secs(20);
 
-#[derive(Clone)]
-struct Agent {
-    client: Client,
-    name: String,
-    presence: i64,
-    records: i64,
-    events: i64,
-    /// The number of its last event.
-    head: u64,
-}
-
 pub fn thousands() {
-    let number: usize = std::env::var("HOSTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
-    heading(&format!("{number} hosts with a node each, on one etcd of one member"));
+    let number = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let hosts = number("HOSTS", 10_000);
+    let connections = number("CONNECTIONS", hosts);
+    heading(&format!("{hosts} hosts with a node each, on one etcd of one member"));
     let (etcd, folder) = (Etcd::start_with(&["--quota-backend-bytes", "8000000000"]), Folder::new());
-    let asking = Host::new(&folder, &etcd, "asking", "");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(number, &etcd, &asking)).expect("etcd answers");
+    let asking = Host::new(&folder, &etcd, "asking", "");
+    runtime.block_on(run(hosts, connections, &etcd, &asking)).expect("etcd answers");
 }
 
 fn key(rest: &str) -> String {
     format!("/headcount/v1/bench/{rest}")
 }
 
-async fn run(number: usize, etcd: &Etcd, asking: &Host) -> Result<(), Error> {
-    let used = || process::stat(etcd.pid()).expect("it runs").cpu;
-    let memory = || format!("{} MiB", process::resident_kib(etcd.pid()) / 1024);
+/// What etcd and this simulation use from one moment on. Both have the same processors.
+struct Meter<'a> {
+    etcd: &'a Etcd,
+    begun: Instant,
+    before: [Duration; 2],
+}
+
+impl Meter<'_> {
+    fn begin(etcd: &Etcd) -> Meter<'_> {
+        Meter { etcd, begun: Instant::now(), before: Meter::used(etcd) }
+    }
+
+    fn used(etcd: &Etcd) -> [Duration; 2] {
+        [etcd.pid(), std::process::id() as i32].map(|pid| process::stat(pid).expect("it runs").cpu)
+    }
+
+    /// Both, in seconds.
+    fn spent(&self) -> [f64; 2] {
+        let now = Meter::used(self.etcd);
+        [0, 1].map(|of| (now[of] - self.before[of]).as_secs_f64())
+    }
+
+    fn memory(&self) -> u64 {
+        process::resident_kib(self.etcd.pid()) / 1024
+    }
+
+    /// For what is over at some time.
+    fn time(&self) -> String {
+        let [etcd, own] = self.spent();
+        let time = self.begun.elapsed();
+        format!(
+            "{time:.1?}; processor time: etcd {etcd:.1} s, simulation {own:.1} s; etcd has {} MiB",
+            self.memory()
+        )
+    }
+
+    /// For what goes on.
+    fn share(&self) -> String {
+        let part = self.spent().map(|spent| spent / self.begun.elapsed().as_secs_f64() * 100.0);
+        let memory = self.memory();
+        format!("of a processor: etcd {:.0} %, simulation {:.0} %; etcd has {memory} MiB", part[0], part[1])
+    }
+}
+
+async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Result<(), Error> {
+    let asking_agent = asking.agent();
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..FEW {
         clients.push(Client::connect([etcd.url()], None).await?);
     }
-    let (begun, before) = (Instant::now(), used());
+    let mut lines = Arc::new(Lines::connect(&etcd.url(), FEW, false).await);
+    let meter = Meter::begin(etcd);
+    let mut agents = joined(hosts, &clients, &lines).await?;
+    line("all join at the same moment", &meter.time(), "");
+    let again = all_are_there(&mut agents, &lines).await?;
+    let text = format!("{again}; all are there after {:.1?}", meter.begun.elapsed());
+    line("… that lost their lease meanwhile, and joined again", &text, "0");
+
+    quiet(etcd, &lines, &format!("quiet, {FEW} connections")).await;
+    if connections > FEW {
+        let before = Meter::begin(etcd).memory();
+        let many = Lines::connect(&etcd.url(), connections, true).await;
+        agents.iter().for_each(|agent| many.keep(agent.number, agent.presence));
+        lines = Arc::new(many);
+        all_are_there(&mut agents, &lines).await?;
+        let more = Meter::begin(etcd).memory().saturating_sub(before);
+        let text = format!("{more} MiB more: {} KiB each", more * 1024 / connections as u64);
+        line(
+            &format!("{connections} connections, with a stream of keep-alives and two of watches"),
+            &text,
+            "",
+        );
+        quiet(etcd, &lines, &format!("quiet, {connections} connections")).await;
+    }
+
+    asking::all(asking, &asking_agent, hosts);
+
+    reload(etcd, asking, &mut agents).await?;
+    for arguments in [
+        &["cluster", "events", "--json"][..],
+        &["cluster", "events", "-n", "20"],
+        &["cluster", "status", "--json"],
+    ] {
+        let meter = Meter::begin(etcd);
+        let used = asking::run(asking.command(arguments));
+        let text = format!("{used}; etcd: {:.1} s of processor time", meter.spent()[0]);
+        line(&format!("`{}`, with all these events kept", arguments.join(" ")), &text, "");
+    }
+
+    let agents = crash_loop(etcd, &lines, agents).await?;
+    lines.check();
+    // What it still does for what was written is not what a loss costs.
+    sleep(TTL).await;
+    loss(etcd, asking, &lines, &agents).await;
+    drop(asking_agent);
+    Ok(())
+}
+
+async fn joined(hosts: usize, clients: &[Client], lines: &Arc<Lines>) -> Result<Vec<Agent>, Error> {
     let mut joining = JoinSet::new();
-    for n in 0..number {
-        let client = clients[n % CONNECTIONS].clone();
-        joining.spawn(async move {
-            let mut failures = 0;
-            loop {
-                match join(client.clone(), format!("web-{n:05}")).await {
-                    Err(error) if is_busy(&error) => back_off(&mut failures).await,
-                    other => return other,
-                }
-            }
-        });
+    for number in 0..hosts {
+        let (client, lines) = (clients[number % clients.len()].clone(), Arc::clone(lines));
+        joining.spawn(Agent::join(client, number, move |lease| lines.keep(number, lease)));
     }
     let mut agents = Vec::new();
     while let Some(agent) = joining.join_next().await {
         agents.push(agent.expect("no panic")?);
     }
-    line(
-        "all join at the same moment",
-        &format!("{:.1?}, etcd: {:.1?} of processor time, {}", begun.elapsed(), used() - before, memory()),
-        "",
-    );
+    Ok(agents)
+}
 
-    // From here on, all leases are kept.
-    let (answers, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let worst = Arc::new(AtomicU64::new(0));
-    let mut keeping = JoinSet::new();
-    for agent in &agents {
-        let (client, lease) = (agent.client.clone(), agent.presence);
-        keeping.spawn(keep(client, lease, Arc::clone(&answers), Arc::clone(&lost), Arc::clone(&worst)));
+/// Until nobody has lost its lease for as long as one lasts. How often somebody had to join again.
+async fn all_are_there(agents: &mut Vec<Agent>, lines: &Arc<Lines>) -> Result<usize, Error> {
+    let mut again = 0;
+    loop {
+        sleep(TTL).await;
+        let gone = std::mem::take(&mut *lines.counts.gone.lock().expect("nobody panicked"));
+        if gone.is_empty() {
+            return Ok(again);
+        }
+        let mut joining = JoinSet::new();
+        for agent in agents.extract_if(.., |agent| gone.contains(&agent.presence)) {
+            let (lines, number) = (Arc::clone(lines), agent.number);
+            joining.spawn(agent.join_again(move |lease| lines.keep(number, lease)));
+        }
+        again += joining.len();
+        while let Some(agent) = joining.join_next().await {
+            agents.push(agent.expect("no panic")?);
+        }
     }
-    tokio::time::sleep(TTL).await;
-    worst.store(0, Relaxed);
-    let (before, answered, begun) = (used(), answers.load(Relaxed), Instant::now());
-    tokio::time::sleep(LASTS).await;
-    let rate = (answers.load(Relaxed) - answered) as f64 / begun.elapsed().as_secs_f64();
-    let part = (used() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-    let late = |worst: &AtomicU64| Duration::from_micros(worst.load(Relaxed));
-    line(
-        "quiet: keep-alives",
-        &format!(
-            "{rate:.0}/s, etcd: {:.0} % of a processor, slowest answer {:.1?}",
-            part * 100.0,
-            late(&worst)
-        ),
-        "",
-    );
+}
 
-    let begun = Instant::now();
-    let answer = asking.command(&["cluster", "status", "--json"]).output().expect("it can be started");
-    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
-    line(
-        "`cluster status --json`",
-        &format!("{:.2?}, {} KiB", begun.elapsed(), answer.stdout.len() / 1024),
-        "",
-    );
+async fn quiet(etcd: &Etcd, lines: &Lines, what: &str) {
+    sleep(TTL).await;
+    lines.counts.reset();
+    let meter = Meter::begin(etcd);
+    sleep(LASTS).await;
+    let rate = lines.counts.answers.load(Relaxed) as f64 / LASTS.as_secs_f64();
+    line(what, &format!("{rate:.0} keep-alives/s; {}", meter.share()), "");
+    kept(lines);
+}
 
-    let (begun, before) = (Instant::now(), used());
+fn kept(lines: &Lines) {
+    lines.check();
+    let (late, slowest, own) = (lines.counts.late.load(Relaxed), lines.counts.slowest(), lines.counts.own());
+    let text = format!(
+        "{late} too late, slowest answer {slowest:.1?}, the simulation itself at most {own:.1?} late"
+    );
+    line("… its keep-alives", &text, "none, less than the ttl");
+}
+
+/// All of them, with one who follows all events and one who waits for the fleet.
+async fn reload(etcd: &Etcd, asking: &Host, agents: &mut [Agent]) -> Result<(), Error> {
+    let (follower, mut out) = asking.follow();
+    until(&mut out, "\"host\":\"asking\"");
+    let (tell, told) = std::sync::mpsc::channel();
+    // Until the follower ends.
+    std::thread::spawn(move || {
+        for text in out.lines().map_while(Result::ok) {
+            if text.contains("\"worker_died\"") && tell.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut command = asking.command(&["cluster", "wait", "--serving", "--generation-newer-than", "7"]);
+    command.args(["--timeout", "60s"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut waiting = Ours::start(&mut command);
+    // Until it has read all.
+    sleep(Duration::from_secs(2)).await;
+    let pid = follower.pid();
+    let through = std::thread::spawn(move || {
+        let is_through = waiting.0.wait().expect("our own child").success();
+        is_through.then(Instant::now)
+    });
+
+    let meter = Meter::begin(etcd);
     let mut writing = JoinSet::new();
-    for mut agent in std::mem::take(&mut agents) {
-        writing.spawn(async move { write(&mut agent, RELOAD).await.map(|time| (agent, time)) });
+    for agent in agents.iter() {
+        let mut agent = agent.clone();
+        writing.spawn(async move { agent.reload(RELOAD).await.map(|time| (agent, time)) });
     }
     let mut times = Vec::new();
     while let Some(done) = writing.join_next().await {
         let (agent, time) = done.expect("no panic")?;
-        agents.push(agent);
-        times.push(time);
+        times.extend(time);
+        if let Some(one) = agents.iter_mut().find(|one| one.number == agent.number) {
+            *one = agent;
+        }
     }
+    line(&format!("all reload at the same moment: {RELOAD} events each"), &meter.time(), "");
+    let (lost, events) = (agents.len() - times.len(), times.len() as u64 * RELOAD);
+    line("… hosts that were lost", &lost.to_string(), "0");
+    line("… a write of these", &Sample::new(times).to_string(), "");
+    let last = (0..events).map(|_| told.recv().expect("it follows")).max().expect("some events");
+    let memory = process::peak_kib(pid) / 1024;
     line(
-        &format!("all reload at the same moment: {RELOAD} events each"),
-        &format!("{:.1?}, etcd: {:.1?} of processor time, {}", begun.elapsed(), used() - before, memory()),
+        "… `cluster events --follow` has printed all of it after",
+        &format!("{:.1?}, {memory} MiB", last - meter.begun),
         "",
     );
-    line("… a write of these", &Sample::new(times).to_string(), "");
+    let text = match through.join().expect("no panic") {
+        Some(through) => format!("{:.1?}", through.saturating_duration_since(meter.begun)),
+        None => "not at all".to_owned(),
+    };
+    line("… `cluster wait` has seen it through after", &text, "");
+    drop(told);
+    drop(follower);
+    Ok(())
+}
 
-    worst.store(0, Relaxed);
-    lost.store(0, Relaxed);
-    let (before, begun) = (used(), Instant::now());
-    let times = Arc::new(Mutex::new(Vec::new()));
+/// Those that have their lease still.
+async fn crash_loop(etcd: &Etcd, lines: &Lines, agents: Vec<Agent>) -> Result<Vec<Agent>, Error> {
+    let hosts = agents.len();
+    lines.counts.reset();
+    let meter = Meter::begin(etcd);
     let mut looping = JoinSet::new();
     for agent in agents {
-        looping.spawn(crash_loop(agent, Arc::clone(&times)));
+        looping.spawn(agent.crash_loop(LASTS));
     }
+    let (mut times, mut left) = (Vec::new(), Vec::new());
     while let Some(done) = looping.join_next().await {
-        done.expect("no panic")?;
+        let (own, agent) = done.expect("no panic")?;
+        times.extend(own);
+        left.extend(agent);
     }
-    let times = std::mem::take(&mut *times.lock().await);
-    let part = (used() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-    line(
-        "all loop in crashes",
-        &format!(
-            "{:.0} writes/s, etcd: {:.0} % of a processor, {}",
-            times.len() as f64 / begun.elapsed().as_secs_f64(),
-            part * 100.0,
-            memory()
-        ),
-        "",
+    let rate = times.len() as f64 / meter.begun.elapsed().as_secs_f64();
+    let disk = std::fs::metadata(etcd.at("data/member/snap/db")).map_or(0, |file| file.len() >> 20);
+    let text = format!(
+        "{rate:.0} writes/s, {:.2} per host; {}, {disk} MiB on disk",
+        rate / hosts as f64,
+        meter.share()
     );
+    line("all loop in crashes", &text, "");
     line("… a write of these", &Sample::new(times).to_string(), "");
-    line(
-        "… keep-alives too late, and the slowest",
-        &format!("{}, {:.1?}", lost.load(Relaxed), late(&worst)),
-        "0, less than the ttl",
-    );
-    Ok(())
+    kept(lines);
+    line("… hosts that were lost", &(hosts - left.len()).to_string(), "0");
+    Ok(left)
 }
 
-/// What an agent does to join.
-async fn join(mut client: Client, name: String) -> Result<Agent, Error> {
-    client.get(key(&format!("hosts/{name}")), None).await?;
-    client.get(key(&format!("known/{name}")), None).await?;
-    let records = client.lease_grant(86_400, None).await?.id();
-    let presence = client.lease_grant(JOINING.as_secs() as i64, None).await?.id();
-    let events = client.lease_grant(4_500, None).await?.id();
-    let under = |lease| Some(PutOptions::new().with_lease(lease));
-    let host = format!(
-        r#"{{"v":1,"agent":"0.1.0","place":"00000000-0000-0000-0000-000000000000:4026531836","machine":"{name}","pid":811,"birth":1042,"since":1795703674.2986557}}"#
-    );
-    let known = format!(r#"{{"v":1,"presence":"here","since":1795703674.2986557,"lease":{presence}}}"#);
-    let joined =
-        format!(r#"{{"v":1,"kind":"host_joined","sentence":"host {name} has joined","time":1795703674.29}}"#);
-    let txn = Txn::new()
-        .when([Compare::create_revision(key(&format!("hosts/{name}")), CompareOp::Equal, 0)])
-        .and_then([
-            TxnOp::put(key(&format!("hosts/{name}")), host, under(presence)),
-            TxnOp::put(key(&format!("known/{name}")), known, under(records)),
-            TxnOp::put(key(&format!("events/{name}/@host/{presence:x}/{:020}", 1)), joined, under(events)),
-        ]);
-    client.txn(txn).await?;
-    client.get(key(&format!("nodes/{name}/")), Some(GetOptions::new().with_prefix())).await?;
-    let mut agent = Agent { client, name, presence, records, events, head: 0 };
-    write(&mut agent, 0).await?;
-    Ok(agent)
-}
-
-/// What an agent writes when so many events have happened. How long that took.
-async fn write(agent: &mut Agent, events: u64) -> Result<Duration, Error> {
-    let Agent { name, presence, records, .. } = agent.clone();
-    let under = |lease| Some(PutOptions::new().with_lease(lease));
-    let mut puts: Vec<TxnOp> = (1..=events)
-        .map(|n| {
-            let number = agent.head + n;
-            let event = format!(
-                r#"{{"v":1,"node":"nginx","seq":{number},"kind":"worker_died","cause":"signal","generation":7,"role":"worker","pid":20141,"worker_id":3,"mine":3,"draining":0,"total":3,"signal":11,"age":12.7,"state":"serving","in_state_for":12.6,"time":1795703674.29,"timestamp":"2026-11-26T14:34:34.290000Z","reporter":20140,"sentence":"worker 3 (pid 20141) of generation 7 died by SIGSEGV, 12 s old, serving for 12 s; 3 workers left"}}"#
-            );
-            let at = key(&format!("events/{name}/nginx/18db5f0a1b2c3d4e/{number:020}"));
-            TxnOp::put(at, event, under(agent.events))
-        })
-        .collect();
-    agent.head += events;
-    let state = format!(
-        r#"{{"v":1,"registry":"18db5f0a1b2c3d4e","head":{},"missed":0,"time":1795703674.29,"state":"serving","generation":7,"begun":1795703674.29,"expected":4,"serving":4,"draining":0,"stalled":0,"old_generations":0,"deaths":0}}"#,
-        agent.head
-    );
-    puts.push(TxnOp::put(key(&format!("nodes/{name}/nginx")), state, under(records)));
-    let is_ours = Compare::lease(key(&format!("hosts/{name}")), CompareOp::Equal, presence);
-    let txn = Txn::new().when([is_ours]).and_then(puts);
-    let (begun, mut failures) = (Instant::now(), 0);
-    loop {
-        match agent.client.txn(txn.clone()).await {
-            Ok(done) => {
-                assert!(done.succeeded(), "{name} is there");
-                return Ok(begun.elapsed());
-            }
-            Err(error) if is_busy(&error) => back_off(&mut failures).await,
-            Err(error) => return Err(error),
+/// Half of them at the same moment.
+async fn loss(etcd: &Etcd, asking: &Host, lines: &Lines, agents: &[Agent]) {
+    let mut command = asking.command(&["cluster", "events", "--follow", "--json", "-n", "0"]);
+    let mut follower = Ours::start(command.stdout(Stdio::piped()));
+    let mut out = BufReader::new(follower.0.stdout.take().expect("it is piped"));
+    // Until it has read all.
+    sleep(Duration::from_secs(2)).await;
+    let lost = agents.len() / 2;
+    let meter = Meter::begin(etcd);
+    agents[..lost].iter().for_each(|agent| lines.let_go(agent.number, agent.presence));
+    let telling = tokio::task::spawn_blocking(move || {
+        let mut all = Vec::new();
+        for _ in 0..lost {
+            until(&mut out, "\"host_lost\"");
+            all.push(Instant::now());
         }
-    }
-}
-
-/// etcd refuses what it cannot do soon. Which code it gives depends on its version.
-fn is_busy(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status) if status.message().contains("too many requests"))
-}
-
-/// As an agent does.
-async fn back_off(failures: &mut u32) {
-    let whole = (Duration::from_millis(250) * 2_u32.pow((*failures).min(10))).min(Duration::from_secs(10));
-    *failures += 1;
-    tokio::time::sleep(whole.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-}
-
-/// Keeps a lease as an agent does.
-async fn keep(
-    mut client: Client,
-    lease: i64,
-    answers: Arc<AtomicU64>,
-    lost: Arc<AtomicU64>,
-    worst: Arc<AtomicU64>,
-) -> Result<(), Error> {
-    let (mut keeper, mut stream) = client.lease_keep_alive(lease).await?;
-    // Not all at the same moment.
-    tokio::time::sleep((TTL / 3).mul_f64((lease as u64 % 1000) as f64 / 1000.0)).await;
-    loop {
-        let begun = Instant::now();
-        keeper.keep_alive().await?;
-        let lasts = stream.message().await?.is_some_and(|answer| answer.ttl() > 0);
-        answers.fetch_add(1, Relaxed);
-        // A lease of an agent would have run out meanwhile.
-        if !lasts || begun.elapsed() > TTL * 2 / 3 {
-            lost.fetch_add(1, Relaxed);
-        }
-        worst.fetch_max(begun.elapsed().as_micros() as u64, Relaxed);
-        tokio::time::sleep((TTL / 3).saturating_sub(begun.elapsed())).await;
-    }
-}
-
-/// A death and its replacement, all the time, at the pace of an agent.
-async fn crash_loop(mut agent: Agent, times: Arc<Mutex<Vec<Duration>>>) -> Result<(), Error> {
-    let begun = Instant::now();
-    let mut own = Vec::new();
-    while begun.elapsed() < LASTS {
-        let time = write(&mut agent, 2).await?;
-        own.push(time);
-        let spared = if time > SLOW { time * SPARED } else { Duration::ZERO };
-        tokio::time::sleep(spared.max(Duration::from_secs_f64(1.0 / PER_SECOND).saturating_sub(time))).await;
-    }
-    times.lock().await.extend(own);
-    Ok(())
+        all
+    });
+    let all: Vec<_> = telling.await.expect("no panic").into_iter().map(|then| then - meter.begun).collect();
+    let text = format!("{}; {}", Sample::new(all), meter.time());
+    line(&format!("{lost} hosts lost at the same moment, until `host_lost` is printed"), &text, "");
 }

@@ -95,8 +95,7 @@ pub fn configured(file: &Path) -> anyhow::Result<ClusterConfig> {
 }
 
 /// A follower that has read everything once, and what it told until then.
-async fn read(config: ClusterConfig, events: bool) -> anyhow::Result<(Follower, Vec<News>)> {
-    let mut follower = Follower::new(config, events);
+async fn read(mut follower: Follower) -> anyhow::Result<(Follower, Vec<News>)> {
     let mut told = Vec::new();
     loop {
         match follower.next().await {

@@ -52,7 +52,10 @@ struct Printer<'a> {
 
 pub async fn run(config: ClusterConfig, node: Option<&str>, args: &EventsArgs) -> anyhow::Result<Outcome> {
     let printer = Printer { args, node, zone: TimeZone::system() };
-    let (follower, told) = super::read(config, true).await?;
+    // Which of them are about one host or node, is known only when all are read.
+    let number = args.lines.filter(|_| node.is_none() && args.host.is_none());
+    let follower = Follower::from_last(config, number.unwrap_or(usize::MAX));
+    let (follower, told) = super::read(follower).await?;
     let mut lines: Vec<String> = told.iter().filter_map(|news| printer.line(news)).collect();
     if let Some(last) = args.lines {
         lines.drain(..lines.len().saturating_sub(last));

@@ -93,7 +93,7 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &ReloadArgs) -
         return Err(UsageError("--timeout: from 1s to 24h".to_owned()).into());
     }
     let signals = Signals::catch()?;
-    let (follower, _) = super::read(config.clone(), false).await?;
+    let (follower, _) = super::read(Follower::new(config.clone(), false)).await?;
     let refused = |why| in_words(why, "go on with");
     let conductor = if args.resume {
         Conductor::resume(config.clone(), &who).await.map_err(refused)?

@@ -36,7 +36,7 @@ pub struct StatusArgs {
 
 pub async fn run(config: ClusterConfig, node: Option<&str>, args: &StatusArgs) -> anyhow::Result<Outcome> {
     let name = config.name.clone();
-    let (follower, _) = super::read(config, false).await?;
+    let (follower, _) = super::read(Follower::new(config, false)).await?;
     let fleet = follower.fleet();
     let mut out = anstream::stdout().lock();
     if args.json {

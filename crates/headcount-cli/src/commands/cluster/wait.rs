@@ -56,7 +56,7 @@ const NAMED: usize = 5;
 
 pub async fn run(config: ClusterConfig, node: Option<&str>, args: &WaitArgs) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(args.timeout);
-    let (mut follower, _) = super::read(config, false).await?;
+    let (mut follower, _) = super::read(Follower::new(config, false)).await?;
     let mut progress = Progress::new(deadline);
     let mut away: Option<String> = None;
     loop {

@@ -3,17 +3,21 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use headcount_cluster::config::ClusterConfig;
 use headcount_cluster::fleet::Fleet;
 use headcount_cluster::follower::{FleetEvent, Follower, News};
+use tokio::time::{Instant, sleep_until};
 
 use crate::poll::Signals;
 
 /// So many of the last events are kept for the screen.
 const LATEST: usize = 200;
+/// Between two copies of the fleet, at least.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// What is known of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -27,52 +31,49 @@ pub struct Picture {
     pub latest: VecDeque<FleetEvent>,
 }
 
-enum Told {
-    Fleet(Box<Fleet>),
-    Event(Box<FleetEvent>),
-    Trouble(Option<String>),
+/// What has come since the screen looked last: however long that is, it is no more than the screen can show.
+#[derive(Default)]
+struct Unread {
+    fleet: Option<Fleet>,
+    /// Whether there is one from now on, and which.
+    trouble: Option<Option<String>>,
+    events: VecDeque<FleetEvent>,
 }
 
 pub struct Reader {
     pub cluster: String,
     pub picture: Picture,
-    from: Receiver<Told>,
+    unread: Arc<Mutex<Unread>>,
     bell: Signals,
 }
 
 impl Reader {
     pub fn begin(config: ClusterConfig) -> anyhow::Result<Reader> {
-        let (to, from) = channel();
+        let unread = Arc::default();
         let (ring, bell) = Signals::by_another()?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
         let cluster = config.name.clone();
-        let mut tell = Tell { to, ring };
+        let mut tell = Tell { unread: Arc::clone(&unread), ring };
         std::thread::Builder::new()
             .name("cluster".to_owned())
             .spawn(move || runtime.block_on(follow(config, &mut tell)))
             .context("cannot start a thread")?;
-        Ok(Reader { cluster, picture: Picture::default(), from, bell })
+        Ok(Reader { cluster, picture: Picture::default(), unread, bell })
     }
 
     /// Takes in what has come. Whether something has.
     pub fn read(&mut self) -> bool {
         // First: what comes later rings again.
-        self.bell.came();
-        let mut came = false;
-        while let Ok(told) = self.from.try_recv() {
-            came = true;
-            match told {
-                Told::Fleet(fleet) => (self.picture.fleet, self.picture.is_read) = (*fleet, true),
-                Told::Trouble(trouble) => self.picture.trouble = trouble,
-                Told::Event(event) => {
-                    self.picture.latest.push_back(*event);
-                    if self.picture.latest.len() > LATEST {
-                        self.picture.latest.pop_front();
-                    }
-                }
-            }
+        let came = self.bell.came();
+        let unread = std::mem::take(&mut *self.unread.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(fleet) = unread.fleet {
+            (self.picture.fleet, self.picture.is_read) = (fleet, true);
         }
+        if let Some(trouble) = unread.trouble {
+            self.picture.trouble = trouble;
+        }
+        unread.events.into_iter().for_each(|event| push(&mut self.picture.latest, event));
         came
     }
 }
@@ -83,35 +84,56 @@ impl AsFd for Reader {
     }
 }
 
+fn push(latest: &mut VecDeque<FleetEvent>, event: FleetEvent) {
+    latest.push_back(event);
+    if latest.len() > LATEST {
+        latest.pop_front();
+    }
+}
+
 struct Tell {
-    to: std::sync::mpsc::Sender<Told>,
+    unread: Arc<Mutex<Unread>>,
     ring: UnixStream,
 }
 
 impl Tell {
-    /// Whether somebody still listens.
-    fn tell(&mut self, told: Told) -> bool {
+    fn tell(&mut self, note: impl FnOnce(&mut Unread)) {
         use std::io::Write;
-        let sent = self.to.send(told).is_ok();
+        note(&mut self.unread.lock().unwrap_or_else(PoisonError::into_inner));
         // If there is no room, it has rung often enough.
         let _ = self.ring.write(&[0]);
-        sent
+    }
+
+    /// Whether somebody still looks.
+    fn is_wanted(&self) -> bool {
+        Arc::strong_count(&self.unread) > 1
     }
 }
 
 async fn follow(config: ClusterConfig, tell: &mut Tell) {
-    let mut follower = Follower::new(config, true);
-    loop {
-        let told = match follower.next().await {
-            News::Read | News::Changed => Told::Fleet(Box::new(follower.fleet().clone())),
-            News::Event(event) => Told::Event(Box::new(event)),
-            News::Away(trouble) => Told::Trouble(Some(trouble.to_string())),
-            News::Back => Told::Trouble(None),
-            // What is missing of the past is no matter for what is there now.
-            News::Unreadable(..) | News::Missed { .. } | News::SetBack => continue,
+    let mut follower = Follower::from_last(config, LATEST);
+    // A copy of very many hosts takes its time: of all that changes together, there is one.
+    let mut copy_at: Option<Instant> = None;
+    let mut copied = Instant::now();
+    while tell.is_wanted() {
+        let news = tokio::select! {
+            news = follower.next() => news,
+            () = sleep_until(copy_at.unwrap_or(copied)), if copy_at.is_some() => {
+                (copy_at, copied) = (None, Instant::now());
+                let fleet = follower.fleet().clone();
+                tell.tell(|unread| unread.fleet = Some(fleet));
+                continue;
+            }
         };
-        if !tell.tell(told) {
-            return;
+        match news {
+            News::Read | News::Changed => {
+                copy_at.get_or_insert(copied + BETWEEN);
+            }
+            News::Event(event) => tell.tell(|unread| push(&mut unread.events, event)),
+            News::Away(trouble) => tell.tell(|unread| unread.trouble = Some(Some(trouble.to_string()))),
+            News::Back => tell.tell(|unread| unread.trouble = Some(None)),
+            // What is missing of the past is no matter for what is there now.
+            News::Unreadable(..) | News::Missed { .. } | News::SetBack => {}
         }
     }
 }
