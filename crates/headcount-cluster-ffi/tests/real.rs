@@ -211,3 +211,22 @@ fn the_fleet_s_state_and_events_come_until_the_agent_is_away() {
     process.says("ended");
     process.ends_well();
 }
+
+#[test]
+fn the_example_is_that_of_the_documentation_and_leads_and_migrates() {
+    let source = std::fs::read_to_string(support::root().join("examples/scheduler.c")).unwrap();
+    let page = std::fs::read_to_string(support::root().join("../../docs/cluster.md")).unwrap();
+    let (_, code) = source.split_once(" */\n").unwrap();
+    assert!(page.contains(&format!("```c\n{code}```\n")), "docs/cluster.md and examples/scheduler.c differ");
+    let _permit = permit();
+    let mut fleet = Fleet::new();
+    fleet.program = support::compile(Path::new("examples/scheduler.c"), fleet.folder.path());
+    let _a = fleet.host("a", FOR_LONG);
+    let first = fleet.process("a", "1");
+    first.says("leads, as tenure ");
+    first.says("migrates, attempt 1");
+    let second = fleet.process("a", "2");
+    first.signal(Signal::KILL);
+    second.says("leads, as tenure ");
+    assert!(!second.said().contains("migrates"), "{}", second.said());
+}
