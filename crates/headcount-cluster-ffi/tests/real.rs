@@ -199,6 +199,14 @@ fn a_lock_excludes_is_waited_for_and_passed_on() {
 }
 
 #[test]
+fn threads_share_a_way_to_the_agent_and_closing_it_wakes_those_who_wait() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let _a = fleet.host("a", FOR_LONG);
+    fleet.process("a", "threads").ends_well();
+}
+
+#[test]
 fn the_fleet_s_state_and_events_come_until_the_agent_is_away() {
     let _permit = permit();
     let fleet = Fleet::new();

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <unistd.h>
 
 static headcount_cluster *cluster;
@@ -112,6 +113,59 @@ static void lock(const char *socket) {
     printf("locks\n");
 }
 
+enum { THREADS = 6, ROUNDS = 3 };
+static int inside, taken;
+
+static void *take_turns(void *unused) {
+    (void)unused;
+    for (int round = 0; round < ROUNDS; round++) {
+        headcount_cluster_lock mine = {.struct_size = sizeof mine};
+        CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_lock_acquire(cluster, "turns", 60000, &mine));
+        CHECK(inside == 0);
+        inside = 1;
+        taken++;
+        usleep(2000);
+        inside = 0;
+        CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_lock_release(cluster, mine.id));
+    }
+    return NULL;
+}
+
+static void *wait_in_vain(void *unused) {
+    headcount_cluster_lock mine = {.struct_size = sizeof mine};
+    int32_t code = headcount_cluster_lock_acquire(cluster, "turns", 60000, &mine);
+    /* The latter if it comes only when it is closed. */
+    CHECK((code == HEADCOUNT_CLUSTER_ERR_WRONG_STATE && says("closed by another thread")) ||
+          (code == HEADCOUNT_CLUSTER_ERR_INVALID_OPTION && says("none that is open")));
+    return unused;
+}
+
+/* Threads that wait by one way to the agent, while another one processes; and one that closes it under those who wait. */
+static void threads(void) {
+    pthread_t all[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&all[i], NULL, take_turns, NULL) == 0);
+    for (int i = 0; i < 50; i++) {
+        CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_process(cluster));
+        usleep(1000);
+    }
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_join(all[i], NULL) == 0);
+    CHECK(taken == THREADS * ROUNDS);
+    headcount_cluster_lock mine = {.struct_size = sizeof mine};
+    CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_lock_acquire(cluster, "turns", 60000, &mine));
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&all[i], NULL, wait_in_vain, NULL) == 0);
+    usleep(500000);
+    headcount_cluster *closed = cluster;
+    CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_close(closed));
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_join(all[i], NULL) == 0);
+    headcount_cluster_options options = {.struct_size = sizeof options};
+    CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_open(&options, &cluster));
+    printf("threads\n");
+}
+
 static void fleet(void) {
     char *json;
     CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_state(cluster, 20000, &json));
@@ -152,6 +206,8 @@ int main(int argc, char **argv) {
         fails();
     else if (strcmp(what, "lock") == 0)
         lock(argv[1]);
+    else if (strcmp(what, "threads") == 0)
+        threads();
     else
         fleet();
     CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_close(cluster));
