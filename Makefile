@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
+.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -96,7 +96,7 @@ test: ## test every row of the contract against real servers, then the installat
 	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
-	$(CARGO) test $(LOCKED) --features headcount/tokio --no-fail-fast
+	CARGO='$(CARGO)' scripts/test-all $(LOCKED) --features headcount/tokio
 	@$(MAKE) test-openresty SETUP=:
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
@@ -138,6 +138,12 @@ miri: ## look for undefined behaviour in what Miri can run; says so where there 
 test-packages: ## build the .debs and the rock, and check their contents
 	@$(SETUP) test module package
 	scripts/test-packages
+
+# Downloads a small Debian each time.
+test-systemd: ## install the .debs on a machine of their own whose process 1 is systemd, and do what an operator does there; needs root
+	@$(SETUP) module package systemd
+	@$(MAKE) deb deb-module SETUP=:
+	@$(AS_ROOT) env MIRROR='$(MIRROR)' KEEP='$(KEEP)' scripts/test-systemd '$(TARGET)/debian'
 
 # Faults of these kinds, and how many: see docs/reliability.md. As root, or the truth is less complete.
 SEED    ?=

@@ -8,6 +8,7 @@ mod record;
 mod scripted;
 #[allow(dead_code, reason = "it is the tests' of `headcount top`, too")]
 mod tmux;
+mod traced;
 
 mod cluster {
     pub mod fleet;
@@ -22,6 +23,7 @@ mod cluster {
     mod partition;
     mod reload;
     mod reload_killed;
+    mod reload_many;
     mod roles;
     mod top;
     mod wrong_use;

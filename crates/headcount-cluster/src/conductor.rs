@@ -3,11 +3,15 @@
 //! All of a rollout is under one lease, so that it ends as a whole: its record, and a task for each node. Who goes on with it holds a
 //! key under a lease of its own, and each write holds only if that is still so: two that both believe to go on with it do no harm.
 
+mod ask;
+mod begin;
 mod record;
 
 use std::collections::BTreeMap;
 
-use etcd_client::{Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp, WatchStream};
+use etcd_client::{
+    Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp, TxnResponse, WatchStream,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -21,8 +25,8 @@ use crate::rollout::{Ended, How, RolloutValue};
 use crate::task::{MOST_BYTES, Outcome, Report, Target, TaskState, TaskValue};
 use crate::trouble::Trouble;
 use crate::value::{self, VERSION};
+use record::look;
 pub use record::{HolderValue, Refused, abort, is_free};
-use record::{free, look};
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,9 +45,6 @@ pub enum News {
     Gone,
 }
 
-/// So many tasks are written at once: etcd takes 128 operations.
-const AT_ONCE: usize = 50;
-
 struct Connection {
     etcd: Etcd,
     changes: WatchStream,
@@ -61,64 +62,19 @@ pub struct Conductor {
     lasting: i64,
     lease: i64,
     tasks: BTreeMap<Target, TaskValue>,
+    /// At which revisions they were written.
+    revisions: BTreeMap<Target, i64>,
+    /// It had stopped, before this one went on with it.
+    had_stopped: Option<Ended>,
     connection: Option<Connection>,
     backoff: Backoff,
     is_away: bool,
+    /// It has only just got hold of it.
+    is_new: bool,
     next_extension: Instant,
 }
 
 impl Conductor {
-    /// Begins a rollout. Nothing is asked of anybody yet.
-    ///
-    /// # Errors
-    /// Another one stands in the way, or etcd does.
-    pub async fn begin(config: ClusterConfig, who: &str, plan: RolloutValue) -> Result<Conductor, Refused> {
-        let keys = Keys::new(&config.prefix, &config.name);
-        let etcd = Etcd::connect(&config, keys.root()).await?;
-        let revision = free(look(&etcd, &keys).await?)?;
-        let lasting = etcd.grant(config.forget_after).await?;
-        let lease = etcd.grant(config.ttl).await?;
-        let record = RolloutValue { id: format!("{lasting:x}"), by: who.to_owned(), ..plan };
-        let mut conductor = Conductor::new(config, keys, who, record, lasting, lease);
-        let txn = Txn::new()
-            .when([Compare::mod_revision(conductor.keys.rollout(), CompareOp::Equal, revision)])
-            .and_then([conductor.put_record(&conductor.record), conductor.put_holder()]);
-        if etcd.txn("begin a rollout", txn).await?.succeeded() {
-            return Ok(conductor);
-        }
-        // Somebody else was quicker.
-        let _ = etcd.revoke(lasting).await;
-        let _ = etcd.revoke(lease).await;
-        conductor.lease = 0;
-        free(look(&etcd, &conductor.keys).await?)?;
-        Err(Trouble::Other { what: "begin a rollout", why: "somebody else has just ended one".to_owned() }
-            .into())
-    }
-
-    /// Goes on with the one that was interrupted.
-    ///
-    /// # Errors
-    /// There is none, somebody else goes on with it, or etcd stands in the way.
-    pub async fn resume(config: ClusterConfig, who: &str) -> Result<Conductor, Refused> {
-        let keys = Keys::new(&config.prefix, &config.name);
-        let etcd = Etcd::connect(&config, keys.root()).await?;
-        let Some(found) = look(&etcd, &keys).await? else { return Err(Refused::Nothing) };
-        if found.record.ended.is_some() {
-            return Err(Refused::Nothing);
-        }
-        let lease = etcd.grant(config.ttl).await?;
-        let mut conductor = Conductor::new(config, keys, who, found.record, found.lease, lease);
-        match conductor.take_hold(&etcd).await? {
-            None => Ok(conductor),
-            Some(News::Lost(by)) => {
-                let _ = etcd.revoke(lease).await;
-                let since = found.holder.map_or(0.0, |(holder, _)| holder.since);
-                Err(Refused::Held(by, since))
-            }
-            Some(_) => Err(Refused::Nothing),
-        }
-    }
-
     fn new(
         config: ClusterConfig,
         keys: Keys,
@@ -136,9 +92,12 @@ impl Conductor {
             lasting,
             lease,
             tasks: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            had_stopped: None,
             connection: None,
             backoff: Backoff::default(),
             is_away: false,
+            is_new: false,
             next_extension: Instant::now(),
         }
     }
@@ -153,6 +112,12 @@ impl Conductor {
     #[must_use]
     pub fn tasks(&self) -> &BTreeMap<Target, TaskValue> {
         &self.tasks
+    }
+
+    /// How it had ended, if it had, before this one went on with it.
+    #[must_use]
+    pub fn had_stopped(&self) -> Option<&Ended> {
+        self.had_stopped.as_ref()
     }
 
     /// Whether it is known how it is.
@@ -254,16 +219,27 @@ impl Conductor {
         if let Some(news) = self.take_hold(&etcd).await? {
             return Ok(Some(news));
         }
+        // Of thousands of nodes, what follows takes its time.
+        let mut keeping = JoinSet::new();
+        keeping.spawn(keep(etcd.clone(), self.lease, self.config.ttl));
+        let revision = self.read_tasks(&etcd).await?;
+        let changes = etcd.watch(&self.keys.tasks(), true, revision + 1).await?;
+        self.connection = Some(Connection { etcd, changes, keeping });
+        if std::mem::take(&mut self.is_new) {
+            self.remind().await?;
+        }
+        Ok(Some(News::Changed))
+    }
+
+    /// At which revision.
+    async fn read_tasks(&mut self, etcd: &Etcd) -> Result<i64, Trouble> {
         let (found, revision) = etcd.all(&self.keys.tasks(), None).await?;
         self.tasks.clear();
+        self.revisions.clear();
         for kv in &found {
             self.take(kv, true);
         }
-        let changes = etcd.watch(&self.keys.tasks(), true, revision + 1).await?;
-        let mut keeping = JoinSet::new();
-        keeping.spawn(keep(etcd.clone(), self.lease, self.config.ttl));
-        self.connection = Some(Connection { etcd, changes, keeping });
-        Ok(Some(News::Changed))
+        Ok(revision)
     }
 
     /// Makes sure that it is this one that goes on with it. If it is not, why.
@@ -275,7 +251,10 @@ impl Conductor {
                 Err(Refused::Trouble(trouble)) => return Err(trouble),
                 Err(_) => return Ok(Some(News::Gone)),
             };
-            if let Some(ended) = found.record.ended {
+            // One that has stopped can be gone on with, by whoever was asked for that.
+            if found.record.ended != self.record.ended
+                && let Some(ended) = found.record.ended
+            {
                 return Ok(Some(News::Ended(ended)));
             }
             match found.holder {
@@ -294,39 +273,22 @@ impl Conductor {
                 ])
                 .and_then([self.put_holder()]);
             if etcd.txn("go on with a rollout", txn).await?.succeeded() {
-                return self.remind(etcd).await.map(|()| None);
+                self.is_new = true;
+                return Ok(None);
             }
         }
-    }
-
-    /// What has not ended is written again, so that the agents look at it: they begin nothing while nobody goes on with the rollout.
-    async fn remind(&self, etcd: &Etcd) -> Result<(), Trouble> {
-        let (found, _) = etcd.all(&self.keys.tasks(), None).await?;
-        for kv in found {
-            let is_ours = matches!(self.keys.parse(kv.key()), Some(Key::Task { rollout, .. }) if rollout == self.record.id);
-            let is_open =
-                value::parse::<TaskValue>(kv.value()).is_ok_and(|task| task.state != TaskState::Done);
-            if is_ours && is_open {
-                let options = PutOptions::new().with_ignore_lease();
-                let unchanged = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
-                let txn = Txn::new().when([self.is_held(), unchanged]).and_then([TxnOp::put(
-                    kv.key(),
-                    kv.value(),
-                    Some(options),
-                )]);
-                etcd.txn("ask again", txn).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes in a task. Whether that changed anything.
     fn take(&mut self, kv: &KeyValue, is_put: bool) -> bool {
         let Some(Key::Task { host, node, rollout }) = self.keys.parse(kv.key()) else { return false };
         let target = Target::new(host, node);
-        if rollout != self.record.id {
+        // What was read since may be newer than what the watch has on its way.
+        let is_older = self.revisions.get(&target).is_some_and(|known| *known > kv.mod_revision());
+        if rollout != self.record.id || is_older {
             return false;
         }
+        self.revisions.insert(target.clone(), kv.mod_revision());
         if !is_put {
             return self.tasks.remove(&target).is_some();
         }
@@ -356,72 +318,14 @@ impl Conductor {
             .ok_or_else(|| Trouble::Away("not connected".to_owned()))
     }
 
-    async fn write(&mut self, what: &'static str, txn: Txn) -> Result<bool, Trouble> {
+    /// Writes. `None`: it does not hold any more, and nothing was written.
+    async fn write(&mut self, what: &'static str, txn: Txn) -> Result<Option<TxnResponse>, Trouble> {
         let written = self.etcd()?.txn(what, txn).await;
         if !matches!(written, Ok(ref answer) if answer.succeeded()) {
             // What is true is read anew.
             self.connection = None;
         }
-        Ok(written?.succeeded())
-    }
-
-    /// Asks the agents of these to reload them. One that was asked already is not asked again.
-    ///
-    /// # Errors
-    /// etcd. What became of it, [`Conductor::next`] tells.
-    pub async fn ask(&mut self, targets: &[Target]) -> Result<(), Trouble> {
-        for some in targets.chunks(AT_ONCE) {
-            let mut when = vec![self.is_held()];
-            let mut puts = Vec::new();
-            for target in some {
-                let key = self.keys.task(&target.host, &target.node, &self.record.id);
-                let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
-                when.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
-                puts.push(TxnOp::put(key, json(&task), Some(PutOptions::new().with_lease(self.lasting))));
-            }
-            if !self.write("ask for a reload", Txn::new().when(when).and_then(puts)).await? {
-                return Ok(());
-            }
-            // Until it is read: it must not be asked again.
-            for target in some {
-                let task = TaskValue::reload(&self.who, self.record.drained, self.record.timeout());
-                self.tasks.entry(target.clone()).or_insert(task);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes back what nobody has begun. What somebody has just begun stays.
-    ///
-    /// # Errors
-    /// etcd.
-    pub async fn withdraw(&mut self, targets: &[Target]) -> Result<(), Trouble> {
-        for target in targets {
-            let key = self.keys.task(&target.host, &target.node, &self.record.id);
-            let etcd = self.etcd()?;
-            let kv = etcd.get(&key).await?;
-            let Some(kv) = kv else {
-                self.tasks.remove(target);
-                continue;
-            };
-            match value::parse::<TaskValue>(kv.value()) {
-                Ok(task) if task.state != TaskState::Asked => {
-                    self.tasks.insert(target.clone(), task);
-                }
-                _ => {
-                    let txn = Txn::new()
-                        .when([
-                            self.is_held(),
-                            Compare::mod_revision(key.clone(), CompareOp::Equal, kv.mod_revision()),
-                        ])
-                        .and_then([TxnOp::delete(key, None)]);
-                    if self.write("take back what was asked", txn).await? {
-                        self.tasks.remove(target);
-                    }
-                }
-            }
-        }
-        Ok(())
+        Ok(written?).map(|answer| answer.succeeded().then_some(answer))
     }
 
     /// Notes that it has ended. Another one may begin.
@@ -434,7 +338,7 @@ impl Conductor {
         let txn = Txn::new()
             .when([self.is_held()])
             .and_then([self.put_record(&record), TxnOp::delete(self.keys.holder(&record.id), None)]);
-        if !self.write("end a rollout", txn).await? {
+        if self.write("end a rollout", txn).await?.is_none() {
             return Err(Trouble::LeaseGone);
         }
         self.record = record;

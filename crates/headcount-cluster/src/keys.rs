@@ -116,6 +116,16 @@ impl Keys {
         format!("{}@rollout", self.tasks())
     }
 
+    /// Which nodes it reloads, in parts.
+    pub(crate) fn waves(&self, rollout: &str) -> String {
+        format!("{}@waves/{}/", self.tasks(), segment(rollout))
+    }
+
+    /// One of them. Numbers have so many digits that they are sorted as text is.
+    pub(crate) fn wave_part(&self, rollout: &str, number: usize) -> String {
+        format!("{}{number:06}", self.waves(rollout))
+    }
+
     /// That somebody goes on with this rollout, as long as the lease lasts.
     pub(crate) fn holder(&self, rollout: &str) -> String {
         format!("{}@holder/{}", self.tasks(), segment(rollout))
@@ -172,6 +182,8 @@ impl Keys {
             ["hosts", host] => Some(Key::Host(name(host)?)),
             ["known", host] => Some(Key::Known(name(host)?)),
             ["nodes", host, node] => Some(Key::Node(name(host)?, name(node)?)),
+            // No host is written so.
+            ["tasks", host, ..] if host.starts_with('@') => None,
             ["tasks", host, node, rollout] => {
                 Some(Key::Task { host: name(host)?, node: name(node)?, rollout: name(rollout)? })
             }
@@ -242,10 +254,9 @@ mod tests {
             );
             let task = Key::Task { host: name.to_owned(), node: name.to_owned(), rollout: "7f".to_owned() };
             assert_eq!(keys.parse(keys.task(name, name, "7f").as_bytes()), Some(task));
-            assert_eq!(
-                (keys.parse(keys.rollout().as_bytes()), keys.parse(keys.holder("7f").as_bytes())),
-                (None, None)
-            );
+            for key in [keys.rollout(), keys.holder("7f"), keys.wave_part("7f", 3)] {
+                assert_eq!(keys.parse(key.as_bytes()), None, "{key}");
+            }
             assert_eq!(keys.parse(keys.host_event(name, 31, GONE).as_bytes()), Some(event(None, "1f", 2)));
         }
     }

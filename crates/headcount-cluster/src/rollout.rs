@@ -113,6 +113,10 @@ pub struct RolloutValue {
     pub node: Option<String>,
     /// So many may at any time not serve, or be about to reload.
     pub at_most: usize,
+    /// How many nodes there are in all waves.
+    pub nodes: usize,
+    /// In so many parts these are kept, beside this document: all of a large fleet does not fit into one.
+    pub parts: usize,
     /// The first wave was asked for.
     #[serde(default)]
     pub first: bool,
@@ -124,10 +128,11 @@ pub struct RolloutValue {
     /// Leave out the nodes of lost hosts.
     #[serde(default)]
     pub skip_lost: bool,
-    /// All nodes, in their order. A wave begins when the one before is through.
+    /// All nodes, in their order. A wave begins when the one before is through. From the parts.
+    #[serde(skip)]
     pub waves: Vec<Vec<Target>>,
-    /// Those that are not reloaded.
-    #[serde(default)]
+    /// Those that are not reloaded. From the parts as well.
+    #[serde(skip)]
     pub left_out: Vec<LeftOut>,
     /// It has ended.
     #[serde(default)]
@@ -241,22 +246,25 @@ impl RolloutValue {
         }
         let lost: Vec<_> = all(fleet, node).filter(|(_, host, _)| host.is_lost()).collect();
         if !lost.is_empty() && !options.skip_lost {
-            let hosts: BTreeSet<_> = lost.iter().map(|(target, ..)| target.host.clone()).collect();
+            let hosts: BTreeSet<_> = lost.iter().map(|(at, ..)| at.host.to_owned()).collect();
             return Err(Refusal::Lost(hosts.into_iter().collect()));
         }
         let mut left_out: Vec<_> = lost
             .into_iter()
-            .map(|(target, ..)| LeftOut { target, lost: true, why: "its host is lost".to_owned() })
+            .map(|(at, ..)| LeftOut { target: at.target(), lost: true, why: "its host is lost".to_owned() })
             .collect();
         let here: Vec<_> = all(fleet, node).filter(|(_, host, _)| host.is_here()).collect();
         let (idle, mut meant): (Vec<_>, Vec<_>) = here.iter().partition(|(_, _, value)| is_idle(value));
-        left_out.extend(idle.into_iter().map(|(target, _, value)| LeftOut {
-            target: target.clone(),
+        left_out.extend(idle.into_iter().map(|(at, _, value)| LeftOut {
+            target: at.target(),
             lost: false,
             why: format!("{}: it reads its configuration when it starts", value.state),
         }));
-        let not_allowed: Vec<_> =
-            meant.iter().filter(|(.., value)| !value.reload).map(|(target, ..)| target.to_string()).collect();
+        let not_allowed: Vec<_> = meant
+            .iter()
+            .filter(|(.., value)| !value.reload)
+            .map(|(at, ..)| at.target().to_string())
+            .collect();
         if !not_allowed.is_empty() {
             return Err(Refusal::NotAllowed(not_allowed));
         }
@@ -267,7 +275,7 @@ impl RolloutValue {
         let not_serving: Vec<_> = here
             .iter()
             .filter(|(.., value)| !serves(value))
-            .map(|(target, _, value)| named(target, value))
+            .map(|(at, _, value)| format!("{}: {}", at.target(), value.state))
             .collect();
         // With as many as may, only what does not serve anyway can be reloaded.
         let is_stuck = not_serving.len() == at_most && meant.iter().all(|(.., value)| serves(value));
@@ -275,8 +283,8 @@ impl RolloutValue {
             return Err(Refusal::NotServing { nodes: not_serving, at_most });
         }
         // Those that do not serve first: their reload takes nothing away.
-        meant.sort_by_key(|(target, _, value)| (serves(value), target.clone()));
-        let mut rest: Vec<Target> = meant.into_iter().map(|(target, ..)| target.clone()).collect();
+        meant.sort_by_key(|(at, _, value)| (serves(value), *at));
+        let mut rest: Vec<Target> = meant.into_iter().map(|(at, ..)| at.target()).collect();
         let mut waves = Vec::new();
         if let Some(first) = options.first {
             waves.push(rest.drain(..first.of(here.len()).min(rest.len())).collect());
@@ -289,6 +297,8 @@ impl RolloutValue {
             begun: crate::now(),
             node: options.node.clone(),
             at_most,
+            nodes: waves.iter().map(Vec::len).sum(),
+            parts: 0,
             first: options.first.is_some(),
             drained: options.drained,
             timeout: options.timeout.as_secs_f64(),
@@ -408,15 +418,15 @@ impl RolloutValue {
 
     /// All nodes that count and do not serve, as far as is known, with their states.
     fn not_serving(&self, fleet: &Fleet) -> BTreeMap<Target, String> {
-        let does_not_count =
-            |target: &Target| self.left_out.iter().any(|left| left.lost && left.target == *target);
+        let does_not_count: BTreeSet<&Target> =
+            self.left_out.iter().filter(|left| left.lost).map(|left| &left.target).collect();
         let mut found: BTreeMap<Target, String> = all(fleet, self.node.as_deref())
-            .filter(|(target, ..)| !does_not_count(target))
-            .filter_map(|(target, host, value)| match (host.is_here(), serves(value)) {
-                (true, true) => None,
-                (true, false) => Some((target, value.state.clone())),
-                (false, _) => Some((target, "its host is lost".to_owned())),
+            .filter(|(_, host, value)| !host.is_here() || !serves(value))
+            .map(|(at, host, value)| {
+                let state = if host.is_here() { &value.state } else { "its host is lost" };
+                (at.target(), state.to_owned())
             })
+            .filter(|(target, _)| !does_not_count.contains(target))
             .collect();
         for target in self.targets().filter(|target| find(fleet, target).is_none()) {
             found.insert(target.clone(), "gone".to_owned());
@@ -435,14 +445,27 @@ fn gravity(outcome: Outcome) -> u8 {
     }
 }
 
+/// A node of the fleet, by its names there: of thousands, most are only looked at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct At<'a> {
+    host: &'a str,
+    node: &'a str,
+}
+
+impl At<'_> {
+    fn target(self) -> Target {
+        Target::new(self.host, self.node)
+    }
+}
+
 /// All nodes of this name.
 fn all<'a>(
     fleet: &'a Fleet,
     node: Option<&'a str>,
-) -> impl Iterator<Item = (Target, &'a Host, &'a NodeValue)> {
+) -> impl Iterator<Item = (At<'a>, &'a Host, &'a NodeValue)> {
     fleet.hosts.iter().flat_map(move |(name, host)| {
         let wanted = host.nodes.iter().filter(move |(of, _)| node.is_none_or(|node| node == *of));
-        wanted.map(move |(node, value)| (Target::new(name, node), host, value))
+        wanted.map(move |(node, value)| (At { host: name, node }, host, value))
     })
 }
 
@@ -458,10 +481,6 @@ fn serves(value: &NodeValue) -> bool {
 /// There is no master that could reload.
 fn is_idle(value: &NodeValue) -> bool {
     matches!(value.state.as_str(), "stopped" | "none")
-}
-
-fn named(target: &Target, value: &NodeValue) -> String {
-    format!("{target}: {}", value.state)
 }
 
 #[cfg(test)]

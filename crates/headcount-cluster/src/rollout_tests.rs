@@ -221,6 +221,37 @@ fn count_out(
     out.len()
 }
 
+/// Ten thousand nodes, a hundred at a time: each step looks at all of them, and they are through in seconds all the same.
+#[test]
+fn thousands_of_nodes() {
+    let texts: Vec<String> = (0..10_000)
+        .map(|n| format!("h{n:05} {}", if n % 4 == 0 { "lost serving" } else { "serving" }))
+        .collect();
+    let fleet = fleet(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut options = options("100");
+    options.skip_lost = true;
+    let rollout = RolloutValue::plan(&fleet, &options).unwrap();
+    assert_eq!((rollout.nodes, rollout.left_out.len(), rollout.waves.len()), (7500, 2500, 75));
+    let (mut tasks, overdue, mut steps) = (BTreeMap::new(), BTreeSet::new(), 0);
+    let begun = std::time::Instant::now();
+    loop {
+        steps += 1;
+        match rollout.next(&View { fleet: &fleet, tasks: &tasks, overdue: &overdue }) {
+            Step::Ask(_, targets) => targets.into_iter().for_each(|target| {
+                tasks.insert(target, task(TaskState::Asked, None));
+            }),
+            Step::Wait => {
+                for task in tasks.values_mut().filter(|task| task.state != TaskState::Done) {
+                    *task = self::task(TaskState::Done, Some(Outcome::Serving));
+                }
+            }
+            step => break assert_eq!(step, Step::Done),
+        }
+    }
+    eprintln!("{steps} steps, {:?} each", begun.elapsed() / steps);
+    assert_eq!((steps, tasks.len()), (151, 7500));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 

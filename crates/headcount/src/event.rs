@@ -7,8 +7,8 @@ use crate::coded::coded;
 /// Identifies a generation of one node. Numbers only grow, also over restarts.
 pub type GenerationId = u64;
 
-/// The last number of a generation: as many as a Lua number holds exactly.
-pub(crate) const LAST_GENERATION: GenerationId = 1 << 53;
+/// The last number of a generation. No node has ever so many, a Lua number holds it exactly, and what is beyond somebody has made up.
+pub(crate) const LAST_GENERATION: GenerationId = 1 << 52;
 
 coded! {
     /// What happened.

@@ -129,16 +129,17 @@ impl Master {
     #[must_use]
     pub fn reserve(&self) -> GenerationId {
         let last = &self.inner().header().last_generation;
+        // No other is one that we have given out.
+        let is_sound = |id: &GenerationId| *id < LAST_GENERATION;
         let mut old = last.load(Acquire);
         loop {
-            let next = if old < LAST_GENERATION / 2 {
-                old + 1
-            } else {
-                // Somebody has spoiled it: go on from what is in the table, where there is room for as many again.
-                let known = || self.inner().view().used_generations().iter().map(|g| g.id.load(Acquire));
-                let newest = known().filter(|&id| id <= LAST_GENERATION / 2).max().unwrap_or(0);
-                (newest + 1..).find(|&id| known().all(|other| other != id)).unwrap_or(1)
-            };
+            // A worker may have set it back as well. The newest generation is the one with the highest number, and each is found by
+            // its number: so none in the table may have it, or the workers would join the other one.
+            let known = || self.inner().view().used_generations().iter().filter(|g| g.is_taken());
+            let known = || known().map(|g| g.id.load(Acquire));
+            let newest = known().chain([old]).filter(is_sound).max().unwrap_or(0);
+            let mut numbers = (newest + 1..=LAST_GENERATION).chain(1..);
+            let next = numbers.find(|&id| known().all(|other| other != id)).unwrap_or(1);
             match last.compare_exchange(old, next, AcqRel, Acquire) {
                 Ok(_) => return next,
                 Err(now) => old = now,

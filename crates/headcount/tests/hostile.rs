@@ -289,3 +289,54 @@ fn a_master_heals_its_own_slot_and_takes_strangers_out() {
     stranger.kill().expect("kill");
     stranger.wait().expect("wait");
 }
+
+/// A worker sets the counter of generations back, or far ahead: a reload gets a number that no other generation has, and its workers
+/// are counted with it.
+#[test]
+fn a_new_generation_never_has_the_number_of_another() {
+    const LAST: usize = 160 / 8;
+    const LAST_GENERATION: u64 = 1 << 52;
+    let _alone = alone();
+    for counter in [0, 1, 2, LAST_GENERATION - 1, LAST_GENERATION, 1 << 53, u64::MAX] {
+        let mut home = Home::new();
+        let (first, second) = (home.begin(1), home.begin(1));
+        let mut old = home.serving(&first, 0);
+        let mut newer = home.serving(&second, 0);
+        registry::words(&home.place.registry())[LAST].store(counter, SeqCst);
+        let third = home.begin(1);
+        let mut newest = home.serving(&third, 0);
+        let snapshot = home.node.snapshot();
+        let numbers: Vec<_> = snapshot.generations.iter().map(|g| g.id).collect();
+        assert!(third.id() > second.id(), "{counter}: {numbers:?}");
+        assert_eq!(numbers, [first.id(), second.id(), third.id()], "{counter}");
+        assert_eq!(snapshot.total, 3, "{counter}: {snapshot:#?}");
+        leave_all([&mut old, &mut newer, &mut newest]);
+    }
+}
+
+/// A record that a worker has made up, with a number that no generation ever has, is not the newest one after the next reload.
+#[test]
+fn a_generation_beyond_all_numbers_does_not_outlive_a_reload() {
+    let _alone = alone();
+    for number in [(1 << 52) + 1, (1 << 53) - 1, u64::MAX] {
+        let mut home = Home::new();
+        let first = home.begin(1);
+        let mut old = home.serving(&first, 0);
+        let words = registry::words(&home.place.registry());
+        let slots = words[1].load(SeqCst) >> 32;
+        // The first generation's record once more, behind it, as abandoned.
+        let at = |record: u64| (512 + slots * SLOT + record * GENERATION) as usize;
+        for word in 0..GENERATION as usize {
+            words[at(3) + word].store(words[at(0) + word].load(SeqCst), SeqCst);
+        }
+        words[at(3) + 1].store(number, SeqCst);
+        // `slots_used`, `generations_used`
+        words[176 / 8].fetch_add(3 << 32, SeqCst);
+        let second = home.begin(1);
+        let mut new = home.serving(&second, 0);
+        let snapshot = home.node.snapshot();
+        let numbers: Vec<_> = snapshot.generations.iter().map(|g| g.id).collect();
+        assert_eq!(numbers, [first.id(), second.id()], "{number}");
+        leave_all([&mut old, &mut new]);
+    }
+}

@@ -30,7 +30,7 @@ mod stranger;
 
 pub use artifacts::Server;
 pub use etcd::Etcd;
-pub use folder::{Folder, chmod};
+pub use folder::{Folder, PREFIX as FOLDER_PREFIX, chmod};
 pub use http::SlowClient;
 pub use ledger::Ledger;
 pub use permit::{Permit, permit, permit_alone};

@@ -1,7 +1,9 @@
 //! Processes as the kernel tells them. What a test believes about who lives must not come from the
 //! library that it tests.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -102,11 +104,21 @@ pub fn resident_kib(pid: i32) -> u64 {
         .unwrap_or(0)
 }
 
+static KILLED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Whether this test program has killed a process of this pid, which so could not tidy up.
+pub fn was_killed(pid: i32) -> bool {
+    KILLED.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+}
+
 /// Sends a signal; a process that is gone already is no failure, since most tests race with one.
 pub fn send(pid: i32, signal: Signal) {
     let Some(target) = Pid::from_raw(pid).filter(|_| pid > 1) else {
         panic!("refusing to signal pid {pid}");
     };
+    if signal == Signal::KILL {
+        KILLED.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+    }
     match rustix::process::kill_process(target, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => panic!("cannot send {signal:?} to {pid}: {error}"),

@@ -1,7 +1,7 @@
 //! A real nginx that belongs to one test.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -397,13 +397,11 @@ impl Nginx {
         }
     }
 
-    /// Kills whatever is left, by pid. One that is killed in the moment in which its waker's socket has a name leaves that; a
-    /// later worker would remove it, and here there is none.
+    /// Kills whatever is left, by pid. One that is killed in the moment in which its waker's socket has a name leaves that, whether it is
+    /// killed here or by the test; a later worker would remove it, and here there is none.
     pub fn kill_all(&self) {
-        let mut killed = BTreeSet::new();
         let dead = wait::poll(PATIENCE, || {
             let family = self.family();
-            killed.extend(family.iter().copied());
             for &pid in &family {
                 process::send(pid, Signal::KILL);
             }
@@ -411,7 +409,8 @@ impl Nginx {
             family.is_empty().then_some(())
         });
         assert!(dead.is_some(), "processes that cannot be killed: {:?}", self.family());
-        let is_of = |name: &str| killed.iter().any(|pid| name.starts_with(&format!(".headcount-{pid}-")));
+        let pid_in = |name: &str| name.strip_prefix(".headcount-")?.split('-').next()?.parse().ok();
+        let is_of = |name: &str| pid_in(name).is_some_and(process::was_killed);
         for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(is_of) {
                 let _ = fs::remove_file(entry.path());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::claims::Claims;
 use crate::recorder::{History, Record};
 
 /// When something was done that may keep a host from being heard, until all was well again.
@@ -37,6 +38,17 @@ struct Node {
     missed: u64,
 }
 
+/// A lease that has ended though nothing was done to its host.
+#[derive(Clone, Debug)]
+pub struct Early {
+    /// For people.
+    pub text: String,
+    /// Which.
+    pub lease: i64,
+    /// When that was heard of.
+    pub at: Instant,
+}
+
 /// What is known of a cluster at a revision, from the changes alone.
 pub struct Checker {
     ttl: Duration,
@@ -54,6 +66,10 @@ pub struct Checker {
     pub now: BTreeMap<String, String>,
     /// What was compared.
     pub tally: Tally,
+    /// Of roles, locks and onces.
+    pub claims: Claims,
+    /// Leases that have ended too early. Who has ended them is to be found out.
+    pub early: Vec<Early>,
     /// What is wrong.
     pub violations: Vec<String>,
 }
@@ -72,6 +88,8 @@ impl Checker {
             is_begun: false,
             now: BTreeMap::new(),
             tally: Tally::default(),
+            claims: Claims::default(),
+            early: Vec::new(),
             violations: Vec::new(),
         }
     }
@@ -115,6 +133,7 @@ impl Checker {
 
     fn begin(&mut self, record: &Record) {
         self.note(record);
+        self.claims.begin(record);
         let parts: Vec<&str> = record.key.split('/').collect();
         match parts[..] {
             ["hosts", host] => drop(self.here.insert(host.to_owned(), record.lease)),
@@ -136,7 +155,7 @@ impl Checker {
     fn write(&mut self, write: &[Record], disturbed: &impl Fn(&str) -> Vec<Disturbance>) {
         let mut events: BTreeMap<(String, String), Vec<(String, u64)>> = BTreeMap::new();
         let revision = write[0].revision;
-        let mut wrong = Vec::new();
+        let mut wrong = self.claims.write(write);
         write.iter().for_each(|record| self.note(record));
         for record in write {
             let parts: Vec<&str> = record.key.split('/').collect();
@@ -192,8 +211,9 @@ impl Checker {
                     }
                     self.tally.add("leases ended", 1);
                     self.untold.insert(((*host).to_owned(), lease), revision);
-                    if let Some(why) = self.too_early(host, record.at, &disturbed(host)) {
-                        wrong.push(why);
+                    if let Some(text) = self.too_early(host, record.at, &disturbed(host)) {
+                        let text = format!("at revision {revision}: {text}");
+                        self.early.push(Early { text, lease, at: record.at });
                     }
                 }
                 (["roles", "@teller"], value) => {
@@ -393,7 +413,7 @@ mod tests {
             checker.take(&history, |_| {
                 ago.map(|ago| Disturbance { from: at(ago), to: None }).into_iter().collect()
             });
-            (checker.violations.len(), checker.untold().len())
+            (checker.violations.len() + checker.early.len(), checker.untold().len())
         };
         assert_eq!(run(vec![gone.clone()], Some(3000)), (0, 1));
         assert_eq!(run([vec![gone.clone()], told("lost")].concat(), Some(3000)), (0, 0));

@@ -28,8 +28,13 @@ pub enum Fault {
     AgentLeaves(Number),
     /// Who stands for the role, whether it leads or not.
     LeaderKilled(Number),
-    /// Everything on it stands still, as when the machine is suspended.
+    /// A process that has a role, locks and onces is killed, and another one begins.
+    ClaimantKilled(Number),
+    ClaimantStopped(Number, u64),
+    /// Everything on it stands still.
     HostSuspended(Number, u64),
+    /// The same, and when it goes on, `CLOCK_BOOTTIME` is so many seconds ahead, as after the suspend of a machine.
+    HostAsleep(Number, u64, u64),
     HostOff(Number),
     HostOn(Number),
     /// Its wall clock is so many seconds off.
@@ -79,7 +84,10 @@ impl Fault {
             Fault::AgentReplaced(_) => "an agent is replaced",
             Fault::AgentLeaves(_) => "an agent leaves",
             Fault::LeaderKilled(_) => "who stands for a role is killed",
+            Fault::ClaimantKilled(_) => "a claimant is killed",
+            Fault::ClaimantStopped(..) => "a claimant stands still",
             Fault::HostSuspended(..) => "a host stands still",
+            Fault::HostAsleep(..) => "a host's CLOCK_BOOTTIME jumps",
             Fault::HostOff(_) => "a host loses its power",
             Fault::HostOn(_) => "a host has power again",
             Fault::ClockJumps(..) => "a host's wall clock jumps",
@@ -119,6 +127,8 @@ impl Fault {
             | Fault::ServerStarted(_)
             | Fault::ClockJumps(..)
             | Fault::LeaderKilled(_)
+            | Fault::ClaimantKilled(_)
+            | Fault::ClaimantStopped(..)
             | Fault::Healed
             | Fault::Compacted
             | Fault::Kept => false,
@@ -128,6 +138,7 @@ impl Fault {
             | Fault::AgentReplaced(n)
             | Fault::AgentLeaves(n)
             | Fault::HostSuspended(n, _)
+            | Fault::HostAsleep(n, ..)
             | Fault::HostOff(n)
             | Fault::HostOn(n)
             | Fault::HostCutOff(n)
@@ -195,7 +206,10 @@ fn fault(random: &mut ChaCha8Rng, theme: u32, hosts: usize, members: usize) -> F
         Fault::AgentReplaced(host),
         Fault::AgentLeaves(host),
         Fault::LeaderKilled(host),
+        Fault::ClaimantKilled(host),
+        Fault::ClaimantStopped(host, still),
         Fault::HostSuspended(host, still),
+        Fault::HostAsleep(host, still, random.random_range(2..120)),
         Fault::HostOff(host),
         Fault::HostOn(host),
         Fault::ClockJumps(host, random.random_range(-4_000_000_000..4_000_000_000)),
@@ -253,6 +267,6 @@ mod tests {
         assert_ne!(faults(7, 1), faults(8, 1));
         let kinds: std::collections::BTreeSet<_> =
             (0..100).flat_map(|n| faults(1, n)).map(|fault| fault.kind()).collect();
-        assert_eq!(kinds.len(), 38, "{kinds:?}");
+        assert_eq!(kinds.len(), 41, "{kinds:?}");
     }
 }

@@ -1,14 +1,17 @@
 //! The members and hosts, and what is done to them.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::net::{Host, Member, Net, Running, start_members};
 use testkit::{Folder, Signal, process, wait};
 
+use crate::asleep::{self, Asleep};
 use crate::checker::Disturbance;
+use crate::clearing;
 use crate::fault::{Fault, Number};
 use crate::{operator, tenures};
 
@@ -32,6 +35,12 @@ pub struct Fleet {
     pub members: Vec<Member>,
     /// On each host, who stands for the role.
     leaders: Vec<Option<Running>>,
+    /// On each host, who has a role, locks and onces.
+    claimants: Vec<Option<Running>>,
+    /// By how many seconds the clock of each host that goes on while it is suspended is ahead of this machine's.
+    ahead: Vec<u64>,
+    /// How that is done, if it can be done here.
+    asleep: Option<Asleep>,
     /// When something was done to which host.
     pub disturbed: Vec<Vec<Disturbance>>,
     /// Where each member is found.
@@ -49,9 +58,13 @@ pub struct Fleet {
 impl Fleet {
     /// All of it runs.
     pub fn start(hosts: usize) -> Result<Fleet, String> {
+        let asleep = Asleep::new().map_err(|why| eprintln!("CLOCK_BOOTTIME does not jump: {why}")).ok();
         let mut net = Net::new()?;
         let folder = Folder::new();
-        let members = start_members(&mut net, folder.path(), 3, &["--quota-backend-bytes", QUOTA]);
+        clearing::mark(&folder);
+        // What they do is told by their logs, if a lease has ended that should not have.
+        let further = ["--quota-backend-bytes", QUOTA, "--log-level", "debug"];
+        let members = start_members(&mut net, folder.path(), 3, &further);
         let endpoints: Vec<String> = members.iter().map(|member| member.url(&net)).collect();
         let cluster = format!(
             "name = \"{CLUSTER}\"\nendpoints = {endpoints:?}\nttl = \"{}s\"\nwrites_per_second = 20",
@@ -77,6 +90,9 @@ impl Fleet {
         let mut fleet = Fleet {
             disturbed: hosts.iter().map(|_| Vec::new()).collect(),
             leaders: hosts.iter().map(|_| None).collect(),
+            claimants: hosts.iter().map(|_| None).collect(),
+            ahead: vec![0; hosts.len()],
+            asleep,
             hosts,
             members,
             endpoints,
@@ -88,8 +104,10 @@ impl Fleet {
         };
         for n in 0..fleet.hosts.len() {
             fleet.hosts[n].start_server(&fleet.net, WORKERS);
+            fleet.open_the_way(n);
             fleet.hosts[n].start_agent(&fleet.net);
             fleet.stand(n);
+            fleet.claim(n);
         }
         Ok(fleet)
     }
@@ -179,8 +197,74 @@ impl Fleet {
     fn start_agent(&mut self, host: Number) {
         let is_on = self.net.is_on(self.hosts[host].machine);
         if is_on && !self.hosts[host].agent.as_mut().is_some_and(Running::is_alive) {
-            self.hosts[host].start_agent(&self.net);
+            self.begin(host, |fleet| {
+                fleet.hosts[host].start_agent(&fleet.net);
+                fleet.hosts[host].agent.as_ref().map_or(0, Running::pid)
+            });
         }
+    }
+
+    /// Whose clocks are moved with that of their host.
+    fn moved(&self, host: Number) -> Vec<i32> {
+        self.net
+            .processes(self.hosts[host].machine)
+            .into_iter()
+            .filter(|&pid| asleep::is_moved(pid))
+            .collect()
+    }
+
+    /// Where processes of this host find its agent.
+    fn way(&self, host: Number) -> PathBuf {
+        self.hosts[host].folder.join("way.sock")
+    }
+
+    /// Starts something that has to see the clock of its host. Before it does, no process of that host and its agent come to speak of
+    /// deadlines: they would take each other for one in another time namespace.
+    fn begin(&mut self, host: Number, start: impl FnOnce(&mut Fleet) -> i32) {
+        let Some(asleep) = self.asleep.filter(|_| self.ahead[host] > 0) else {
+            start(self);
+            return;
+        };
+        let way = self.way(host);
+        fs::remove_file(&way).unwrap_or_else(|e| panic!("{}: {e}", way.display()));
+        let pid = start(self);
+        let begun =
+            wait::poll(wait::PATIENCE, || (asleep::is_moved(pid) || !process::is_alive(pid)).then_some(()));
+        assert!(begun.is_some(), "a process of {} does not begin", self.name(host));
+        asleep.shift(pid, self.ahead[host]);
+        self.open_the_way(host);
+    }
+
+    fn open_the_way(&self, host: Number) {
+        let way = self.way(host);
+        symlink(self.hosts[host].folder.join("agent.sock"), &way)
+            .unwrap_or_else(|e| panic!("{}: {e}", way.display()));
+    }
+
+    /// Stands for a role, takes a lock, runs onces, and appends lines to files that all hosts share.
+    fn claim(&mut self, host: Number) {
+        if !self.net.is_on(self.hosts[host].machine)
+            || self.claimants[host].as_mut().is_some_and(Running::is_alive)
+        {
+            return;
+        }
+        let program = asleep::claimant().unwrap_or_else(|why| panic!("{why}"));
+        let mut command = self.net.command(self.hosts[host].machine, program);
+        command.arg("--socket").arg(self.way(host)).arg("--folder").arg(self.folder.path());
+        command.args(["--host", self.name(host)]);
+        command.stderr(self.log(host, "claimant.log"));
+        self.begin(host, |fleet| {
+            let claimant = Running::start(&mut command);
+            let pid = claimant.pid();
+            fleet.claimants[host] = Some(claimant);
+            pid
+        });
+    }
+
+    fn log(&self, host: Number, name: &str) -> fs::File {
+        let log = self.hosts[host].folder.join(name);
+        let file = fs::File::options().create(true).append(true).open(&log);
+        file.unwrap_or_else(|e| panic!("{}: {e}", log.display()))
     }
 
     /// Stands for a role, and while it leads, appends lines to a file that all hosts share.
@@ -190,7 +274,7 @@ impl Fleet {
         {
             return;
         }
-        let socket = self.hosts[host].folder.join("agent.sock").display().to_string();
+        let socket = self.way(host).display().to_string();
         let file = self.folder.at(tenures::FILE).display().to_string();
         let arguments = [
             "cluster",
@@ -206,14 +290,14 @@ impl Fleet {
             &file,
         ];
         let mut command = self.hosts[host].headcount(&self.net, &arguments);
-        let log = self.hosts[host].folder.join("leader.log");
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+        let log = self.log(host, "leader.log");
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
-        self.leaders[host] = Some(Running::start(&mut command));
+        self.begin(host, |fleet| {
+            let leader = Running::start(&mut command);
+            let pid = leader.pid();
+            fleet.leaders[host] = Some(leader);
+            pid
+        });
     }
 
     fn end_agent(&mut self, host: Number, signal: Signal) {
@@ -280,7 +364,22 @@ impl Fleet {
             }
             Fault::HostOff(n) => {
                 self.hosts[n].power_off(&mut self.net);
-                self.leaders[n] = None;
+                (self.leaders[n], self.claimants[n], self.ahead[n]) = (None, None, 0);
+            }
+            Fault::ClaimantKilled(n) => {
+                self.claimants[n] = None;
+                self.claim(n);
+            }
+            Fault::ClaimantStopped(n, time) => {
+                let pid = self.claimants[n].as_ref().map(Running::pid).filter(|&pid| process::is_alive(pid));
+                self.stop(pid.into_iter().collect(), time);
+            }
+            Fault::HostAsleep(n, time, seconds) => {
+                self.stop(self.net.processes(hosts[n]), time);
+                if let Some(asleep) = self.asleep {
+                    self.ahead[n] += seconds;
+                    self.moved(n).into_iter().for_each(|pid| asleep.shift(pid, self.ahead[n]));
+                }
             }
             Fault::LeaderKilled(n) => self.leaders[n] = None,
             Fault::HostOn(n) => self.host_on(n),
@@ -339,6 +438,7 @@ impl Fleet {
             self.start_server(host);
             self.start_agent(host);
             self.stand(host);
+            self.claim(host);
         }
     }
 
@@ -384,6 +484,7 @@ impl Fleet {
             self.host_on(host);
             self.start_agent(host);
             self.stand(host);
+            self.claim(host);
         }
         Ok(())
     }
@@ -391,13 +492,6 @@ impl Fleet {
     /// Servers that are gone are started again.
     pub fn start_servers(&mut self) {
         (0..self.hosts.len()).for_each(|host| self.start_server(host));
-    }
-
-    /// `headcount cluster …` from where all members are heard.
-    pub fn ask(&self, arguments: &[&str]) -> Command {
-        let mut command = self.net.beside(testkit::artifacts::program());
-        command.args(arguments).arg("--config").arg(self.hosts[0].config());
-        command
     }
 }
 

@@ -34,7 +34,12 @@ impl Follower {
         let file = |path: &PathBuf| File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         // It ends if etcd does not answer at its begin; once it has told what is kept, it does not.
         let started = wait::poll(PATIENCE, || {
-            let mut command = fleet.ask(&["cluster", "events", "--follow", "--json"]);
+            // It ends with this process, whatever ends that.
+            let mut command = fleet.net.beside("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(testkit::artifacts::program());
+            command
+                .args(["cluster", "events", "--follow", "--json", "--config"])
+                .arg(fleet.hosts[0].config());
             command.stdout(file(&out)).stderr(file(&err));
             let mut running = Running::direct(&mut command);
             let is_told = || fs::metadata(&out).is_ok_and(|found| found.len() > 0);

@@ -1,13 +1,19 @@
 //! Does faults at random to a fleet of real hosts and a real etcd of three members, each in a network of its own, and checks the
 //! history that etcd has of it. `--help` tells the options; docs/reliability.md tells what was found.
 
+mod asleep;
 mod checker;
+mod claims;
+mod clearing;
 mod fault;
 mod fleet;
 mod follower;
+mod onces;
 mod operator;
 mod recorder;
 mod rest;
+mod revoked;
+mod sections;
 mod stalls;
 mod tenures;
 
@@ -15,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 
@@ -23,7 +29,10 @@ use checker::{Checker, Tally};
 use fault::Fault;
 use fleet::{Fleet, TTL};
 use follower::Follower;
+use onces::Onces;
 use recorder::Recorder;
+use revoked::{Members, Verdict};
+use sections::Sections;
 use stalls::Stalls;
 use tenures::{Blind, Tenures};
 
@@ -60,6 +69,12 @@ const MARGIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !clearing::is_child() {
+        return clearing::watch().unwrap_or_else(|error| {
+            eprintln!("headcount-campaign-cluster: {error}");
+            ExitCode::FAILURE
+        });
+    }
     let seed = arguments.seed.unwrap_or_else(|| testkit::wait::boot_clock() % 1_000_000_007);
     println!("seed {seed}");
     let fleet = match Fleet::start(arguments.hosts) {
@@ -102,7 +117,14 @@ struct Campaign {
     tally: Tally,
     losses: Vec<Duration>,
     tenures: Tenures,
+    /// Of the claimants: what they do under their role, and under their lock.
+    sections: [Sections; 2],
+    onces: Onces,
     blind: Vec<Blind>,
+    /// What the members of etcd have in their own logs.
+    members: Members,
+    /// Leases that etcd has ended too early, as is proved.
+    known: Vec<String>,
     /// What etcd's revision was when its state was kept.
     kept: i64,
     /// The follower has seen what etcd has forgotten.
@@ -126,6 +148,10 @@ impl Campaign {
             tally: Tally::default(),
             losses: Vec::new(),
             tenures: Tenures::default(),
+            sections: [Sections::new("role", TTL), Sections::new("lock", TTL)],
+            onces: Onces::default(),
+            known: Vec::new(),
+            members: Members::default(),
             blind: Vec::new(),
             kept: i64::MAX,
             must_say_set_back: false,
@@ -187,12 +213,14 @@ impl Campaign {
     fn suffer(&mut self, fault: &Fault) {
         *self.faults.entry(fault.kind()).or_default() += 1;
         self.note(&fault.to_string());
+        let from = tenures::now();
         if *fault == Fault::SetBack && self.kept < i64::MAX {
             // What has happened up to here is another history than what follows.
             self.take();
+            self.take_tenures();
+            self.count_deposed();
         }
         let before = self.fleet.set_back;
-        let from = tenures::now();
         self.fleet.suffer(fault, self.recorder.seen());
         if *fault == Fault::Kept {
             let now = operator::with(&self.fleet.net, &self.fleet.endpoints, async |client| {
@@ -201,7 +229,7 @@ impl Campaign {
             });
             self.kept = now.unwrap_or(i64::MAX);
         }
-        if let Fault::HostSuspended(host, _) = *fault {
+        if let Fault::HostSuspended(host, _) | Fault::HostAsleep(host, ..) = *fault {
             // Whoever leads there does not know yet that it has led for too long. That is what tokens are for.
             let host = Some(self.fleet.name(host).to_owned());
             self.blind.push(Blind { host, from, to: f64::INFINITY, is_anew: false });
@@ -212,6 +240,8 @@ impl Campaign {
             self.blind.push(Blind { host: None, from, to, is_anew: true });
             self.must_say_set_back |= self.follower.revision() > self.kept;
             self.begin_anew();
+            self.sections.iter_mut().for_each(|sections| sections.begin_anew(to));
+            self.onces.begin_anew(to);
         }
     }
 
@@ -219,7 +249,7 @@ impl Campaign {
     fn begin_anew(&mut self) {
         self.recorder = Recorder::start(self.fleet.net.place(), self.fleet.endpoints.clone());
         let old = std::mem::replace(&mut self.checker, Checker::new(TTL));
-        for (what, number) in old.tally.counts {
+        for (what, number) in old.tally.counts.into_iter().chain(old.claims.counts) {
             self.tally.add(what, number);
         }
         self.violations.extend(old.violations);
@@ -238,12 +268,105 @@ impl Campaign {
         });
         drop(history);
         self.violations.append(&mut self.checker.violations);
+        for early in std::mem::take(&mut self.checker.early) {
+            self.judge(early.text, early.lease, early.at);
+        }
+    }
+
+    fn members(&mut self) -> &Members {
+        self.members.read(self.fleet.members.iter().map(testkit::net::Member::folder));
+        &self.members
+    }
+
+    /// A lease has ended too early. Only what is proved to be etcd's doing is not a violation.
+    fn judge(&mut self, text: String, lease: i64, at: Instant) {
+        match self.members().verdict(lease, SystemTime::now() - at.elapsed()) {
+            Verdict::Known(proof) => {
+                let text = format!("{text}; lease {lease:x}: {proof}");
+                self.note(&format!("known (etcd 15247): {text}"));
+                self.known.push(text);
+            }
+            Verdict::Open(what) => self.violations.push(format!("{text}; lease {lease:x}: {what}")),
+        }
+    }
+
+    /// Two had the same. Was the lease of the first one ended while it was its own?
+    fn judge_token(&mut self, text: String, token: u64) {
+        let claim = i64::try_from(token).ok().and_then(|token| self.checker.claims.made.get(&token)).cloned();
+        let Some(claim) = claim else { return self.violations.push(text) };
+        let gone = {
+            let history = self.recorder.history();
+            let of_it =
+                |record: &&recorder::Record| record.value.is_none() && record.key.starts_with(&claim.what);
+            // The first that went after it had come, of those that may have been its own.
+            let gone = history.records.iter().filter(of_it).find(|record| {
+                record.key.contains(&format!("{:x}", claim.lease)) && record.revision > token as i64
+            });
+            gone.map(|record| record.at)
+        };
+        match gone {
+            Some(at) => self.judge(text, claim.lease, at),
+            None => self.violations.push(format!("{text}; it is there")),
+        }
+    }
+
+    /// How often a member that led no more has asked for the end of a lease, whether that did any harm or not.
+    fn count_deposed(&mut self) {
+        let members = self.members();
+        let (all, deposed) = (members.asked.len() as u64, members.deposed().count() as u64);
+        self.tally.add("ends of leases that were asked for", all);
+        self.tally.add("of those, by a member that led no more (etcd 15247)", deposed);
     }
 
     /// Who has led so far.
     fn take_tenures(&mut self) {
-        let text = std::fs::read_to_string(self.fleet.folder().join(tenures::FILE)).unwrap_or_default();
-        self.violations.extend(self.tenures.take(&text, &self.blind));
+        let folder = self.fleet.folder().to_owned();
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let wrong = self.tenures.take(&read(tenures::FILE), &self.blind);
+        let late: Vec<sections::Wrong> = ["claims.roles", "claims.locks"]
+            .iter()
+            .zip(&mut self.sections)
+            .flat_map(|(name, sections)| sections.take(&read(name), &self.blind))
+            .collect();
+        self.violations.extend(self.onces.take(&read("claims.onces"), &self.blind));
+        for (text, token) in wrong {
+            self.judge_token(text, token);
+        }
+        for wrong in late {
+            self.judge_token(wrong.text, wrong.token);
+        }
+    }
+
+    /// Whatever claimants wrote under a token, etcd has made that for their host; and what they have heard of onces is so.
+    fn compare_claims(&mut self) {
+        let begun = self.recorder.history().begun;
+        let fresh =
+            self.sections.iter_mut().map(|sections| &mut sections.fresh).chain([&mut self.onces.fresh]);
+        let names = ["roles/claimant", "locks/claimant", "running"];
+        let mut compared = 0;
+        for (tokens, name) in fresh.zip(names) {
+            for (token, by) in std::mem::take(tokens) {
+                let token = i64::try_from(token).unwrap_or(0);
+                if token <= begun {
+                    continue;
+                }
+                compared += 1;
+                let host = by.split('/').next().unwrap_or_default();
+                match self.checker.claims.made.get(&token) {
+                    Some(made) if made.what == name && made.host == host => {}
+                    made => self
+                        .violations
+                        .push(format!("{by} had {name} with token {token}, and etcd has {made:?}")),
+                }
+            }
+        }
+        self.tally.add("tokens compared with etcd", compared);
+        for (key, how) in self.onces.settled() {
+            let state = self.checker.claims.state(key);
+            if state != how.split(' ').next() {
+                self.violations.push(format!("it was heard of once {key}: {how}; and etcd has {state:?}"));
+            }
+        }
     }
 
     /// Makes all well, and waits until what etcd has is the truth.
@@ -263,6 +386,8 @@ impl Campaign {
         self.fleet.undisturbed();
         self.take_tenures();
         self.somebody_leads();
+        self.take();
+        self.compare_claims();
         if well.is_none() {
             self.violations.extend(last.into_iter().map(|what| format!("at rest: {what}")));
         }
@@ -291,14 +416,21 @@ impl Campaign {
 
     /// At rest, somebody does.
     fn somebody_leads(&mut self) {
-        let lines = self.tenures.lines;
+        let lines = |campaign: &Campaign| {
+            let [roles, locks] = &campaign.sections;
+            [campaign.tenures.lines, roles.lines, locks.lines]
+        };
+        let before = lines(self);
         let leads = testkit::wait::poll(LIMIT, || {
             self.take_tenures();
             std::thread::sleep(Duration::from_millis(20));
-            (self.tenures.lines > lines).then_some(())
+            lines(self).iter().zip(before).all(|(now, before)| *now > before).then_some(())
         });
         if leads.is_none() {
-            self.violations.push("at rest, nobody leads".to_owned());
+            self.violations.push(format!(
+                "at rest, nobody has a role or the lock: {before:?} lines, then {:?}",
+                lines(self)
+            ));
         }
     }
 
@@ -379,7 +511,7 @@ impl Campaign {
             .and_then(|()| std::fs::write(folder.join("faults"), &self.log))
             .and_then(|()| std::fs::write(folder.join("history"), text))
             .and_then(|()| {
-                let logs = "cp follower.* \"$1\"; cp tenures \"$1\"; for log in */agent.log */leader.log */etcd.log */server.log; do cp \"$log\" \"$1/${log%/*}-${log#*/}\"; done";
+                let logs = "cp follower.* \"$1\"; cp tenures claims.* \"$1\"; for log in */agent.log */leader.log */claimant.log */etcd.log */server.log; do cp \"$log\" \"$1/${log%/*}-${log#*/}\"; done";
                 let mut copy = std::process::Command::new("sh");
                 let folder = folder.canonicalize()?;
                 copy.args(["-c", logs, "sh"]).arg(folder).current_dir(self.fleet.folder()).status()
@@ -391,7 +523,27 @@ impl Campaign {
     }
 
     fn print(&mut self, seed: u64, took: Duration) {
+        self.count_deposed();
         self.begin_anew();
+        for (sections, [lines, tokens, late]) in self.sections.iter().zip([
+            [
+                "lines of the claimants' role",
+                "tenures of the claimants' role",
+                "lines of the role that came late, as their tokens say",
+            ],
+            [
+                "lines of the claimants' lock",
+                "times the lock was had",
+                "lines of the lock that came late, as their tokens say",
+            ],
+        ]) {
+            self.tally.add(lines, sections.lines);
+            self.tally.add(tokens, sections.tokens);
+            self.tally.add(late, sections.late);
+        }
+        for (what, number) in &self.onces.counts {
+            self.tally.add(what, *number);
+        }
         self.tally.add("lines of leaders", self.tenures.lines);
         self.tally.add("tenures", self.tenures.tokens.len() as u64);
         println!("\n{} faults, {:.0} s, seed {seed}", self.faults.values().sum::<u64>(), took.as_secs_f64());
@@ -409,6 +561,9 @@ impl Campaign {
                 first,
                 self.losses.len()
             );
+        }
+        for known in &self.known {
+            println!("KNOWN, etcd 15247: {known}");
         }
         for violation in self.violations.iter().take(20) {
             println!("VIOLATION: {violation}");

@@ -1,9 +1,11 @@
 //! When nothing goes wrong any more, what etcd has must be the truth, which the kernel tells.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
 use testkit::net::Running;
+use testkit::process;
 
 use crate::checker::{Checker, Tally};
 use crate::fault::Number;
@@ -23,8 +25,10 @@ pub fn differences(fleet: &mut Fleet, checker: &Checker) -> Vec<String> {
 fn difference(fleet: &mut Fleet, checker: &Checker, host: Number) -> Option<String> {
     let name = fleet.name(host).to_owned();
     let value = |key: String| -> Option<Value> { serde_json::from_str(checker.now.get(&key)?).ok() };
-    if value(format!("hosts/{name}")).is_none() {
-        return Some(format!("{name} is not there"));
+    let Some(there) = value(format!("hosts/{name}")) else { return Some(format!("{name} is not there")) };
+    // What is there may be of an agent that is gone, under a lease that will yet end.
+    if !is_of_its_agent(fleet, host, &there) {
+        return Some(format!("{name} is there, but not by the agent that runs: {there}"));
     }
     if value(format!("known/{name}")).is_none_or(|known| known["presence"] != "here") {
         return Some(format!("{name} is not known as here: {:?}", checker.now.get(&format!("known/{name}"))));
@@ -47,6 +51,18 @@ fn difference(fleet: &mut Fleet, checker: &Checker, host: Number) -> Option<Stri
     };
     (!right)
         .then(|| format!("of {name}, {servers} processes live, master: {has_master}, and etcd has {node}"))
+}
+
+fn is_of_its_agent(fleet: &Fleet, host: Number, there: &Value) -> bool {
+    let Some(pid) = fleet.hosts[host].agent.as_ref().map(Running::pid) else { return false };
+    let Ok(namespace) = std::fs::metadata(format!("/proc/{pid}/ns/pid")).map(|found| found.ino()) else {
+        return false;
+    };
+    let inner = process::inner_pid(pid);
+    let place = there["place"].as_str().unwrap_or_default();
+    inner.is_some()
+        && there["pid"].as_i64() == inner.map(i64::from)
+        && place.ends_with(&format!(":{namespace}"))
 }
 
 /// Compares what was told of each node's events with its own journal.

@@ -43,18 +43,18 @@ pub struct Tenures {
 }
 
 impl Tenures {
-    /// Takes in what is new in the file. What is wrong.
-    pub fn take(&mut self, text: &str, blind: &[Blind]) -> Vec<String> {
+    /// Takes in what is new in the file. What is wrong, and whose token was not its own any more.
+    pub fn take(&mut self, text: &str, blind: &[Blind]) -> Vec<(String, u64)> {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let mut wrong = Vec::new();
         for line in text[self.taken..whole].lines() {
             let parts: Vec<&str> = line.split(' ').collect();
             let [token, host, time] = parts[..] else {
-                wrong.push(format!("{line:?} is no line of a leader"));
+                wrong.push((format!("{line:?} is no line of a leader"), 0));
                 continue;
             };
             let (Ok(token), Ok(time)) = (token.parse::<u64>(), time.parse::<f64>()) else {
-                wrong.push(format!("{line:?} is no line of a leader"));
+                wrong.push((format!("{line:?} is no line of a leader"), 0));
                 continue;
             };
             if blind.iter().any(|b| b.is_anew && self.last < b.to && b.to <= time) {
@@ -69,12 +69,13 @@ impl Tenures {
             (self.lines, self.last) = (self.lines + 1, time);
             self.tokens.insert(token);
             if token < self.greatest {
-                wrong.push(format!(
+                let text = format!(
                     "{host} leads with token {token} at {time:.3}, after {} had led with {}",
                     self.of, self.greatest
-                ));
+                );
+                wrong.push((text, token));
             } else if token == self.greatest && self.of != host {
-                wrong.push(format!("{host} and {} lead with one token, {token}", self.of));
+                wrong.push((format!("{host} and {} lead with one token, {token}", self.of), 0));
             }
             if token > self.greatest {
                 (self.greatest, self.of) = (token, host.to_owned());

@@ -68,6 +68,8 @@ fn killed_at_any_moment_none_is_reloaded_twice() {
         (seed >> 8) % below
     };
     for round in 0..rounds {
+        // One that had stopped is gone on with as well, and asks again for what had failed.
+        let mut most = 1;
         let mut command = Some(shop.command(&["--timeout", "3s"]));
         let ended = loop {
             std::thread::sleep(Duration::from_millis(u64::from(chance(200))));
@@ -86,8 +88,11 @@ fn killed_at_any_moment_none_is_reloaded_twice() {
                         // Its lease has to run out.
                         running.end().ended(4);
                         shop.servers.iter().for_each(Server::thaw);
-                        break shop.resume();
+                        let run = shop.resume();
+                        most += u64::from(run.out.contains("it had stopped"));
+                        break run;
                     }
+                    most += u64::from(running.out().contains("it had stopped"));
                     command = Some(running);
                 }
                 // The agent of a host, which comes back.
@@ -111,11 +116,11 @@ fn killed_at_any_moment_none_is_reloaded_twice() {
         shop.serves(&["a", "b", "c"]);
         let now = shop.generations();
         let more: Vec<u64> = now.iter().zip(&before).map(|(now, before)| now - before).collect();
-        assert!(more.iter().all(|more| *more <= 1), "round {round}: {more:?}\n{ended:#?}");
+        assert!(more.iter().all(|more| *more <= most), "round {round}: {more:?}\n{ended:#?}");
         match ended.code {
             Some(0) => {
                 through += 1;
-                assert_eq!(more, [1, 1, 1], "round {round}: {ended:#?}");
+                assert!(more.iter().all(|more| *more >= 1), "round {round}: {more:?} {ended:#?}");
             }
             // There was nothing to go on with: it was through, or not begun, when it was killed.
             Some(4) if ended.err.contains("there is no reload to go on with") => over += 1,

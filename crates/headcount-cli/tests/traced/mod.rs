@@ -70,6 +70,19 @@ impl Traced {
         stopped
     }
 
+    /// Whether it stands right before, or right after, a write to a socket.
+    pub fn sends(&self) -> bool {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).expect("it stands");
+        let mut words = call.split_whitespace();
+        let number = words.next().and_then(|number| number.parse().ok());
+        let fd = words.next().and_then(|fd| u64::from_str_radix(fd.trim_start_matches("0x"), 16).ok());
+        let (Some(number), Some(fd)) = (number, fd) else { return false };
+        let target = std::fs::read_link(format!("/proc/{}/fd/{fd}", self.pid));
+        let is_socket = target.is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+        use nix::libc::{SYS_sendmsg, SYS_sendto, SYS_write, SYS_writev};
+        is_socket && [SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg].contains(&number)
+    }
+
     /// What it has open.
     pub fn opens(&self, path: &Path) -> bool {
         let links = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("it stands").flatten();

@@ -75,8 +75,10 @@ impl<'a> View<'a> {
     /// The token that the next leader gets: it also grows where a registry was lost or the last one spoiled, since no node
     /// elects a million leaders a second.
     pub(crate) fn next_token(self) -> u64 {
+        // The highest that a reader of JSON has exactly.
+        const LAST_TOKEN: u64 = 1 << 53;
         let last = self.region.header().last_token.load(Relaxed);
-        let beyond = if last < LAST_GENERATION { last + 1 } else { 0 };
+        let beyond = if last < LAST_TOKEN { last + 1 } else { 0 };
         beyond.max(clock::wall_ns() / 1000)
     }
 

@@ -67,8 +67,11 @@ impl Host {
             .append(true)
             .open(&log)
             .unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-        let mut command = self.headcount(net, &["agent", "--config"]);
-        command.arg(self.config()).envs(self.environment.clone());
+        // Not for whoever goes into the machine first.
+        let mut command = net.command(self.machine, "env");
+        command.args(self.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(artifacts::program()).args(["agent", "--config"]).arg(self.config());
+        command.env("HEADCOUNT_RUNTIME_DIR", self.runtime()).env("TZ", "UTC");
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.agent = Some(Running::start(&mut command));
     }

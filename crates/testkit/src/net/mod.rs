@@ -106,7 +106,10 @@ impl Net {
         self.wires += 1;
         let (wire, address) = (format!("wire{}", self.wires), self.address(machine));
         let name = &self.machines[machine].name;
-        let furnish = format!("echo {name} > /proc/sys/kernel/hostname; ip link set lo up");
+        // What is left in shared memory goes with the machine.
+        let furnish = format!(
+            "echo {name} > /proc/sys/kernel/hostname; ip link set lo up; mount -t tmpfs tmpfs /dev/shm"
+        );
         let room = Room::machine(&KINDS, &furnish).unwrap_or_else(|e| panic!("machine {name}: {e}"));
         let mac = format!("02:00:00:00:00:{:02x}", machine + 1);
         ip(

@@ -54,7 +54,7 @@ pub struct ReloadArgs {
     /// Only show what would be reloaded when
     #[arg(long)]
     pub dry_run: bool,
-    /// Go on with the reload that was interrupted, as it was asked for
+    /// Go on with the reload that was interrupted or has stopped, as it was asked for: with each node that is not through
     #[arg(long, conflicts_with_all = ["max_unavailable", "first", "drained", "timeout", "skip_lost", "dry_run", "abort"])]
     pub resume: bool,
     /// End the reload that is under way or was interrupted
@@ -72,6 +72,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const GRACE: Duration = Duration::from_secs(5);
 /// So long may giving up take.
 const GIVING_UP: Duration = Duration::from_secs(5);
+/// So long is heard at once what there is to hear.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// Time limits are looked at this often, if nothing happens.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -106,7 +108,7 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &ReloadArgs) -
     };
     match args.resume {
         false => printer.plan(&config.name, conductor.record(), false)?,
-        true => printer.resumed(&config.name, conductor.record())?,
+        true => printer.resumed(&config.name, conductor.record(), conductor.had_stopped())?,
     }
     let grace = config.ttl + GRACE;
     let mut rollout = Rollout {
@@ -162,7 +164,7 @@ fn in_words(why: Refused, what: &str) -> anyhow::Error {
         ),
         Refused::Interrupted(record) => anyhow!(
             "a reload of {} that {} began at {} was interrupted: go on with `headcount cluster reload --resume`, or {END}",
-            plural(record.targets().count() as u64, "node"),
+            plural(record.nodes as u64, "node"),
             record.by,
             printer::at(record.begun)
         ),
@@ -227,16 +229,40 @@ impl Rollout {
                     return Ok(outcome);
                 },
                 // One at a time: what connects must not be given up whenever the other has something to say.
-                news = self.follower.next(), if is_connected => match news {
-                    follower::News::Away(trouble) => {
-                        self.fleet_is_known = false;
-                        self.printer.say(&format!("{trouble}. Nothing more begins until it answers"))?;
-                    }
-                    _ => self.fleet_is_known = true,
-                },
+                news = self.follower.next(), if is_connected => self.hear_of_fleet(&news)?,
                 () = sleep(LOOK), if is_connected => {}
             }
+            if let Some(outcome) = self.hear_the_rest().await? {
+                return Ok(outcome);
+            }
         }
+    }
+
+    /// What there is to hear already. To look at thousands of nodes once for each of a thousand news would take longer than they do.
+    async fn hear_the_rest(&mut self) -> anyhow::Result<Option<Outcome>> {
+        let until = Instant::now() + AT_ONCE;
+        while self.conductor.is_connected() && Instant::now() < until {
+            tokio::select! {
+                biased;
+                news = self.conductor.next() => if let Some(outcome) = self.hear(news)? {
+                    return Ok(Some(outcome));
+                },
+                news = self.follower.next() => self.hear_of_fleet(&news)?,
+                () = std::future::ready(()) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn hear_of_fleet(&mut self, news: &follower::News) -> std::io::Result<()> {
+        match news {
+            follower::News::Away(trouble) => {
+                self.fleet_is_known = false;
+                return self.printer.say(&format!("{trouble}. Nothing more begins until it answers"));
+            }
+            _ => self.fleet_is_known = true,
+        }
+        Ok(())
     }
 
     /// What the conductor has to tell.
@@ -321,11 +347,14 @@ impl Rollout {
         for (target, task) in self.conductor.tasks() {
             // What was through before this one went on with it was shown then.
             let is_old = self.wave.is_none() && task.state == TaskState::Done;
-            let first = Seen {
+            let first = || Seen {
                 state: if is_old { TaskState::Done } else { TaskState::Asked },
                 since: Instant::now(),
             };
-            let seen = self.seen.entry(target.clone()).or_insert(first);
+            if !self.seen.contains_key(target) {
+                self.seen.insert(target.clone(), first());
+            }
+            let Some(seen) = self.seen.get_mut(target) else { continue };
             if seen.state != task.state {
                 self.printer.task(target, task)?;
                 seen.state = task.state;
@@ -341,7 +370,10 @@ impl Rollout {
         if self.conductor.end(How::Stopped, &failure.to_string()).await.is_err() {
             return Ok(None);
         }
-        let text = format!("stopped: {failure}. {}", self.left());
+        let text = format!(
+            "stopped: {failure}. {}. When that is repaired, go on with `headcount cluster reload --resume`",
+            self.left()
+        );
         self.printer.stopped(failure, &text)?;
         let text = escape(&text);
         match failure.outcome {

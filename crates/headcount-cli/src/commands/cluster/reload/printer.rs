@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anstyle::Style;
-use headcount_cluster::rollout::{Failure, RolloutValue};
+use headcount_cluster::rollout::{Ended, Failure, RolloutValue};
 use headcount_cluster::task::{Outcome, Target, TaskState, TaskValue};
 use headcount_report::{age, plural};
 use jiff::tz::TimeZone;
@@ -28,6 +28,8 @@ pub fn at(seconds: f64) -> String {
     time((seconds.clamp(0.0, 1e10) * 1e9) as u64, &TimeZone::system())
 }
 
+/// So many nodes of a wave are named when it begins.
+const LISTED: usize = 20;
 /// So many nodes are named in what is waited for.
 const NAMED: usize = 3;
 
@@ -88,7 +90,7 @@ impl Printer {
         self.plain(&summary(cluster, record))?;
         if whole {
             for wave in 0..record.waves.len() {
-                self.plain(&in_words(record, wave))?;
+                self.plain(&in_words(record, wave, usize::MAX))?;
             }
         }
         for left in &record.left_out {
@@ -97,7 +99,12 @@ impl Printer {
         Ok(())
     }
 
-    pub fn resumed(&mut self, cluster: &str, record: &RolloutValue) -> std::io::Result<()> {
+    pub fn resumed(
+        &mut self,
+        cluster: &str,
+        record: &RolloutValue,
+        had_stopped: Option<&Ended>,
+    ) -> std::io::Result<()> {
         if self.json {
             return self.plan(cluster, record, false);
         }
@@ -106,7 +113,11 @@ impl Printer {
             summary(cluster, record),
             record.by,
             at(record.begun)
-        ))
+        ))?;
+        match had_stopped {
+            Some(ended) => self.plain(&format!("it had stopped at {}: {}", at(ended.time), ended.why)),
+            None => Ok(()),
+        }
     }
 
     pub fn aborted(&mut self, record: &RolloutValue) -> std::io::Result<()> {
@@ -115,7 +126,7 @@ impl Printer {
         }
         self.plain(&format!(
             "ended: the reload of {} that {} began at {}. What has begun on a host goes on there",
-            plural(record.targets().count() as u64, "node"),
+            plural(record.nodes as u64, "node"),
             record.by,
             at(record.begun)
         ))
@@ -125,7 +136,7 @@ impl Printer {
         self.progress = (!self.json).then(|| Progress::new(Deadline::after(record.timeout())));
         match self.json {
             true => self.document("wave", json!({ "wave": wave + 1, "nodes": record.waves[wave] })),
-            false => self.line(paint::HEADING, &in_words(record, wave)),
+            false => self.line(paint::HEADING, &in_words(record, wave, LISTED)),
         }
     }
 
@@ -160,17 +171,16 @@ impl Printer {
     /// What is waited for, where people see it.
     pub fn waiting(&mut self, tasks: &BTreeMap<Target, TaskValue>) -> std::io::Result<()> {
         let Some(progress) = &mut self.progress else { return Ok(()) };
-        let under_way = tasks.iter().filter(|(_, task)| task.state != TaskState::Done);
-        let mut what: Vec<String> = under_way
+        let under_way = || tasks.iter().filter(|(_, task)| task.state != TaskState::Done);
+        let mut what: Vec<String> = under_way()
+            .take(NAMED)
             .map(|(target, task)| match (&task.progress, task.state) {
                 (Some(progress), _) => format!("{target}: {progress}"),
                 (None, TaskState::Asked) => format!("{target}: its agent has not begun yet"),
                 (None, _) => format!("{target} reloads"),
             })
             .collect();
-        if what.len() > NAMED {
-            let more = what.len() - NAMED;
-            what.truncate(NAMED);
+        if let more @ 1.. = under_way().count() - what.len() {
             what.push(format!("and {more} more"));
         }
         progress.show(&escape(&what.join("; ")))
@@ -186,7 +196,7 @@ impl Printer {
         if self.json {
             return self.document("end", json!({ "how": "done", "rollout": record.id }));
         }
-        let number = record.targets().count() as u64;
+        let number = record.nodes as u64;
         let verb = if number == 1 { "serves its" } else { "serve their" };
         let took = age(self.begun.elapsed());
         self.line(
@@ -209,13 +219,19 @@ impl Printer {
 fn summary(cluster: &str, record: &RolloutValue) -> String {
     format!(
         "cluster {cluster}: {} in {}, at most {} at a time",
-        plural(record.targets().count() as u64, "node"),
+        plural(record.nodes as u64, "node"),
         plural(record.waves.len() as u64, "wave"),
         record.at_most
     )
 }
 
-fn in_words(record: &RolloutValue, wave: usize) -> String {
-    let nodes: Vec<String> = record.waves[wave].iter().map(ToString::to_string).collect();
-    format!("wave {} of {}: {}", wave + 1, record.waves.len(), nodes.join(", "))
+/// So many of them are named.
+fn in_words(record: &RolloutValue, wave: usize, most: usize) -> String {
+    let all = &record.waves[wave];
+    let nodes: Vec<String> = all.iter().take(most).map(ToString::to_string).collect();
+    let more = match all.len() - nodes.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("wave {} of {}: {}{more}", wave + 1, record.waves.len(), nodes.join(", "))
 }
