@@ -49,7 +49,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library \
+.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -62,9 +62,9 @@ help: ## this list
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
 
-build: ## build the program, libheadcount.so and headcount.h, optimised
+build: ## build the program and the C libraries, optimised
 	@$(LOOK) program
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
 	$(program-pages)
 
 # What a rock contains.
@@ -210,7 +210,7 @@ check: ## run format, lints, docs, licences, shell checks and the quick tests
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	scripts/test-setup
 	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
-	$(CARGO) test $(LOCKED) --quiet -p headcount-ffi --lib --test header
+	$(CARGO) test $(LOCKED) --quiet -p headcount-border -p headcount-ffi -p headcount-cluster-ffi --lib --test header
 	$(CARGO) test $(LOCKED) --quiet -p headcount-campaign
 	$(CARGO) test $(LOCKED) --quiet -p fuzz-targets --test corpus
 
@@ -243,7 +243,7 @@ lines: ## count the lines of each part, tests aside; AT=COMMIT counts those of a
 
 # What installs only copies, so root needs neither compiler nor cargo: `make build && sudo make install`.
 # install(1) replaces files. It never writes into one that a running server has mapped.
-install: install-library install-program ## install what `make build` built under PREFIX (and DESTDIR): program, manual, library, header, Lua modules
+install: install-library install-cluster-library install-program ## install what `make build` built under PREFIX (and DESTDIR): program, manual, libraries, headers, Lua modules
 ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 endif
@@ -256,9 +256,17 @@ install-library:
 	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LUACDIR)'
 	install -m 0644 '$(BUILT)/libheadcount.so' '$(DESTDIR)$(LIBDIR)/libheadcount.so'
 	install -m 0644 crates/headcount-ffi/include/headcount.h '$(DESTDIR)$(INCLUDEDIR)/headcount.h'
-	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig/headcount.pc)
+	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig,headcount)
 	$(install-lua)
 	ln -sfrT '$(DESTDIR)$(LIBDIR)/libheadcount.so' '$(DESTDIR)$(LUACDIR)/libheadcount.so'
+
+# Rust's names have no hyphen.
+install-cluster-library:
+	@$(call built,$(BUILT)/libheadcount_cluster.so,make build)
+	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)'
+	install -m 0644 '$(BUILT)/libheadcount_cluster.so' '$(DESTDIR)$(LIBDIR)/libheadcount-cluster.so'
+	install -m 0644 crates/headcount-cluster-ffi/include/headcount_cluster.h '$(DESTDIR)$(INCLUDEDIR)/headcount_cluster.h'
+	$(call pkg-config-file,$(PREFIX),$(LIBDIR),$(INCLUDEDIR),$(DESTDIR)$(LIBDIR)/pkgconfig,headcount-cluster)
 
 install-program:
 	@$(call built,$(PAGES)/headcount.1,make build)
@@ -300,10 +308,10 @@ install-rock:
 	install -m 0644 '$(BUILT)/libheadcount.so' '$(LUACDIR)/libheadcount.so'
 	$(install-lua)
 
-# prefix, libdir, includedir, file
+# prefix, libdir, includedir, folder, library
 define pkg-config-file
-sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(VERSION)|' packaging/headcount.pc.in > '$(4)'
-chmod 0644 '$(4)'
+sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(VERSION)|' 'packaging/$(5).pc.in' > '$(4)/$(5).pc'
+chmod 0644 '$(4)/$(5).pc'
 endef
 
 # bindir, folder, unit
@@ -316,14 +324,16 @@ define install-lua
 find lua -name '*.lua' -printf '%P\0' | xargs -0 -I{} install -D -m 0644 'lua/{}' '$(DESTDIR)$(LUADIR)/{}'
 endef
 
-deb: ## build the Debian packages (libheadcount, headcount) into target/debian
+deb: ## build the Debian packages (libheadcount, libheadcount-cluster, headcount) into target/debian
 	@$(LOOK) package
 	@mkdir -p '$(BUILT)'
-	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT)/headcount.pc)
+	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT),headcount)
+	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT),headcount-cluster)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-run@)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-agent)
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cli
+	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
+	$(CARGO) deb $(LOCKED) -p headcount-cluster-ffi --no-build --multiarch=same
 	$(program-pages)
 	gzip -9n '$(PAGES)'/*.1
 	$(CARGO) deb $(LOCKED) -p headcount-cli --no-build

@@ -119,6 +119,18 @@ impl Events {
         }
     }
 
+    /// Hears what there is to hear, without waiting.
+    ///
+    /// # Errors
+    /// There will be nothing: which agent, and why.
+    pub fn look(&mut self) -> std::io::Result<()> {
+        self.process();
+        match &self.ended {
+            Some(why) if self.lines.is_empty() => Err(Error::new(ErrorKind::NotConnected, why.clone())),
+            _ => Ok(()),
+        }
+    }
+
     fn process(&mut self) {
         if self.ended.is_some() {
             return;

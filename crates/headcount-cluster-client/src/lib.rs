@@ -48,6 +48,9 @@ use connection::Connection;
 pub use fleet::{Events, state};
 use protocol::{LONGEST_LINE, Message, NAME, PATH, Request, UPGRADE, is_name};
 
+/// Where the agent listens, unless its configuration says something else.
+pub const SOCKET: &str = "/run/headcount-agent/agent.sock";
+
 /// Milliseconds since the boot, suspend included.
 fn boot_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 /// Where it is, unless another one is named.
 pub const DEFAULT_FILE: &str = "/etc/headcount/agent.toml";
 /// The folder of the socket is made by whoever starts the agent.
-pub const DEFAULT_SOCKET: &str = "/run/headcount-agent/agent.sock";
+pub use headcount_cluster_client::SOCKET as DEFAULT_SOCKET;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -8,7 +8,7 @@ use headcount_core::{Begun, ErrorKind, LeaderChange, OnceScope};
 
 use crate::border::codes::HEADCOUNT_OK;
 use crate::border::entry::{
-    Failure, Outcome, Sized32, check_pointer, check_struct, entry, put, string, wait,
+    Failure, Outcome, Sized32, check_pointer, check_struct, entry, put, required, wait,
 };
 use crate::border::event::{count, name as name_of, signed};
 use crate::border::words::HEADCOUNT_NONE;
@@ -138,14 +138,6 @@ unsafe impl Sized32 for SingletonRecord {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// # Safety
-/// `pointer` is NULL or points to a NUL-terminated string.
-unsafe fn required(pointer: *const c_char, what: &str) -> Result<String, Failure> {
-    // SAFETY: by the caller's word.
-    let text = unsafe { string(pointer, what) }?;
-    text.ok_or_else(|| Failure::new(ErrorKind::InvalidOption, format!("argument `{what}` is NULL")))
 }
 
 /// Stands for a role: 1 to 48 letters, digits, '.', '_' and '-'. At most one worker of the node has it at any instant, and one has it

@@ -169,6 +169,7 @@ mod tests {
     #[test]
     fn a_folder_that_lets_nobody_is_named() {
         let error = Listener::new(&[PathBuf::from("/proc")]).err().unwrap();
-        assert!(error.message.contains("/proc: "), "{}", error.message);
+        let message = headcount_border::Failure::from(error).message;
+        assert!(message.contains("/proc: "), "{message}");
     }
 }
