@@ -15,8 +15,16 @@ use tokio::time::sleep;
 use crate::config::ClusterConfig;
 use crate::trouble::Trouble;
 
-/// So many keys are read at once.
-const PAGE: i64 = 500;
+/// So many keys are read at once at most; and so many at first, and again where somebody has written values that are much longer than
+/// ours: etcd takes up to 1.5 MiB, and so many of these come in time.
+const PAGE: i64 = 512;
+const FIRST_PAGE: i64 = 8;
+/// What is longer than this together is long.
+const LONG_PAGE: usize = 1 << 20;
+/// An answer is at most so long,
+const LONGEST_ANSWER: usize = 64 << 20;
+/// and all that is read together: whoever may write below the prefix must not use up the memory of everybody who reads it.
+const MOST_BYTES: usize = 512 << 20;
 
 /// A connection. It is cheap to clone.
 #[derive(Clone)]
@@ -127,17 +135,32 @@ impl Etcd {
         prefix: &str,
         revision: Option<i64>,
     ) -> Result<(Vec<KeyValue>, i64), Trouble> {
-        let mut client = self.client.kv_client().max_decoding_message_size(64 << 20);
-        let (mut found, mut at, mut from) = (Vec::new(), revision, prefix.as_bytes().to_vec());
-        let end = end_of(prefix);
+        let mut client = self.client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
+        let (mut found, mut at, mut from) = (Vec::<KeyValue>::new(), revision, prefix.as_bytes().to_vec());
+        let (end, mut limit, mut bytes) = (end_of(prefix), FIRST_PAGE, 0);
         loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(limit);
             if let Some(revision) = at {
                 options = options.with_revision(revision);
             }
-            let mut page = self.call("read", client.get(from.clone(), Some(options))).await?;
+            let mut page = match self.call("read", client.get(from.clone(), Some(options))).await {
+                // It has just answered: it is the answer that is too long, for this connection or for the time.
+                Err(Trouble::Away(_) | Trouble::Other { .. }) if limit > FIRST_PAGE => {
+                    limit = FIRST_PAGE;
+                    continue;
+                }
+                page => page?,
+            };
             let revision = *at.get_or_insert(revision_of(&page));
-            found.extend(page.take_kvs());
+            let kvs = page.take_kvs();
+            let of_page = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum::<usize>();
+            limit = if of_page > LONG_PAGE { FIRST_PAGE } else { (limit * 2).min(PAGE) };
+            bytes += of_page;
+            if bytes > MOST_BYTES {
+                let why = format!("there are more than {} MiB below {prefix}", MOST_BYTES >> 20);
+                return Err(Trouble::Other { what: "read", why });
+            }
+            found.extend(kvs);
             match found.last() {
                 Some(last) if page.more() => {
                     from = last.key().to_vec();
@@ -167,7 +190,7 @@ impl Etcd {
         is_prefix: bool,
         revision: i64,
     ) -> Result<WatchStream, Trouble> {
-        let mut client = self.client.watch_client().max_decoding_message_size(64 << 20);
+        let mut client = self.client.watch_client().max_decoding_message_size(LONGEST_ANSWER);
         let options = WatchOptions::new().with_start_revision(revision).with_progress_notify();
         let options = if is_prefix { options.with_prefix() } else { options };
         self.call("watch", client.watch(key, Some(options))).await
