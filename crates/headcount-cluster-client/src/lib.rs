@@ -307,7 +307,7 @@ impl Client {
         let held = Held::Run(key.to_owned());
         if self.held.get(&held) == Some(&token) {
             self.held.remove(&held);
-            self.ask(&Request::End { key: key.to_owned(), token, ok });
+            self.ask(&Request::End { key: key.to_owned(), token, ok, late: false });
         }
     }
 
@@ -473,7 +473,7 @@ impl Client {
                 }
                 Held::Run(key) => {
                     if tell {
-                        self.ask(&Request::End { key: key.clone(), token, ok: false });
+                        self.ask(&Request::End { key: key.clone(), token, ok: false, late: true });
                     }
                     self.events.push_back(Event::RunLost { key, why });
                 }

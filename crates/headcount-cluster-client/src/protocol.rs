@@ -63,6 +63,9 @@ pub enum Request {
         token: u64,
         /// Whether it succeeded.
         ok: bool,
+        /// It did not, since its deadline has passed meanwhile: the next attempt is told `stalled`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        late: bool,
     },
     /// The last deadline was read. Whoever does not say so loses what it has at its deadline.
     Ack,
@@ -205,9 +208,19 @@ pub enum Message {
 /// JSON, no byte takes more than six.
 const LONGEST_TEXT: usize = 512;
 
+/// The text with its control characters written out: nothing in it is obeyed by a terminal, or begins a line of a log.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_control() { clean.extend(c.escape_unicode()) } else { clean.push(c) }
+    }
+    clean
+}
+
 impl Message {
-    /// Shortens its texts so that it fits into a line.
-    pub fn cut(&mut self) {
+    /// Makes its texts fit into a line, and fit for whoever logs or shows them: there may be the name of somebody's process in them.
+    pub fn clean(&mut self) {
         let text = match self {
             Message::Lost { why, .. }
             | Message::NotLocked { why, .. }
@@ -219,6 +232,9 @@ impl Message {
             Message::Error { error } => error,
             _ => return,
         };
+        if text.contains(char::is_control) {
+            *text = plain(text);
+        }
         if text.len() > LONGEST_TEXT {
             let end = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             text.truncate(end);

@@ -111,6 +111,24 @@ fn it_stands_leads_and_leads_no_more_from_the_deadline_on_though_nobody_has_said
     );
 }
 
+/// It has not failed: whoever runs it next is told `stalled`.
+#[test]
+fn what_it_runs_is_late_at_its_deadline() {
+    let mut agent = Agent::new();
+    agent.client.once("migrate").unwrap();
+    let mut line = agent.welcome();
+    assert_eq!(line.hears(), r#"{"do":"once","key":"migrate"}"#);
+    let deadline = boot_ms() + 150;
+    line.say(&format!(
+        "{{\"say\":\"run\",\"key\":\"migrate\",\"attempt\":1,\"token\":7,\"deadline\":{deadline}}}\n"
+    ));
+    assert!(matches!(agent.event(), Event::Run { token: 7, .. }));
+    assert!(matches!(agent.event(), Event::RunLost { .. }));
+    agent.client.process();
+    let said = [line.hears(), line.hears()];
+    assert_eq!(said, [r#"{"do":"ack"}"#, r#"{"do":"end","key":"migrate","token":7,"ok":false,"late":true}"#]);
+}
+
 #[test]
 fn an_election_that_crosses_the_leaving_is_one_that_was_left() {
     let mut agent = Agent::new();
@@ -186,6 +204,9 @@ fn a_process_in_another_time_namespace_is_not_misled() {
 
 #[test]
 fn every_message_fits_into_a_line() {
+    let mut away = Message::Away { why: "process 7 (a\u{1b}[2J\nb) has it".to_owned() };
+    away.clean();
+    assert_eq!(away, Message::Away { why: "process 7 (a\\u{1b}[2J\\u{a}b) has it".to_owned() });
     for text in ["\u{1}".repeat(5_000), "\"".repeat(5_000), "é".repeat(5_000), "x".to_owned()] {
         let mut messages = [
             Message::Away { why: text.clone() },
@@ -200,7 +221,7 @@ fn every_message_fits_into_a_line() {
             },
         ];
         for message in &mut messages {
-            message.cut();
+            message.clean();
             assert!(serde_json::to_string(message).unwrap().len() <= protocol::LONGEST_LINE);
         }
     }

@@ -15,8 +15,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::ClusterConfig;
 use crate::trouble::Trouble;
 
-/// So many keys are read at once.
-const PAGE: i64 = 500;
+/// So many keys are read at once at most; and so many at first, and again where somebody has written values that are much longer than
+/// ours: etcd takes up to 1.5 MiB, and so many of these come in time.
+const PAGE: i64 = 512;
+const FIRST_PAGE: i64 = 8;
+/// What is longer than this together is long.
+const LONG_PAGE: usize = 1 << 20;
+/// An answer is at most so long,
+const LONGEST_ANSWER: usize = 64 << 20;
+/// and all that is read together: whoever may write below the prefix must not use up the memory of everybody who reads it.
+const MOST_BYTES: usize = 512 << 20;
 
 /// A connection. It is cheap to clone.
 #[derive(Clone)]
@@ -129,33 +137,51 @@ impl Etcd {
         prefix: &str,
         revision: Option<i64>,
     ) -> Result<(Vec<KeyValue>, i64), Trouble> {
-        let mut found = Vec::new();
-        let revision = self.pages(prefix, std::iter::empty(), revision, |page| found.extend(page)).await?;
+        let (mut found, mut held) = (Vec::new(), 0);
+        let take = |page: Vec<KeyValue>| {
+            held += page.iter().map(size_of_kv).sum::<usize>();
+            found.extend(page);
+            held
+        };
+        let revision = self.pages(prefix, std::iter::empty(), revision, take).await?;
         Ok((found, revision))
     }
 
     /// The same, a page after the other. For each page etcd goes through all the keys from there to the end of what is asked for: of
-    /// very many, `parts` says where it can be divided, in order.
+    /// very many, `parts` says where it can be divided, in order. `take` says how many bytes it holds, of which there is a bound.
     pub(crate) async fn pages(
         &self,
         prefix: &str,
         parts: impl Iterator<Item = String>,
         revision: Option<i64>,
-        mut take: impl FnMut(Vec<KeyValue>),
+        mut take: impl FnMut(Vec<KeyValue>) -> usize,
     ) -> Result<i64, Trouble> {
-        let mut client = self.client.kv_client().max_decoding_message_size(64 << 20);
+        let mut client = self.client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
         let (mut at, mut from) = (revision, prefix.as_bytes().to_vec());
+        let mut limit = FIRST_PAGE;
         for end in parts.map(String::into_bytes).chain([end_of(prefix)]) {
             loop {
-                let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+                let mut options = GetOptions::new().with_range(end.clone()).with_limit(limit);
                 if let Some(revision) = at {
                     options = options.with_revision(revision);
                 }
-                let mut page = self.call("read", client.get(from.clone(), Some(options))).await?;
+                let mut page = match self.call("read", client.get(from.clone(), Some(options))).await {
+                    // It has just answered: it is the answer that is too long, for this connection or for the time.
+                    Err(Trouble::Away(_) | Trouble::Other { .. }) if limit > FIRST_PAGE => {
+                        limit = FIRST_PAGE;
+                        continue;
+                    }
+                    page => page?,
+                };
                 at.get_or_insert(revision_of(&page));
                 let (found, more) = (page.take_kvs(), page.more());
+                let of_page = found.iter().map(size_of_kv).sum::<usize>();
+                limit = if of_page > LONG_PAGE { FIRST_PAGE } else { (limit * 2).min(PAGE) };
                 let last = found.last().map(|last| last.key().to_vec());
-                take(found);
+                if take(found) > MOST_BYTES {
+                    let why = format!("there are more than {} MiB below {prefix}", MOST_BYTES >> 20);
+                    return Err(Trouble::Other { what: "read", why });
+                }
                 match last {
                     Some(last) if more => {
                         from = last;
@@ -207,7 +233,7 @@ impl Etcd {
         options: WatchOptions,
         revision: i64,
     ) -> Result<WatchStream, Trouble> {
-        let mut client = self.client.watch_client().max_decoding_message_size(64 << 20);
+        let mut client = self.client.watch_client().max_decoding_message_size(LONGEST_ANSWER);
         let options = options.with_start_revision(revision).with_progress_notify();
         self.call("watch", client.watch(key, Some(options))).await
     }
@@ -287,6 +313,10 @@ fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions,
 
 fn revision_of(answer: &GetResponse) -> i64 {
     answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+}
+
+pub(crate) fn size_of_kv(kv: &KeyValue) -> usize {
+    kv.key().len() + kv.value().len()
 }
 
 /// The first key after those with this prefix.

@@ -8,7 +8,7 @@ use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
 use tokio::time::sleep;
 
 use crate::config::ClusterConfig;
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, size_of_kv};
 use crate::fleet::Fleet;
 use crate::keys::{Key, Keys};
 use crate::pace::Backoff;
@@ -335,7 +335,7 @@ impl Follower {
         }
         // Whoever wants only what comes, or only the last, wants all those that came while it could not follow.
         let most = if newer_than > 0 { usize::MAX } else { self.kept };
-        let mut events: Vec<KeyValue> = Vec::new();
+        let (mut events, mut held) = (Vec::<KeyValue>::new(), 0);
         let mut newest = found.iter().max_by_key(|kv| kv.mod_revision()).cloned();
         if self.events && most > 0 {
             let parts = parts(&self.keys, &found);
@@ -346,8 +346,11 @@ impl Follower {
                 {
                     newest = Some(last.clone());
                 }
+                let before = events.len();
                 events.extend(page.into_iter().filter(|kv| kv.create_revision() > newer_than));
-                keep_last(&mut events, most);
+                held += events[before..].iter().map(size_of_kv).sum::<usize>();
+                held -= keep_last(&mut events, most);
+                held
             };
             etcd.pages(&self.keys.events(), parts.into_iter(), Some(revision), take).await?;
         }
@@ -391,12 +394,11 @@ fn in_time(kv: &KeyValue) -> (i64, &[u8]) {
     (kv.create_revision(), kv.key())
 }
 
-/// Leaves so many of the last, in any order.
-fn keep_last(events: &mut Vec<KeyValue>, most: usize) {
-    if let Some(before) = events.len().checked_sub(most).filter(|before| *before > 0) {
-        events.select_nth_unstable_by(before, |a, b| in_time(a).cmp(&in_time(b)));
-        events.drain(..before);
-    }
+/// Leaves so many of the last, in any order. How many bytes the others had.
+fn keep_last(events: &mut Vec<KeyValue>, most: usize) -> usize {
+    let Some(before) = events.len().checked_sub(most).filter(|before| *before > 0) else { return 0 };
+    events.select_nth_unstable_by(before, |a, b| in_time(a).cmp(&in_time(b)));
+    events.drain(..before).map(|kv| size_of_kv(&kv)).sum()
 }
 
 /// Where the events of these hosts can be divided.

@@ -198,8 +198,14 @@ pub enum Unreadable {
     Newer(u64),
 }
 
+/// Documents that are longer are nobody's who means well. They are not kept in memory either.
+const LONGEST: usize = 64 << 10;
+
 /// Reads a document. Members that are not known are skipped.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    if bytes.len() > LONGEST {
+        return Err(Unreadable::Garbage(format!("it has {} bytes", bytes.len())));
+    }
     let garbage = |error: serde_json::Error| Unreadable::Garbage(error.to_string());
     let value: Value = serde_json::from_slice(bytes).map_err(garbage)?;
     match value.get("v").and_then(Value::as_u64) {
@@ -228,6 +234,10 @@ mod tests {
             br#"{"v":1,"presence":"away","since":1,"lease":1}"#,
         ] {
             assert!(matches!(parse::<KnownValue>(garbage), Err(Unreadable::Garbage(_))));
+        }
+        // As deep, or as long, as anybody likes.
+        for garbage in ["[".repeat(60_000), format!("{}{}", " ".repeat(LONGEST), known)] {
+            assert!(matches!(parse::<KnownValue>(garbage.as_bytes()), Err(Unreadable::Garbage(_))));
         }
     }
 

@@ -406,7 +406,7 @@ local function expire()
   for _, item in pairs(onces) do
     if item.is_running and not item.is_lost then
       item.is_lost = true
-      agent.send { ["do"] = "end", key = item.key, token = item.token, ok = false }
+      agent.send { ["do"] = "end", key = item.key, token = item.token, ok = false, late = true }
     end
   end
   for _, lock in pairs(locks) do

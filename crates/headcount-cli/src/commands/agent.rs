@@ -22,6 +22,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::NodeSelector;
+use crate::escape::escape;
 use crate::hooks::settings::Settings;
 use crate::outcome::{Outcome, UsageError};
 use cluster::Membership;
@@ -80,11 +81,28 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
         .without_time()
         .with_target(false)
         .with_ansi(false)
-        .with_writer(std::io::stderr)
+        .with_writer(|| PlainLog)
         .init();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(serve(args, file, config, hooks))
+}
+
+/// Others have a say in what is logged: names of nodes, of processes, what etcd holds. Each event stays one line, and none of it is obeyed.
+struct PlainLog;
+
+impl std::io::Write for PlainLog {
+    /// The logger gives an event as a whole.
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = escape(text.strip_suffix('\n').unwrap_or(&text)).into_owned() + "\n";
+        std::io::stderr().write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn in_words(config: &Config, hooks: &[Settings]) -> String {

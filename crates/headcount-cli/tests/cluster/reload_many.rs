@@ -319,3 +319,25 @@ fn thousands_of_nodes_are_reloaded_once() {
     };
     assert_eq!(below("tasks/") - below("tasks/@"), 3200);
 }
+
+/// Somebody who may write the prefix writes as much as etcd takes: all of it is named as unreadable, and what is ours is shown.
+#[test]
+fn values_of_any_length_keep_nobody_from_reading_the_others() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let asker = fleet.host("asker");
+    pretend(&fleet, &["a".to_owned()], "nginx");
+    let long = "x".repeat(1 << 20);
+    fleet.client(async |mut etcd| {
+        for number in 0..80 {
+            etcd.put(key(&format!("nodes/b/{number}")), long.as_str(), None).await?;
+        }
+        Ok(())
+    });
+    let status = asker.status();
+    assert_eq!(
+        (&status["hosts"][0]["host"], status["unreadable"].as_array().map(Vec::len)),
+        (&json!("a"), Some(80))
+    );
+    asker.cluster(&["reload"]).ended(4).complains("nothing was reloaded: the key").complains("and 70 more");
+}

@@ -325,7 +325,8 @@ impl Book {
         let holders: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, one)| one.held > 0 && one.acked && one.told < deadline)
+            // One that was closed hears of no deadline any more.
+            .filter(|(_, one)| one.held > 0 && one.acked && !one.closed && one.told < deadline)
             .map(|(id, _)| *id)
             .collect();
         holders.into_iter().for_each(|session| self.renew(session));

@@ -44,6 +44,26 @@ fn lead(book: &mut Book, what: &What, token: u64) -> u64 {
     attempt
 }
 
+/// It hears nothing any more: what it has it has until the last deadline that it was told of, however long the lease goes on.
+#[test]
+fn what_a_closed_one_has_ends_at_the_deadline_that_it_was_told() {
+    let (mut book, cron) = (book(&[1, 2]), role("cron"));
+    for session in [1, 2] {
+        book.want(session, cron.clone(), 0).unwrap();
+    }
+    lead(&mut book, &cron, 7);
+    book.acked(1);
+    book.closed(1);
+    book.renewed(2000);
+    assert_eq!(told(book.orders()).len(), 1, "that it was elected, and nothing since");
+    book.tick(999);
+    assert_eq!(book.holder(&cron), Some(1));
+    book.tick(1000);
+    let attempt = attempt_in(&book.orders());
+    book.held(&cron, attempt, 8, None, 1000);
+    assert_eq!(book.holder(&cron), Some(2));
+}
+
 #[test]
 fn one_leads_and_the_next_one_in_order_follows_with_a_key_of_its_own() {
     let (mut book, cron) = (book(&[1, 2, 3]), role("cron"));

@@ -268,14 +268,19 @@ impl Engine {
                 self.book.unlock(session, id)
             }
             Request::Once { key } => self.book.want(session, What::new(Kind::Once, &key), 0),
-            Request::End { key, token, ok } => {
+            Request::End { key, token, ok, late } => {
                 let what = What::new(Kind::Once, &key);
                 let current = self.tokens.get(&what).and_then(|(_, token)| u64::try_from(*token).ok());
                 // Of an attempt that was lost since, which nobody asks about any more.
                 if current.is_some_and(|current| current != token) {
                     return Ok(());
                 }
-                self.book.let_go(session, &what, if ok { How::LetGo } else { How::Failed })
+                let how = match (ok, late) {
+                    (true, _) => How::LetGo,
+                    (false, true) => How::Stalled,
+                    (false, false) => How::Failed,
+                };
+                self.book.let_go(session, &what, how)
             }
             Request::Ack => {
                 self.book.acked(session);
@@ -285,7 +290,7 @@ impl Engine {
     }
 
     fn tell(&mut self, session: SessionId, mut message: Message) {
-        message.cut();
+        message.clean();
         let Some((_, out)) = self.peers.get(&session) else { return };
         // Of one whose connection has ended this is told right after.
         if let Err(mpsc::error::TrySendError::Full(_)) = out.try_send(message) {

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, BoundedPort};
 use super::cluster::Membership;
 use super::nodes::registries;
 use super::picture::Picture;
@@ -105,6 +105,7 @@ impl Sockets {
         tasks.spawn(async { ended(axum::serve(local, answers).await) });
         if let Some(network) = network {
             let app = complete(everywhere, "There is / (a page, or JSON), /metrics and /cluster.\n");
+            let network = BoundedPort::new(network);
             tasks.spawn(async { ended(axum::serve(network, app).await) });
         }
         Listeners { tasks, _path: path }
@@ -191,10 +192,11 @@ async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn events(State(shared): State<Arc<Shared>>) -> Response {
+async fn events(State(shared): State<Arc<Shared>>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     let Some(picture) = &shared.picture else { return away(NO_CLUSTER.to_owned()) };
     match picture.events().await {
         Some(lines) => {
+            caller.may_be_quiet();
             ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
         }
         None => away("Too many follow the events already.\n".to_owned()),
@@ -211,16 +213,17 @@ async fn session(
         let text = format!("Ask for it with `Connection: Upgrade` and `Upgrade: {UPGRADE}`.\n");
         return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, UPGRADE)], text).into_response();
     }
-    if !shared.allowed.has(caller).await {
+    if !shared.allowed.has(&caller).await {
         let text = format!(
             "{} may not have roles, onces and locks: agent.claims in the agent's configuration says who may.\n",
             caller.name()
         );
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    if !session::begin(claims, caller, hyper::upgrade::on(&mut request)).await {
+    if !session::begin(claims, &caller, hyper::upgrade::on(&mut request)).await {
         return away("Too many processes are connected already.\n".to_owned());
     }
+    caller.may_be_quiet();
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,26 +15,30 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, Quiet};
 
 /// So long may a process not read what it is told.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who has connected, as the kernel says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     uid: Option<u32>,
     gid: u32,
     pid: Option<u32>,
+    quiet: Quiet,
 }
 
 impl Connected<IncomingStream<'_, Bounded>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Caller {
+        let quiet = stream.io().quiet();
         stream.io().stream.peer_cred().map_or_else(
             |_| Caller::default(),
             |found| Caller {
+                quiet,
                 uid: Some(found.uid()),
                 gid: found.gid(),
                 // 0: it cannot be seen from here.
@@ -44,6 +49,11 @@ impl Connected<IncomingStream<'_, Bounded>> for Caller {
 }
 
 impl Caller {
+    /// What is asked for goes on for as long as it likes, with nothing said.
+    pub fn may_be_quiet(&self) {
+        self.quiet.allow();
+    }
+
     fn peer(&self) -> Peer {
         let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
         let process = self.pid.and_then(name).map(|name| name.trim_end().to_owned());
@@ -56,17 +66,23 @@ impl Caller {
 }
 
 /// Who may have something.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Allowed {
     everybody: bool,
     users: BTreeSet<u32>,
     groups: BTreeSet<u32>,
+    /// Each look-up has a thread of its own, and anybody can ask for one.
+    room: Arc<Semaphore>,
 }
+
+/// So many are looked up at once. The others wait.
+const LOOK_UPS: usize = 4;
 
 impl Allowed {
     /// These, root, and the agent's own user.
     pub fn find(names: &[String]) -> anyhow::Result<Allowed> {
-        let mut allowed = Allowed::default();
+        let room = Arc::new(Semaphore::new(LOOK_UPS));
+        let mut allowed = Allowed { everybody: false, users: BTreeSet::new(), groups: BTreeSet::new(), room };
         allowed.users.extend([0, rustix::process::geteuid().as_raw()]);
         for name in names {
             let wrong = || format!("agent.claims: cannot look up {name}");
@@ -89,7 +105,7 @@ impl Allowed {
         Ok(allowed)
     }
 
-    pub async fn has(&self, caller: Caller) -> bool {
+    pub async fn has(&self, caller: &Caller) -> bool {
         let Some(uid) = caller.uid else { return false };
         if self.everybody || self.users.contains(&uid) || self.groups.contains(&caller.gid) {
             return true;
@@ -97,8 +113,15 @@ impl Allowed {
         if self.groups.is_empty() {
             return false;
         }
+        // It is never closed. Its place is kept until the thread has ended, also if whoever asked has gone.
+        let Ok(place) = Arc::clone(&self.room).acquire_owned().await else { return false };
         // The system's lists may be far away.
-        let groups = tokio::task::spawn_blocking(move || groups_of(uid, caller.gid)).await;
+        let gid = caller.gid;
+        let groups = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            groups_of(uid, gid)
+        })
+        .await;
         groups.is_ok_and(|groups| groups.iter().any(|group| self.groups.contains(group)))
     }
 }
@@ -117,7 +140,7 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 /// Enters, and talks as soon as the answer was sent. False: there are too many.
-pub async fn begin(claims: &Claims, caller: Caller, upgrade: OnUpgrade) -> bool {
+pub async fn begin(claims: &Claims, caller: &Caller, upgrade: OnUpgrade) -> bool {
     let Some(session) = claims.enter(caller.peer()).await else { return false };
     let welcome = claims.welcome();
     tokio::spawn(async move {
@@ -232,16 +255,16 @@ mod tests {
         assert!(Allowed::find(&names(&["@no such group"])).unwrap_err().to_string().contains("no group"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let caller = |uid| Caller { uid: Some(uid), gid: uid, pid: None };
+            let caller = |uid| Caller { uid: Some(uid), gid: uid, ..Caller::default() };
             let none = Allowed::find(&[]).unwrap();
-            assert!(none.has(caller(0)).await && !none.has(caller(33)).await);
-            assert!(!none.has(Caller::default()).await, "of whom nothing is known");
+            assert!(none.has(&caller(0)).await && !none.has(&caller(33)).await);
+            assert!(!none.has(&Caller::default()).await, "of whom nothing is known");
             assert!(
-                allowed.has(caller(77)).await
-                    && allowed.has(caller(1)).await
-                    && !allowed.has(caller(33)).await
+                allowed.has(&caller(77)).await
+                    && allowed.has(&caller(1)).await
+                    && !allowed.has(&caller(33)).await
             );
-            assert!(Allowed::find(&names(&["*"])).unwrap().has(caller(33)).await);
+            assert!(Allowed::find(&names(&["*"])).unwrap().has(&caller(33)).await);
         });
     }
 }
