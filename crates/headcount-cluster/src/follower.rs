@@ -403,13 +403,37 @@ fn keep_last(events: &mut Vec<KeyValue>, most: usize) -> usize {
 
 /// Where the events of these hosts can be divided.
 fn parts(keys: &Keys, found: &[KeyValue]) -> Vec<String> {
-    let hosts = found.iter().filter_map(|kv| match keys.parse(kv.key()) {
+    divided(found.iter().filter_map(|kv| match keys.parse(kv.key()) {
         Some(Key::Known(host)) => Some(keys.events_of(&host)),
         _ => None,
-    });
+    }))
+}
+
+fn divided(hosts: impl Iterator<Item = String>) -> Vec<String> {
     let mut all: Vec<String> = hosts.collect();
     // A name that is the beginning of another is not always before it there.
     all.sort();
     let each = (all.len() / PARTS).max(FEWEST);
     all.into_iter().skip(each).step_by(each).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_is_read_in_parts_that_are_neither_many_nor_small() {
+        let keys = Keys::new("/h", "shop");
+        let of = |number: usize| divided((0..number).map(|n| keys.events_of(&format!("web-{n}"))));
+        assert_eq!((of(0).len(), of(FEWEST).len(), of(FEWEST + 1).len()), (0, 0, 1));
+        for number in [1000, 10_000, 100_000] {
+            let parts = of(number);
+            assert!(
+                parts.len() < PARTS
+                    && parts.len() * FEWEST.max(number / PARTS) + FEWEST.max(number / PARTS) >= number
+            );
+            // What etcd is asked for has its beginning before its end.
+            assert!(parts.is_sorted() && parts.iter().all(|part| part.starts_with(&keys.events())));
+        }
+    }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, Error};
 use headcount_bench::{Sample, heading, line};
 use testkit::{Etcd, Folder, process};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -25,10 +26,12 @@ use line::Lines;
 const TTL: Duration = Duration::from_secs(5);
 /// Connections that carry writes, and those of a fleet whose leases share some.
 const FEW: usize = 16;
+/// So many join at a time. If very many do, the leases of the first run out before the last has joined.
+const JOINING: usize = 64;
 /// A reload of four workers: so many events.
 const RELOAD: u64 = 14;
 /// So long each part goes on.
-const LASTS: Duration = Duration::from_secs(20);
+const LASTS: Duration = Duration::from_secs(15);
 
 pub fn thousands() {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
@@ -98,7 +101,7 @@ async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Re
     let mut lines = Arc::new(Lines::connect(&etcd.url(), FEW, false).await);
     let meter = Meter::begin(etcd);
     let mut agents = joined(hosts, &clients, &lines).await?;
-    line("all join at the same moment", &meter.time(), "");
+    line(&format!("all join, {JOINING} at a time"), &meter.time(), "");
     let again = all_are_there(&mut agents, &lines).await?;
     let text = format!("{again}; all are there after {:.1?}", meter.begun.elapsed());
     line("… that lost their lease meanwhile, and joined again", &text, "0");
@@ -123,6 +126,8 @@ async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Re
     asking::all(asking, &asking_agent, hosts);
 
     reload(etcd, asking, &mut agents).await?;
+    let again = all_are_there(&mut agents, &lines).await?;
+    line("… that lost their lease by then, and joined again", &again.to_string(), "0");
     for arguments in [
         &["cluster", "events", "--json"][..],
         &["cluster", "events", "-n", "20"],
@@ -144,10 +149,14 @@ async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Re
 }
 
 async fn joined(hosts: usize, clients: &[Client], lines: &Arc<Lines>) -> Result<Vec<Agent>, Error> {
-    let mut joining = JoinSet::new();
+    let (mut joining, room) = (JoinSet::new(), Arc::new(Semaphore::new(JOINING)));
     for number in 0..hosts {
         let (client, lines) = (clients[number % clients.len()].clone(), Arc::clone(lines));
-        joining.spawn(Agent::join(client, number, move |lease| lines.keep(number, lease)));
+        let room = Arc::clone(&room);
+        joining.spawn(async move {
+            let _room = room.acquire().await.expect("it is not closed");
+            Agent::join(client, number, move |lease| lines.keep(number, lease)).await
+        });
     }
     let mut agents = Vec::new();
     while let Some(agent) = joining.join_next().await {
@@ -165,15 +174,21 @@ async fn all_are_there(agents: &mut Vec<Agent>, lines: &Arc<Lines>) -> Result<us
         if gone.is_empty() {
             return Ok(again);
         }
-        let mut joining = JoinSet::new();
+        let (mut joining, mut there) = (JoinSet::new(), Vec::new());
         for agent in agents.extract_if(.., |agent| gone.contains(&agent.presence)) {
             let (lines, number) = (Arc::clone(lines), agent.number);
+            if joining.len() >= JOINING
+                && let Some(agent) = joining.join_next().await
+            {
+                there.push(agent.expect("no panic")?);
+            }
+            again += 1;
             joining.spawn(agent.join_again(move |lease| lines.keep(number, lease)));
         }
-        again += joining.len();
         while let Some(agent) = joining.join_next().await {
-            agents.push(agent.expect("no panic")?);
+            there.push(agent.expect("no panic")?);
         }
+        agents.append(&mut there);
     }
 }
 
@@ -278,7 +293,9 @@ async fn crash_loop(etcd: &Etcd, lines: &Lines, agents: Vec<Agent>) -> Result<Ve
         meter.share()
     );
     line("all loop in crashes", &text, "");
-    line("… a write of these", &Sample::new(times).to_string(), "");
+    if !times.is_empty() {
+        line("… a write of these", &Sample::new(times).to_string(), "");
+    }
     kept(lines);
     line("… hosts that were lost", &(hosts - left.len()).to_string(), "0");
     Ok(left)

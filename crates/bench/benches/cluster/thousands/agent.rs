@@ -144,9 +144,11 @@ impl Agent {
     }
 }
 
-/// etcd refuses what it cannot do soon. Which code it gives depends on its version.
+/// etcd refuses what it cannot do soon, or gives up what it could not do in time: an agent tries that again, too. Which code it gives
+/// depends on its version.
 fn is_busy(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status) if status.message().contains("too many requests"))
+    let about = |status: &str| ["too many requests", "timed out"].iter().any(|what| status.contains(what));
+    matches!(error, Error::GRpcStatus(status) if about(status.message()))
 }
 
 /// As an agent does.
