@@ -110,6 +110,8 @@ impl NodeValue {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let state = match (snapshot.liveness(), &newest) {
             (headcount::Liveness::Gone, Some(_)) => "stopped",
+            // The last generation has ended with workers that had outlived their master: it is not kept.
+            (headcount::Liveness::Gone, None) if snapshot.head > 0 => "stopped",
             (_, None) => "none",
             (headcount::Liveness::Unknown(_), _) => "unknown",
             (_, Some(n)) if n.generation.master_alive == Some(false) => "orphaned",
@@ -264,6 +266,9 @@ mod tests {
             assert_eq!(state(&node(expected, workers)), is, "{expected:?} {workers:?}");
         }
         assert_eq!(state(&Snapshot::new("x")), "none");
+        let mut over = Snapshot::new("x");
+        over.head = 19;
+        assert_eq!(state(&over), "stopped", "there was a generation, and nobody is left");
         let mut orphaned = node(Some(1), &[State::Orphaned]);
         orphaned.generations[0].master_alive = Some(false);
         assert_eq!(state(&orphaned), "orphaned");
