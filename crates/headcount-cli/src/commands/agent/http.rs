@@ -169,7 +169,7 @@ async fn status(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
 /// What `/cluster` answers, with the time, or what is wrong.
 async fn all_hosts(picture: &Picture) -> Value {
     let document = picture.state().await;
-    match document.and_then(|text| serde_json::from_str::<Value>(&text).map_err(|e| e.to_string())) {
+    match document.and_then(|text| serde_json::from_slice::<Value>(&text).map_err(|e| e.to_string())) {
         Ok(mut document) => {
             document["time"] = (wall_ns() as f64 / 1e9).into();
             document

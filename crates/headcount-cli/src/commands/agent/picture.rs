@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use headcount_cluster::config::ClusterConfig;
 use headcount_cluster::follower::{Follower, News};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -26,7 +27,7 @@ pub struct Picture {
 }
 
 enum Ask {
-    State(oneshot::Sender<Result<String, String>>),
+    State(oneshot::Sender<Result<Bytes, String>>),
     Events(oneshot::Sender<Option<broadcast::Receiver<String>>>),
 }
 
@@ -35,12 +36,14 @@ impl Picture {
     pub fn begin(config: ClusterConfig) -> Picture {
         let (asks, asked) = mpsc::channel(64);
         let news = broadcast::Sender::new(UNREAD);
-        tokio::spawn(Painter { config, asked, news, waiting: Vec::new(), trouble: None }.run());
+        tokio::spawn(
+            Painter { config, asked, news, waiting: Vec::new(), trouble: None, document: None }.run(),
+        );
         Picture { asks }
     }
 
     /// The document of `headcount cluster status --json`, or why there is none.
-    pub async fn state(&self) -> Result<String, String> {
+    pub async fn state(&self) -> Result<Bytes, String> {
         let (answer, answered) = oneshot::channel();
         let asking = async {
             self.asks.send(Ask::State(answer)).await.ok()?;
@@ -87,8 +90,10 @@ struct Painter {
     config: ClusterConfig,
     asked: mpsc::Receiver<Ask>,
     news: broadcast::Sender<String>,
-    waiting: Vec<oneshot::Sender<Result<String, String>>>,
+    waiting: Vec<oneshot::Sender<Result<Bytes, String>>>,
     trouble: Option<String>,
+    /// Of which revision it is. Of thousands of hosts it is megabytes, which all who ask have together.
+    document: Option<(i64, Bytes)>,
 }
 
 impl Painter {
@@ -103,7 +108,7 @@ impl Painter {
     /// As long as somebody asks. `None`: the agent ends.
     async fn follow(&mut self, first: Ask) -> Option<()> {
         let mut follower = Follower::from_now(self.config.clone());
-        self.trouble = None;
+        (self.trouble, self.document) = (None, None);
         self.ask(first, &follower);
         let mut idle_at = Instant::now() + KEPT;
         loop {
@@ -114,6 +119,7 @@ impl Painter {
                 }
                 news = follower.next() => self.tell(&news, &follower),
                 () = sleep_until(idle_at) => {
+                    self.document = None;
                     if self.news.receiver_count() == 0 {
                         return Some(());
                     }
@@ -140,8 +146,16 @@ impl Painter {
         }
     }
 
-    fn document(&self, follower: &Follower) -> String {
-        status::document(&self.config.name, follower)
+    fn document(&mut self, follower: &Follower) -> Bytes {
+        let revision = follower.revision();
+        if let Some((of, document)) = &self.document
+            && *of == revision
+        {
+            return document.clone();
+        }
+        let document = Bytes::from(status::document(&self.config.name, follower));
+        self.document = Some((revision, document.clone()));
+        document
     }
 
     fn tell(&mut self, news: &News, follower: &Follower) {
@@ -162,7 +176,7 @@ impl Painter {
         if !matches!(news, News::Away(_)) {
             self.trouble = None;
         }
-        if self.trouble.is_some() || follower.revision() > 0 {
+        if !self.waiting.is_empty() && (self.trouble.is_some() || follower.revision() > 0) {
             let answer = self.trouble.clone().map_or_else(|| Ok(self.document(follower)), Err);
             for waiting in std::mem::take(&mut self.waiting) {
                 // Whoever does not wait any more has been given up.
