@@ -326,7 +326,7 @@ impl Publisher {
                 continue;
             }
             let told = self.told.entry(name.clone()).or_default();
-            let writing = match node.writing((snapshot, state), told, leases.since) {
+            let writing = match node.writing((snapshot, state), told, (leases.since, leases.since_boot_ms)) {
                 Ok(Some(writing)) => writing,
                 Ok(None) => {
                     *looked_at = number;
