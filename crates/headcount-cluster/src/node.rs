@@ -104,12 +104,13 @@ impl Node {
         Ok((snapshot, value))
     }
 
-    /// What is to be written of what was just looked at, if etcd has `told`. `since`: since when this host is there.
+    /// What is to be written of what was just looked at, if etcd has `told`. `since`: since when this host is there, by the wall clock,
+    /// and by the boot's.
     pub(crate) fn writing(
         &self,
         (snapshot, mut value): (Snapshot, NodeValue),
         told: &Told,
-        since: f64,
+        since: (f64, u64),
     ) -> headcount::Result<Option<Writing>> {
         let Some(observer) = &self.observer else { return Ok(None) };
         value.registry = self.registry();
@@ -156,11 +157,16 @@ impl Node {
 }
 
 /// The number of the last event before this time, of those that would be caught up with.
-fn newest_before(observer: &Observer, head: u64, since: f64) -> headcount::Result<u64> {
+fn newest_before(observer: &Observer, head: u64, since: (f64, u64)) -> headcount::Result<u64> {
     let first = head.saturating_sub(CATCH_UP) + 1;
     let recent = observer.events(&mut Cursor::at(first), CATCH_UP as usize)?.events;
-    let after = recent.iter().find(|event| event.time_ns as f64 / 1e9 >= since);
+    let after = recent.iter().find(|event| is_since(event.time_ns, event.boot_ns, since));
     Ok(after.map_or(head, |event| event.seq - 1))
+}
+
+/// The wall clock may have been set. The boot's has not, but says nothing of what was before this boot.
+fn is_since(time_ns: u64, boot_ns: u64, (since, since_boot_ms): (f64, u64)) -> bool {
+    time_ns as f64 / 1e9 >= since && boot_ns / 1_000_000 >= since_boot_ms
 }
 
 fn is_old(event: &Event, snapshot: &Snapshot) -> bool {
@@ -176,4 +182,18 @@ fn document(node: &str, event: &Event) -> EventValue {
         _ => serde_json::Map::new(),
     };
     EventValue { v: VERSION, document }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_before_a_host_was_there_is_history_though_its_clock_was_set_back() {
+        let at = |seconds: u64| seconds * 1_000_000_000;
+        let joined = (1000.0, 500_000);
+        assert!(is_since(at(1001), at(501), joined) && !is_since(at(999), at(499), joined));
+        assert!(!is_since(at(999), at(700), joined), "of an earlier boot");
+        assert!(!is_since(at(999), at(499), (0.0, 500_000)), "its wall clock was set back before it joined");
+    }
 }

@@ -10,6 +10,7 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::claims::boot_ms;
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
 use crate::keys::{self, Keys};
@@ -30,6 +31,8 @@ pub(crate) struct Leases {
     pub(crate) revision: i64,
     /// Since when this host is there.
     pub(crate) since: f64,
+    /// The same in milliseconds since the boot, which nobody sets; 0 if an agent before this one has joined.
+    pub(crate) since_boot_ms: u64,
     /// The agent before this one has left them: nobody was told anything.
     pub(crate) adopted: bool,
 }
@@ -150,6 +153,7 @@ pub(crate) async fn register(
     if let Some(there) = etcd.get(&keys.host(&config.host)).await? {
         return take_over(etcd, keys, config, &me, &there, spare).await;
     }
+    let since_boot_ms = boot_ms();
     // It was lost, and is back before anybody has noted it.
     note_lost(etcd, keys, events.get(etcd).await?, &config.host).await?;
     let records = records(etcd, keys, config, spare).await?;
@@ -169,9 +173,14 @@ pub(crate) async fn register(
         ]);
     let done = etcd.txn("tell that this host is there", txn).await;
     match done {
-        Ok(answer) if answer.succeeded() => {
-            Ok(Leases { presence, records, revision: revision_of(&answer), since: me.since, adopted: false })
-        }
+        Ok(answer) if answer.succeeded() => Ok(Leases {
+            presence,
+            records,
+            revision: revision_of(&answer),
+            since: me.since,
+            since_boot_ms,
+            adopted: false,
+        }),
         other => {
             // If this fails as well, the lease ends by itself.
             let _ = etcd.revoke(presence).await;
@@ -242,6 +251,7 @@ async fn take_over(
             records,
             revision: revision_of(&answer),
             since: other.since,
+            since_boot_ms: 0,
             adopted: true,
         }),
         false => Err(Trouble::LeaseGone),

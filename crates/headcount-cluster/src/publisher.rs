@@ -344,7 +344,8 @@ impl Publisher {
             if !round && *looked_at == number && is_told && !state.is_in_progress() {
                 continue;
             }
-            let writing = match node.writing((snapshot, state), told, leases.since) {
+            let since = (leases.since, leases.since_boot_ms);
+            let writing = match node.writing((snapshot, state), told, since) {
                 Ok(Some(writing)) => writing,
                 Ok(None) => {
                     *looked_at = number;

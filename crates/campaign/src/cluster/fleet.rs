@@ -392,6 +392,8 @@ impl Fleet {
 
 /// For its agent. The servers keep the right time.
 fn set_clock(host: &Host, seconds: i64) {
+    // No kernel has a clock before 1970.
+    let seconds = seconds.max(-1_700_000_000);
     let new = host.folder.join("clock.new");
     // At once: whoever reads it meanwhile finds the old or the new one.
     let done =

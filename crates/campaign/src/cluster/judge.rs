@@ -62,14 +62,6 @@ impl Campaign {
         }
     }
 
-    /// How often a member that led no more has asked for the end of a lease, whether that did any harm or not.
-    pub fn count_deposed(&mut self) {
-        let members = self.members();
-        let (all, deposed) = (members.asked.len() as u64, members.deposed().count() as u64);
-        self.tally.add("ends of leases that were asked for", all);
-        self.tally.add("of those, by a member that led no more (etcd 15247)", deposed);
-    }
-
     /// Who has led so far.
     pub fn take_tenures(&mut self) {
         let folder = self.fleet.folder().to_owned();

@@ -219,7 +219,6 @@ impl Campaign {
             // What has happened up to here is another history than what follows.
             self.take();
             self.take_tenures();
-            self.count_deposed();
         }
         let before = self.fleet.set_back;
         self.fleet.suffer(fault, self.recorder.seen());
@@ -410,7 +409,6 @@ impl Campaign {
     }
 
     fn print(&mut self, seed: u64, took: Duration) {
-        self.count_deposed();
         self.begin_anew();
         for (sections, [lines, tokens, late]) in self.sections.iter().zip([
             [

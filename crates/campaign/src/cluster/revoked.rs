@@ -54,7 +54,7 @@ struct Header {
 
 /// That somebody has asked for a lease to be ended.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
+struct Asked {
     lease: i64,
     term: u64,
     index: u64,
@@ -66,7 +66,7 @@ pub struct Asked {
 #[derive(Debug, Default)]
 pub struct Members {
     /// All that were asked for.
-    pub asked: BTreeSet<Asked>,
+    asked: BTreeSet<Asked>,
     /// Who has led in which term, since when: the end of its number. An etcd that was set back goes through terms again: the last one
     /// counts.
     leaders: BTreeMap<u64, (SystemTime, u16)>,
@@ -139,11 +139,6 @@ impl Members {
             }
         }
         own
-    }
-
-    /// Those that a member has asked for that did not lead any more, though it had.
-    pub fn deposed(&self) -> impl Iterator<Item = &Asked> {
-        self.asked.iter().filter(|asked| self.is_deposed(asked))
     }
 
     fn is_deposed(&self, asked: &Asked) -> bool {
@@ -246,7 +241,6 @@ mod tests {
         assert!(matches!(members.verdict(2, now), Verdict::Known(_)));
         assert!(matches!(members.verdict(3, now), Verdict::Open(_)));
         assert!(matches!(members.verdict(4, now), Verdict::Open(_)), "nothing is known");
-        assert_eq!(members.deposed().count(), 1);
     }
 
     #[test]
