@@ -30,7 +30,9 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
 mod connection;
+mod event;
 mod fleet;
 pub mod protocol;
 
@@ -45,8 +47,9 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use connection::Connection;
+pub use event::Event;
 pub use fleet::{Events, state};
-use protocol::{LONGEST_LINE, Message, NAME, PATH, Request, UPGRADE, is_name};
+use protocol::{NAME, Request, is_name};
 
 /// Where the agent listens, unless its configuration says something else.
 pub const SOCKET: &str = "/run/headcount-agent/agent.sock";
@@ -56,107 +59,6 @@ fn boot_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     // Neither is negative on this clock.
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
-}
-
-/// What has happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The agent answers: this is the cluster, and this host's name in it.
-    Connected {
-        /// The cluster.
-        cluster: String,
-        /// The host.
-        host: String,
-    },
-    /// The agent does not answer, or refuses: why. What was had is lost. It is tried again, and said once.
-    Disconnected {
-        /// Why.
-        why: String,
-    },
-    /// etcd does not answer the agent.
-    Away {
-        /// Why.
-        why: String,
-    },
-    /// It answers again.
-    Back,
-    /// This process leads the role.
-    Elected {
-        /// Which.
-        role: String,
-        /// The number of the tenure. It only grows.
-        token: u64,
-    },
-    /// It leads the role no more, and stands for it on.
-    Lost {
-        /// Which.
-        role: String,
-        /// Why.
-        why: String,
-    },
-    /// It is to stop what it does as the leader, and then to call [`Client::leave`].
-    GiveUp {
-        /// Which.
-        role: String,
-    },
-    /// It has the lock.
-    Locked {
-        /// The number of the request.
-        id: u64,
-        /// It only grows from holder to holder.
-        token: u64,
-    },
-    /// The lock could not be had.
-    NotLocked {
-        /// The number of the request.
-        id: u64,
-        /// Why.
-        why: String,
-    },
-    /// The lock is lost: another may have it.
-    LockLost {
-        /// The number of the request.
-        id: u64,
-        /// Why.
-        why: String,
-    },
-    /// It is to run this, and then to call [`Client::end`].
-    Run {
-        /// Which.
-        key: String,
-        /// Its number, from 1 on.
-        attempt: u32,
-        /// How the attempt before ended: `failed`, `died`, `stalled`, `lost`.
-        last: Option<String>,
-        /// It only grows from attempt to attempt.
-        token: u64,
-    },
-    /// The attempt is not its own any more: another may begin one.
-    RunLost {
-        /// Which.
-        key: String,
-        /// Why.
-        why: String,
-    },
-    /// It has succeeded.
-    Done {
-        /// Which.
-        key: String,
-    },
-    /// It has failed too often.
-    Failed {
-        /// Which.
-        key: String,
-        /// How often it was tried.
-        attempts: u32,
-        /// How the last attempt ended.
-        last: String,
-    },
-    /// What was asked for is not possible.
-    Error {
-        /// What is wrong, and what is allowed.
-        error: String,
-    },
 }
 
 /// What is had, with its token.
@@ -425,202 +327,6 @@ impl Client {
     /// What has happened, in its order.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    fn connect(&mut self, now: u64) {
-        let request = format!(
-            "GET {PATH} HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
-        );
-        match Connection::open(&self.socket, request, "101", LONGEST_LINE) {
-            Ok(connection) => {
-                (self.connection, self.is_welcome) = (Some(connection), false);
-                (self.asked_at, self.give_up_at) = (now, now + PATIENCE_MS);
-            }
-            Err(error) => self.disconnect(&error.to_string()),
-        }
-    }
-
-    fn disconnect(&mut self, why: &str) {
-        (self.connection, self.is_welcome) = (None, false);
-        self.leaving.clear();
-        self.connect_at = boot_ms() + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE_MS);
-        let why = format!("the agent at {}: {why}", self.socket.display());
-        self.lose_all(&why, false);
-        if !std::mem::replace(&mut self.has_complained, true) {
-            self.events.push_back(Event::Disconnected { why });
-        }
-    }
-
-    /// `tell`: the agent may still think that this process has it.
-    fn lose_all(&mut self, why: &str, tell: bool) {
-        for (held, token) in std::mem::take(&mut self.held) {
-            let why = why.to_owned();
-            match held {
-                Held::Role(role) => {
-                    if tell {
-                        self.ask_to_leave(&role);
-                        self.ask(&Request::Stand { role: role.clone() });
-                    }
-                    self.events.push_back(Event::Lost { role, why });
-                }
-                Held::Lock(id) => {
-                    self.locks.remove(&id);
-                    if tell {
-                        self.ask(&Request::Unlock { id });
-                    }
-                    self.events.push_back(Event::LockLost { id, why });
-                }
-                Held::Run(key) => {
-                    if tell {
-                        self.ask(&Request::End { key: key.clone(), token, ok: false, late: true });
-                    }
-                    self.events.push_back(Event::RunLost { key, why });
-                }
-            }
-        }
-    }
-
-    fn lose_what_is_over(&mut self, now: u64) {
-        if !self.held.is_empty() && now >= self.deadline {
-            self.lose_all("the agent has not confirmed it in time", true);
-        }
-    }
-
-    fn waited_for(&self) -> impl Iterator<Item = (u64, &Lock)> {
-        let waits = |id: &u64| !self.held.contains_key(&Held::Lock(*id));
-        self.locks.iter().filter(move |(id, _)| waits(id)).map(|(id, lock)| (*id, lock))
-    }
-
-    /// When it is not waited for any more. The agent sees to it while there is one, unless it stands still.
-    fn over_at(&self, lock: &Lock) -> Option<u64> {
-        let late = if self.is_welcome { LATE_MS } else { 0 };
-        lock.limit.map(|limit| limit.saturating_add(late))
-    }
-
-    fn time_out(&mut self, now: u64) {
-        let over: Vec<u64> = self
-            .waited_for()
-            .filter(|(_, lock)| self.over_at(lock).is_some_and(|at| at <= now))
-            .map(|(id, _)| id)
-            .collect();
-        for id in over {
-            self.locks.remove(&id);
-            // It would have it when the agent goes on.
-            self.ask(&Request::Unlock { id });
-            let why = format!("timed out: the agent at {} does not answer", self.socket.display());
-            self.events.push_back(Event::NotLocked { id, why });
-        }
-    }
-
-    fn ask(&mut self, request: &Request) {
-        if let Some(connection) = self.connection.as_mut().filter(|_| self.is_welcome) {
-            connection.send(request);
-        }
-    }
-
-    fn welcome(&mut self, cluster: String, host: String, agent_now: u64) {
-        let now = boot_ms();
-        // It looked at its clock after it was asked and before this, if that is ours. Otherwise it may be behind by as long as its
-        // answer was on its way: so it is compared with when it was asked.
-        let is_other = agent_now + 1 < self.asked_at || agent_now > now;
-        // Milliseconds since a boot: far below what an i64 holds, unless it is no agent.
-        let ms = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
-        self.offset = if is_other { ms(self.asked_at).saturating_sub(ms(agent_now)) } else { 0 };
-        (self.is_welcome, self.has_complained, self.pause) = (true, false, FIRST_PAUSE_MS);
-        self.events.push_back(Event::Connected { cluster, host });
-        for role in self.roles.clone() {
-            self.ask(&Request::Stand { role });
-        }
-        for key in self.onces.clone() {
-            self.ask(&Request::Once { key });
-        }
-        let locks: Vec<Request> = self
-            .waited_for()
-            .map(|(id, lock)| {
-                let timeout = lock.limit.map(|limit| limit.saturating_sub(now));
-                Request::Lock { id, name: lock.name.clone(), timeout }
-            })
-            .collect();
-        locks.iter().for_each(|request| self.ask(request));
-    }
-
-    fn has_until(&mut self, held: Option<(Held, u64)>, deadline: u64) {
-        let deadline = deadline.saturating_add_signed(self.offset);
-        self.deadline = if self.held.is_empty() { deadline } else { deadline.max(self.deadline) };
-        self.held.extend(held);
-        self.ask(&Request::Ack);
-    }
-
-    fn take(&mut self, message: Message) {
-        let event = match message {
-            Message::Welcome { cluster, host, ttl, now, .. } => {
-                self.ttl = Duration::from_millis(ttl);
-                return self.welcome(cluster, host, now);
-            }
-            Message::Renewed { deadline } => return self.has_until(None, deadline),
-            Message::Elected { role, token, deadline } => {
-                // It was left before this came.
-                if !self.roles.contains(&role) || self.leaving.contains_key(&role) {
-                    return self.ask(&Request::Ack);
-                }
-                self.has_until(Some((Held::Role(role.clone()), token)), deadline);
-                Event::Elected { role, token }
-            }
-            Message::Locked { id, token, deadline, .. } => {
-                if !self.locks.contains_key(&id) {
-                    return self.ask(&Request::Ack);
-                }
-                self.has_until(Some((Held::Lock(id), token)), deadline);
-                Event::Locked { id, token }
-            }
-            Message::Run { key, attempt, last, token, deadline } => {
-                self.has_until(Some((Held::Run(key.clone()), token)), deadline);
-                Event::Run { key, attempt, last, token }
-            }
-            Message::Lost { role, why } => match self.held.remove(&Held::Role(role.clone())) {
-                Some(_) => Event::Lost { role, why },
-                None => return,
-            },
-            Message::GiveUp { role } => Event::GiveUp { role },
-            Message::NotLocked { id, why, .. } => match self.locks.remove(&id) {
-                Some(_) => Event::NotLocked { id, why },
-                None => return,
-            },
-            Message::LockLost { id, why, .. } => match self.held.remove(&Held::Lock(id)) {
-                Some(_) => {
-                    self.locks.remove(&id);
-                    Event::LockLost { id, why }
-                }
-                None => return,
-            },
-            Message::RunLost { key, why } => match self.held.remove(&Held::Run(key.clone())) {
-                Some(_) => Event::RunLost { key, why },
-                None => return,
-            },
-            Message::Done { key } => {
-                self.onces.retain(|other| *other != key);
-                Event::Done { key }
-            }
-            Message::Failed { key, attempts, last } => {
-                self.onces.retain(|other| *other != key);
-                Event::Failed { key, attempts, last }
-            }
-            Message::Away { why } => Event::Away { why },
-            Message::Back => Event::Back,
-            Message::Error { error } => Event::Error { error },
-            Message::Left { role } => {
-                if let Some(count) = self.leaving.get_mut(&role) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.leaving.remove(&role);
-                    }
-                }
-                return;
-            }
-            Message::Unlocked { .. } => return,
-        };
-        self.events.push_back(event);
     }
 }
 

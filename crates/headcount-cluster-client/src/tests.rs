@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
+use crate::protocol::Message;
 
 struct Agent {
     _folder: tempfile::TempDir,

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod conductor;
 pub mod config;
 pub mod doer;
+pub mod ending;
 mod etcd;
 pub mod fleet;
 pub mod follower;

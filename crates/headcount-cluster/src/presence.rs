@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::claims::boot_ms;
 use crate::config::ClusterConfig;
+use crate::ending::{Ending, asked};
 use crate::etcd::Etcd;
 use crate::keys::{self, Keys};
 use crate::now;
 use crate::pace::spared;
-use crate::publisher::{Ending, asked};
 use crate::trouble::Trouble;
 use crate::value::{self, EventValue, HostValue, KnownValue, Presence, VERSION};
 

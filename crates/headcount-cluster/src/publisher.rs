@@ -1,14 +1,13 @@
 //! Tells the cluster of this host: that it is there, and what its nodes do. Writes only what has changed, and never more than
 //! its bound; goes on by itself after etcd was away.
 
-use std::collections::btree_map::Entry;
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
-use headcount_report::Life;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,26 +15,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Nodes;
 use crate::config::ClusterConfig;
 use crate::doer::{self, Doer};
+use crate::ending::{Ending, asked};
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
-use crate::node::{self, Node, Told, Writing};
+use crate::node::{Node, Told};
 use crate::pace::{Backoff, Pace};
-use crate::presence::{self, EventLease, Leases, is_ours, json, revision_of};
+use crate::presence::{self, EventLease, Leases};
 use crate::teller;
 use crate::trouble::Trouble;
 use crate::value::{self, NodeValue};
-
-/// How the publisher is to end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ending {
-    /// Not yet.
-    #[default]
-    GoOn,
-    /// The host leaves the cluster, at once.
-    Leave,
-    /// Another agent of this host takes over: nobody is told anything.
-    HandOver,
-}
 
 /// How it is with the cluster, for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -291,140 +279,6 @@ impl Publisher {
         }
     }
 
-    /// Writes what is to be written, within the bound. When to look again, if that is soon. `round`: look at all nodes, since
-    /// some changes no event tells.
-    async fn write(&mut self, etcd: &Etcd, leases: Leases, round: bool) -> Result<Option<Instant>, Trouble> {
-        let nodes = self.nodes.borrow_and_update().clone();
-        self.open.retain(|path, _| nodes.contains_key(path));
-        let mut soon: Option<Instant> = None;
-        let mut at = |when: Instant| soon = Some(soon.map_or(when, |soon| soon.min(when)));
-        let mut there = BTreeMap::new();
-        let mut complete = true;
-        for path in nodes.keys() {
-            let (node, _) = self.open.entry(path.clone()).or_insert_with(|| (Node::new(path), 0));
-            // All of them, so that those that are gone can be taken back.
-            let (snapshot, mut state) = match node.look() {
-                Ok(found) => found,
-                Err(error) => {
-                    complete = false;
-                    say_once(&mut self.said, error.to_string());
-                    continue;
-                }
-            };
-            let name = snapshot.node.clone();
-            state.reload = self.doer.as_ref().is_some_and(|doer| doer.allows(&name));
-            let claim = node::claim(path, &snapshot);
-            let found = (claim, path.clone(), snapshot, state);
-            match there.entry(name.clone()) {
-                Entry::Vacant(free) => drop(free.insert(found)),
-                Entry::Occupied(mut other) => {
-                    let is_meant = claim > other.get().0;
-                    let not_told = if is_meant { other.insert(found) } else { found };
-                    // One that was stopped is nothing that anybody misses.
-                    if not_told.0.1 > Life::Gone {
-                        let path = not_told.1.display();
-                        let what = format!(
-                            "{path}: there is another node {name} on this host, which is told in its place"
-                        );
-                        say_once(&mut self.said, what);
-                    }
-                }
-            }
-        }
-        let names: BTreeSet<String> = there.keys().cloned().collect();
-        for (name, (_, path, snapshot, state)) in in_turn(there, self.turn.take()) {
-            let Some((node, looked_at)) = self.open.get_mut(&path) else { continue };
-            let number = nodes.get(&path).copied().unwrap_or_default();
-            if state.is_in_progress() {
-                at(Instant::now() + SOON);
-            }
-            let told = self.told.entry(name.clone()).or_default();
-            // Nothing may have happened to it, and it is meant now, since something happened to another one.
-            let is_told = told.value.as_ref().is_some_and(|value| value.registry == node.registry());
-            if !round && *looked_at == number && is_told && !state.is_in_progress() {
-                continue;
-            }
-            let since = (leases.since, leases.since_boot_ms);
-            let writing = match node.writing((snapshot, state), told, since) {
-                Ok(Some(writing)) => writing,
-                Ok(None) => {
-                    *looked_at = number;
-                    continue;
-                }
-                Err(error) => {
-                    say_once(&mut self.said, error.to_string());
-                    continue;
-                }
-            };
-            if let Err(later) = self.pace.take(Instant::now()) {
-                at(later);
-                self.turn.get_or_insert(name);
-                continue;
-            }
-            let lease = match writing.events.is_empty() {
-                true => 0,
-                false => self.events.get(etcd).await?,
-            };
-            let is_as_told = is_at(&self.keys.node(&self.config.host, &name), told.revision);
-            let txn = txn(&self.keys, &self.config, leases, is_as_told, &name, &writing, lease);
-            let begun = Instant::now();
-            let answer = etcd.txn("write", txn).await?;
-            self.pace.took(begun.elapsed(), Instant::now());
-            if !answer.succeeded() {
-                return self.look_again(etcd, leases).await.map(Some);
-            }
-            if writing.more {
-                at(Instant::now());
-            } else {
-                *looked_at = number;
-            }
-            let (events, skipped) = (writing.events.len() as u64, writing.skipped);
-            if skipped > 0 {
-                tracing::warn!(
-                    "{name}: {skipped} events were not told to the cluster: there were too many, or they were overwritten"
-                );
-            }
-            node.was_told(&writing.value);
-            self.told.insert(name, Told { revision: revision_of(&answer), value: Some(writing.value) });
-            note(&self.status, |status| {
-                status.writes += 1;
-                status.events += events;
-                status.missed += skipped;
-            });
-        }
-        // Not while one cannot be read: it may be any of them.
-        let gone: Vec<String> =
-            self.told.keys().filter(|name| complete && !names.contains(*name)).cloned().collect();
-        for name in gone {
-            if let Err(later) = self.pace.take(Instant::now()) {
-                at(later);
-                break;
-            }
-            let key = self.keys.node(&self.config.host, &name);
-            let is_as_told = is_at(&key, self.told.get(&name).map_or(0, |told| told.revision));
-            let txn = Txn::new()
-                .when([is_ours(&self.keys, &self.config, leases), is_as_told])
-                .and_then([TxnOp::delete(key, None)]);
-            if !etcd.txn("write", txn).await?.succeeded() {
-                return self.look_again(etcd, leases).await.map(Some);
-            }
-            self.told.remove(&name);
-            note(&self.status, |status| status.writes += 1);
-        }
-        Ok(soon)
-    }
-
-    /// What etcd has is not what was written last: this host is not there any more, or a write that was given up has reached etcd
-    /// after all. When to go on from what it has.
-    async fn look_again(&mut self, etcd: &Etcd, leases: Leases) -> Result<Instant, Trouble> {
-        let host = etcd.get(&self.keys.host(&self.config.host)).await?;
-        if host.is_none_or(|kv| kv.mod_revision() != leases.revision) {
-            return Err(Trouble::LeaseGone);
-        }
-        self.read_told(etcd).await?;
-        Ok(Instant::now())
-    }
-
     fn is_refused(&self) -> bool {
         self.read_status(|status| status.trouble.as_ref().is_some_and(Trouble::refuses_writes))
     }
@@ -458,55 +312,6 @@ fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
     change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// All of them, beginning with this one: one in which something happens all the time must not keep the others from being told.
-fn in_turn<T>(mut all: BTreeMap<String, T>, first: Option<String>) -> impl Iterator<Item = (String, T)> {
-    let rest = first.map(|first| all.split_off(&first)).unwrap_or_default();
-    rest.into_iter().chain(all)
-}
-
-/// So many different lines are remembered.
-const REMEMBERED: usize = 256;
-
-fn say_once(said: &mut BTreeSet<String>, what: String) {
-    if said.len() >= REMEMBERED {
-        said.clear();
-    }
-    if !said.contains(&what) {
-        tracing::warn!("{what}");
-        said.insert(what);
-    }
-}
-
-/// That a key is as it was written then; at 0, that it is not there.
-fn is_at(key: &str, revision: i64) -> Compare {
-    Compare::mod_revision(key, CompareOp::Equal, revision)
-}
-
-/// All of it or nothing, and only as long as this host is there, and nothing else was written: the events, each under a key of its
-/// own; and the state, which says up to where events were told. So a write that arrives late, when it was done again, changes nothing.
-fn txn(
-    keys: &Keys,
-    config: &ClusterConfig,
-    leases: Leases,
-    is_as_told: Compare,
-    name: &str,
-    writing: &Writing,
-    event_lease: i64,
-) -> Txn {
-    let host = &config.host;
-    let mut puts: Vec<TxnOp> = writing
-        .events
-        .iter()
-        .map(|(number, event)| {
-            let key = keys.event(host, name, &writing.value.registry, *number);
-            TxnOp::put(key, json(event), Some(PutOptions::new().with_lease(event_lease)))
-        })
-        .collect();
-    let options = PutOptions::new().with_lease(leases.records);
-    puts.push(TxnOp::put(keys.node(host, name), json(&writing.value), Some(options)));
-    Txn::new().when([is_ours(keys, config, leases), is_as_told]).and_then(puts)
-}
-
 /// Keeps the lease of a host that is there, until it is no more, or that cannot be known.
 pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
     let (mut keeper, mut answers) = match etcd.keep_alive(lease).await {
@@ -537,26 +342,5 @@ pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
                 next_beat = Instant::now() + ttl / 3;
             }
         }
-    }
-}
-
-pub(crate) async fn asked(ending: &mut watch::Receiver<Ending>) {
-    // Whoever could ask is gone: as if this were to be handed over.
-    let _ = ending.wait_for(|ending| *ending != Ending::GoOn).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_take_turns() {
-        let order = |first: Option<&str>| {
-            let all: BTreeMap<String, ()> = ["a", "b", "c"].map(|name| (name.to_owned(), ())).into();
-            in_turn(all, first.map(str::to_owned)).map(|(name, ())| name).collect::<String>()
-        };
-        assert_eq!((order(None), order(Some("b"))), ("abc".to_owned(), "bca".to_owned()));
-        // One that is gone since.
-        assert_eq!((order(Some("bb")), order(Some("z"))), ("cab".to_owned(), "abc".to_owned()));
     }
 }

@@ -16,7 +16,7 @@ use anyhow::Context;
 use clap::Args;
 use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
 use headcount_cluster::doer::Doer;
-use headcount_cluster::publisher::Ending;
+use headcount_cluster::ending::Ending;
 use headcount_report::plural;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};

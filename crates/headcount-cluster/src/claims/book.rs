@@ -6,9 +6,13 @@
 //! - A key is freed only when its holder has let go, has ended, or the last deadline that it was told of has passed.
 //! - A key that was held is never held again: the next tenure has another key, and so a larger token.
 
+mod seats;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use headcount_cluster_client::protocol::{Message, NAME, is_name};
+
+use seats::is_fit;
 
 /// A process that is connected.
 pub type SessionId = u64;
@@ -470,132 +474,6 @@ impl Book {
             self.advance(&what);
         }
     }
-
-    // ---------------------------------------------------------------------------------------------------------------------
-
-    fn held_by(&self, session: SessionId) -> Vec<What> {
-        let is_its = |claim: &Claim| claim.holder().is_some_and(|by| by.session == session);
-        self.claims.iter().filter(|(_, claim)| is_its(claim)).map(|(what, _)| what.clone()).collect()
-    }
-
-    fn attempt_of(&self, what: &What) -> Option<u64> {
-        match self.claims.get(what)?.seat {
-            Seat::Held { attempt, .. } | Seat::Trying(attempt) => Some(attempt),
-            Seat::Idle => None,
-        }
-    }
-
-    fn lock_of(&self, waiter: Waiter) -> Option<What> {
-        let mut locks = self.claims.iter().filter(|(what, _)| what.kind == Kind::Lock);
-        locks.find(|(_, claim)| claim.has(waiter)).map(|(what, _)| what.clone())
-    }
-
-    /// Whoever has it has it no more, and is told. Who leads a role or runs a once waits for it again.
-    fn lose(&mut self, what: &What, why: &str) {
-        let Some(by) = self.vacate(what) else { return };
-        let (name, why) = (what.name.clone(), why.to_owned());
-        self.tell(
-            by.session,
-            match what.kind {
-                Kind::Role => Message::Lost { role: name, why },
-                Kind::Lock => Message::LockLost { id: by.id, name, why },
-                Kind::Once => Message::RunLost { key: name, why },
-            },
-        );
-        let is_closed = self.sessions.get(&by.session).is_none_or(|one| one.closed);
-        if what.kind != Kind::Lock && !is_closed {
-            self.requeue(what, by);
-        }
-    }
-
-    /// Nobody has it from now on. Who had it.
-    fn vacate(&mut self, what: &What) -> Option<Waiter> {
-        let claim = self.claims.get_mut(what)?;
-        let by = claim.holder()?;
-        claim.seat = Seat::Idle;
-        self.change(by.session, |one| {
-            one.held = one.held.saturating_sub(1);
-            one.wants = one.wants.saturating_sub(1);
-        });
-        Some(by)
-    }
-
-    fn requeue(&mut self, what: &What, waiter: Waiter) {
-        if let Some(claim) = self.claims.get_mut(what) {
-            claim.queue.push_back(waiter);
-            self.change(waiter.session, |one| one.wants += 1);
-        }
-    }
-
-    fn free(&mut self, what: &What, how: How) {
-        if let Some(attempt) = self.attempt_of(what) {
-            self.orders.push(Order::Free(what.clone(), attempt, how));
-        }
-        self.vacate(what);
-    }
-
-    fn remove(&mut self, what: &What, waiter: Waiter, how: How) {
-        let Some(claim) = self.claims.get_mut(what) else { return };
-        if claim.holder() == Some(waiter) {
-            return self.free(what, how);
-        }
-        claim.queue.retain(|other| *other != waiter);
-        self.change(waiter.session, |one| one.wants = one.wants.saturating_sub(1));
-    }
-
-    /// What follows from the state of a claim: somebody is to be found for it, or nobody wants it.
-    fn advance(&mut self, what: &What) {
-        let Some(claim) = self.claims.get_mut(what) else { return };
-        let sessions = &self.sessions;
-        let is_wanted = !self.is_ending && claim.queue.iter().any(|waiter| is_fit(sessions, *waiter));
-        match claim.seat {
-            Seat::Idle if is_wanted && self.deadline > 0 => {
-                self.attempts += 1;
-                claim.seat = Seat::Trying(self.attempts);
-                self.orders.push(Order::Try(what.clone(), self.attempts));
-            }
-            Seat::Trying(attempt) if !is_wanted => {
-                claim.seat = Seat::Idle;
-                self.orders.push(Order::Free(what.clone(), attempt, How::NotBegun));
-            }
-            _ => {}
-        }
-        if self.claims.get(what).is_some_and(|claim| claim.seat == Seat::Idle && claim.queue.is_empty()) {
-            self.claims.remove(what);
-        }
-    }
-
-    fn advance_all(&mut self) {
-        let all: Vec<What> = self.claims.keys().cloned().collect();
-        all.iter().for_each(|what| self.advance(what));
-    }
-
-    fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Session)) {
-        if let Some(one) = self.sessions.get_mut(&session) {
-            change(one);
-        }
-    }
-
-    fn tell(&mut self, session: SessionId, message: Message) {
-        self.orders.push(Order::Tell(session, message));
-    }
-}
-
-impl Claim {
-    fn holder(&self) -> Option<Waiter> {
-        match self.seat {
-            Seat::Held { by, .. } => Some(by),
-            _ => None,
-        }
-    }
-
-    fn has(&self, waiter: Waiter) -> bool {
-        self.holder() == Some(waiter) || self.queue.contains(&waiter)
-    }
-}
-
-fn is_fit(sessions: &BTreeMap<SessionId, Session>, waiter: Waiter) -> bool {
-    sessions.get(&waiter.session).is_some_and(|one| !one.silent && !one.closed)
 }
 
 fn word(kind: Kind) -> &'static str {

@@ -7,7 +7,8 @@ use headcount_cluster::Nodes;
 use headcount_cluster::claims::Claims;
 use headcount_cluster::config::Config;
 use headcount_cluster::doer::Doer;
-use headcount_cluster::publisher::{Ending, Publisher, SharedStatus, Status};
+use headcount_cluster::ending::Ending;
+use headcount_cluster::publisher::{Publisher, SharedStatus, Status};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

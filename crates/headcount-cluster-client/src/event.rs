@@ -1,0 +1,102 @@
+//! What a process is told.
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The agent answers: this is the cluster, and this host's name in it.
+    Connected {
+        /// The cluster.
+        cluster: String,
+        /// The host.
+        host: String,
+    },
+    /// The agent does not answer, or refuses: why. What was had is lost. It is tried again, and said once.
+    Disconnected {
+        /// Why.
+        why: String,
+    },
+    /// etcd does not answer the agent.
+    Away {
+        /// Why.
+        why: String,
+    },
+    /// It answers again.
+    Back,
+    /// This process leads the role.
+    Elected {
+        /// Which.
+        role: String,
+        /// The number of the tenure. It only grows.
+        token: u64,
+    },
+    /// It leads the role no more, and stands for it on.
+    Lost {
+        /// Which.
+        role: String,
+        /// Why.
+        why: String,
+    },
+    /// It is to stop what it does as the leader, and then to call [`Client::leave`].
+    GiveUp {
+        /// Which.
+        role: String,
+    },
+    /// It has the lock.
+    Locked {
+        /// The number of the request.
+        id: u64,
+        /// It only grows from holder to holder.
+        token: u64,
+    },
+    /// The lock could not be had.
+    NotLocked {
+        /// The number of the request.
+        id: u64,
+        /// Why.
+        why: String,
+    },
+    /// The lock is lost: another may have it.
+    LockLost {
+        /// The number of the request.
+        id: u64,
+        /// Why.
+        why: String,
+    },
+    /// It is to run this, and then to call [`Client::end`].
+    Run {
+        /// Which.
+        key: String,
+        /// Its number, from 1 on.
+        attempt: u32,
+        /// How the attempt before ended: `failed`, `died`, `stalled`, `lost`.
+        last: Option<String>,
+        /// It only grows from attempt to attempt.
+        token: u64,
+    },
+    /// The attempt is not its own any more: another may begin one.
+    RunLost {
+        /// Which.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// It has succeeded.
+    Done {
+        /// Which.
+        key: String,
+    },
+    /// It has failed too often.
+    Failed {
+        /// Which.
+        key: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// How the last attempt ended.
+        last: String,
+    },
+    /// What was asked for is not possible.
+    Error {
+        /// What is wrong, and what is allowed.
+        error: String,
+    },
+}
