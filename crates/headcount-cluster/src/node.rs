@@ -1,6 +1,6 @@
 //! One node of this host: what is to be told of it, and what has been told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -105,12 +105,13 @@ impl Node {
     }
 
     /// What is to be written of what was just looked at, if etcd has `told`. `since`: since when this host is there, by the wall clock,
-    /// and by the boot's.
+    /// and by the boot's. `there`: the registries of all nodes of this host.
     pub(crate) fn writing(
         &self,
         (snapshot, mut value): (Snapshot, NodeValue),
         told: &Told,
         since: (f64, u64),
+        there: &BTreeSet<String>,
     ) -> headcount::Result<Option<Writing>> {
         let Some(observer) = &self.observer else { return Ok(None) };
         value.registry = self.registry();
@@ -121,11 +122,13 @@ impl Node {
             Some(old) if old.registry == value.registry => (old.head.min(head), old.missed),
             // The numbers go on.
             Some(old) if self.goes_on_from(&old.registry) => (old.head.min(head), old.missed),
-            // Another node of this name was told since, or a registry that is gone.
-            Some(_) => match &self.told_last {
+            // Another node of this name was told since.
+            Some(old) if there.contains(&old.registry) => match &self.told_last {
                 Some((registry, told, missed)) if *registry == value.registry => (*told.min(&head), *missed),
                 _ => (0, 0),
             },
+            // A registry that is gone, also where etcd was set back: then it has nothing of this one.
+            Some(_) => (0, 0),
         };
         let start = from.max(head.saturating_sub(CATCH_UP));
         let mut cursor = Cursor::at(start + 1);

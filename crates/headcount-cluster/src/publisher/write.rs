@@ -61,6 +61,7 @@ impl Publisher {
                 }
             }
         }
+        let registries: BTreeSet<String> = self.open.values().map(|(node, _)| node.registry()).collect();
         let names: BTreeSet<String> = there.keys().cloned().collect();
         for (name, (_, path, snapshot, state)) in in_turn(there, self.turn.take()) {
             let Some((node, looked_at)) = self.open.get_mut(&path) else { continue };
@@ -75,7 +76,7 @@ impl Publisher {
                 continue;
             }
             let since = (leases.since, leases.since_boot_ms);
-            let writing = match node.writing((snapshot, state), told, since) {
+            let writing = match node.writing((snapshot, state), told, since, &registries) {
                 Ok(Some(writing)) => writing,
                 Ok(None) => {
                     *looked_at = number;
