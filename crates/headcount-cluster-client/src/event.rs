@@ -36,7 +36,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// It is to stop what it does as the leader, and then to call [`Client::leave`].
+    /// It is to stop what it does as the leader, and then to call [`crate::Client::leave`].
     GiveUp {
         /// Which.
         role: String,
@@ -62,7 +62,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// It is to run this, and then to call [`Client::end`].
+    /// It is to run this, and then to call [`crate::Client::end`].
     Run {
         /// Which.
         key: String,
