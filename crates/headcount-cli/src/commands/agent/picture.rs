@@ -176,6 +176,10 @@ impl Painter {
         if !matches!(news, News::Away(_)) {
             self.trouble = None;
         }
+        // An etcd that was set back comes to the same revision once more, with something else.
+        if matches!(news, News::SetBack | News::Missed { .. } | News::Read) {
+            self.document = None;
+        }
         if !self.waiting.is_empty() && (self.trouble.is_some() || follower.revision() > 0) {
             let answer = self.trouble.clone().map_or_else(|| Ok(self.document(follower)), Err);
             for waiting in std::mem::take(&mut self.waiting) {
