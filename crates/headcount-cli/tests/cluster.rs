@@ -20,11 +20,14 @@ mod cluster {
     mod hosts;
     mod late;
     mod lua;
+    mod once;
     mod partition;
+    mod process;
     mod reload;
     mod reload_killed;
     mod reload_many;
     mod roles;
+    mod socket;
     mod top;
     mod wrong_use;
 }
