@@ -13,6 +13,7 @@ mod traced;
 mod cluster {
     pub mod fleet;
 
+    mod bounds;
     mod engine;
     mod exporter;
     mod hooks;
