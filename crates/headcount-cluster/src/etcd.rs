@@ -37,6 +37,8 @@ pub(crate) struct Etcd {
 
 /// Of those that wait for a key to be free, each waits up to so long before it tries to have it.
 const MOMENT: Duration = Duration::from_millis(250);
+/// So long a write may take for which nobody waits. By then etcd itself has given it up; a second one would only be more to do.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// So long the next member is not asked while the one before may still answer.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -90,7 +92,16 @@ impl Etcd {
         what: &'static str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Trouble> {
-        match tokio::time::timeout(self.patience, call).await {
+        self.call_within(what, call, self.patience).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+        time: Duration,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(time, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
             Err(_) => Err(away(&self.endpoints, None).await),
@@ -99,8 +110,7 @@ impl Etcd {
 
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64, Trouble> {
         let mut client = self.client.lease_client();
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        Ok(self.call("get a lease", client.grant(seconds, None)).await?.id())
+        Ok(self.call("get a lease", client.grant(seconds(ttl), None)).await?.id())
     }
 
     pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Trouble> {
@@ -113,8 +123,17 @@ impl Etcd {
         &self,
         lease: i64,
     ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
+        self.keep_alive_within(lease, self.patience).await
+    }
+
+    /// The same, if it answers in this time.
+    pub(crate) async fn keep_alive_within(
+        &self,
+        lease: i64,
+        time: Duration,
+    ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
         let mut client = self.client.lease_client();
-        self.call("keep the lease", client.keep_alive(lease)).await
+        self.call_within("keep the lease", client.keep_alive(lease), time).await
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Trouble> {
@@ -205,6 +224,35 @@ impl Etcd {
     pub(crate) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, Trouble> {
         let mut client = self.client.kv_client();
         self.call(what, client.txn(txn)).await
+    }
+
+    /// A write for which nobody waits.
+    pub(crate) async fn write(&self, txn: Txn) -> Result<TxnResponse, Trouble> {
+        let mut client = self.client.kv_client();
+        self.patiently("write", client.txn(txn)).await
+    }
+
+    /// A lease for such writes.
+    pub(crate) async fn grant_patiently(&self, ttl: Duration) -> Result<i64, Trouble> {
+        let mut client = self.client.lease_client();
+        Ok(self.patiently("get a lease", client.grant(seconds(ttl), None)).await?.id())
+    }
+
+    /// If it takes too long, that is no reason to give up the connection, and with it the lease.
+    async fn patiently<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(WRITE_PATIENCE, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // It has too much to do, or no leader: if so, the keep-alives tell.
+            Ok(Err(Error::GRpcStatus(status))) if status.message().contains("request timed out") => {
+                Err(Trouble::Slow(status.message().to_owned()))
+            }
+            Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
+            Err(_) => Err(Trouble::Slow(format!("no answer for {WRITE_PATIENCE:?}"))),
+        }
     }
 
     /// What changes under this prefix, or to this key, from this revision on.
@@ -309,6 +357,10 @@ fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions,
         options = options.with_tls(tls);
     }
     Ok(options)
+}
+
+fn seconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn revision_of(answer: &GetResponse) -> i64 {
