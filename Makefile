@@ -56,7 +56,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
+.PHONY: help setup build programs build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -69,10 +69,13 @@ help: ## this list
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
 
-build: ## build the program and the C libraries, optimised
+build: programs ## build the program and the C libraries, optimised
+	$(program-pages)
+
+# For .ci/run, which builds them beside tasks that must not find half of those pages.
+programs:
 	@$(LOOK) program
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
-	$(program-pages)
 
 # What a rock contains.
 build-library:
@@ -332,7 +335,7 @@ deb: ## build the Debian packages (libheadcount, libheadcount-cluster, headcount
 	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT),headcount-cluster)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-run@)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-agent)
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
+	@$(MAKE) programs SETUP=:
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
 	$(CARGO) deb $(LOCKED) -p headcount-cluster-ffi --no-build --multiarch=same
 	$(program-pages)
