@@ -21,6 +21,7 @@ mod node;
 mod pace;
 mod presence;
 pub mod publisher;
+pub mod regular_file;
 pub mod rollout;
 pub mod task;
 mod teller;
