@@ -25,6 +25,8 @@ mod cluster {
     mod reload_killed;
     mod reload_many;
     mod roles;
+    mod strange;
     mod top;
+    mod unheard;
     mod wrong_use;
 }

@@ -1,6 +1,5 @@
 //! One connection to etcd: each call with a time limit, and each failure in words.
 
-use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use etcd_client::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::ClusterConfig;
+use crate::config::{self, ClusterConfig};
 use crate::trouble::Trouble;
 
 /// So many keys are read at once at most; and so many at first, and again where somebody has written values that are much longer than
@@ -78,13 +77,15 @@ impl Etcd {
         let connecting = Client::connect(&endpoints, Some(options));
         let client = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await),
+            Ok(Err(error)) => {
+                return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await.at_first());
+            }
             Err(_) => return Err(away(&endpoints, None).await),
         };
         let root = prefix.clone();
         let etcd = Etcd { client, patience, prefix, endpoints };
         // It is connected when it has answered, for all of etcd: a member that is cut off from the others cannot.
-        etcd.revision(&root).await.map(|_| etcd)
+        etcd.revision(&root).await.map(|_| etcd).map_err(Trouble::at_first)
     }
 
     async fn call<T>(
@@ -341,18 +342,15 @@ fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions,
         .with_keep_alive(Duration::from_secs(10), patience)
         .with_require_leader(true)
         .with_auto_token_refresh(true);
-    let read = |path: &std::path::Path| {
-        fs::read(path)
-            .map_err(|e| Trouble::Other { what: "read a file", why: format!("{}: {e}", path.display()) })
-    };
+    let wrong = |why| Trouble::Other { what: "read a file", why };
     if let (Some(user), Some(path)) = (&config.user, &config.password_file) {
-        let password = String::from_utf8_lossy(&read(path)?).trim_end_matches(['\r', '\n']).to_owned();
-        options = options.with_user(user, password);
+        options = options.with_user(user, config::password(path).map_err(wrong)?);
     }
     if let Some(ca) = &config.ca {
-        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+        let read = |what, path| config::file(what, path).map_err(wrong);
+        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca", ca)?));
         if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
-            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            tls = tls.identity(Identity::from_pem(read("cert", cert)?, read("key", key)?));
         }
         options = options.with_tls(tls);
     }

@@ -22,6 +22,7 @@ mod node;
 mod pace;
 mod presence;
 pub mod publisher;
+pub mod regular_file;
 pub mod rollout;
 pub mod task;
 mod teller;

@@ -206,7 +206,14 @@ impl Publisher {
         for kv in found {
             let Some(Key::Node(_, node)) = self.keys.parse(kv.key()) else { continue };
             let value = value::parse::<NodeValue>(kv.value());
-            // It is ours: what cannot be read is written anew.
+            if let Err(why) = &value {
+                let key = String::from_utf8_lossy(kv.key());
+                let what = format!(
+                    "the key {key} is about this host and cannot be read: {why}. If there is a node {node} here, it is written anew, and \
+                     otherwise left alone"
+                );
+                write::say_once(&mut self.said, what);
+            }
             self.told.insert(node, Told { revision: kv.mod_revision(), value: value.ok() });
         }
         for (_, looked_at) in self.open.values_mut() {

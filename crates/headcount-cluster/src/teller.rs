@@ -26,7 +26,8 @@ const KEEP_ALIVES: usize = 2_000;
 /// Until it is aborted, which it is when this host's lease is no more.
 pub(crate) async fn run(etcd: Etcd, keys: Keys, config: ClusterConfig, lease: i64) -> Trouble {
     let mut backoff = Backoff::default();
-    let mut teller = Teller { events: EventLease::new(&config), etcd, keys, config, lease, said_of: 0 };
+    let events = EventLease::new(&config);
+    let mut teller = Teller { events, etcd, keys, config, lease, said_of: 0, has_said: false };
     loop {
         // What goes wrong here goes wrong for the publisher as well, which says it.
         match teller.turn().await {
@@ -46,6 +47,8 @@ struct Teller {
     events: EventLease,
     /// Of how many hosts it was said that they are too many.
     said_of: usize,
+    /// That somebody else has the role for ever.
+    has_said: bool,
 }
 
 impl Teller {
@@ -63,6 +66,14 @@ impl Teller {
         }
         match self.etcd.get(&role).await? {
             Some(kv) if kv.lease() == self.lease => self.note().await,
+            Some(kv) if kv.lease() == 0 && !std::mem::replace(&mut self.has_said, true) => {
+                // No agent writes it so.
+                tracing::warn!(
+                    "cluster {}: the key {role} is under no lease, so that nobody notes who is lost: remove it with etcdctl del",
+                    self.config.name
+                );
+                Ok(())
+            }
             Some(_) => self.etcd.until_free(&role, revision + 1).await,
             None => Ok(()),
         }

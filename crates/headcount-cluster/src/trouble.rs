@@ -62,6 +62,10 @@ impl Trouble {
                 etcd_client::Error::LeaseKeepAliveError(_) | etcd_client::Error::WatchError(_) => {
                     Trouble::Away(error.to_string())
                 }
+                etcd_client::Error::TransportError(transport) => Trouble::Other {
+                    what: "connect",
+                    why: with_cause("no connection can be made", transport),
+                },
                 _ => Trouble::Other { what, why: error.to_string() },
             };
         };
@@ -87,6 +91,43 @@ impl Trouble {
             }
             _ => Trouble::Other { what, why },
         }
+    }
+}
+
+impl Trouble {
+    /// Of a first connection, with what to look at: libraries name only what they have seen.
+    pub(crate) fn at_first(self) -> Trouble {
+        match self {
+            Trouble::Away(why) => Trouble::Away(with_advice(why)),
+            Trouble::Other { what, why } => Trouble::Other { what, why: with_advice(why) },
+            other => other,
+        }
+    }
+}
+
+/// What the words of TLS, HTTP/2 and gRPC mean for whoever has written the configuration.
+const ADVICE: [(&str, &str); 3] = [
+    ("received fatal alert: ", "etcd wants a certificate, or not this one: see cluster.cert and cluster.key"),
+    ("invalid peer certificate: ", "see cluster.ca, and by which name cluster.endpoints has it"),
+    ("", "is it etcd? http or https?"),
+];
+/// Whoever speaks something else is noticed by one of these.
+const OTHERS: [&str; 6] = [
+    "broken pipe",
+    "h2 protocol error",
+    "handshake eof",
+    "corrupt message",
+    "compression flag",
+    "connection reset",
+];
+
+fn with_advice(why: String) -> String {
+    let is_other = OTHERS.iter().any(|words| why.contains(words));
+    let found =
+        ADVICE.iter().find(|(words, _)| if words.is_empty() { is_other } else { why.contains(words) });
+    match found {
+        Some((_, advice)) => format!("{why} ({advice})"),
+        None => why,
     }
 }
 

@@ -9,12 +9,13 @@ mod picture;
 mod reload;
 mod session;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
+use headcount_cluster::config::{self, Config, DEFAULT_FILE, Reload};
 use headcount_cluster::doer::Doer;
 use headcount_cluster::ending::Ending;
 use headcount_report::plural;
@@ -29,6 +30,7 @@ use cluster::Membership;
 use hooks::Hooks;
 use http::{Listeners, Sockets};
 use nodes::Nodes;
+use session::Allowed;
 
 const AGENT_EXAMPLES: &str = "\
 Examples:
@@ -54,14 +56,20 @@ impl AgentArgs {
     fn read(&self) -> anyhow::Result<(String, Config, Vec<Settings>)> {
         let file = match &self.config {
             Some(file) => file.clone(),
-            None if !std::path::Path::new(DEFAULT_FILE).exists() => {
+            // One that is there and cannot be read is an error, as is a link that leads nowhere.
+            None if std::fs::symlink_metadata(DEFAULT_FILE)
+                .is_err_and(|e| e.kind() == ErrorKind::NotFound) =>
+            {
                 let name = format!("the default ({DEFAULT_FILE} does not exist)");
                 return Ok((name, Config::default(), Vec::new()));
             }
             None => PathBuf::from(DEFAULT_FILE),
         };
-        let config = Config::read(&file)?;
-        let hooks = hooks::read(&file, &config)?;
+        let text = config::text(&file)?;
+        let config = Config::of(&file, &text)?;
+        let hooks = hooks::read(&file, &text, &config)?;
+        // What is wrong there would otherwise be found only when it is used.
+        Allowed::find(&config.agent.claims).with_context(|| file.display().to_string())?;
         Ok((file.display().to_string(), config, hooks))
     }
 }
@@ -85,7 +93,10 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
         .init();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(args, file, config, hooks))
+    let outcome = runtime.block_on(serve(args, file, config, hooks));
+    // Whoever waits for a name server that does not answer need not be waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Others have a say in what is logged: names of nodes, of processes, what etcd holds. Each event stays one line, and none of it is obeyed.
@@ -96,7 +107,8 @@ impl std::io::Write for PlainLog {
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = escape(text.strip_suffix('\n').unwrap_or(&text)).into_owned() + "\n";
-        std::io::stderr().write_all(line.as_bytes())?;
+        // Whoever read our log may be gone. The logger would panic, and with it whatever had something to say.
+        let _ = std::io::stderr().write_all(line.as_bytes());
         Ok(event.len())
     }
 

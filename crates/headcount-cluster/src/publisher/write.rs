@@ -124,9 +124,10 @@ impl Publisher {
                 status.missed += skipped;
             });
         }
-        // Not while one cannot be read: it may be any of them.
-        let gone: Vec<String> =
-            self.told.keys().filter(|name| complete && !names.contains(*name)).cloned().collect();
+        // Not while one cannot be read: it may be any of them. Nor what was no state of ours.
+        let is_gone =
+            |(name, told): &(&String, &Told)| complete && !names.contains(*name) && told.value.is_some();
+        let gone: Vec<String> = self.told.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             if let Err(later) = self.pace.take(Instant::now()) {
                 at(later);
@@ -167,7 +168,7 @@ fn in_turn<T>(mut all: BTreeMap<String, T>, first: Option<String>) -> impl Itera
 /// So many different lines are remembered.
 const REMEMBERED: usize = 256;
 
-fn say_once(said: &mut BTreeSet<String>, what: String) {
+pub(super) fn say_once(said: &mut BTreeSet<String>, what: String) {
     if said.len() >= REMEMBERED {
         said.clear();
     }
