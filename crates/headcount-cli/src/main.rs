@@ -18,7 +18,7 @@ mod outcome;
 mod paint;
 mod poll;
 mod process;
-mod regular_file;
+mod say;
 mod table;
 
 use std::io;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             if let Some(UsageError(text)) = error.downcast_ref() {
                 cli::command().error(ErrorKind::ValueValidation, text).exit();
             }
-            complain(&format!("{error:#}"));
+            say::complain(&escape::escape(&format!("{error:#}")));
             Outcome::Failed.into()
         }
     }
@@ -64,10 +64,6 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Completions(args) => commands::completions::run(args, cli::command()),
         Command::Man(args) => commands::man::run(args, cli::command()),
     }
-}
-
-fn complain(text: &str) {
-    anstream::eprintln!("{}headcount:{} {}", paint::ERROR, anstyle::Reset, escape::escape(text));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

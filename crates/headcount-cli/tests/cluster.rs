@@ -29,6 +29,8 @@ mod cluster {
     mod reload_many;
     mod roles;
     mod socket;
+    mod strange;
     mod top;
+    mod unheard;
     mod wrong_use;
 }

@@ -1,12 +1,15 @@
 //! The agent's configuration: one file, of which nothing is guessed and nothing skipped.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+mod check;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{self, IgnoredAny};
+use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
+
+use crate::regular_file;
 
 /// Where it is, unless another one is named.
 pub const DEFAULT_FILE: &str = "/etc/headcount/agent.toml";
@@ -32,7 +35,8 @@ pub struct AgentConfig {
     /// Where it answers on this host.
     pub socket: PathBuf,
     /// Where it answers on the network, if anywhere.
-    pub listen: Option<std::net::SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
     /// Nodes beside those of root and of the agent's user.
     pub registries: Vec<PathBuf>,
     /// Which nodes it reloads when the cluster asks for it.
@@ -128,7 +132,7 @@ pub struct ClusterConfig {
 }
 
 fn machine_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 fn default_prefix() -> String {
@@ -151,6 +155,13 @@ const fn default_writes() -> u32 {
     5
 }
 
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    let wrong =
+        |_| format!("{text:?} is not an address and a port, such as \"127.0.0.1:9469\" or \"[::1]:9469\"");
+    text.parse().map(Some).map_err(wrong).map_err(de::Error::custom)
+}
+
 /// A time such as `5s`, of a setting.
 ///
 /// # Errors
@@ -167,16 +178,98 @@ pub struct ConfigError {
     why: String,
 }
 
+/// No configuration, password or certificate is longer.
+const LONGEST_FILE: usize = 1 << 20;
+
+/// The text of a configuration.
+///
+/// # Errors
+/// It cannot be read, or is no file of text.
+pub fn text(path: &Path) -> Result<String, ConfigError> {
+    let wrong = |why: String| ConfigError { path: path.to_owned(), why };
+    // The one device that is a file of text.
+    if path == Path::new("/dev/null") {
+        return Ok(String::new());
+    }
+    let bytes = regular_file::read_whole(path, LONGEST_FILE).map_err(|error| wrong(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| wrong("it is not text in UTF-8".to_owned()))
+}
+
+/// What the text of a configuration says.
+///
+/// # Errors
+/// What it says is not allowed, with the line.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        // One line, and nothing of what stands in the file: somebody may have written a password there.
+        let why = match error.span() {
+            Some(span) => {
+                let (line, column) = position(text, span.start);
+                let why = without_text(error.message());
+                let key = setting(text, line).filter(|key| !why.contains(&format!("`{key}`")));
+                let key = key.map_or(String::new(), |key| format!("{key}: "));
+                format!("line {line}, column {column}: {key}{why}")
+            }
+            None => error.to_string(),
+        };
+        ConfigError { path: path.to_owned(), why: why.trim_end().replace('\n', " ") }
+    })
+}
+
+/// From 1 on.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
+}
+
+/// Where something else was expected, serde says the text that stands there.
+fn without_text(message: &str) -> String {
+    match (message.split_once(": string \""), message.rsplit_once("\", expected ")) {
+        (Some((what, _)), Some((_, expected))) => format!("{what}: a text, expected {expected}"),
+        _ => message.to_owned(),
+    }
+}
+
+/// What is set in this line, if that is known.
+fn setting(text: &str, line: usize) -> Option<&str> {
+    let (key, _) = text.lines().nth(line - 1)?.split_once('=')?;
+    // What is no TOML may be anything.
+    toml::from_str::<IgnoredAny>(text).ok().map(|_| key.trim())
+}
+
+/// A password, a key or a certificate: what is wrong with it, in words.
+pub(crate) fn file(what: &str, path: &Path) -> Result<Vec<u8>, String> {
+    regular_file::read_whole(path, LONGEST_FILE)
+        .map_err(|error| format!("cluster.{what}: {}: {error}", path.display()))
+}
+
+/// The password itself.
+pub(crate) fn password(path: &Path) -> Result<String, String> {
+    let text = String::from_utf8(file("password_file", path)?)
+        .map_err(|_| format!("cluster.password_file: {}: it is not text in UTF-8", path.display()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("cluster.password_file: {}: there is no password in it", path.display())),
+        password => Ok(password.to_owned()),
+    }
+}
+
 impl Config {
     /// Reads the file, and looks at the files that it names.
     ///
     /// # Errors
     /// What cannot be read, is not known or is not allowed, with the line.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let wrong = |why: String| ConfigError { path: path.to_owned(), why };
-        let text = fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-        let config: Config = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
-        config.check().map_err(wrong)?;
+        Config::of(path, &text(path)?)
+    }
+
+    /// The same of what was read there.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn of(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let config: Config = parse(path, text)?;
+        config.check().map_err(|why| ConfigError { path: path.to_owned(), why })?;
         Ok(config)
     }
 
@@ -185,208 +278,13 @@ impl Config {
     /// # Errors
     /// A file that is there cannot be understood.
     pub fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
-        let wrong = |why: String| ConfigError { path: path.to_owned(), why };
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let config: Config =
-                    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
-                Ok(config.agent.socket)
-            }
+        match text(path) {
+            Ok(text) => Ok(parse::<Config>(path, &text)?.agent.socket),
             Err(_) if path == Path::new(DEFAULT_FILE) => Ok(DEFAULT_SOCKET.into()),
-            Err(error) => Err(wrong(error.to_string())),
+            Err(error) => Err(error),
         }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if !self.agent.socket.is_absolute() {
-            return Err(format!("agent.socket: {} is not an absolute path", self.agent.socket.display()));
-        }
-        if let Some(path) = self.agent.registries.iter().find(|path| !path.is_absolute()) {
-            return Err(format!("agent.registries: {} is not an absolute path", path.display()));
-        }
-        self.cluster.as_ref().map_or(Ok(()), ClusterConfig::check)
-    }
-}
-
-impl ClusterConfig {
-    fn check(&self) -> Result<(), String> {
-        for (what, name) in [("name", &self.name), ("host", &self.host)] {
-            let fits =
-                (1..=128).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_control());
-            if !fits {
-                return Err(format!(
-                    "cluster.{what}: {name:?} is not a name: 1 to 128 bytes, without / and control characters"
-                ));
-            }
-        }
-        if !self.prefix.starts_with('/') || self.prefix.ends_with('/') || self.prefix.len() > 128 {
-            return Err(format!(
-                "cluster.prefix: {:?} must begin with /, and not end with it, such as \"/headcount\"",
-                self.prefix
-            ));
-        }
-        if self.endpoints.is_empty() {
-            return Err(
-                "cluster.endpoints: name at least one, such as [\"http://127.0.0.1:2379\"]".to_owned()
-            );
-        }
-        for endpoint in &self.endpoints {
-            let rest = endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://"));
-            let port =
-                rest.and_then(|rest| rest.rsplit_once(':')).and_then(|(_, port)| port.parse::<u16>().ok());
-            if port.is_none() {
-                return Err(format!(
-                    "cluster.endpoints: {endpoint:?} is not http://HOST:PORT or https://HOST:PORT, such as \"http://127.0.0.1:2379\""
-                ));
-            }
-        }
-        let https = self.endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")).count();
-        if https > 0 && https < self.endpoints.len() {
-            return Err("cluster.endpoints: all must be http://, or all https://".to_owned());
-        }
-        let has_tls = self.ca.is_some() || self.cert.is_some() || self.key.is_some();
-        match (https > 0, has_tls) {
-            (false, true) => return Err("cluster.ca, cert and key need https:// endpoints".to_owned()),
-            (true, _) if self.ca.is_none() => {
-                return Err("cluster.ca: https:// needs the certificate of the authority that etcd's is by"
-                    .to_owned());
-            }
-            _ => {}
-        }
-        if self.cert.is_some() != self.key.is_some() {
-            return Err("cluster.cert and cluster.key go together".to_owned());
-        }
-        if self.user.is_some() != self.password_file.is_some() {
-            return Err("cluster.user and cluster.password_file go together".to_owned());
-        }
-        let bounds = [
-            ("ttl", self.ttl, 2, 300),
-            ("events_for", self.events_for, 60, 30 * 86_400),
-            ("forget_after", self.forget_after, 60, 365 * 86_400),
-        ];
-        for (what, value, least, most) in bounds {
-            if !(Duration::from_secs(least)..=Duration::from_secs(most)).contains(&value)
-                || value.subsec_nanos() != 0
-            {
-                return Err(format!("cluster.{what}: whole seconds, from {least}s to {most}s"));
-            }
-        }
-        if !(1..=1000).contains(&self.writes_per_second) {
-            return Err("cluster.writes_per_second: 1 to 1000".to_owned());
-        }
-        for (what, secret, path) in [
-            ("password_file", true, &self.password_file),
-            ("key", true, &self.key),
-            ("ca", false, &self.ca),
-            ("cert", false, &self.cert),
-        ] {
-            let Some(path) = path else { continue };
-            let found = fs::read(path).and_then(|_| fs::metadata(path));
-            let found = found.map_err(|e| format!("cluster.{what}: {}: {e}", path.display()))?;
-            if secret && found.mode() & 0o004 != 0 {
-                return Err(format!("cluster.{what}: everybody may read {0}: chmod o= {0}", path.display()));
-            }
-        }
-        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Config, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.toml");
-        fs::write(&path, text).unwrap();
-        Config::read(&path).map_err(|error| {
-            let text = error.to_string();
-            assert!(text.starts_with(&path.display().to_string()), "{text}");
-            text
-        })
-    }
-
-    const CLUSTER: &str = "[cluster]\nname = \"shop\"\nendpoints = [\"http://127.0.0.1:2379\"]\n";
-
-    #[test]
-    fn an_empty_file_is_an_exporter() {
-        let config = read("").unwrap();
-        assert_eq!(config, Config::default());
-        assert_eq!((config.cluster, config.agent.listen), (None, None));
-    }
-
-    #[test]
-    fn nothing_is_reloaded_for_others_unless_it_is_said() {
-        for (text, nginx, other) in [
-            ("", false, false),
-            ("reload = false", false, false),
-            ("reload = true", true, true),
-            ("reload = [\"nginx\"]", true, false),
-            ("reload = []", false, false),
-        ] {
-            let reload = read(&format!("[agent]\n{text}\n")).unwrap().agent.reload;
-            assert_eq!((reload.allows("nginx"), reload.allows("other")), (nginx, other), "{text}");
-            assert_eq!(reload.is_off(), !nginx, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_said_has_its_default() {
-        let cluster = read(CLUSTER).unwrap().cluster.unwrap();
-        assert_eq!((cluster.ttl, &*cluster.prefix), (Duration::from_secs(5), "/headcount"));
-        assert_eq!(cluster.host, machine_name());
-    }
-
-    #[test]
-    fn the_example_that_is_installed_is_valid() {
-        let text = include_str!("../../../packaging/examples/agent.toml");
-        assert_eq!(read(text).unwrap().cluster, None, "nothing is sent anywhere unless it is asked for");
-        let all: String =
-            text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
-        // It names files that are not here.
-        let error = read(&all).unwrap_err();
-        assert!(
-            error.contains("cluster.password_file: /etc/headcount/etcd-password: No such file"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_its_place() {
-        for (text, said) in [
-            ("[agnet]\n", "unknown field `agnet`"),
-            ("[agent]\nsokcet = \"/x\"\n", "unknown field `sokcet`"),
-            ("[agent]\nsocket = \"x\"\n", "agent.socket: x is not an absolute path"),
-            ("[agent]\nlisten = \"9100\"\n", "listen"),
-            ("[agent\n", "line 1"),
-            ("[agent]\nreload = \"yes\"\n", "true, false or a list of nodes' names was expected"),
-            ("[cluster]\nname = \"shop\"\n", "missing field `endpoints`"),
-            (&format!("{CLUSTER}ttl = 5\n"), "line 4"),
-            (&format!("{CLUSTER}ttl = \"5 lightyears\"\n"), "is not a time"),
-            (&format!("{CLUSTER}ttl = \"1s\"\n"), "cluster.ttl: whole seconds, from 2s"),
-            (&format!("{CLUSTER}host = \"a/b\"\n"), "cluster.host: \"a/b\" is not a name"),
-            (&format!("{CLUSTER}prefix = \"x/\"\n"), "cluster.prefix: \"x/\" must begin with /"),
-            (&format!("{CLUSTER}ca = \"/x\"\n"), "need https://"),
-            (&format!("{CLUSTER}user = \"x\"\n"), "go together"),
-            (&CLUSTER.replace("http:", "https:"), "cluster.ca: https:// needs"),
-            (&CLUSTER.replace("http://", ""), "\"127.0.0.1:2379\" is not http://HOST:PORT"),
-            (&CLUSTER.replace("\"http://127.0.0.1:2379\"", ""), "name at least one"),
-        ] {
-            let error = read(text).unwrap_err();
-            assert!(error.contains(said), "{text}\n{error}");
-        }
-    }
-
-    #[test]
-    fn a_secret_that_everybody_may_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let secret = folder.path().join("password");
-        fs::write(&secret, "x").unwrap();
-        let text = format!("{CLUSTER}user = \"u\"\npassword_file = {secret:?}\n");
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read(&text).unwrap_err().contains("everybody may read"));
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o640)).unwrap();
-        read(&text).unwrap();
-    }
-}
+mod tests;

@@ -1,6 +1,5 @@
 //! One connection to etcd: each call with a time limit, and each failure in words.
 
-use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use etcd_client::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::ClusterConfig;
+use crate::config::{self, ClusterConfig};
 use crate::trouble::Trouble;
 
 /// So many keys are read at once at most; and so many at first, and again where somebody has written values that are much longer than
@@ -37,6 +36,8 @@ pub(crate) struct Etcd {
 
 /// Of those that wait for a key to be free, each waits up to so long before it tries to have it.
 const MOMENT: Duration = Duration::from_millis(250);
+/// So long a write may take for which nobody waits. By then etcd itself has given it up; a second one would only be more to do.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// So long the next member is not asked while the one before may still answer.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -76,13 +77,15 @@ impl Etcd {
         let connecting = Client::connect(&endpoints, Some(options));
         let client = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await),
+            Ok(Err(error)) => {
+                return Err(explained(Trouble::of(&error, "log in", &prefix), &endpoints).await.at_first());
+            }
             Err(_) => return Err(away(&endpoints, None).await),
         };
         let root = prefix.clone();
         let etcd = Etcd { client, patience, prefix, endpoints };
         // It is connected when it has answered, for all of etcd: a member that is cut off from the others cannot.
-        etcd.revision(&root).await.map(|_| etcd)
+        etcd.revision(&root).await.map(|_| etcd).map_err(Trouble::at_first)
     }
 
     async fn call<T>(
@@ -90,7 +93,16 @@ impl Etcd {
         what: &'static str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Trouble> {
-        match tokio::time::timeout(self.patience, call).await {
+        self.call_within(what, call, self.patience).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+        time: Duration,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(time, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
             Err(_) => Err(away(&self.endpoints, None).await),
@@ -99,8 +111,7 @@ impl Etcd {
 
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64, Trouble> {
         let mut client = self.client.lease_client();
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        Ok(self.call("get a lease", client.grant(seconds, None)).await?.id())
+        Ok(self.call("get a lease", client.grant(seconds(ttl), None)).await?.id())
     }
 
     pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Trouble> {
@@ -113,8 +124,17 @@ impl Etcd {
         &self,
         lease: i64,
     ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
+        self.keep_alive_within(lease, self.patience).await
+    }
+
+    /// The same, if it answers in this time.
+    pub(crate) async fn keep_alive_within(
+        &self,
+        lease: i64,
+        time: Duration,
+    ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
         let mut client = self.client.lease_client();
-        self.call("keep the lease", client.keep_alive(lease)).await
+        self.call_within("keep the lease", client.keep_alive(lease), time).await
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Trouble> {
@@ -207,6 +227,35 @@ impl Etcd {
         self.call(what, client.txn(txn)).await
     }
 
+    /// A write for which nobody waits.
+    pub(crate) async fn write(&self, txn: Txn) -> Result<TxnResponse, Trouble> {
+        let mut client = self.client.kv_client();
+        self.patiently("write", client.txn(txn)).await
+    }
+
+    /// A lease for such writes.
+    pub(crate) async fn grant_patiently(&self, ttl: Duration) -> Result<i64, Trouble> {
+        let mut client = self.client.lease_client();
+        Ok(self.patiently("get a lease", client.grant(seconds(ttl), None)).await?.id())
+    }
+
+    /// If it takes too long, that is no reason to give up the connection, and with it the lease.
+    async fn patiently<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(WRITE_PATIENCE, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // It has too much to do, or no leader: if so, the keep-alives tell.
+            Ok(Err(Error::GRpcStatus(status))) if status.message().contains("request timed out") => {
+                Err(Trouble::Slow(status.message().to_owned()))
+            }
+            Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
+            Err(_) => Err(Trouble::Slow(format!("no answer for {WRITE_PATIENCE:?}"))),
+        }
+    }
+
     /// What changes under this prefix, or to this key, from this revision on.
     pub(crate) async fn watch(
         &self,
@@ -293,22 +342,23 @@ fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions,
         .with_keep_alive(Duration::from_secs(10), patience)
         .with_require_leader(true)
         .with_auto_token_refresh(true);
-    let read = |path: &std::path::Path| {
-        fs::read(path)
-            .map_err(|e| Trouble::Other { what: "read a file", why: format!("{}: {e}", path.display()) })
-    };
+    let wrong = |why| Trouble::Other { what: "read a file", why };
     if let (Some(user), Some(path)) = (&config.user, &config.password_file) {
-        let password = String::from_utf8_lossy(&read(path)?).trim_end_matches(['\r', '\n']).to_owned();
-        options = options.with_user(user, password);
+        options = options.with_user(user, config::password(path).map_err(wrong)?);
     }
     if let Some(ca) = &config.ca {
-        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+        let read = |what, path| config::file(what, path).map_err(wrong);
+        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca", ca)?));
         if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
-            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            tls = tls.identity(Identity::from_pem(read("cert", cert)?, read("key", key)?));
         }
         options = options.with_tls(tls);
     }
     Ok(options)
+}
+
+fn seconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn revision_of(answer: &GetResponse) -> i64 {

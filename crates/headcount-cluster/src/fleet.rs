@@ -89,7 +89,7 @@ impl Fleet {
         let result = match about {
             Key::Host(host) => read(value).map(|value| self.host(&host, |host| host.here = value)),
             Key::Known(host) => read(value).map(|value| self.host(&host, |host| host.known = value)),
-            Key::Node(host, node) => read::<NodeValue>(value).map(|value| {
+            Key::Node(host, node) => read(value).and_then(is_fit).map(|value: Option<NodeValue>| {
                 self.host(&host, |host| {
                     match value {
                         Some(value) => host.nodes.insert(node, value),
@@ -116,6 +116,16 @@ impl Fleet {
 
 fn read<T: serde::de::DeserializeOwned>(value: Option<&[u8]>) -> Result<Option<T>, Unreadable> {
     value.map(value::parse).transpose()
+}
+
+/// No state has a longer name, in this version or a later one. All rows of a table would be as wide as this one.
+const LONGEST_STATE: usize = 32;
+
+fn is_fit(value: Option<NodeValue>) -> Result<Option<NodeValue>, Unreadable> {
+    match value.as_ref().map_or(0, |value| value.state.len()) {
+        ..=LONGEST_STATE => Ok(value),
+        length => Err(Unreadable::Garbage(format!("its state has {length} bytes"))),
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +167,9 @@ mod tests {
         let keys = Keys::new("/h", "shop");
         let mut fleet = Fleet::default();
         let node = keys.node("a", "nginx");
+        let long = String::from_utf8_lossy(NODE).replace("serving", &"x".repeat(33));
+        fleet.take(&keys, node.as_bytes(), Some(long.as_bytes()));
+        assert_eq!(fleet.unreadable.len(), 1);
         fleet.take(&keys, node.as_bytes(), Some(b"\xff"));
         fleet.take(&keys, keys.host("b").as_bytes(), Some(br#"{"v":9}"#));
         fleet.take(&keys, keys.host("c").as_bytes(), Some(HERE));

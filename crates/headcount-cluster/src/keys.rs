@@ -194,8 +194,8 @@ impl Keys {
             ["events", host, node, registry, number] => Some(Key::Event {
                 host: name(host)?,
                 node: if node == HOST_ITSELF { None } else { Some(name(node)?) },
-                registry: registry.to_owned(),
-                number: number.parse().ok()?,
+                registry: Some(registry.to_owned()).filter(|registry| is_registry(registry))?,
+                number: number.parse().ok().filter(|n: &u64| format!("{n:020}") == number)?,
             }),
             _ => None,
         }
@@ -216,9 +216,13 @@ fn segment(name: &str) -> String {
     text
 }
 
-fn name(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
+/// No host, node or rollout has a longer name, which commands of hooks are given as well.
+const LONGEST_NAME: usize = 128;
+
+/// `None`: nobody's who means well. There is one way to write a name: no two keys are about the same.
+fn name(given: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(given.len());
+    let mut rest = given.bytes();
     while let Some(byte) = rest.next() {
         if byte != b'%' {
             bytes.push(byte);
@@ -227,7 +231,13 @@ fn name(segment: &str) -> Option<String> {
         let digits = [rest.next()?, rest.next()?];
         bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
     }
-    String::from_utf8(bytes).ok().filter(|name| !name.is_empty())
+    let fits = |name: &String| (1..=LONGEST_NAME).contains(&name.len()) && segment(name) == given;
+    String::from_utf8(bytes).ok().filter(fits)
+}
+
+/// A time or a lease in hexadecimal.
+fn is_registry(text: &str) -> bool {
+    (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -290,10 +300,20 @@ mod tests {
             b"/headcount/v1/shop/hosts/%",
             b"/headcount/v1/shop/nodes/x",
             b"/headcount/v1/shop/events/a/b/c/not-a-number",
+            // The same as others in another way, and what no command could be given.
+            b"/headcount/v1/shop/hosts/%61",
+            b"/headcount/v1/shop/hosts/%2f",
+            b"/headcount/v1/shop/hosts/%+5",
+            b"/headcount/v1/shop/hosts/a b",
+            b"/headcount/v1/shop/events/a/b/c/7",
+            b"/headcount/v1/shop/events/a/b/c/+0000000000000000007",
+            b"/headcount/v1/shop/events/a/b/other/00000000000000000007",
             b"/headcount/v1/shop/later/x",
             b"\xff\xfe",
         ] {
             assert_eq!(keys.parse(key), None, "{}", String::from_utf8_lossy(key));
         }
+        let long = |length: usize| keys.parse(keys.host(&"x".repeat(length)).as_bytes()).is_some();
+        assert!(long(LONGEST_NAME) && !long(LONGEST_NAME + 1));
     }
 }

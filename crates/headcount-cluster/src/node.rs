@@ -128,7 +128,8 @@ impl Node {
         let told_now = batch.events.len() as u64;
         // What lies between was skipped here, or overwritten before it could be read.
         let skipped = last.saturating_sub(from).saturating_sub(told_now);
-        missed += skipped;
+        // What was read there may be any number.
+        missed = missed.saturating_add(skipped);
         (value.head, value.missed) = (last, missed);
         let more = last < head;
         let changed = told.value.as_ref().is_none_or(|old| !old.agrees(&value));

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp, TxnResponse};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnResponse};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -14,11 +14,12 @@ use crate::claims::boot_ms;
 use crate::config::ClusterConfig;
 use crate::ending::{Ending, asked};
 use crate::etcd::Etcd;
-use crate::keys::{self, Keys};
+use crate::keys::{self, Key, Keys};
+use crate::node::AT_ONCE;
 use crate::now;
 use crate::pace::spared;
 use crate::trouble::Trouble;
-use crate::value::{self, EventValue, HostValue, KnownValue, Presence, VERSION};
+use crate::value::{self, EventValue, HostValue, KnownValue, NodeValue, Presence, VERSION};
 
 /// The leases of a host that is there.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +61,7 @@ impl EventLease {
         {
             return Ok(lease);
         }
-        let lease = etcd.grant(self.lifetime + self.lifetime / 4).await?;
+        let lease = etcd.grant_patiently(self.lifetime + self.lifetime / 4).await?;
         self.current = Some((lease, Instant::now()));
         Ok(lease)
     }
@@ -114,24 +115,35 @@ fn has_ended(other: &HostValue) -> bool {
     pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
-/// So often at most a host that is to join waits for an etcd that has a lot to do.
+/// So often at most a host that is to join waits for an etcd that may be far away.
 const WAITS: u32 = 5;
+/// Nothing is so far away: an etcd that takes longer has a lot to do,
+const FAR: Duration = Duration::from_secs(1);
+/// and so long at most a host waits for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// Waits while etcd has a lot to do, for very many hosts may join at the same moment: joining is several writes, and keep-alives wait
 /// for writes that came before them. If all of them wrote at once, the leases of the first would run out before the last has joined,
-/// and so on for ever. What is far away is slow as well, and joins all the same, some time later. Also until the agent is to end.
+/// and so on for ever. An etcd that is far away is slow as well: there it joins all the same, some seconds later. Whoever takes over from
+/// an agent before, whose lease goes on, does so at once. Also until the agent is to end.
 pub(crate) async fn await_turn(
     etcd: &Etcd,
     keys: &Keys,
+    config: &ClusterConfig,
     ending: &mut watch::Receiver<Ending>,
 ) -> Result<(), Trouble> {
-    for _ in 0..WAITS {
+    let (mut waits, since) = (0, Instant::now());
+    while waits < WAITS && since.elapsed() < LONGEST_WAIT {
         let begun = Instant::now();
-        etcd.revision(keys.root()).await?;
-        let spared = spared(begun.elapsed());
+        if etcd.get(&keys.host(&config.host)).await?.is_some() {
+            return Ok(());
+        }
+        let time = begun.elapsed();
+        let spared = spared(time);
         if spared.is_zero() {
             return Ok(());
         }
+        waits += u32::from(time < FAR);
         tokio::select! {
             () = sleep(spared.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
             () = asked(ending) => return Ok(()),
@@ -199,7 +211,13 @@ async fn records(
     config: &ClusterConfig,
     spare: &mut Option<i64>,
 ) -> Result<i64, Trouble> {
-    let known = etcd.get(&keys.known(&config.host)).await?;
+    let key = keys.known(&config.host);
+    let mut known = etcd.get(&key).await?;
+    if let Some(Err(why)) = known.as_ref().map(|kv| value::parse::<KnownValue>(kv.value())) {
+        // It says how this host was, which nobody else needs to know.
+        tracing::warn!("the key {key} is about this host and cannot be read: {why}. It is written anew");
+        known = None;
+    }
     for lease in known.as_ref().map(KeyValue::lease).filter(|lease| *lease != 0).into_iter().chain(*spare) {
         match etcd.keep_alive(lease).await {
             Ok(_) => return Ok(lease),
@@ -226,18 +244,27 @@ async fn take_over(
         Trouble::Taken(format!("the key {key} of this host's name cannot be read, and is left alone: {why}"))
     })?;
     let is_me = other.place == me.place && other.pid == me.pid && other.birth == me.birth;
-    if !is_me && !has_ended(&other) {
+    let presence = there.lease();
+    if presence == 0 || !is_me && !has_ended(&other) {
         let who = match other.place == me.place {
             true => format!("process {} of this machine", other.pid),
             false => format!("an agent on machine {}", other.machine),
         };
+        let unless = match presence {
+            // Agents write it under a lease.
+            0 => format!(
+                "the key {key} is under no lease, so that it does not end: if it is nobody's, remove it with etcdctl del"
+            ),
+            _ => format!(
+                "if it is this machine before its last boot, this goes away by itself within {:?}",
+                config.ttl
+            ),
+        };
         return Err(Trouble::Taken(format!(
-            "there is a host {} already: {who}. Give one of them another name (cluster.host); if it is this machine \
-             before its last boot, this goes away by itself within {:?}",
-            config.host, config.ttl
+            "there is a host {} already: {who}. Give one of them another name (cluster.host); {unless}",
+            config.host
         )));
     }
-    let presence = there.lease();
     etcd.keep_alive(presence).await?;
     let records = records(etcd, keys, config, spare).await?;
     let value = HostValue { since: other.since, ..me.clone() };
@@ -298,16 +325,29 @@ pub(crate) async fn leave(
     let known = known_value(Presence::Left, leases.presence);
     let event = EventValue::of_host(&config.host, "left", "has left");
     let under = |lease| Some(PutOptions::new().with_lease(lease));
-    let txn = Txn::new().when([is_ours(keys, config, leases)]).and_then([
+    // What somebody else has put there is left alone.
+    let (found, _) = etcd.all(&keys.nodes_of(&config.host), None).await?;
+    let is_state = |kv: &KeyValue| {
+        matches!(keys.parse(kv.key()), Some(Key::Node(..))) && value::parse::<NodeValue>(kv.value()).is_ok()
+    };
+    let told: Vec<_> =
+        found.iter().filter(|kv| is_state(kv)).map(|kv| TxnOp::delete(kv.key(), None)).collect();
+    let (last, before) = told.split_at(told.len().min(AT_ONCE));
+    for some in before.chunks(AT_ONCE) {
+        let txn = Txn::new().when([is_ours(keys, config, leases)]).and_then(some);
+        etcd.txn("take back what was told of nodes", txn).await?;
+    }
+    let mut ops = last.to_vec();
+    ops.extend([
         TxnOp::put(keys.known(&config.host), json(&known), under(leases.records)),
         TxnOp::put(
             keys.host_event(&config.host, leases.presence, keys::GONE),
             json(&event),
             under(events.get(etcd).await?),
         ),
-        TxnOp::delete(keys.nodes_of(&config.host), Some(DeleteOptions::new().with_prefix())),
         TxnOp::delete(keys.host(&config.host), None),
     ]);
+    let txn = Txn::new().when([is_ours(keys, config, leases)]).and_then(ops);
     etcd.txn("tell that this host leaves", txn).await?;
     etcd.revoke(leases.presence).await
 }

@@ -25,6 +25,9 @@ pub enum Trouble {
     /// All hosts together ask for more than it can do.
     #[error("etcd has too much to do: {0}")]
     Busy(String),
+    /// It is behind with its writes. One that it has not confirmed in time may be made all the same.
+    #[error("etcd writes too slowly: {0}")]
+    Slow(String),
     /// The lease is gone: for the others, this host is lost.
     #[error("the lease has run out: to the others this host is lost")]
     LeaseGone,
@@ -47,7 +50,7 @@ pub enum Trouble {
 impl Trouble {
     /// Whether it takes no writes, and is there all the same: so leases can be kept.
     pub(crate) fn refuses_writes(&self) -> bool {
-        matches!(self, Trouble::Full(_) | Trouble::Busy(_))
+        matches!(self, Trouble::Full(_) | Trouble::Busy(_) | Trouble::Slow(_))
     }
 
     pub(crate) fn of(error: &etcd_client::Error, what: &'static str, prefix: &str) -> Trouble {
@@ -59,6 +62,10 @@ impl Trouble {
                 etcd_client::Error::LeaseKeepAliveError(_) | etcd_client::Error::WatchError(_) => {
                     Trouble::Away(error.to_string())
                 }
+                etcd_client::Error::TransportError(transport) => Trouble::Other {
+                    what: "connect",
+                    why: with_cause("no connection can be made", transport),
+                },
                 _ => Trouble::Other { what, why: error.to_string() },
             };
         };
@@ -66,6 +73,7 @@ impl Trouble {
         // The numbers are gRPC's. Of some failures, older versions tell only the text.
         match i32::from(status.code()) {
             _ if why.contains("too many requests") => Trouble::Busy(why),
+            _ if why.contains("waiting for the applied index") => Trouble::Slow(why),
             7 => Trouble::Denied { what, why, prefix: prefix.to_owned() },
             16 => Trouble::Stranger(why),
             3 if why.contains("auth") || why.contains("user name is empty") => Trouble::Stranger(why),
@@ -83,6 +91,43 @@ impl Trouble {
             }
             _ => Trouble::Other { what, why },
         }
+    }
+}
+
+impl Trouble {
+    /// Of a first connection, with what to look at: libraries name only what they have seen.
+    pub(crate) fn at_first(self) -> Trouble {
+        match self {
+            Trouble::Away(why) => Trouble::Away(with_advice(why)),
+            Trouble::Other { what, why } => Trouble::Other { what, why: with_advice(why) },
+            other => other,
+        }
+    }
+}
+
+/// What the words of TLS, HTTP/2 and gRPC mean for whoever has written the configuration.
+const ADVICE: [(&str, &str); 3] = [
+    ("received fatal alert: ", "etcd wants a certificate, or not this one: see cluster.cert and cluster.key"),
+    ("invalid peer certificate: ", "see cluster.ca, and by which name cluster.endpoints has it"),
+    ("", "is it etcd? http or https?"),
+];
+/// Whoever speaks something else is noticed by one of these.
+const OTHERS: [&str; 6] = [
+    "broken pipe",
+    "h2 protocol error",
+    "handshake eof",
+    "corrupt message",
+    "compression flag",
+    "connection reset",
+];
+
+fn with_advice(why: String) -> String {
+    let is_other = OTHERS.iter().any(|words| why.contains(words));
+    let found =
+        ADVICE.iter().find(|(words, _)| if words.is_empty() { is_other } else { why.contains(words) });
+    match found {
+        Some((_, advice)) => format!("{why} ({advice})"),
+        None => why,
     }
 }
 

@@ -49,7 +49,12 @@ impl Turn {
         let etcd = Etcd::connect(config, keys.root()).await?;
         loop {
             let revision = etcd.revision(&role).await?;
-            if etcd.get(&role).await?.is_some() {
+            if let Some(kv) = etcd.get(&role).await? {
+                if kv.lease() == 0 {
+                    return Err(Trouble::Taken(format!(
+                        "the key {role} is under no lease, so that it is nobody's turn: remove it with etcdctl del"
+                    )));
+                }
                 etcd.until_free(&role, revision + 1).await?;
                 continue;
             }

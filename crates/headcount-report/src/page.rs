@@ -10,7 +10,7 @@ const PAGE: &str = include_str!("page.html");
 /// What a browser lets the page do: run its own script and style, known by their hashes, and ask its own server. So even a
 /// registry that somebody has filled with markup could do nothing, were it ever to get into the page as such.
 pub(crate) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-blJdFYu22Y3/lvCWvWPjBc/aAsXizEHqe2aI8eoRggg='; \
+     script-src 'sha256-+E2MdWvDaG9zyqHIscPXaQDBgSOI08PnjLSw3U80/ro='; \
      style-src 'sha256-Hodj6SK0s8tdUiuAxJhR5cZgJY4PwMyBX7WMU3jBrv0='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -10,12 +10,13 @@ mod picture;
 mod reload;
 mod session;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use headcount_cluster::config::{Config, DEFAULT_FILE, Reload};
+use headcount_cluster::config::{self, Config, DEFAULT_FILE, Reload};
 use headcount_cluster::doer::Doer;
 use headcount_cluster::ending::Ending;
 use headcount_report::plural;
@@ -29,6 +30,7 @@ use cluster::Membership;
 use hooks::Hooks;
 use http::{Listeners, Sockets};
 use nodes::Nodes;
+use session::Allowed;
 
 const AGENT_EXAMPLES: &str = "\
 Examples:
@@ -54,14 +56,20 @@ impl AgentArgs {
     fn read(&self) -> anyhow::Result<(String, Config, Vec<Settings>)> {
         let file = match &self.config {
             Some(file) => file.clone(),
-            None if !std::path::Path::new(DEFAULT_FILE).exists() => {
+            // One that is there and cannot be read is an error, as is a link that leads nowhere.
+            None if std::fs::symlink_metadata(DEFAULT_FILE)
+                .is_err_and(|e| e.kind() == ErrorKind::NotFound) =>
+            {
                 let name = format!("the default ({DEFAULT_FILE} does not exist)");
                 return Ok((name, Config::default(), Vec::new()));
             }
             None => PathBuf::from(DEFAULT_FILE),
         };
-        let config = Config::read(&file)?;
-        let hooks = hooks::read(&file, &config)?;
+        let text = config::text(&file)?;
+        let config = Config::of(&file, &text)?;
+        let hooks = hooks::read(&file, &text, &config)?;
+        // What is wrong there would otherwise be found only when it is used.
+        Allowed::find(&config.agent.claims).with_context(|| file.display().to_string())?;
         Ok((file.display().to_string(), config, hooks))
     }
 }
@@ -79,7 +87,10 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
     tracing::subscriber::set_global_default(log::to(std::io::stderr)).context("cannot begin the log")?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(args, file, config, hooks))
+    let outcome = runtime.block_on(serve(args, file, config, hooks));
+    // Whoever waits for a name server that does not answer need not be waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn in_words(config: &Config, hooks: &[Settings]) -> String {

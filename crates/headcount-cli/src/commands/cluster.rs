@@ -14,7 +14,6 @@ use headcount_cluster::config::{ClusterConfig, Config, DEFAULT_FILE};
 use headcount_cluster::follower::{Follower, News};
 
 use crate::args::NodeSelector;
-use crate::escape::escape;
 use crate::outcome::{Outcome, UsageError};
 use events::EventsArgs;
 use leader::LeaderArgs;
@@ -71,7 +70,7 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
     let node = selector.node.as_deref();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match &args.command {
             ClusterCommand::Status(args) => status::run(config, node, args).await,
             ClusterCommand::Events(args) => events::run(config, node, args).await,
@@ -79,7 +78,10 @@ pub fn run(selector: &NodeSelector, args: &ClusterArgs) -> anyhow::Result<Outcom
             ClusterCommand::Reload(args) => reload::run(config, node, args).await,
             ClusterCommand::Leader(args) => leader::list(config, args).await,
         }
-    })
+    });
+    // Whoever waits for a name server that does not answer need not be waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The cluster of this configuration.
@@ -104,9 +106,4 @@ async fn read(mut follower: Follower) -> anyhow::Result<(Follower, Vec<News>)> {
             news => told.push(news),
         }
     }
-}
-
-/// Says on standard error what is not an answer.
-fn say(what: &str) {
-    anstream::eprintln!("headcount: {}", escape(what));
 }

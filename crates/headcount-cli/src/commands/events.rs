@@ -17,10 +17,10 @@ use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::args::NodeSelector;
-use crate::escape::escape;
 use crate::find::{self, Folders};
 use crate::outcome::Outcome;
 use crate::poll::{Signals, wait};
+use crate::say::say;
 use journals::{Batch, Entry, Journals, News};
 use since::From;
 use since::Since;
@@ -268,9 +268,4 @@ fn keep_last(found: &mut Entries, lines: Option<usize>) {
         drop -= usize::from(dropped && matches!(entry, Entry::Event(_)));
         !dropped
     });
-}
-
-/// Says on standard error what is not an event.
-fn say(what: &str) {
-    anstream::eprintln!("headcount: {}", escape(what));
 }

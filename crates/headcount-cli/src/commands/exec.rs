@@ -30,6 +30,9 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<Outcome> {
     let error = Command::new(program).args(arguments).exec();
     // As a shell has it.
     let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-    crate::complain(&format!("cannot run {}: {error}", program.to_string_lossy()));
+    crate::say::complain(&crate::escape::escape(&format!(
+        "cannot run {}: {error}",
+        program.to_string_lossy()
+    )));
     Ok(Outcome::Exit(code))
 }

@@ -20,6 +20,7 @@ use crate::escape::escape;
 use crate::find;
 use crate::outcome::{Outcome, UsageError};
 use crate::process;
+use crate::say::say;
 
 use passed_on::PassedOn;
 use who::Who;
@@ -76,7 +77,7 @@ pub fn run(selector: &NodeSelector, args: &LockArgs) -> anyhow::Result<Outcome> 
         let outcome = match wait(&visitor, &lock, args, &signals, begun)? {
             Waited::Held(guard) => Some(hold(&visitor, guard, args, &signals)?),
             Waited::InVain(text) => {
-                crate::complain(&text);
+                crate::say::complain(&escape(&text));
                 Some(Outcome::Exit(args.conflict_exit_code))
             }
             Waited::Told(signal) => {
@@ -173,11 +174,7 @@ fn wait(
             return Ok(Waited::InVain(text));
         }
         if let Some(who) = who.filter(|who| begun.elapsed() >= FIRST_WORD && said != Some(who.pid)) {
-            anstream::eprintln!(
-                "headcount: {node}: waiting for the lock {}: {}",
-                lock.name(),
-                who.with("it")
-            );
+            say(&format!("{node}: waiting for the lock {}: {}", lock.name(), who.with("it")));
             said = Some(who.pid);
         }
     }
@@ -188,8 +185,8 @@ fn hold(visitor: &Visitor, guard: LockGuard, args: &LockArgs, signals: &PassedOn
     let node = visitor.node();
     let abandoned_by = guard.abandoned_by().map(|pid| pid.to_string());
     if let Some(pid) = &abandoned_by {
-        let name = escape(node.name());
-        anstream::eprintln!("headcount: {name}: process {pid} ended while it held the lock {}", args.name);
+        let name = node.name();
+        say(&format!("{name}: process {pid} ended while it held the lock {}", args.name));
     }
     let variables: [Variable; 4] = [
         ("HEADCOUNT_NODE", Some(node.name().to_owned())),
@@ -209,11 +206,11 @@ fn hold(visitor: &Visitor, guard: LockGuard, args: &LockArgs, signals: &PassedOn
         visitor.tend();
         if is_current && !visitor.is_current() {
             is_current = false;
-            anstream::eprintln!(
-                "headcount: {}: its registry was removed or replaced: who comes now does not see that the lock {} is taken",
-                escape(node.name()),
+            say(&format!(
+                "{}: its registry was removed or replaced: who comes now does not see that the lock {} is taken",
+                node.name(),
                 args.name
-            );
+            ));
         }
     }
     let code = child::code_of(child.reap()?);

@@ -60,7 +60,7 @@ pub fn run(selector: &NodeSelector, args: &ReloadArgs) -> anyhow::Result<Outcome
     let mut progress = Progress::new(deadline);
     let reload = Reload { registry, master, drained: args.drained, deadline };
     let ended = reload.perform(&mut |what| progress.show(what))?;
-    progress.end()?;
+    progress.end();
     ended.say()
 }
 

@@ -17,7 +17,7 @@ use headcount_report::Newest;
 use crate::args::{NodeSelector, duration};
 use crate::clock::Deadline;
 use crate::outcome::Outcome;
-use crate::paint;
+use crate::say::complain;
 use condition::Wanted;
 use node_watch::NodeWatch;
 use progress::Progress;
@@ -81,7 +81,7 @@ pub fn run(selector: &NodeSelector, args: &WaitArgs) -> anyhow::Result<Outcome> 
     let mut progress = Progress::new(deadline);
     let tick = progress.tick();
     let ended = until(&mut node, &wanted, deadline, tick, &mut |what| progress.show(what))?;
-    progress.end()?;
+    progress.end();
     ended.say()
 }
 
@@ -100,14 +100,14 @@ impl Ended {
     pub fn say(self) -> anyhow::Result<Outcome> {
         match self {
             Ended::Reached(what, _) => reached(&what),
-            Ended::NotReached(why) => not_reached(&why),
-            Ended::ReloadFailed(why) => reload_failed(&why),
+            Ended::NotReached(why) => Ok(not_reached(&why)),
+            Ended::ReloadFailed(why) => Ok(reload_failed(&why)),
         }
     }
 }
 
 /// Tells what is waited for.
-pub type Show<'a> = dyn FnMut(&str) -> std::io::Result<()> + 'a;
+pub type Show<'a> = dyn FnMut(&str) + 'a;
 
 /// Waits until the node is as it is wanted. `tick`: what is waited for is shown at least so often.
 pub fn until(
@@ -141,7 +141,7 @@ pub fn until(
         if deadline.is_over() {
             return Ok(Ended::NotReached(unmet::not_reached(deadline.timeout(), &unmet)));
         }
-        show(&unmet::line(&unmet))?;
+        show(&unmet::line(&unmet));
         let is_in_progress = snapshot.as_ref().is_some_and(is_in_progress);
         let limit = if is_in_progress { CHECK_INTERVAL } else { tick.unwrap_or(IDLE_INTERVAL) };
         node.wait(limit.min(deadline.left()))?;
@@ -209,16 +209,12 @@ pub fn reached(what: &str) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-pub fn not_reached(reason: &str) -> anyhow::Result<Outcome> {
-    complain(reason)?;
-    Ok(Outcome::NotReached)
+pub fn not_reached(reason: &str) -> Outcome {
+    complain(reason);
+    Outcome::NotReached
 }
 
-pub fn reload_failed(reason: &str) -> anyhow::Result<Outcome> {
-    complain(reason)?;
-    Ok(Outcome::ReloadFailed)
-}
-
-fn complain(reason: &str) -> std::io::Result<()> {
-    writeln!(anstream::stderr().lock(), "{}headcount:{} {reason}", paint::ERROR, anstyle::Reset)
+pub fn reload_failed(reason: &str) -> Outcome {
+    complain(reason);
+    Outcome::ReloadFailed
 }

@@ -1,6 +1,7 @@
 //! Deliveries for the whole cluster, by whichever agent's turn it is. The record is in etcd, so that the next one goes on where this
 //! one has stopped; and nobody can begin a delivery whose turn it is not.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use headcount_cluster::turn;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use super::command;
 use super::deliver::{Deliverer, Ended};
 use super::log::Log;
 use super::notification::Notification;
@@ -25,6 +27,18 @@ const VERSION: u32 = 1;
 const AGAIN: Duration = Duration::from_millis(250);
 /// Subjects of warnings that are not repeated.
 const ETCD: &str = "etcd";
+
+/// Its key in etcd is not this agent's any more, whoever removed it.
+#[derive(Debug)]
+struct TurnIsOver;
+
+impl fmt::Display for TurnIsOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its turn is over: another agent goes on, or this one when its turn comes again")
+    }
+}
+
+impl std::error::Error for TurnIsOver {}
 
 /// What is in etcd.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -133,7 +147,7 @@ impl Record for ClusterRecord<'_> {
                     self.saved = Some(self.progress.clone());
                     return Ok(());
                 }
-                Ok(None) => bail!("its turn is over: another agent goes on"),
+                Ok(None) => return Err(TurnIsOver.into()),
                 Err(trouble) => self.log.warn_once(ETCD, format_args!("{trouble}. Trying again")),
             }
             if self.stop.is_urged() {
@@ -157,8 +171,18 @@ pub struct Courier<'a> {
 }
 
 impl<'a> Courier<'a> {
-    /// Delivers until it is to stop.
+    /// Delivers until it is to stop, or another agent's turn has come.
     pub fn run(&self) -> anyhow::Result<Outcome> {
+        match self.deliver() {
+            Err(error) if error.is::<TurnIsOver>() => {
+                self.log.warn(error);
+                Ok(Outcome::Done)
+            }
+            other => other,
+        }
+    }
+
+    fn deliver(&self) -> anyhow::Result<Outcome> {
         let (progress, mut is_new) = self.progress()?;
         let record = ClusterRecord {
             record: self.record.clone(),
@@ -217,11 +241,11 @@ impl<'a> Courier<'a> {
             Some((bytes, written)) => self.memory.true_of(bytes, *written)?,
             None => Progress::default(),
         };
-        if progress.host != self.config.host
-            && let Some(flight) = &mut progress.in_flight
-        {
-            // It is no process of this host.
-            flight.process = None;
+        if let Some(flight) = &mut progress.in_flight {
+            // It is no process of this host; or any process, that somebody who may write to etcd would have us end.
+            let is_here = progress.host == self.config.host;
+            flight.process =
+                flight.process.filter(|process| is_here && command::is_of(*process, &flight.document));
         }
         let (host, tenure) = (self.config.host.clone(), self.record.tenure());
         Ok((Progress { v: VERSION, host, tenure, ..progress }, found.is_none()))

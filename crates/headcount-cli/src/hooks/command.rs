@@ -1,12 +1,13 @@
 //! Delivers by a command, in a process group of its own.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headcount_report::age;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionbio;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
@@ -30,6 +31,8 @@ pub struct Running {
     child: Child,
     group: Pid,
     start: Instant,
+    /// What it has not taken yet of what it is told.
+    input: Option<(ChildStdin, Vec<u8>)>,
 }
 
 /// Makes a command ready to start. The error is for people.
@@ -44,18 +47,32 @@ pub fn prepare(command: &str, document: &Map<String, Value>) -> Result<Running, 
     }
     let child = shell.spawn().map_err(|error| format!("cannot start /bin/sh: {error}"))?;
     let group = group_of(child.id()).ok_or("/bin/sh has no process id")?;
-    Ok(Running { child, group, start: Instant::now() })
+    Ok(Running { child, group, start: Instant::now(), input: None })
 }
 
 impl Running {
     /// Starts the command, and hands over the document.
     pub fn start(&mut self, document: &Map<String, Value>) {
         self.start = Instant::now();
-        if let Some(mut stdin) = self.child.stdin.take() {
-            let text = format!("go\n{}\n", Value::Object(document.clone()));
-            // An empty pipe takes a page at least, which no document fills: this cannot block. A command that reads
-            // nothing, or has ended, is none that failed.
-            let _ = stdin.write_all(text.as_bytes());
+        let Some(stdin) = self.child.stdin.take() else { return };
+        let text = format!("go\n{}\n", Value::Object(document.clone()));
+        // Of another host, a document may be longer than what a pipe takes, and a command need not read it. A pipe can always be told
+        // not to wait.
+        let _ = ioctl_fionbio(&stdin, true);
+        self.input = Some((stdin, text.into_bytes()));
+        self.hand_over();
+    }
+
+    /// As much as it takes now.
+    fn hand_over(&mut self) {
+        while let Some((stdin, text)) = &mut self.input {
+            match stdin.write(text) {
+                Ok(n) if n > 0 && n < text.len() => drop(text.drain(..n)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // All of it. Or the command reads nothing, or has ended: it is none that failed.
+                Ok(_) | Err(_) => self.input = None,
+            }
         }
     }
 
@@ -83,8 +100,10 @@ impl Running {
             }
             let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(left.min(TICK).subsec_nanos()) };
             let mut fds: Vec<_> = pidfd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            fds.extend(self.input.iter().map(|(stdin, _)| PollFd::new(stdin, PollFlags::OUT)));
             // Interrupted by a signal: it is looked at in the next round, as everything is.
             let _ = poll(&mut fds, Some(&wait));
+            self.hand_over();
             tick();
         }
         match self.child.wait() {
@@ -125,6 +144,17 @@ pub fn outlast(leader: Leader, timeout: Duration, stop: &Stop) {
         }
         std::thread::sleep(TICK);
     }
+}
+
+/// Whether this process is a command that was started with this document: by its environment, if it still has it. Of a record that others can
+/// write, nothing else is believed.
+pub fn is_of(leader: Leader, document: &Map<String, Value>) -> bool {
+    let Some(id) = document.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()) else {
+        return false;
+    };
+    let wanted = format!("HEADCOUNT_ID={id}");
+    let environment = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
 }
 
 /// SIGTERM for all of the group, and SIGKILL for those that are left after a while.

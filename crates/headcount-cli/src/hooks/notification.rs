@@ -133,7 +133,8 @@ pub fn variables(document: &Map<String, Value>) -> impl Iterator<Item = (&'stati
         let value = match document.get(member) {
             None | Some(Value::Null | Value::Bool(false)) => None,
             Some(Value::Bool(true)) => Some("1".into()),
-            Some(Value::String(text)) => Some(text.into()),
+            // Another host may have written anything, and no variable can have a NUL.
+            Some(Value::String(text)) => Some(text.replace('\0', "\u{fffd}").into()),
             Some(other) => Some(other.to_string().into()),
         };
         (variable, value)
@@ -169,6 +170,13 @@ mod tests {
             (Some(5), Some(7))
         );
         assert!(shown(&notification).contains("HEADCOUNT_LOST=3\n"));
+    }
+
+    #[test]
+    fn a_variable_has_no_nul() {
+        let document = Map::from_iter([("host".to_owned(), Value::from("a\0b"))]);
+        let set: Vec<_> = variables(&document).filter(|(_, value)| value.is_some()).collect();
+        assert_eq!(set, [("HEADCOUNT_HOST", Some("a\u{fffd}b".into()))]);
     }
 
     #[test]

@@ -79,6 +79,15 @@ fn what_is_wrong_is_said_before_anything_is_done() {
         .ended(4)
         .complains("agent.toml")
         .complains("missing field `endpoints`");
+    // What would be in the way only later.
+    check("[agent]\nclaims = [\"no such user\"]\n").ended(4).complains("there is no user no such user");
+    check(&format!("[agent]\nsocket = \"/{}\"\n", "x".repeat(107))).ended(4).complains("has 108 bytes");
+    // In one line, without what stands there.
+    let said = check("[cluster]\npassword = \"hunter2\"\n")
+        .ended(4)
+        .complains("line 2, column 1: unknown field `password`")
+        .err;
+    assert!(said.lines().count() == 1 && !said.contains("hunter2"), "{said}");
     check("[agent]\nsocket = \"/nowhere/x\"\n").ended(0);
     crate::program::run(&mut host.command(&["agent"]))
         .ended(4)

@@ -245,8 +245,12 @@ fn certificates_say_who_is_who() {
     let mut alone = Host::alone(&folder.at("host"));
     for (ca, name, why) in [
         ("house", "agent", None),
-        ("house", "stranger", Some("etcd does not answer")),
-        ("strangers", "agent", Some("invalid peer certificate")),
+        (
+            "house",
+            "stranger",
+            Some("etcd wants a certificate, or not this one: see cluster.cert and cluster.key"),
+        ),
+        ("strangers", "agent", Some("see cluster.ca, and by which name cluster.endpoints has it")),
     ] {
         alone.configure(&format!(
             "[cluster]\nname = \"shop\"\nendpoints = [\"{}\"]\nhost = \"a\"\nttl = \"2s\"\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
@@ -263,5 +267,19 @@ fn certificates_say_who_is_who() {
                 alone.end(Signal::TERM).ended(0).complains("host a has left");
             }
         }
+    }
+    // What the libraries do not say by themselves.
+    let port = etcd.url().rsplit(':').next().expect("a port").to_owned();
+    let tls = |cert: &str, key: &str| {
+        format!("ca = {:?}\ncert = {:?}\nkey = {:?}\n", at("house.pem"), at(cert), at(key))
+    };
+    for (scheme, files, why) in [
+        ("http", String::new(), "(is it etcd? http or https?)"),
+        ("https", tls("agent.pem", "stranger.key"), "keys may not be consistent"),
+    ] {
+        alone.configure(&format!(
+            "[cluster]\nname = \"shop\"\nendpoints = [\"{scheme}://127.0.0.1:{port}\"]\nhost = \"a\"\nttl = \"2s\"\n{files}"
+        ));
+        alone.cluster(&["status"]).ended(4).complains(why);
     }
 }

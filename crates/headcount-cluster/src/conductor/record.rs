@@ -81,7 +81,7 @@ impl PartValue {
     fn add_to(self, rollout: &mut RolloutValue) -> bool {
         let known = rollout.waves.len();
         let mut waves = self.waves.into_iter();
-        if self.from + 1 == known {
+        if known.checked_sub(1) == Some(self.from) {
             let more = waves.next().unwrap_or_default();
             rollout.waves.last_mut().into_iter().for_each(|wave| wave.extend(more.clone()));
         } else if self.from != known {

@@ -99,8 +99,9 @@ impl Publisher {
             let is_as_told = is_at(&self.keys.node(&self.config.host, &name), told.revision);
             let txn = txn(&self.keys, &self.config, leases, is_as_told, &name, &writing, lease);
             let begun = Instant::now();
-            let answer = etcd.txn("write", txn).await?;
+            let answer = etcd.write(txn).await;
             self.pace.took(begun.elapsed(), Instant::now());
+            let answer = answer?;
             if !answer.succeeded() {
                 return self.look_again(etcd, leases).await.map(Some);
             }
@@ -123,9 +124,10 @@ impl Publisher {
                 status.missed += skipped;
             });
         }
-        // Not while one cannot be read: it may be any of them.
-        let gone: Vec<String> =
-            self.told.keys().filter(|name| complete && !names.contains(*name)).cloned().collect();
+        // Not while one cannot be read: it may be any of them. Nor what was no state of ours.
+        let is_gone =
+            |(name, told): &(&String, &Told)| complete && !names.contains(*name) && told.value.is_some();
+        let gone: Vec<String> = self.told.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             if let Err(later) = self.pace.take(Instant::now()) {
                 at(later);
@@ -136,7 +138,7 @@ impl Publisher {
             let txn = Txn::new()
                 .when([is_ours(&self.keys, &self.config, leases), is_as_told])
                 .and_then([TxnOp::delete(key, None)]);
-            if !etcd.txn("write", txn).await?.succeeded() {
+            if !etcd.write(txn).await?.succeeded() {
                 return self.look_again(etcd, leases).await.map(Some);
             }
             self.told.remove(&name);
@@ -166,7 +168,7 @@ fn in_turn<T>(mut all: BTreeMap<String, T>, first: Option<String>) -> impl Itera
 /// So many different lines are remembered.
 const REMEMBERED: usize = 256;
 
-fn say_once(said: &mut BTreeSet<String>, what: String) {
+pub(super) fn say_once(said: &mut BTreeSet<String>, what: String) {
     if said.len() >= REMEMBERED {
         said.clear();
     }

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use headcount_cluster::Nodes;
-use headcount_cluster::config::{ClusterConfig, Config};
+use headcount_cluster::config::{ClusterConfig, Config, parse};
 use headcount_cluster::turn::Turn;
 use rustix::event::{PollFd, PollFlags};
 use serde::Deserialize;
@@ -43,10 +43,8 @@ struct File {
 }
 
 /// Reads the hooks of a configuration.
-pub fn read(path: &Path, config: &Config) -> anyhow::Result<Vec<Settings>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let file: File = toml::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim_end()))?;
+pub fn read(path: &Path, text: &str, config: &Config) -> anyhow::Result<Vec<Settings>> {
+    let file: File = parse(path, text)?;
     for (number, hook) in file.hook.iter().enumerate() {
         if let Err(why) = hook.check() {
             bail!("{}: hook {}: {why}", path.display(), hook.name);

@@ -1,14 +1,14 @@
 //! What the agent answers: metrics and the page of all nodes of its host, on a socket and, if asked, on a port.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -49,7 +49,11 @@ pub struct Listeners {
     _path: SocketPath,
 }
 
-struct SocketPath(PathBuf);
+/// The socket that was made there: its device and number tell it from one that another agent has made since.
+struct SocketPath {
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
 
 struct Shared {
     further: Vec<PathBuf>,
@@ -64,7 +68,7 @@ impl Sockets {
     pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
         let allowed = Allowed::find(&config.agent.claims)?;
         let local = listen(&config.agent.socket)?;
-        let path = SocketPath(config.agent.socket.clone());
+        let path = SocketPath::new(&config.agent.socket);
         let bind = |address| {
             let network = std::net::TcpListener::bind(address)?;
             network.set_nonblocking(true)?;
@@ -125,10 +129,22 @@ fn ended(how: std::io::Result<()>) {
     }
 }
 
+impl SocketPath {
+    fn new(path: &Path) -> SocketPath {
+        SocketPath { path: path.to_owned(), file: file_at(path) }
+    }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 impl Drop for SocketPath {
     fn drop(&mut self) {
         // It may be gone with its folder.
-        let _ = std::fs::remove_file(&self.0);
+        if self.file.is_some() && self.file == file_at(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -149,7 +165,11 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(what),
     }
-    let listener = UnixListener::bind(path).with_context(what)?;
+    let bind = UnixListener::bind(path);
+    if bind.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        bail!("{}: there is no such folder: make it, or name another one", what());
+    }
+    let listener = bind.with_context(what)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).with_context(what)?;
     Ok(listener)
 }
@@ -160,16 +180,18 @@ async fn status(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
     // The page asks for it again and again. Who reads the nodes of this host need not make etcd tell of all others.
     let is_asked_for = uri.query().is_some_and(|query| query.split('&').any(|part| part == "cluster"));
     let all_hosts = match &shared.picture {
-        Some(picture) if format == Format::Html || is_asked_for => Some(all_hosts(picture).await),
+        Some(picture) if format == Format::Html || is_asked_for => Some(picture.state().await),
         _ => None,
     };
     answer(shared, format, all_hosts).await
 }
 
-/// What `/cluster` answers, with the time, or what is wrong.
-async fn all_hosts(picture: &Picture) -> Value {
-    let document = picture.state().await;
-    match document.and_then(|text| serde_json::from_slice::<Value>(&text).map_err(|e| e.to_string())) {
+/// The fleet as [`Picture::state`] has it, in megabytes that all who ask share.
+type AllHosts = Result<Bytes, String>;
+
+/// The same as a part of another document, with the time, or what is wrong.
+fn document_of(all_hosts: AllHosts) -> Value {
+    match all_hosts.and_then(|text| serde_json::from_slice::<Value>(&text).map_err(|e| e.to_string())) {
         Ok(mut document) => {
             document["time"] = (wall_ns() as f64 / 1e9).into();
             document
@@ -194,7 +216,9 @@ async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn events(State(shared): State<Arc<Shared>>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     let Some(picture) = &shared.picture else { return away(NO_CLUSTER.to_owned()) };
-    match picture.events().await {
+    // A stranger must not keep the servers of this host from following.
+    let is_trusted = shared.allowed.has(&caller).await;
+    match picture.events(is_trusted).await {
         Some(lines) => {
             caller.may_be_quiet();
             ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
@@ -232,8 +256,8 @@ fn away(why: String) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn answer(shared: Arc<Shared>, format: Format, cluster: Option<Value>) -> Response {
-    // It is never closed.
+async fn answer(shared: Arc<Shared>, format: Format, cluster: Option<AllHosts>) -> Response {
+    // What is made for each of them takes memory and time. It is never closed.
     let _turn = shared.room.acquire().await;
     let sharing = Arc::clone(&shared);
     let text = tokio::task::spawn_blocking(move || text(&sharing, format, cluster)).await;
@@ -253,7 +277,7 @@ async fn answer(shared: Arc<Shared>, format: Format, cluster: Option<Value>) -> 
     }
 }
 
-fn text(shared: &Shared, format: Format, cluster: Option<Value>) -> anyhow::Result<String> {
+fn text(shared: &Shared, format: Format, cluster: Option<AllHosts>) -> anyhow::Result<String> {
     let readings: Vec<Reading> = registries(&shared.further)
         .into_iter()
         .filter_map(|path| {
@@ -263,7 +287,7 @@ fn text(shared: &Shared, format: Format, cluster: Option<Value>) -> anyhow::Resu
         .collect();
     let documents = || {
         let all = readings.iter().map(|reading| NodeDocument::new(&reading.snapshot, &reading.history));
-        StatusDocument::new(all.collect()).with_cluster(cluster.clone())
+        StatusDocument::new(all.collect()).with_cluster(cluster.map(document_of))
     };
     Ok(match format {
         Format::Json => serde_json::to_string(&documents())? + "\n",
@@ -303,6 +327,21 @@ fn of_cluster(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_another_agent_has_made_since_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let _ours = std::os::unix::net::UnixListener::bind(at("ours")).unwrap();
+        let (first, second) = (SocketPath::new(&at("ours")), SocketPath::new(&at("ours")));
+        std::fs::rename(at("ours"), at("aside")).unwrap();
+        let _theirs = std::os::unix::net::UnixListener::bind(at("ours")).unwrap();
+        drop(first);
+        assert!(at("ours").exists(), "another agent listens there");
+        std::fs::rename(at("aside"), at("ours")).unwrap();
+        drop(second);
+        assert!(!at("ours").exists());
+    }
 
     #[test]
     fn what_is_no_socket_is_left_alone() {

@@ -20,7 +20,8 @@ impl<W: Write> Write for PlainLog<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = escape(text.strip_suffix('\n').unwrap_or(&text)).into_owned() + "\n";
-        self.0.write_all(line.as_bytes())?;
+        // Whoever read our log may be gone. The logger would panic, and with it whatever had something to say.
+        let _ = self.0.write_all(line.as_bytes());
         Ok(event.len())
     }
 

@@ -1,12 +1,13 @@
 //! The fleet, for the processes of this host that ask: followed only while somebody does, by all who ask together.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use headcount_cluster::config::ClusterConfig;
 use headcount_cluster::follower::{Follower, News};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -19,11 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So many events may be on their way to one who does not read; and so many may follow at once.
 const UNREAD: usize = 1024;
 const MOST_FOLLOWERS: usize = 64;
+/// Of these, so many may be of users who may have nothing of the cluster's.
+const MOST_STRANGERS: usize = 16;
 
 /// The way to whatever follows it.
 #[derive(Clone)]
 pub struct Picture {
     asks: mpsc::Sender<Ask>,
+    strangers: Arc<Semaphore>,
 }
 
 enum Ask {
@@ -39,7 +43,7 @@ impl Picture {
         tokio::spawn(
             Painter { config, asked, news, waiting: Vec::new(), trouble: None, document: None }.run(),
         );
-        Picture { asks }
+        Picture { asks, strangers: Arc::new(Semaphore::new(MOST_STRANGERS)) }
     }
 
     /// The document of `headcount cluster status --json`, or why there is none.
@@ -57,12 +61,17 @@ impl Picture {
     }
 
     /// What happens from now on, a line each. `None`: too many follow.
-    pub async fn events(&self) -> Option<ReceiverStream<Result<String, Infallible>>> {
+    pub async fn events(&self, is_trusted: bool) -> Option<ReceiverStream<Result<String, Infallible>>> {
+        let place = match is_trusted {
+            true => None,
+            false => Some(Arc::clone(&self.strangers).try_acquire_owned().ok()?),
+        };
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Events(answer)).await.ok()?;
         let mut news = answered.await.ok().flatten()?;
         let (lines, body) = mpsc::channel(16);
         tokio::spawn(async move {
+            let _place = place;
             loop {
                 let line = tokio::select! {
                     news = news.recv() => match news {

@@ -54,12 +54,11 @@ fn look(work: &Work, since: u64, tell: &mut dyn FnMut(&str)) -> anyhow::Result<R
 struct Said(String);
 
 impl Said {
-    fn tell(&mut self, what: &str, tell: &mut dyn FnMut(&str)) -> std::io::Result<()> {
+    fn tell(&mut self, what: &str, tell: &mut dyn FnMut(&str)) {
         if self.0 != what {
             what.clone_into(&mut self.0);
             tell(what);
         }
-        Ok(())
     }
 }
 

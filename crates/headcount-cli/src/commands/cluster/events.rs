@@ -19,6 +19,7 @@ use crate::escape::{escape, escape_json};
 use crate::outcome::Outcome;
 use crate::paint;
 use crate::poll::wait;
+use crate::say::say;
 
 const EVENTS_EXAMPLES: &str = "\
 Examples:
@@ -97,27 +98,27 @@ impl Printer<'_> {
         match news {
             News::Event(event) => self.event(event),
             News::Unreadable(key, why) => {
-                super::say(&format!("the event {key} is skipped: {why}"));
+                say(&format!("the event {key} is skipped: {why}"));
                 None
             }
             News::Missed { after, upto } => {
-                super::say(&format!(
+                say(&format!(
                     "etcd has compacted what happened between the revisions {after} and {upto}: events that were kept no longer than that are missing"
                 ));
                 None
             }
             News::SetBack => {
-                super::say(
+                say(
                     "etcd was set back to an older state: what it says of the time between is not true any more",
                 );
                 None
             }
             News::Away(trouble) => {
-                super::say(&format!("{trouble}. Trying again; what happens meanwhile follows"));
+                say(&format!("{trouble}. Trying again; what happens meanwhile follows"));
                 None
             }
             News::Back => {
-                super::say("etcd answers again");
+                say("etcd answers again");
                 None
             }
             News::Read | News::Changed => None,

@@ -224,12 +224,12 @@ impl Rollout {
             let is_connected = self.conductor.is_connected();
             tokio::select! {
                 biased;
-                () = signals.next() => return self.interrupted().await,
+                () = signals.next() => return Ok(self.interrupted().await),
                 news = self.conductor.next() => if let Some(outcome) = self.hear(news)? {
                     return Ok(outcome);
                 },
                 // One at a time: what connects must not be given up whenever the other has something to say.
-                news = self.follower.next(), if is_connected => self.hear_of_fleet(&news)?,
+                news = self.follower.next(), if is_connected => self.hear_of_fleet(&news),
                 () = sleep(LOOK), if is_connected => {}
             }
             if let Some(outcome) = self.hear_the_rest().await? {
@@ -247,22 +247,21 @@ impl Rollout {
                 news = self.conductor.next() => if let Some(outcome) = self.hear(news)? {
                     return Ok(Some(outcome));
                 },
-                news = self.follower.next() => self.hear_of_fleet(&news)?,
+                news = self.follower.next() => self.hear_of_fleet(&news),
                 () = std::future::ready(()) => break,
             }
         }
         Ok(None)
     }
 
-    fn hear_of_fleet(&mut self, news: &follower::News) -> std::io::Result<()> {
+    fn hear_of_fleet(&mut self, news: &follower::News) {
         match news {
             follower::News::Away(trouble) => {
                 self.fleet_is_known = false;
-                return self.printer.say(&format!("{trouble}. Nothing more begins until it answers"));
+                self.printer.say(&format!("{trouble}. Nothing more begins until it answers"));
             }
             _ => self.fleet_is_known = true,
         }
-        Ok(())
     }
 
     /// What the conductor has to tell.
@@ -270,17 +269,17 @@ impl Rollout {
         match news {
             News::Changed => self.tasks_are_known = true,
             News::Away(trouble) => {
-                self.printer.say(&format!("{trouble}. What has begun goes on; trying again"))?;
+                self.printer.say(&format!("{trouble}. What has begun goes on; trying again"));
             }
-            News::Back => self.printer.say("etcd answers again")?,
+            News::Back => self.printer.say("etcd answers again"),
             News::Lost(by) => {
-                self.printer.pause()?;
-                return not_reached(&escape(&format!("{by} goes on with it in place of this one"))).map(Some);
+                self.printer.pause();
+                return Ok(Some(not_reached(&escape(&format!("{by} goes on with it in place of this one")))));
             }
             News::Ended(ended) => {
-                self.printer.pause()?;
+                self.printer.pause();
                 let left = self.left();
-                return not_reached(&escape(&format!("it was ended {}: {left}", ended.why))).map(Some);
+                return Ok(Some(not_reached(&escape(&format!("it was ended {}: {left}", ended.why)))));
             }
             News::Gone => {
                 return Err(anyhow!(
@@ -317,13 +316,13 @@ impl Rollout {
                     }
                 }
                 Step::Wait => {
-                    self.printer.waiting(tasks)?;
+                    self.printer.waiting(tasks);
                     return Ok(None);
                 }
                 Step::Blocked(why) => {
                     let limit = self.conductor.record().timeout();
                     if self.blocked_since.get_or_insert_with(Instant::now).elapsed() < limit {
-                        self.printer.blocked(&why)?;
+                        self.printer.blocked(&why);
                         return Ok(None);
                     }
                     let why = format!("nothing could begin for {}: {}", age(limit), why.join("; "));
@@ -375,17 +374,16 @@ impl Rollout {
             self.left()
         );
         self.printer.stopped(failure, &text)?;
-        let text = escape(&text);
         match failure.outcome {
-            Became::Refused => reload_failed(&text).map(Some),
+            Became::Refused => Ok(Some(reload_failed(&escape(&text)))),
             Became::Failed | Became::NotAllowed => Err(anyhow!("{text}")),
-            _ => not_reached(&text).map(Some),
+            _ => Ok(Some(not_reached(&escape(&text)))),
         }
     }
 
-    async fn interrupted(&mut self) -> anyhow::Result<Outcome> {
+    async fn interrupted(&mut self) -> Outcome {
         let released = timeout(GIVING_UP, self.conductor.release()).await;
-        self.printer.pause()?;
+        self.printer.pause();
         let when = match released {
             Ok(Ok(())) => "",
             _ => " (in some seconds, since etcd does not answer)",

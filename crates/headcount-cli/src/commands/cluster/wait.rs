@@ -65,15 +65,15 @@ pub async fn run(config: ClusterConfig, node: Option<&str>, args: &WaitArgs) -> 
             None => args.unmet(follower.fleet(), node),
         };
         if unmet.is_empty() {
-            progress.end()?;
+            progress.end();
             return reached(&args.reached(follower.fleet(), node));
         }
         let unmet = unmet.join("; ");
         if deadline.is_over() {
-            progress.end()?;
-            return not_reached(&format!("timed out after {}: {}", age(args.timeout), escape(&unmet)));
+            progress.end();
+            return Ok(not_reached(&format!("timed out after {}: {}", age(args.timeout), escape(&unmet))));
         }
-        progress.show(&escape(&unmet))?;
+        progress.show(&escape(&unmet));
         let limit = progress.tick().map_or(deadline.left(), |tick| tick.min(deadline.left()));
         if let Ok(news) = tokio::time::timeout(limit, next(&mut follower)).await {
             away = match news {

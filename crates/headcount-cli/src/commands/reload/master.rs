@@ -6,12 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use headcount::{ErrorKind, Observer, ProcessStatus};
+use headcount_cluster::regular_file;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::escape::escape_path;
-use crate::{process, regular_file};
+use crate::process;
 
 /// A live process that is part of the node, held by a descriptor: its number cannot come to mean another one.
 pub struct Master {

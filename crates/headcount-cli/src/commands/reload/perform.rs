@@ -52,7 +52,7 @@ impl Reload {
                 let why = format!("master {} was busy for {time} and was not signalled", master.pid);
                 return Ok(Ended::NotReached(why));
             }
-            show(&format!("master {} is busy", master.pid))?;
+            show(&format!("master {} is busy", master.pid));
             std::thread::sleep(POLL_INTERVAL);
         }
         let mut node = NodeWatch::at(registry.clone());
@@ -107,7 +107,7 @@ fn wait_till_taken(
         if deadline.is_over() {
             return Ok(None);
         }
-        show(&format!("master {} has not taken the signal yet", master.pid))?;
+        show(&format!("master {} has not taken the signal yet", master.pid));
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -171,7 +171,7 @@ impl Sent {
             if deadline.is_over() {
                 return Ok(Ended::NotReached(unmet::not_reached(deadline.timeout(), &facts.unmet())));
             }
-            show(&unmet::line(&facts.unmet()))?;
+            show(&unmet::line(&facts.unmet()));
             // What the master does is looked at, and what its workers do wakes us.
             node.wait(CHECK_INTERVAL)?;
         }

@@ -33,7 +33,8 @@ impl Progress {
         self.terminal.then_some(TICK)
     }
 
-    pub fn show(&mut self, what: &str) -> std::io::Result<()> {
+    /// What cannot be shown is waited for all the same.
+    pub fn show(&mut self, what: &str) {
         let elapsed = self.deadline.elapsed();
         let changed = what != self.shown;
         let since = elapsed.saturating_sub(self.shown_at);
@@ -42,35 +43,35 @@ impl Progress {
             false => changed && (since >= PAUSE || self.shown.is_empty()),
         };
         if !due {
-            return Ok(());
+            return;
         }
         what.clone_into(&mut self.shown);
         self.shown_at = elapsed;
         let mut out = std::io::stderr().lock();
         if !self.terminal {
-            return writeln!(out, "waiting: {what}");
+            let _ = writeln!(out, "waiting: {what}");
+            return;
         }
         let width = rustix::termios::tcgetwinsize(&out).map_or(80, |size| usize::from(size.ws_col));
         self.dirty = true;
-        write!(out, "\r\x1b[K{}", line(what, elapsed, self.deadline.timeout(), width))?;
-        out.flush()
+        let _ = write!(out, "\r\x1b[K{}", line(what, elapsed, self.deadline.timeout(), width));
+        let _ = out.flush();
     }
 
     /// Clears the line, for what is said next.
-    pub fn end(&mut self) -> std::io::Result<()> {
+    pub fn end(&mut self) {
         if std::mem::take(&mut self.dirty) {
             let mut out = std::io::stderr().lock();
-            write!(out, "\r\x1b[K")?;
-            out.flush()?;
+            let _ = write!(out, "\r\x1b[K");
+            let _ = out.flush();
         }
-        Ok(())
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // On the way out with an error, which is said next. A terminal that went away needs no clearing.
-        let _ = self.end();
+        // On the way out with an error, which is said next.
+        self.end();
     }
 }
 

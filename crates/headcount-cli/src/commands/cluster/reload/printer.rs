@@ -1,7 +1,7 @@
 //! What `headcount cluster reload` prints: a line for each thing that happens, with its time; and beside it what is waited for.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anstyle::Style;
 use headcount_cluster::rollout::{Ended, Failure, RolloutValue};
@@ -15,6 +15,7 @@ use crate::commands::events::text::time;
 use crate::commands::wait::progress::Progress;
 use crate::escape::{escape, escape_json};
 use crate::paint;
+use crate::say::say;
 
 pub struct Printer {
     json: bool,
@@ -40,42 +41,43 @@ impl Printer {
     }
 
     /// Clears what is waited for.
-    pub fn pause(&mut self) -> std::io::Result<()> {
-        self.progress.as_mut().map_or(Ok(()), Progress::end)
+    pub fn pause(&mut self) {
+        self.progress.iter_mut().for_each(Progress::end);
     }
 
     /// Says beside what is printed.
-    pub fn say(&mut self, what: &str) -> std::io::Result<()> {
-        self.pause()?;
-        super::super::say(what);
-        Ok(())
+    pub fn say(&mut self, what: &str) {
+        self.pause();
+        say(what);
+    }
+
+    /// A rollout goes on though nobody reads any more what is printed, as after `| head -1`: it ends as it ends.
+    fn print(&mut self, line: &str) -> std::io::Result<()> {
+        self.pause();
+        let mut out = anstream::stdout().lock();
+        match writeln!(out, "{line}").and_then(|()| out.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
     }
 
     fn line(&mut self, style: Style, what: &str) -> std::io::Result<()> {
-        self.pause()?;
         let now = time(clock::wall_ns(), &self.zone);
-        let mut out = anstream::stdout().lock();
-        writeln!(out, "{}{now}{:#}  {style}{}{style:#}", paint::DIM, paint::DIM, escape(what))?;
-        out.flush()
+        self.print(&format!("{}{now}{:#}  {style}{}{style:#}", paint::DIM, paint::DIM, escape(what)))
     }
 
     fn document(&mut self, kind: &str, members: Value) -> std::io::Result<()> {
-        self.pause()?;
         let mut document = serde_json::Map::new();
         document.insert("kind".to_owned(), kind.into());
         document.insert("time".to_owned(), (clock::wall_ns() as f64 / 1e9).into());
         if let Value::Object(members) = members {
             document.extend(members);
         }
-        let mut out = anstream::stdout().lock();
-        writeln!(out, "{}", escape_json(Value::Object(document).to_string()))?;
-        out.flush()
+        self.print(&escape_json(Value::Object(document).to_string()))
     }
 
     fn plain(&mut self, what: &str) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        writeln!(out, "{}", escape(what))?;
-        out.flush()
+        self.print(&escape(what))
     }
 
     /// What is going to be done. `whole`: and nothing follows.
@@ -169,8 +171,8 @@ impl Printer {
     }
 
     /// What is waited for, where people see it.
-    pub fn waiting(&mut self, tasks: &BTreeMap<Target, TaskValue>) -> std::io::Result<()> {
-        let Some(progress) = &mut self.progress else { return Ok(()) };
+    pub fn waiting(&mut self, tasks: &BTreeMap<Target, TaskValue>) {
+        let Some(progress) = &mut self.progress else { return };
         let under_way = || tasks.iter().filter(|(_, task)| task.state != TaskState::Done);
         let mut what: Vec<String> = under_way()
             .take(NAMED)
@@ -183,13 +185,13 @@ impl Printer {
         if let more @ 1.. = under_way().count() - what.len() {
             what.push(format!("and {more} more"));
         }
-        progress.show(&escape(&what.join("; ")))
+        progress.show(&escape(&what.join("; ")));
     }
 
     /// Why nothing begins.
-    pub fn blocked(&mut self, why: &[String]) -> std::io::Result<()> {
-        let Some(progress) = &mut self.progress else { return Ok(()) };
-        progress.show(&escape(&format!("nothing more begins: {}", why.join("; "))))
+    pub fn blocked(&mut self, why: &[String]) {
+        let Some(progress) = &mut self.progress else { return };
+        progress.show(&escape(&format!("nothing more begins: {}", why.join("; "))));
     }
 
     pub fn done(&mut self, record: &RolloutValue) -> std::io::Result<()> {
@@ -207,7 +209,7 @@ impl Printer {
 
     /// Of a text for people, the standard error has it.
     pub fn stopped(&mut self, failure: &Failure, text: &str) -> std::io::Result<()> {
-        self.pause()?;
+        self.pause();
         if self.json {
             let outcome = failure.outcome;
             return self.document("end", json!({ "how": "stopped", "outcome": outcome, "text": text }));
