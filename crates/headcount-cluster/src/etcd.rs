@@ -410,7 +410,7 @@ fn why_not(endpoint: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use etcd_client::TxnOp;
 
     use super::*;
@@ -435,13 +435,15 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
     const KEY: &str = "/x/role";
 
-    fn with_etcd(test: impl AsyncFnOnce(Etcd)) {
+    /// Has a connection to an etcd of its own.
+    pub(crate) fn with_etcd(test: impl AsyncFnOnce(Etcd, &testkit::Etcd)) {
         let _permit = testkit::permit();
         let server = testkit::Etcd::start();
-        let config = format!("name = \"x\"\nendpoints = [{:?}]\n", server.url());
+        // So that no call is given up, however slow the machine is.
+        let config = format!("name = \"x\"\nendpoints = [{:?}]\nttl = \"20s\"\n", server.url());
         let config = toml::from_str(&config).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { test(Etcd::connect(&config, "/x/").await.unwrap()).await });
+        runtime.block_on(async { test(Etcd::connect(&config, "/x/").await.unwrap(), &server).await });
     }
 
     impl Etcd {
@@ -459,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_key_is_free_when_it_was_removed_and_is_not_there_again() {
-        with_etcd(async |etcd| {
+        with_etcd(async |etcd, _| {
             let revision = etcd.put().await;
             let waiting = etcd.until_free(KEY, revision + 1);
             let mut waiting = std::pin::pin!(waiting);
@@ -482,7 +484,7 @@ mod tests {
 
     #[test]
     fn of_many_that_wait_for_a_key_each_comes_at_a_moment_of_its_own() {
-        with_etcd(async |etcd| {
+        with_etcd(async |etcd, _| {
             etcd.put().await;
             let gone = etcd.delete().await;
             let mut waiting = JoinSet::new();
@@ -504,7 +506,7 @@ mod tests {
     /// Nobody can tell any more what has become of it: so it is looked at anew.
     #[test]
     fn waiting_for_a_key_ends_where_its_history_was_compacted() {
-        with_etcd(async |etcd| {
+        with_etcd(async |etcd, _| {
             let revision = etcd.put().await;
             etcd.delete().await;
             let now = etcd.put().await;

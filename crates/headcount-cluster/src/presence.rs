@@ -389,4 +389,49 @@ mod tests {
             "nothing is known of it"
         );
     }
+
+    /// How long a host waits before it joins, if etcd stands still for so long meanwhile. `act`: what happens when it goes on.
+    async fn waits(
+        (etcd, server): (&Etcd, &testkit::Etcd),
+        still: Duration,
+        act: impl FnOnce(&watch::Sender<Ending>),
+    ) -> Duration {
+        let config = "name = \"x\"\nendpoints = []\nhost = \"a\"\n";
+        let (config, keys): (ClusterConfig, _) = (toml::from_str(config).unwrap(), Keys::new("", "x"));
+        let (end, mut ending) = watch::channel(Ending::GoOn);
+        let stop = |signal| testkit::process::send(server.pid(), signal);
+        stop(testkit::Signal::STOP);
+        // Each of its threads stops when it comes to it.
+        let stands_still = || {
+            let threads = testkit::process::threads(server.pid());
+            threads.iter().all(|state| *state == 'T').then_some(())
+        };
+        testkit::wait::poll(Duration::from_secs(60), stands_still).expect("it stands still");
+        let begun = Instant::now();
+        let go_on = async {
+            sleep(still).await;
+            stop(testkit::Signal::CONT);
+            act(&end);
+        };
+        let (waited, ()) = tokio::join!(await_turn(etcd, &keys, &config, &mut ending), go_on);
+        waited.unwrap();
+        begun.elapsed()
+    }
+
+    /// Half of four times as long as etcd took, at least: longer than that each of these takes only where it does wait.
+    #[test]
+    fn a_host_that_joins_spares_an_etcd_that_is_slow_and_one_that_is_there_or_is_to_end_does_not_wait() {
+        crate::etcd::tests::with_etcd(async |etcd, server| {
+            let at = (&etcd, server);
+            let (short, long) = (Duration::from_millis(300), Duration::from_secs(2));
+            let waited = waits(at, short, |_| ()).await;
+            assert!(waited >= short * 3, "{waited:?}");
+            let waited = waits(at, long, |end| end.send_modify(|ending| *ending = Ending::Leave)).await;
+            assert!(waited < long * 3, "it is to end: {waited:?}");
+            let there = TxnOp::put(Keys::new("", "x").host("a"), "x", None);
+            etcd.txn("put", Txn::new().and_then([there])).await.unwrap();
+            let waited = waits(at, long, |_| ()).await;
+            assert!(waited < long * 3, "its lease goes on: {waited:?}");
+        });
+    }
 }
