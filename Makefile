@@ -15,6 +15,13 @@ CARGO ?= cargo
 # On a build machine the lock file must not change; at a desk it may.
 LOCKED := $(if $(CI),--locked)
 
+# What tests consist of and what they start is built with the features of all of it, however little of it a task needs: so one build of
+# each crate serves `make check`, `make test` and `make campaign`.
+TESTED := $(LOCKED) --features headcount/tokio
+build-tested = $(CARGO) build $(TESTED) --lib --bins --examples
+# And it is what they take, also where something else was built later.
+WITH_TESTED := HEADCOUNT_TEST_PROFILE=debug
+
 TARGET  := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BUILT   := $(TARGET)/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -49,7 +56,7 @@ ZSHCOMPDIR  ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completi
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
+.PHONY: help setup build programs build-library module demo demo-cluster test test-openresty test-module test-packages test-systemd campaign campaign-cluster check msrv advisories loom models mutants semver fuzz corpus sanitize miri bench bench-cluster fresh lines install install-library install-cluster-library \
         install-program install-module install-rock rock deb deb-module clean
 
 help: ## this list
@@ -62,10 +69,13 @@ help: ## this list
 setup: ## install everything that the tasks below need (Debian packages, cargo tools)
 	scripts/setup all
 
-build: ## build the program and the C libraries, optimised
+build: programs ## build the program and the C libraries, optimised
+	$(program-pages)
+
+# For .ci/run, which builds them beside tasks that must not find half of those pages.
+programs:
 	@$(LOOK) program
 	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
-	$(program-pages)
 
 # What a rock contains.
 build-library:
@@ -93,10 +103,10 @@ demo-cluster: ## watch three real hosts on an etcd reload, crash, lose power and
 # Servers under test load the library that was built with the tests; the installation test uses the optimised one.
 test: ## test every row of the contract against real servers, then the installation
 	@$(SETUP) test
-	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
 	@$(MAKE) module SETUP=: NGINX=debian
 	@$(MAKE) module SETUP=: NGINX=vendored
-	CARGO='$(CARGO)' scripts/test-all $(LOCKED) --features headcount/tokio
+	$(build-tested)
+	CARGO='$(CARGO)' $(WITH_TESTED) scripts/test-all $(TESTED)
 	@$(MAKE) test-openresty SETUP=:
 	@$(MAKE) --silent build SETUP=:
 	scripts/test-install
@@ -107,9 +117,9 @@ ifeq ($(OPENRESTY),)
 	@echo 'No OpenResty is tested: none was named (OPENRESTY=/path/to/openresty/nginx/sbin/nginx).'
 else
 	@$(SETUP) program
-	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p testkit
+	$(build-tested)
 	$(if $(OPENRESTY_SOURCE),@$(MAKE) module NGINX='$(OPENRESTY_SOURCE)' SETUP=:)
-	HEADCOUNT_OPENRESTY='$(OPENRESTY)' $(CARGO) test $(LOCKED) -p testkit --no-fail-fast --test seed --test contract -- \
+	HEADCOUNT_OPENRESTY='$(OPENRESTY)' $(WITH_TESTED) $(CARGO) test $(TESTED) --no-fail-fast --test seed --test contract -- \
 	    $(if $(OPENRESTY_SOURCE),,--skip both:: --skip native::)
 endif
 
@@ -152,18 +162,16 @@ SECONDS ?= 120
 FRONT   ?= lua,module,both,rust
 campaign: ## do faults at random to real servers and check what is reported against the kernel; SEED=, FAULTS=, SECONDS=, FRONT=
 	@$(SETUP) test
-	$(CARGO) build $(LOCKED) -p headcount-ffi -p headcount-cli -p headcount-campaign
-	$(CARGO) build $(LOCKED) -p headcount --example scheduler
+	$(build-tested)
 	@$(MAKE) module SETUP=: NGINX=debian
-	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
+	$(AS_ROOT) env $(WITH_TESTED) '$(TARGET)/debug/headcount-campaign' --seconds '$(SECONDS)' --front '$(FRONT)' --keep '$(TARGET)/campaign' \
 	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
 
 # As root: each host and each member of etcd has a network of its own.
 campaign-cluster: ## the same with three hosts on an etcd of three members: partitions, slow wires, lost power, restored states; SEED=, FAULTS=, SECONDS=
 	@$(SETUP) test
-	$(CARGO) build $(LOCKED) -p headcount-cli -p headcount-campaign
-	$(CARGO) build $(LOCKED) -p headcount --example prefork
-	$(AS_ROOT) '$(TARGET)/debug/headcount-campaign-cluster' --seconds '$(SECONDS)' --keep '$(TARGET)/campaign' \
+	$(build-tested)
+	$(AS_ROOT) env $(WITH_TESTED) '$(TARGET)/debug/headcount-campaign-cluster' --seconds '$(SECONDS)' --keep '$(TARGET)/campaign' \
 	    $(if $(SEED),--seed '$(SEED)') $(if $(FAULTS),--faults '$(FAULTS)') $(CAMPAIGN_ARGS)
 
 loom: ## check lock-free reading of the registry under every order of its loads and stores
@@ -200,19 +208,15 @@ corpus: ## make the part of the fuzzer's corpus anew that comes from a real node
 check: ## run format, lints, docs, licences, shell checks and the quick tests
 	@$(SETUP) check
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(LOCKED) --features headcount/tokio --all-targets -- -D warnings
-	$(CARGO) clippy $(LOCKED) -p headcount-campaign --all-targets -- -D warnings
+	$(CARGO) clippy $(TESTED) --all-targets -- -D warnings
 	@$(MAKE) module SETUP=: NGINX=debian
 	NGINX_SOURCE_DIR=/usr/share/nginx/src NGINX_BUILD_DIR="$$(echo '$(TARGET)'/nginx-debian-*)" \
 	    $(CARGO) clippy $(LOCKED) --release -p headcount-nginx -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --features headcount/tokio --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(TESTED) --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	shellcheck -x $$(grep -lE '^#(!.*\bbash| shellcheck shell=bash)' scripts/* .ci/*)
 	scripts/test-setup
-	$(CARGO) test $(LOCKED) --quiet -p headcount --lib
-	$(CARGO) test $(LOCKED) --quiet -p headcount-border -p headcount-ffi -p headcount-cluster-ffi --lib --test header
-	$(CARGO) test $(LOCKED) --quiet -p headcount-campaign
-	$(CARGO) test $(LOCKED) --quiet -p fuzz-targets --test corpus
+	$(CARGO) test $(TESTED) --quiet --lib --bins --test header --test corpus
 
 msrv: ## build with the oldest Rust that Cargo.toml promises; says so where it cannot be had (MSRV_CARGO=/path/to/cargo names one)
 	@$(SETUP) module
@@ -331,7 +335,7 @@ deb: ## build the Debian packages (libheadcount, libheadcount-cluster, headcount
 	$(call pkg-config-file,/usr,/usr/lib/$(MULTIARCH),/usr/include,$(BUILT),headcount-cluster)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-run@)
 	$(call unit-file,/usr/bin,$(BUILT),headcount-agent)
-	$(CARGO) build $(LOCKED) --release -p headcount-ffi -p headcount-cluster-ffi -p headcount-cli
+	@$(MAKE) programs SETUP=:
 	$(CARGO) deb $(LOCKED) -p headcount-ffi --no-build --multiarch=same
 	$(CARGO) deb $(LOCKED) -p headcount-cluster-ffi --no-build --multiarch=same
 	$(program-pages)

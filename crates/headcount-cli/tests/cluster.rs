@@ -13,6 +13,7 @@ mod traced;
 mod cluster {
     pub mod fleet;
 
+    mod bounds;
     mod engine;
     mod exporter;
     mod hooks;
@@ -20,11 +21,14 @@ mod cluster {
     mod hosts;
     mod late;
     mod lua;
+    mod once;
     mod partition;
+    mod process;
     mod reload;
     mod reload_killed;
     mod reload_many;
     mod roles;
+    mod socket;
     mod strange;
     mod top;
     mod unheard;

@@ -1,10 +1,12 @@
 //! What passes between a [`Client`] and the agent: how the connection comes and goes, and what each message means for what is had.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::connection::Connection;
 use crate::protocol::{LONGEST_LINE, Message, PATH, Request, UPGRADE};
-use crate::{Client, Event, FIRST_PAUSE_MS, Held, LATE_MS, LONGEST_PAUSE_MS, Lock, PATIENCE_MS, boot_ms};
+use crate::{
+    Client, Event, FIRST_PAUSE_MS, Held, LATE_MS, LONGEST_PAUSE_MS, Lock, PATIENCE_MS, WhoRuns, boot_ms,
+};
 
 impl Client {
     pub(super) fn connect(&mut self, now: u64) {
@@ -157,6 +159,10 @@ impl Client {
             Message::Run { key, attempt, last, token, deadline } => {
                 self.has_until(Some((Held::Run(key.clone()), token)), deadline);
                 Event::Run { key, attempt, last, token }
+            }
+            Message::Running { key, host, pid, process, since } => {
+                let since = since.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+                Event::Running { key, by: WhoRuns { host, pid, process, since } }
             }
             Message::Lost { role, why } => match self.held.remove(&Held::Role(role.clone())) {
                 Some(_) => Event::Lost { role, why },

@@ -1,5 +1,20 @@
 //! What a process is told.
 
+use std::time::SystemTime;
+
+/// A process that runs what is to be run once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhoRuns {
+    /// Its host.
+    pub host: String,
+    /// That process, if it is known.
+    pub pid: Option<u32>,
+    /// What it is called, if that is known.
+    pub process: Option<String>,
+    /// Since when, by the clock of its host.
+    pub since: Option<SystemTime>,
+}
+
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -72,6 +87,13 @@ pub enum Event {
         last: Option<String>,
         /// It only grows from attempt to attempt.
         token: u64,
+    },
+    /// Another process is at it. It is told again when more is known, or another one is at it; an agent of an older version does not tell it.
+    Running {
+        /// Which.
+        key: String,
+        /// That process.
+        by: WhoRuns,
     },
     /// The attempt is not its own any more: another may begin one.
     RunLost {

@@ -47,7 +47,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use connection::Connection;
-pub use event::Event;
+pub use event::{Event, WhoRuns};
 pub use fleet::{Events, state};
 use protocol::{NAME, Request, is_name};
 

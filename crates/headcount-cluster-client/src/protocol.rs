@@ -164,6 +164,22 @@ pub enum Message {
         /// As that of a role.
         deadline: u64,
     },
+    /// Another process runs it: this one waits for its turn. Said again when more is known, or another one runs it.
+    Running {
+        /// Which.
+        key: String,
+        /// The host of the process that runs it.
+        host: String,
+        /// That process; not known before it has written itself down, and never if the agent of its host cannot see it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+        /// What it is called.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<String>,
+        /// Since when, in milliseconds since 1970, by the clock of its host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+    },
     /// The attempt is not this process's any more: another may begin one.
     RunLost {
         /// Which.
@@ -221,25 +237,32 @@ pub fn plain(text: &str) -> String {
 impl Message {
     /// Makes its texts fit into a line, and fit for whoever logs or shows them: there may be the name of somebody's process in them.
     pub fn clean(&mut self) {
-        let text = match self {
+        match self {
             Message::Lost { why, .. }
             | Message::NotLocked { why, .. }
             | Message::LockLost { why, .. }
             | Message::RunLost { why, .. }
-            | Message::Away { why } => why,
-            Message::Failed { last, .. } => last,
-            Message::Run { last: Some(last), .. } => last,
-            Message::Error { error } => error,
-            _ => return,
-        };
-        if text.contains(char::is_control) {
-            *text = plain(text);
+            | Message::Away { why } => clean(why),
+            Message::Failed { last, .. } => clean(last),
+            Message::Run { last: Some(last), .. } => clean(last),
+            Message::Running { host, process, .. } => {
+                clean(host);
+                process.iter_mut().for_each(clean);
+            }
+            Message::Error { error } => clean(error),
+            _ => {}
         }
-        if text.len() > LONGEST_TEXT {
-            let end = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            text.truncate(end);
-            text.push('…');
-        }
+    }
+}
+
+fn clean(text: &mut String) {
+    if text.contains(char::is_control) {
+        *text = plain(text);
+    }
+    if text.len() > LONGEST_TEXT {
+        let end = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
     }
 }
 

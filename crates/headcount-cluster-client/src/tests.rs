@@ -112,6 +112,41 @@ fn it_stands_leads_and_leads_no_more_from_the_deadline_on_though_nobody_has_said
     );
 }
 
+/// More may be known of it later, and nothing at all of it with an agent of an older version.
+#[test]
+fn who_runs_what_another_is_at_is_told() {
+    let mut agent = Agent::new();
+    agent.client.once("migrate").unwrap();
+    let mut line = agent.welcome();
+    line.hears();
+    line.say("{\"say\":\"running\",\"key\":\"migrate\",\"host\":\"b\"}\n");
+    let by = WhoRuns { host: "b".into(), pid: None, process: None, since: None };
+    assert_eq!(agent.event(), Event::Running { key: "migrate".into(), by: by.clone() });
+    line.say(
+        "{\"say\":\"running\",\"key\":\"migrate\",\"host\":\"b\",\"pid\":71,\"process\":\"nginx\",\"since\":1500,\"more\":[]}\n",
+    );
+    let since = Some(std::time::UNIX_EPOCH + Duration::from_millis(1500));
+    let by = WhoRuns { pid: Some(71), process: Some("nginx".into()), since, ..by };
+    assert_eq!(agent.event(), Event::Running { key: "migrate".into(), by });
+    // However far off its clock is.
+    line.say(&format!("{{\"say\":\"running\",\"key\":\"migrate\",\"host\":\"b\",\"since\":{}}}\n", u64::MAX));
+    assert!(matches!(agent.event(), Event::Running { .. }));
+    assert_eq!(agent.client.run_token("migrate"), None);
+    line.say("{\"say\":\"done\",\"key\":\"migrate\"}\n");
+    assert_eq!(agent.event(), Event::Done { key: "migrate".into() });
+}
+
+/// As this client is one to an agent that says more than it knows.
+#[test]
+fn what_a_later_version_says_is_skipped() {
+    let mut agent = Agent::new();
+    agent.client.once("migrate").unwrap();
+    let mut line = agent.welcome();
+    line.hears();
+    line.say("{\"say\":\"flying\",\"key\":\"migrate\"}\n{\"say\":\"done\",\"key\":\"migrate\"}\n");
+    assert_eq!(agent.event(), Event::Done { key: "migrate".into() });
+}
+
 /// It has not failed: whoever runs it next is told `stalled`.
 #[test]
 fn what_it_runs_is_late_at_its_deadline() {
@@ -213,6 +248,13 @@ fn every_message_fits_into_a_line() {
             Message::Away { why: text.clone() },
             Message::Error { error: text.clone() },
             Message::NotLocked { id: u64::MAX, name: "n".repeat(protocol::LONGEST_NAME), why: text.clone() },
+            Message::Running {
+                key: "n".repeat(protocol::LONGEST_NAME),
+                host: text.clone(),
+                pid: Some(u32::MAX),
+                process: Some(text.clone()),
+                since: Some(u64::MAX),
+            },
             Message::Run {
                 key: "n".repeat(protocol::LONGEST_NAME),
                 attempt: u32::MAX,

@@ -187,12 +187,18 @@ typedef struct headcount_cluster_once {
     uint32_t state;
     // HEADCOUNT_CLUSTER_ONCE_RUN: which attempt this is, from 1. HEADCOUNT_CLUSTER_ONCE_FAILED: how many there were.
     uint32_t attempt;
-    // 0.
-    uint32_t reserved;
+    // HEADCOUNT_CLUSTER_ONCE_RUNNING: the process that is at it, on `host`; 0 if it is not known.
+    int32_t pid;
     // HEADCOUNT_CLUSTER_ONCE_RUN: larger than that of each attempt before, on whatever host.
     uint64_t token;
     // How the attempt before, or the last one, ended: "failed", "died", "stalled", "lost"; empty if there was none.
     char last[32];
+    // HEADCOUNT_CLUSTER_ONCE_RUNNING: since when that process is at it, in milliseconds since 1970 by the clock of its host; 0 if it is not known.
+    uint64_t since_ms;
+    // HEADCOUNT_CLUSTER_ONCE_RUNNING: the host of that process; empty if it is not known.
+    char host[256];
+    // What that process is called; empty if it is not known.
+    char process[32];
 } headcount_cluster_once;
 
 // A lock. Set `struct_size` before each call that fills it in.

@@ -179,6 +179,7 @@ fn what_runs_once_succeeds_once_whoever_dies_over_it() {
     let first = fleet.process("a", "once-and-stop");
     first.says("runs 1");
     let second = fleet.process("b", "once");
+    second.says(&format!("waits for {} (process) of a\n", first.child.id()));
     first.signal(Signal::KILL);
     second.says("runs 2 died");
     second.says("done");

@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
+use crate::keep::keep;
 use crate::keys::{Key, Keys};
 use crate::pace::Backoff;
 use crate::presence::json;
-use crate::publisher::keep;
 use crate::rollout::{Ended, How, RolloutValue};
 use crate::task::{MOST_BYTES, Outcome, Report, Target, TaskState, TaskValue};
 use crate::trouble::Trouble;

@@ -36,6 +36,8 @@ pub(crate) struct Etcd {
 
 /// Of those that wait for a key to be free, each waits up to so long before it tries to have it.
 const MOMENT: Duration = Duration::from_millis(250);
+/// So long a write may take for which nobody waits. By then etcd itself has given it up; a second one would only be more to do.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// So long the next member is not asked while the one before may still answer.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -91,7 +93,16 @@ impl Etcd {
         what: &'static str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Trouble> {
-        match tokio::time::timeout(self.patience, call).await {
+        self.call_within(what, call, self.patience).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+        time: Duration,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(time, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
             Err(_) => Err(away(&self.endpoints, None).await),
@@ -100,8 +111,7 @@ impl Etcd {
 
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64, Trouble> {
         let mut client = self.client.lease_client();
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        Ok(self.call("get a lease", client.grant(seconds, None)).await?.id())
+        Ok(self.call("get a lease", client.grant(seconds(ttl), None)).await?.id())
     }
 
     pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Trouble> {
@@ -114,8 +124,17 @@ impl Etcd {
         &self,
         lease: i64,
     ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
+        self.keep_alive_within(lease, self.patience).await
+    }
+
+    /// The same, if it answers in this time.
+    pub(crate) async fn keep_alive_within(
+        &self,
+        lease: i64,
+        time: Duration,
+    ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Trouble> {
         let mut client = self.client.lease_client();
-        self.call("keep the lease", client.keep_alive(lease)).await
+        self.call_within("keep the lease", client.keep_alive(lease), time).await
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Trouble> {
@@ -206,6 +225,35 @@ impl Etcd {
     pub(crate) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, Trouble> {
         let mut client = self.client.kv_client();
         self.call(what, client.txn(txn)).await
+    }
+
+    /// A write for which nobody waits.
+    pub(crate) async fn write(&self, txn: Txn) -> Result<TxnResponse, Trouble> {
+        let mut client = self.client.kv_client();
+        self.patiently("write", client.txn(txn)).await
+    }
+
+    /// A lease for such writes.
+    pub(crate) async fn grant_patiently(&self, ttl: Duration) -> Result<i64, Trouble> {
+        let mut client = self.client.lease_client();
+        Ok(self.patiently("get a lease", client.grant(seconds(ttl), None)).await?.id())
+    }
+
+    /// If it takes too long, that is no reason to give up the connection, and with it the lease.
+    async fn patiently<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(WRITE_PATIENCE, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // It has too much to do, or no leader: if so, the keep-alives tell.
+            Ok(Err(Error::GRpcStatus(status))) if status.message().contains("request timed out") => {
+                Err(Trouble::Slow(status.message().to_owned()))
+            }
+            Ok(Err(error)) => Err(explained(self.trouble(&error, what), &self.endpoints).await),
+            Err(_) => Err(Trouble::Slow(format!("no answer for {WRITE_PATIENCE:?}"))),
+        }
     }
 
     /// What changes under this prefix, or to this key, from this revision on.
@@ -309,6 +357,10 @@ fn options(config: &ClusterConfig, patience: Duration) -> Result<ConnectOptions,
     Ok(options)
 }
 
+fn seconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
+}
+
 fn revision_of(answer: &GetResponse) -> i64 {
     answer.header().map_or(0, etcd_client::ResponseHeader::revision)
 }
@@ -359,6 +411,8 @@ fn why_not(endpoint: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use etcd_client::TxnOp;
+
     use super::*;
 
     #[test]
@@ -373,5 +427,90 @@ mod tests {
         assert_eq!(why_not(&format!("http://{address}")), None);
         drop(free);
         assert!(why_not(&format!("http://{address}")).unwrap().contains("refused"));
+    }
+
+    // With a real etcd: what is waited for when a key is to be free ---------------------------------------------------------
+
+    /// Longer than anything may take on a loaded machine.
+    const LONG: Duration = Duration::from_secs(60);
+    const KEY: &str = "/x/role";
+
+    fn with_etcd(test: impl AsyncFnOnce(Etcd)) {
+        let _permit = testkit::permit();
+        let server = testkit::Etcd::start();
+        let config = format!("name = \"x\"\nendpoints = [{:?}]\n", server.url());
+        let config = toml::from_str(&config).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { test(Etcd::connect(&config, "/x/").await.unwrap()).await });
+    }
+
+    impl Etcd {
+        async fn put(&self) -> i64 {
+            let answer = self.txn("put", Txn::new().and_then([TxnOp::put(KEY, "x", None)])).await.unwrap();
+            answer.header().unwrap().revision()
+        }
+
+        /// At which revision.
+        async fn delete(&self) -> i64 {
+            let answer = self.txn("delete", Txn::new().and_then([TxnOp::delete(KEY, None)])).await.unwrap();
+            answer.header().unwrap().revision()
+        }
+    }
+
+    #[test]
+    fn a_key_is_free_when_it_was_removed_and_is_not_there_again() {
+        with_etcd(async |etcd| {
+            let revision = etcd.put().await;
+            let waiting = etcd.until_free(KEY, revision + 1);
+            let mut waiting = std::pin::pin!(waiting);
+            let ended = tokio::time::timeout(MOMENT * 4, &mut waiting).await;
+            assert!(ended.is_err(), "somebody has it");
+            etcd.delete().await;
+            tokio::time::timeout(LONG, waiting).await.expect("it is free").unwrap();
+            // Of what has happened before it waits it hears at once: somebody was quicker.
+            let revision = etcd.put().await;
+            let gone = etcd.delete().await;
+            assert_eq!((gone, etcd.put().await), (revision + 1, revision + 2));
+            let waiting = etcd.until_free(KEY, gone);
+            let mut waiting = std::pin::pin!(waiting);
+            let ended = tokio::time::timeout(MOMENT * 4, &mut waiting).await;
+            assert!(ended.is_err(), "somebody has it again");
+            etcd.delete().await;
+            tokio::time::timeout(LONG, waiting).await.expect("it is free at last").unwrap();
+        });
+    }
+
+    #[test]
+    fn of_many_that_wait_for_a_key_each_comes_at_a_moment_of_its_own() {
+        with_etcd(async |etcd| {
+            etcd.put().await;
+            let gone = etcd.delete().await;
+            let mut waiting = JoinSet::new();
+            for _ in 0..24 {
+                let etcd = etcd.clone();
+                waiting.spawn(async move {
+                    etcd.until_free(KEY, gone).await.unwrap();
+                    Instant::now()
+                });
+            }
+            let all = async { waiting.join_all().await };
+            let mut all = tokio::time::timeout(LONG, all).await.expect("it is free for all of them");
+            all.sort_unstable();
+            // That of two dozen all draw from the same quarter, which is what this would fail for, does not happen.
+            assert!(all[23] - all[0] > MOMENT / 4, "{:?}", all[23] - all[0]);
+        });
+    }
+
+    /// Nobody can tell any more what has become of it: so it is looked at anew.
+    #[test]
+    fn waiting_for_a_key_ends_where_its_history_was_compacted() {
+        with_etcd(async |etcd| {
+            let revision = etcd.put().await;
+            etcd.delete().await;
+            let now = etcd.put().await;
+            etcd.client.kv_client().compact(now, None).await.unwrap();
+            let waiting = etcd.until_free(KEY, revision);
+            tokio::time::timeout(LONG, waiting).await.expect("it ends, though somebody has it").unwrap();
+        });
     }
 }

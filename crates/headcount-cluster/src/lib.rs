@@ -16,6 +16,7 @@ pub mod ending;
 mod etcd;
 pub mod fleet;
 pub mod follower;
+mod keep;
 mod keys;
 mod node;
 mod pace;

@@ -63,7 +63,16 @@ pub(crate) struct Backoff {
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// So many failures count as one for which etcd has too much to do: then it is all hosts that try again.
+const BUSY: u32 = 3;
+
 impl Backoff {
+    /// When to try again what etcd had no time for.
+    pub(crate) fn next_of_busy(&mut self) -> Duration {
+        self.failures = self.failures.max(BUSY);
+        self.next()
+    }
+
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
@@ -131,5 +140,8 @@ mod tests {
         assert!(pauses[19] >= LONGEST / 2);
         backoff.succeeded();
         assert!(backoff.next() <= FIRST);
+        backoff.succeeded();
+        let pauses: Vec<_> = (0..3).map(|_| backoff.next_of_busy()).collect();
+        assert!(pauses.iter().all(|pause| *pause >= FIRST * 4), "{pauses:?}");
     }
 }

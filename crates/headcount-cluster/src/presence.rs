@@ -61,7 +61,7 @@ impl EventLease {
         {
             return Ok(lease);
         }
-        let lease = etcd.grant(self.lifetime + self.lifetime / 4).await?;
+        let lease = etcd.grant_patiently(self.lifetime + self.lifetime / 4).await?;
         self.current = Some((lease, Instant::now()));
         Ok(lease)
     }
@@ -115,24 +115,35 @@ fn has_ended(other: &HostValue) -> bool {
     pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
-/// So often at most a host that is to join waits for an etcd that has a lot to do.
+/// So often at most a host that is to join waits for an etcd that may be far away.
 const WAITS: u32 = 5;
+/// Nothing is so far away: an etcd that takes longer has a lot to do,
+const FAR: Duration = Duration::from_secs(1);
+/// and so long at most a host waits for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// Waits while etcd has a lot to do, for very many hosts may join at the same moment: joining is several writes, and keep-alives wait
 /// for writes that came before them. If all of them wrote at once, the leases of the first would run out before the last has joined,
-/// and so on for ever. What is far away is slow as well, and joins all the same, some time later. Also until the agent is to end.
+/// and so on for ever. An etcd that is far away is slow as well: there it joins all the same, some seconds later. Whoever takes over from
+/// an agent before, whose lease goes on, does so at once. Also until the agent is to end.
 pub(crate) async fn await_turn(
     etcd: &Etcd,
     keys: &Keys,
+    config: &ClusterConfig,
     ending: &mut watch::Receiver<Ending>,
 ) -> Result<(), Trouble> {
-    for _ in 0..WAITS {
+    let (mut waits, since) = (0, Instant::now());
+    while waits < WAITS && since.elapsed() < LONGEST_WAIT {
         let begun = Instant::now();
-        etcd.revision(keys.root()).await?;
-        let spared = spared(begun.elapsed());
+        if etcd.get(&keys.host(&config.host)).await?.is_some() {
+            return Ok(());
+        }
+        let time = begun.elapsed();
+        let spared = spared(time);
         if spared.is_zero() {
             return Ok(());
         }
+        waits += u32::from(time < FAR);
         tokio::select! {
             () = sleep(spared.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
             () = asked(ending) => return Ok(()),

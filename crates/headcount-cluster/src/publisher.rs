@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Nodes;
@@ -17,6 +17,7 @@ use crate::config::ClusterConfig;
 use crate::doer::{self, Doer};
 use crate::ending::{Ending, asked};
 use crate::etcd::Etcd;
+use crate::keep::keep;
 use crate::keys::{Key, Keys};
 use crate::node::{Node, Told};
 use crate::pace::{Backoff, Pace};
@@ -173,7 +174,7 @@ impl Publisher {
             return Ok(());
         }
         let etcd = Etcd::connect(&self.config, self.keys.root()).await?;
-        presence::await_turn(&etcd, &self.keys, &mut self.ending).await?;
+        presence::await_turn(&etcd, &self.keys, &self.config, &mut self.ending).await?;
         if *self.ending.borrow() != Ending::GoOn {
             return Ok(());
         }
@@ -228,26 +229,24 @@ impl Publisher {
         let mut next_look = Instant::now();
         let mut next_round = Instant::now();
         let mut refusals = Backoff::default();
+        let mut ending = self.ending.clone();
         loop {
             tokio::select! {
                 biased;
-                () = asked(&mut self.ending) => {
-                    if *self.ending.borrow() == Ending::Leave {
-                        presence::leave(etcd, &self.keys, &self.config, leases, &mut self.events).await?;
-                        tracing::info!("cluster {}: host {} has left", self.config.name, self.config.host);
-                    }
-                    return Ok(());
-                }
-                ended = tasks.join_next() => return Err(End::Trouble(match ended {
-                    Some(Ok(trouble)) => trouble,
-                    Some(Err(error)) => Trouble::Other { what: "go on", why: error.to_string() },
-                    None => Trouble::LeaseGone,
-                })),
+                () = asked(&mut ending) => return self.end(etcd, leases).await,
+                ended = tasks.join_next() => return Err(why(ended)),
                 () = sleep_until(next_look) => {
                     let now = Instant::now();
                     let round = now >= next_round;
                     let writes = self.read_status(|status| status.writes);
-                    next_look = match self.write(etcd, leases, round).await {
+                    // A write may wait for etcd for long.
+                    let written = tokio::select! {
+                        biased;
+                        () = asked(&mut ending) => return self.end(etcd, leases).await,
+                        ended = tasks.join_next() => return Err(why(ended)),
+                        written = self.write(etcd, leases, round) => written,
+                    };
+                    next_look = match written {
                         Ok(soon) => {
                             if self.read_status(|status| status.writes) > writes {
                                 self.refused(None);
@@ -258,7 +257,7 @@ impl Publisher {
                         // The host is there all the same, and its lease can be kept.
                         Err(trouble) if trouble.refuses_writes() => {
                             self.refused(Some(trouble));
-                            now + refusals.next()
+                            Instant::now() + refusals.next_of_busy()
                         }
                         Err(trouble) => return Err(trouble.into()),
                     };
@@ -269,8 +268,11 @@ impl Publisher {
                         next_look = next_look.min(next_round);
                     }
                     if now > next_records {
-                        etcd.keep_alive(leases.records).await.map_err(End::from)?;
-                        next_records = now + self.config.forget_after / 4;
+                        next_records = now + match etcd.keep_alive(leases.records).await {
+                            Ok(_) => self.config.forget_after / 4,
+                            Err(trouble) if trouble.refuses_writes() => SELDOM,
+                            Err(trouble) => return Err(trouble.into()),
+                        };
                     }
                 }
                 changed = self.nodes.changed() => {
@@ -284,6 +286,15 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// As it is asked to.
+    async fn end(&mut self, etcd: &Etcd, leases: Leases) -> Result<(), End> {
+        if *self.ending.borrow() == Ending::Leave {
+            presence::leave(etcd, &self.keys, &self.config, leases, &mut self.events).await?;
+            tracing::info!("cluster {}: host {} has left", self.config.name, self.config.host);
+        }
+        Ok(())
     }
 
     fn is_refused(&self) -> bool {
@@ -314,40 +325,16 @@ impl Publisher {
     }
 }
 
+/// Why a task of the session has ended.
+fn why(ended: Option<Result<Trouble, JoinError>>) -> End {
+    End::Trouble(match ended {
+        Some(Ok(trouble)) => trouble,
+        Some(Err(error)) => Trouble::Other { what: "go on", why: error.to_string() },
+        None => Trouble::LeaseGone,
+    })
+}
+
 fn note(status: &SharedStatus, change: impl FnOnce(&mut Status)) {
     // Numbers and texts: they are whole, whoever has panicked.
     change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-/// Keeps the lease of a host that is there, until it is no more, or that cannot be known.
-pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
-    let (mut keeper, mut answers) = match etcd.keep_alive(lease).await {
-        Ok(both) => both,
-        Err(trouble) => return trouble,
-    };
-    let mut heard = Instant::now();
-    let mut next_beat = Instant::now() + ttl / 3;
-    loop {
-        tokio::select! {
-            answer = answers.message() => match answer {
-                Ok(Some(answer)) if answer.ttl() > 0 => heard = Instant::now(),
-                Ok(Some(_)) => return Trouble::LeaseGone,
-                Ok(None) => return Trouble::Away("it has closed the connection".to_owned()),
-                Err(error) => return etcd.trouble(&error, "keep the lease"),
-            },
-            () = sleep_until(next_beat) => {
-                if next_beat.elapsed() > ttl / 3 {
-                    // It was this process that stood still. What became of the lease, etcd knows.
-                    heard = Instant::now();
-                }
-                if heard.elapsed() > ttl {
-                    return Trouble::Away(format!("no answer for {ttl:?}"));
-                }
-                if let Err(error) = keeper.keep_alive().await {
-                    return etcd.trouble(&error, "keep the lease");
-                }
-                next_beat = Instant::now() + ttl / 3;
-            }
-        }
-    }
 }

@@ -25,6 +25,9 @@ pub enum Trouble {
     /// All hosts together ask for more than it can do.
     #[error("etcd has too much to do: {0}")]
     Busy(String),
+    /// It is behind with its writes. One that it has not confirmed in time may be made all the same.
+    #[error("etcd writes too slowly: {0}")]
+    Slow(String),
     /// The lease is gone: for the others, this host is lost.
     #[error("the lease has run out: to the others this host is lost")]
     LeaseGone,
@@ -47,7 +50,7 @@ pub enum Trouble {
 impl Trouble {
     /// Whether it takes no writes, and is there all the same: so leases can be kept.
     pub(crate) fn refuses_writes(&self) -> bool {
-        matches!(self, Trouble::Full(_) | Trouble::Busy(_))
+        matches!(self, Trouble::Full(_) | Trouble::Busy(_) | Trouble::Slow(_))
     }
 
     pub(crate) fn of(error: &etcd_client::Error, what: &'static str, prefix: &str) -> Trouble {
@@ -70,6 +73,7 @@ impl Trouble {
         // The numbers are gRPC's. Of some failures, older versions tell only the text.
         match i32::from(status.code()) {
             _ if why.contains("too many requests") => Trouble::Busy(why),
+            _ if why.contains("waiting for the applied index") => Trouble::Slow(why),
             7 => Trouble::Denied { what, why, prefix: prefix.to_owned() },
             16 => Trouble::Stranger(why),
             3 if why.contains("auth") || why.contains("user name is empty") => Trouble::Stranger(why),

@@ -34,8 +34,7 @@ pub fn require_nginx() {
     }
 }
 
-/// Folder with `libheadcount.so`: `HEADCOUNT_LIB_DIR`, or in the target folder of this test. The newest of all profiles:
-/// `make test` builds the optimised one for tests that are not.
+/// Folder with `libheadcount.so`: `HEADCOUNT_LIB_DIR`, or in the target folder of this test, as all that is built.
 pub fn library_folder() -> PathBuf {
     if let Some(folder) = env::var_os("HEADCOUNT_LIB_DIR") {
         return PathBuf::from(folder);
@@ -92,21 +91,25 @@ fn target_folder() -> PathBuf {
     target.map(Path::to_owned).expect("cargo puts programs two folders deep")
 }
 
-/// A file that was built, the newest of all profiles.
+/// A file that was built: in the profile that `HEADCOUNT_TEST_PROFILE` names, or the newest of all.
 fn newest(name: &str, how: &str) -> PathBuf {
     let target = target_folder();
-    let files = ["release", "debug"].map(|profile| target.join(profile).join(name));
-    let built = files.into_iter().filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
+    let profiles = match env::var("HEADCOUNT_TEST_PROFILE") {
+        Ok(profile) => vec![profile],
+        Err(_) => vec!["release".to_owned(), "debug".to_owned()],
+    };
+    let files = profiles.into_iter().map(|profile| target.join(profile).join(name));
+    let built = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
     let missing = || panic!("there is no {name} in {}: {how}", target.display());
     built.max().map_or_else(missing, |(_, file)| file)
 }
 
-/// The program `headcount`, the newest of all profiles.
+/// The program `headcount`.
 pub fn program() -> PathBuf {
     newest("headcount", "run `cargo build -p headcount-cli`")
 }
 
-/// An example server of the core, the newest of all profiles.
+/// An example server of the core.
 pub fn example(name: &str) -> PathBuf {
     newest(&format!("examples/{name}"), "run `cargo build -p headcount --examples`")
 }

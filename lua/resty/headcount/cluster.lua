@@ -138,6 +138,12 @@ function _M.once(key, fn, options)
   return true
 end
 
+-- Which other process is at what this worker is to do once; nil: none, or it is not known.
+function _M.running(key)
+  local item = onces[key]
+  return item and item.by
+end
+
 local attempt
 
 function attempt(item, message)
@@ -334,8 +340,16 @@ function messages.run(message)
   has_until(message.deadline)
   local item = onces[message.key]
   if not item then return end
+  item.by = nil
   -- The one before may not have noticed that it was lost.
   if item.is_running then item.next = message else attempt(item, message) end
+end
+
+function messages.running(message)
+  local item = onces[message.key]
+  if not item then return end
+  local since = message.since and message.since / 1000
+  item.by = { host = message.host, pid = message.pid, process = message.process, since = since }
 end
 
 function messages.run_lost(message)
@@ -386,7 +400,7 @@ end
 function agent.on_lost_connection(why)
   for _, role in pairs(roles) do lose(role) end
   for _, item in pairs(onces) do
-    item.is_asked, item.next = false, nil
+    item.is_asked, item.next, item.by = false, nil, nil
     if item.is_running then item.is_lost = true end
   end
   for _, lock in pairs(locks) do

@@ -1,5 +1,6 @@
 //! Ten thousand hosts on one etcd, each with a lease of its own, as agents have them. `HOSTS=10000` says how many, `CONNECTIONS=1000`
-//! on how many connections their leases are kept.
+//! on how many connections their leases are kept, `JOINING=64` how many join at a time,
+//! `TTL=5` for how many seconds a lease lasts.
 
 mod agent;
 mod asking;
@@ -7,11 +8,12 @@ mod line;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::str::FromStr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, Error};
+use etcd_client::Client;
 use headcount_bench::{Sample, heading, line};
 use testkit::{Etcd, Folder, process};
 use tokio::sync::Semaphore;
@@ -19,29 +21,36 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Host, Ours, until};
-use agent::Agent;
+use agent::{Agent, Course};
 use line::Lines;
 
-/// The agents' own.
-const TTL: Duration = Duration::from_secs(5);
+/// That of the leases: the agents' own, or `TTL` seconds.
+fn ttl() -> Duration {
+    static TTL: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(number("TTL", 5)));
+    *TTL
+}
+
+fn number<N: FromStr>(name: &str, usual: N) -> N {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
 /// Connections that carry writes, and those of a fleet whose leases share some.
 const FEW: usize = 16;
-/// So many join at a time. If very many do, the leases of the first run out before the last has joined.
+/// So many join at a time.
 const JOINING: usize = 64;
-/// A reload of four workers: so many events.
-const RELOAD: u64 = 14;
+/// A reload of four workers: so many events, in so many writes.
+const RELOAD: [u64; 2] = [2, 12];
 /// So long each part goes on.
 const LASTS: Duration = Duration::from_secs(15);
 
 pub fn thousands() {
-    let number = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     let hosts = number("HOSTS", 10_000);
     let connections = number("CONNECTIONS", hosts);
     heading(&format!("{hosts} hosts with a node each, on one etcd of one member"));
     let (etcd, folder) = (Etcd::start_with(&["--quota-backend-bytes", "8000000000"]), Folder::new());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let asking = Host::new(&folder, &etcd, "asking", "");
-    runtime.block_on(run(hosts, connections, &etcd, &asking)).expect("etcd answers");
+    let joining = number("JOINING", JOINING);
+    runtime.block_on(run(hosts, connections, joining, &etcd, &asking)).expect("etcd answers");
 }
 
 fn key(rest: &str) -> String {
@@ -92,18 +101,24 @@ impl Meter<'_> {
     }
 }
 
-async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Result<(), Error> {
+async fn run(
+    hosts: usize,
+    connections: usize,
+    joining: usize,
+    etcd: &Etcd,
+    asking: &Host,
+) -> Result<(), String> {
     let asking_agent = asking.agent();
     let mut clients = Vec::new();
     for _ in 0..FEW {
-        clients.push(Client::connect([etcd.url()], None).await?);
+        clients.push(Client::connect([etcd.url()], None).await.map_err(|error| error.to_string())?);
     }
     let mut lines = Arc::new(Lines::connect(&etcd.url(), FEW, false).await);
     let meter = Meter::begin(etcd);
-    let mut agents = joined(hosts, &clients, &lines).await?;
-    line(&format!("all join, {JOINING} at a time"), &meter.time(), "");
+    let mut agents = joined(hosts, joining, &clients, &lines).await?;
+    line(&format!("all join, {joining} at a time"), &meter.time(), "");
     let again = all_are_there(&mut agents, &lines).await?;
-    let text = format!("{again}; all are there after {:.1?}", meter.begun.elapsed());
+    let text = format!("{again}; all are there after {:.1?}", meter.begun.elapsed() - ttl());
     line("… that lost their lease meanwhile, and joined again", &text, "0");
 
     quiet(etcd, &lines, &format!("quiet, {FEW} connections")).await;
@@ -125,9 +140,9 @@ async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Re
 
     asking::all(asking, &asking_agent, hosts);
 
-    reload(etcd, asking, &mut agents).await?;
+    let mut agents = reload(etcd, asking, &lines, agents).await?;
     let again = all_are_there(&mut agents, &lines).await?;
-    line("… that lost their lease by then, and joined again", &again.to_string(), "0");
+    line("… that were lost after that, and joined again", &again.to_string(), "0");
     for arguments in [
         &["cluster", "events", "--json"][..],
         &["cluster", "events", "-n", "20"],
@@ -139,23 +154,30 @@ async fn run(hosts: usize, connections: usize, etcd: &Etcd, asking: &Host) -> Re
         line(&format!("`{}`, with all these events kept", arguments.join(" ")), &text, "");
     }
 
-    let agents = crash_loop(etcd, &lines, agents).await?;
+    let mut agents = crash_loop(etcd, &lines, agents).await?;
+    let again = all_are_there(&mut agents, &lines).await?;
+    line("… that were lost after that, and joined again", &again.to_string(), "0");
     lines.check();
     // What it still does for what was written is not what a loss costs.
-    sleep(TTL).await;
+    sleep(ttl()).await;
     loss(etcd, asking, &lines, &agents).await;
     drop(asking_agent);
     Ok(())
 }
 
-async fn joined(hosts: usize, clients: &[Client], lines: &Arc<Lines>) -> Result<Vec<Agent>, Error> {
-    let (mut joining, room) = (JoinSet::new(), Arc::new(Semaphore::new(JOINING)));
+async fn joined(
+    hosts: usize,
+    at_a_time: usize,
+    clients: &[Client],
+    lines: &Arc<Lines>,
+) -> Result<Vec<Agent>, String> {
+    let (mut joining, room) = (JoinSet::new(), Arc::new(Semaphore::new(at_a_time)));
     for number in 0..hosts {
         let (client, lines) = (clients[number % clients.len()].clone(), Arc::clone(lines));
         let room = Arc::clone(&room);
         joining.spawn(async move {
             let _room = room.acquire().await.expect("it is not closed");
-            Agent::join(client, number, move |lease| lines.keep(number, lease)).await
+            Agent::join(client, number, &lines).await
         });
     }
     let mut agents = Vec::new();
@@ -166,24 +188,24 @@ async fn joined(hosts: usize, clients: &[Client], lines: &Arc<Lines>) -> Result<
 }
 
 /// Until nobody has lost its lease for as long as one lasts. How often somebody had to join again.
-async fn all_are_there(agents: &mut Vec<Agent>, lines: &Arc<Lines>) -> Result<usize, Error> {
+async fn all_are_there(agents: &mut Vec<Agent>, lines: &Arc<Lines>) -> Result<usize, String> {
     let mut again = 0;
     loop {
-        sleep(TTL).await;
+        sleep(ttl()).await;
         let gone = std::mem::take(&mut *lines.counts.gone.lock().expect("nobody panicked"));
         if gone.is_empty() {
             return Ok(again);
         }
         let (mut joining, mut there) = (JoinSet::new(), Vec::new());
         for agent in agents.extract_if(.., |agent| gone.contains(&agent.presence)) {
-            let (lines, number) = (Arc::clone(lines), agent.number);
+            let lines = Arc::clone(lines);
             if joining.len() >= JOINING
                 && let Some(agent) = joining.join_next().await
             {
                 there.push(agent.expect("no panic")?);
             }
             again += 1;
-            joining.spawn(agent.join_again(move |lease| lines.keep(number, lease)));
+            joining.spawn(async move { agent.join_again(&lines).await });
         }
         while let Some(agent) = joining.join_next().await {
             there.push(agent.expect("no panic")?);
@@ -193,7 +215,7 @@ async fn all_are_there(agents: &mut Vec<Agent>, lines: &Arc<Lines>) -> Result<us
 }
 
 async fn quiet(etcd: &Etcd, lines: &Lines, what: &str) {
-    sleep(TTL).await;
+    sleep(ttl()).await;
     lines.counts.reset();
     let meter = Meter::begin(etcd);
     sleep(LASTS).await;
@@ -205,14 +227,20 @@ async fn quiet(etcd: &Etcd, lines: &Lines, what: &str) {
 fn kept(lines: &Lines) {
     lines.check();
     let (late, slowest, own) = (lines.counts.late.load(Relaxed), lines.counts.slowest(), lines.counts.own());
+    let broken = lines.counts.broken.load(Relaxed);
     let text = format!(
-        "{late} too late, slowest answer {slowest:.1?}, the simulation itself at most {own:.1?} late"
+        "{late} too late, slowest answer {slowest:.1?}, {broken} streams opened again, the simulation itself at most {own:.1?} late"
     );
     line("… its keep-alives", &text, "none, less than the ttl");
 }
 
 /// All of them, with one who follows all events and one who waits for the fleet.
-async fn reload(etcd: &Etcd, asking: &Host, agents: &mut [Agent]) -> Result<(), Error> {
+async fn reload(
+    etcd: &Etcd,
+    asking: &Host,
+    lines: &Arc<Lines>,
+    agents: Vec<Agent>,
+) -> Result<Vec<Agent>, String> {
     let (follower, mut out) = asking.follow();
     until(&mut out, "\"host\":\"asking\"");
     let (tell, told) = std::sync::mpsc::channel();
@@ -235,25 +263,17 @@ async fn reload(etcd: &Etcd, asking: &Host, agents: &mut [Agent]) -> Result<(), 
         is_through.then(Instant::now)
     });
 
+    lines.counts.reset();
+    let (hosts, events) = (agents.len() as u64, RELOAD.iter().sum::<u64>());
     let meter = Meter::begin(etcd);
-    let mut writing = JoinSet::new();
-    for agent in agents.iter() {
-        let mut agent = agent.clone();
-        writing.spawn(async move { agent.reload(RELOAD).await.map(|time| (agent, time)) });
-    }
-    let mut times = Vec::new();
-    while let Some(done) = writing.join_next().await {
-        let (agent, time) = done.expect("no panic")?;
-        times.extend(time);
-        if let Some(one) = agents.iter_mut().find(|one| one.number == agent.number) {
-            *one = agent;
-        }
-    }
-    line(&format!("all reload at the same moment: {RELOAD} events each"), &meter.time(), "");
-    let (lost, events) = (agents.len() - times.len(), times.len() as u64 * RELOAD);
-    line("… hosts that were lost", &lost.to_string(), "0");
-    line("… a write of these", &Sample::new(times).to_string(), "");
-    let last = (0..events).map(|_| told.recv().expect("it follows")).max().expect("some events");
+    let (agents, course) =
+        together(agents, lines, |agent, lines| async move { agent.reload(&RELOAD, &lines).await }).await?;
+    let what = format!("all reload at the same moment: {events} events each, in {} writes", RELOAD.len());
+    line(&what, &meter.time(), "");
+    line("… hosts that were lost, and joined again", &course.lost.to_string(), "0");
+    line("… a write of these", &Sample::new(course.times).to_string(), "");
+    kept(lines);
+    let last = (0..hosts * events).map(|_| told.recv().expect("it follows")).max().expect("some events");
     let memory = process::peak_kib(pid) / 1024;
     line(
         "… `cluster events --follow` has printed all of it after",
@@ -267,25 +287,36 @@ async fn reload(etcd: &Etcd, asking: &Host, agents: &mut [Agent]) -> Result<(), 
     line("… `cluster wait` has seen it through after", &text, "");
     drop(told);
     drop(follower);
-    Ok(())
+    Ok(agents)
 }
 
-/// Those that have their lease still.
-async fn crash_loop(etcd: &Etcd, lines: &Lines, agents: Vec<Agent>) -> Result<Vec<Agent>, Error> {
+/// All of them do this at the same time.
+async fn together<F: Future<Output = Result<(Agent, Course), String>> + Send + 'static>(
+    agents: Vec<Agent>,
+    lines: &Arc<Lines>,
+    what: impl Fn(Agent, Arc<Lines>) -> F,
+) -> Result<(Vec<Agent>, Course), String> {
+    let mut doing = JoinSet::new();
+    for agent in agents {
+        doing.spawn(what(agent, Arc::clone(lines)));
+    }
+    let (mut agents, mut all) = (Vec::new(), Course::default());
+    while let Some(done) = doing.join_next().await {
+        let (agent, course) = done.expect("no panic")?;
+        agents.push(agent);
+        all.times.extend(course.times);
+        all.lost += course.lost;
+    }
+    Ok((agents, all))
+}
+
+async fn crash_loop(etcd: &Etcd, lines: &Arc<Lines>, agents: Vec<Agent>) -> Result<Vec<Agent>, String> {
     let hosts = agents.len();
     lines.counts.reset();
     let meter = Meter::begin(etcd);
-    let mut looping = JoinSet::new();
-    for agent in agents {
-        looping.spawn(agent.crash_loop(LASTS));
-    }
-    let (mut times, mut left) = (Vec::new(), Vec::new());
-    while let Some(done) = looping.join_next().await {
-        let (own, agent) = done.expect("no panic")?;
-        times.extend(own);
-        left.extend(agent);
-    }
-    let rate = times.len() as f64 / meter.begun.elapsed().as_secs_f64();
+    let (agents, course) =
+        together(agents, lines, |agent, lines| async move { agent.crash_loop(LASTS, &lines).await }).await?;
+    let rate = course.times.len() as f64 / meter.begun.elapsed().as_secs_f64();
     let disk = std::fs::metadata(etcd.at("data/member/snap/db")).map_or(0, |file| file.len() >> 20);
     let text = format!(
         "{rate:.0} writes/s, {:.2} per host; {}, {disk} MiB on disk",
@@ -293,12 +324,10 @@ async fn crash_loop(etcd: &Etcd, lines: &Lines, agents: Vec<Agent>) -> Result<Ve
         meter.share()
     );
     line("all loop in crashes", &text, "");
-    if !times.is_empty() {
-        line("… a write of these", &Sample::new(times).to_string(), "");
-    }
+    line("… a write of these", &Sample::new(course.times).to_string(), "");
     kept(lines);
-    line("… hosts that were lost", &(hosts - left.len()).to_string(), "0");
-    Ok(left)
+    line("… hosts that were lost, and joined again", &course.lost.to_string(), "0");
+    Ok(agents)
 }
 
 /// Half of them at the same moment.

@@ -263,6 +263,6 @@ impl<'a> Life<'a> {
 
     /// Waits for something; false when it does not come in time.
     fn wait(&mut self, limit: Duration, mut fits: impl FnMut(&mut Self) -> bool) -> bool {
-        wait::poll(limit, || fits(self).then_some(())).is_some()
+        wait::poll_closely(limit, || fits(self).then_some(())).is_some()
     }
 }

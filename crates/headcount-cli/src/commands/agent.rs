@@ -4,6 +4,7 @@ mod bounded;
 mod cluster;
 mod hooks;
 mod http;
+mod log;
 mod nodes;
 mod picture;
 mod reload;
@@ -23,7 +24,6 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::NodeSelector;
-use crate::escape::escape;
 use crate::hooks::settings::Settings;
 use crate::outcome::{Outcome, UsageError};
 use cluster::Membership;
@@ -84,37 +84,13 @@ pub fn run(selector: &NodeSelector, args: &AgentArgs) -> anyhow::Result<Outcome>
         anstream::println!("{file} is valid: {}", in_words(&config, &hooks));
         return Ok(Outcome::Done);
     }
-    // Whoever keeps the log notes the time.
-    tracing_subscriber::fmt()
-        .without_time()
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(|| PlainLog)
-        .init();
+    tracing::subscriber::set_global_default(log::to(std::io::stderr)).context("cannot begin the log")?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(serve(args, file, config, hooks));
     // Whoever waits for a name server that does not answer need not be waited for.
     runtime.shutdown_background();
     outcome
-}
-
-/// Others have a say in what is logged: names of nodes, of processes, what etcd holds. Each event stays one line, and none of it is obeyed.
-struct PlainLog;
-
-impl std::io::Write for PlainLog {
-    /// The logger gives an event as a whole.
-    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
-        let text = String::from_utf8_lossy(event);
-        let line = escape(text.strip_suffix('\n').unwrap_or(&text)).into_owned() + "\n";
-        // Whoever read our log may be gone. The logger would panic, and with it whatever had something to say.
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        Ok(event.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 fn in_words(config: &Config, hooks: &[Settings]) -> String {

@@ -45,6 +45,120 @@ fn while_etcd_is_away_the_host_goes_on_and_then_tells_what_is_true() {
     assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0));
 }
 
+/// A read that takes so long is given up; a write is waited for, and the lease is kept meanwhile.
+#[test]
+fn a_write_that_takes_long_is_no_reason_to_join_again() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = fleet.host_with("a", "ttl = \"8s\"");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    process::send(fleet.etcd.pid(), Signal::STOP);
+    let (victim, began) = (server.lose_one(), Instant::now());
+    // Longer than half of the ttl; with a third of it, which may be over since the last keep-alive, shorter than all of it.
+    std::thread::sleep(Duration::from_millis(4500).saturating_sub(began.elapsed()));
+    process::send(fleet.etcd.pid(), Signal::CONT);
+    a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    let said = a.agent().err();
+    for what in ["does not answer", "too slowly", "is there again"] {
+        assert!(!said.contains(what), "{what}:\n{said}");
+    }
+    assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0));
+}
+
+/// An etcd that is behind with its writes by more than a second extends no lease, and ends the stream that asks for it.
+#[test]
+fn an_etcd_that_is_behind_with_its_writes_costs_no_lease() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let ttl = Duration::from_secs(12);
+    let mut a = fleet.host_with("a", "ttl = \"12s\"");
+    let server = Server::start(&a, 2);
+    a.join();
+    a.sees_node("a", "serving");
+    // So long that each host asks at least once.
+    fleet.client(async |etcd| behind_for(etcd, ttl / 3 + Duration::from_secs(1)).await);
+    let victim = server.lose_one();
+    a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
+    let said = a.agent().err();
+    for what in ["does not answer", "is there again"] {
+        assert!(!said.contains(what), "{what}:\n{said}");
+    }
+    assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0));
+}
+
+/// Gives etcd so much to do that it has refused to extend a lease all this time.
+async fn behind_for(mut etcd: etcd_client::Client, time: Duration) -> Result<(), etcd_client::Error> {
+    use etcd_client::{GetOptions, Txn, TxnOp};
+    let counted: Vec<_> = (0..20).map(|part| (0..100).map(move |n| format!("much/{part}/{n}"))).collect();
+    for part in counted {
+        etcd.txn(Txn::new().and_then(part.map(|key| TxnOp::put(key, "", None)).collect::<Vec<_>>())).await?;
+    }
+    // A write whose conditions and reads cost it a lot, and this process little.
+    let count = TxnOp::get("much/", Some(GetOptions::new().with_prefix().with_count_only()));
+    let all: Vec<_> = (0..100).map(|_| count.clone()).chain([TxnOp::put("written", "", None)]).collect();
+    let lease = etcd.lease_grant(60, None).await?.id();
+    let (mut writers, began) = (tokio::task::JoinSet::new(), Instant::now());
+    let mut refused_since: Option<Instant> = None;
+    while refused_since.is_none_or(|since| since.elapsed() < time) {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "etcd is not behind with {} writers",
+            writers.len()
+        );
+        let answer = etcd.lease_keep_alive(lease).await;
+        refused_since = match answer {
+            Err(error) if error.to_string().contains("waiting for the applied index") => {
+                refused_since.or_else(|| Some(Instant::now()))
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {
+                for _ in 0..20 {
+                    let (mut etcd, all) = (etcd.clone(), all.clone());
+                    writers.spawn(async move {
+                        while etcd.txn(Txn::new().and_then(all.clone())).await.is_ok() {}
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                None
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Who has very many hosts is told what to set, by the one agent that sees all of them.
+#[test]
+fn a_ttl_that_is_too_short_for_so_many_hosts_is_said_once() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = fleet.host("a");
+    a.join();
+    let add = |hosts: std::ops::Range<u32>| {
+        fleet.client(async |mut etcd| {
+            for n in hosts {
+                etcd.put(key(&format!("hosts/other-{n}")), "{}", None).await?;
+            }
+            Ok(())
+        });
+    };
+    // With this one, they are not too many at 2 s: one more is.
+    add(0..1_332);
+    add(1_332..1_333);
+    a.agent().says("1334 hosts with a ttl of 2s ask etcd for 2001 keep-alives a second");
+    a.agent().says("set cluster.ttl to \"5s\"");
+    add(1_333..1_400);
+    // It has seen these when it has seen that this one is gone.
+    fleet.client(async |mut etcd| {
+        etcd.put(key("known/last"), r#"{"v":1,"presence":"here","since":0,"lease":1}"#, None).await?;
+        etcd.put(key("hosts/last"), "{}", None).await?;
+        etcd.delete(key("hosts/last"), None).await
+    });
+    a.sees("its loss", |_| (a.events_of("host_lost").len() == 1).then_some(()));
+    assert_eq!(a.agent().err().matches("cluster.ttl").count(), 1, "{}", a.agent().err());
+}
+
 #[test]
 fn a_lease_that_has_run_out_is_said_and_all_is_told_again() {
     let _permit = permit();

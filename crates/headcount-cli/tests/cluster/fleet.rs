@@ -13,6 +13,8 @@ use crate::scripted::{LONG, Running};
 
 /// The shortest that etcd knows.
 pub const TTL: Duration = Duration::from_secs(2);
+/// A setting, longer than a test: what happens sooner has nothing to do with a lease.
+pub const FOR_LONG: &str = "ttl = \"300s\"";
 
 /// An etcd, and a folder for all hosts.
 pub struct Fleet {

@@ -156,6 +156,34 @@ fn a_lock_that_was_over_in_a_worker_that_stood_still_is_free_for_others() {
     nginx.end(Signal::QUIT);
 }
 
+/// Of a once that another process is at: who that is, until it is this worker's turn.
+#[test]
+fn a_worker_that_waits_for_its_turn_knows_who_is_at_it() {
+    let _permit = permit();
+    let fleet = Fleet::new();
+    let mut a = host(&fleet, "a", "ttl = \"300s\"");
+    a.join();
+    let mut other = headcount_cluster_client::Client::new(a.socket());
+    other.once("warm").unwrap();
+    let began = std::time::Instant::now();
+    while !matches!(other.next_event(), Some(headcount_cluster_client::Event::Run { .. })) {
+        assert!(began.elapsed() < crate::scripted::LONG, "nobody else is there");
+        other.wait(Some(std::time::Duration::from_millis(50))).unwrap();
+        other.process();
+    }
+    let who = r#"
+        local by = require("resty.headcount.cluster").running("warm")
+        ngx.say(by and by.pid .. " of " .. by.host .. (by.process and by.since > 1e9 and by.since <= ngx.time() + 1 and "" or "?") or "nobody")
+    "#;
+    let nginx = Nginx::start_ready(setup(&a).workers(1).page("/who", who));
+    let expected = format!("{} of a", std::process::id());
+    nginx.wait_until("who is at it", || (get(&nginx, "/who") == expected).then_some(()));
+    drop(other);
+    nginx.wait_until("its turn", || (notes(&nginx, "ran").len() == 1).then_some(()));
+    assert_eq!(get(&nginx, "/who"), "nobody");
+    nginx.end(Signal::QUIT);
+}
+
 #[test]
 fn locks_and_the_fleet() {
     let _permit = permit();

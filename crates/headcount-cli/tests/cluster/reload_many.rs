@@ -10,12 +10,12 @@ use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions,
 };
 use serde_json::{Value, json};
-use testkit::{Signal, permit};
+use testkit::{Signal, permit, wait};
 use tokio::sync::{oneshot, watch};
 
 use super::fleet::{Fleet, Host, key};
 use crate::program::Run;
-use crate::scripted::Running;
+use crate::scripted::{LONG, Running};
 use crate::traced::Traced;
 
 /// What the agents have done, and what they are to do.
@@ -178,9 +178,14 @@ fn killed_at(host: &Host, arguments: &[&str], number: usize) -> Option<i32> {
     }
 }
 
+/// What somebody sent before being killed may arrive after that, and then the reload is held once more.
 fn resumed(fleet: &Fleet, host: &Host) -> Run {
-    let_go(fleet);
-    host.cluster(&["reload", "--resume"])
+    let run = wait::poll(LONG, || {
+        let_go(fleet);
+        let run = host.cluster(&["reload", "--resume"]);
+        (!run.err.contains("is reloading this cluster since")).then_some(run)
+    });
+    run.expect("nobody holds it who was killed")
 }
 
 fn more(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<u64> {

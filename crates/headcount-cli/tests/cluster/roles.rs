@@ -3,16 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use headcount_cluster_client::{Client, Event};
+use headcount_cluster_client::Event;
 use serde_json::Value;
 use testkit::{Folder, Signal, http, permit, process, wait};
 
-use super::fleet::{Fleet, Host, TTL};
+use super::fleet::{FOR_LONG, Fleet, Host, TTL};
+use super::process::Process;
 use crate::program;
 use crate::scripted::{LONG, Running};
-
-/// Longer than a test: what happens sooner has nothing to do with a lease.
-const FOR_LONG: &str = "ttl = \"300s\"";
 
 /// A command that leads the role `cron`, by the agent of this host. It writes its token into one file for all, again and again.
 struct Leader {
@@ -218,113 +216,6 @@ fn a_role_that_is_held_for_longer_than_etcd_keeps_its_history_goes_on_over_anoth
     assert_eq!(roles(&a)[0]["token"], token);
 }
 
-/// A process that uses the client.
-struct Process {
-    client: Client,
-}
-
-impl Process {
-    fn of(host: &Host) -> Process {
-        Process { client: Client::new(host.socket()) }
-    }
-
-    #[track_caller]
-    fn until<T>(&mut self, mut fits: impl FnMut(Event) -> Option<T>) -> T {
-        let (began, mut seen) = (Instant::now(), Vec::new());
-        while began.elapsed() < LONG {
-            self.client.process();
-            while let Some(event) = self.client.next_event() {
-                seen.push(event.clone());
-                if let Some(found) = fits(event) {
-                    return found;
-                }
-            }
-            self.client.wait(Some(Duration::from_millis(50))).expect("it can be waited for");
-        }
-        panic!("it did not come; there was {seen:?}");
-    }
-
-    #[track_caller]
-    fn runs(&mut self) -> (u64, u32, Option<String>) {
-        self.until(|event| match event {
-            Event::Run { token, attempt, last, .. } => Some((token, attempt, last)),
-            _ => None,
-        })
-    }
-
-    #[track_caller]
-    fn is_done(&mut self) {
-        self.until(|event| matches!(event, Event::Done { .. }).then_some(()));
-    }
-
-    #[track_caller]
-    fn locks(&mut self) -> (u64, u64) {
-        self.until(|event| match event {
-            Event::Locked { id, token } => Some((id, token)),
-            _ => None,
-        })
-    }
-}
-
-#[test]
-fn what_runs_once_succeeds_once_whoever_dies_over_it() {
-    let _permit = permit();
-    let fleet = Fleet::new();
-    let (mut a, mut b) = (fleet.host_with("a", FOR_LONG), fleet.host_with("b", FOR_LONG));
-    a.join();
-    b.join();
-    let (mut one, mut two) = (Process::of(&a), Process::of(&b));
-    one.client.once("migrate").unwrap();
-    let (first, ..) = one.runs();
-    two.client.once("migrate").unwrap();
-    drop(one);
-    let (second, attempt, last) = two.runs();
-    assert_eq!((attempt, last.as_deref(), second > first), (2, Some("died"), true));
-    two.client.end("migrate", second, true);
-    two.is_done();
-    // Whoever comes later knows at once.
-    let mut late = Process::of(&a);
-    late.client.once("migrate").unwrap();
-    late.is_done();
-    // What fails three times has failed.
-    late.client.once("broken").unwrap();
-    for number in 1..=3 {
-        let (token, attempt, _) = late.runs();
-        assert_eq!(attempt, number);
-        late.client.end("broken", token, false);
-    }
-    let failed = |event| match event {
-        Event::Failed { attempts, last, .. } => Some((attempts, last)),
-        _ => None,
-    };
-    assert_eq!(late.until(failed), (3, "failed".to_owned()));
-    two.client.once("broken").unwrap();
-    assert_eq!(two.until(failed), (3, "failed".to_owned()));
-}
-
-#[test]
-fn what_runs_once_is_run_again_when_its_host_is_lost() {
-    let _permit = permit();
-    let fleet = Fleet::new();
-    let (mut a, mut b) = (fleet.host("a"), fleet.host_with("b", FOR_LONG));
-    a.join();
-    b.join();
-    let (mut one, mut two) = (Process::of(&a), Process::of(&b));
-    one.client.once("migrate").unwrap();
-    let (first, ..) = one.runs();
-    two.client.once("migrate").unwrap();
-    a.kill_agent();
-    one.until(|event| matches!(event, Event::RunLost { .. }).then_some(()));
-    let (second, attempt, last) = two.runs();
-    assert_eq!((attempt, last.as_deref(), second > first), (2, Some("lost"), true));
-    // What the first one has to say is of no interest any more.
-    a.start("joined");
-    one.client.end("migrate", first, true);
-    two.client.end("migrate", second, true);
-    two.is_done();
-    one.is_done();
-}
-
 #[test]
 fn a_lock_excludes_over_all_hosts_is_passed_on_and_who_waits_in_vain_hears_for_whom() {
     let _permit = permit();
@@ -408,166 +299,6 @@ fn a_key_that_somebody_removes_is_a_role_that_is_lost() {
     assert!(one.until(elected) > old);
 }
 
-// Wrong use ----------------------------------------------------------------------------------------------------------------
-
-/// A session by hand.
-struct Raw {
-    lines: std::io::Lines<std::io::BufReader<std::os::unix::net::UnixStream>>,
-    stream: std::os::unix::net::UnixStream,
-}
-
-impl Raw {
-    fn begin(host: &Host) -> Raw {
-        use std::io::{BufRead, Write};
-        let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).expect("it listens");
-        stream.set_read_timeout(Some(LONG)).expect("a limit");
-        write!(stream, "GET /cluster/session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: headcount-session/1\r\n\r\n")
-            .expect("it reads");
-        let mut lines = std::io::BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        while !lines.next().expect("a head").expect("a head").is_empty() {}
-        let mut raw = Raw { lines, stream };
-        assert_eq!(raw.hears()["say"], "welcome");
-        raw
-    }
-
-    fn say(&mut self, text: &str) {
-        use std::io::Write;
-        self.stream.write_all(text.as_bytes()).expect("it reads");
-    }
-
-    fn hears(&mut self) -> Value {
-        serde_json::from_str(&self.lines.next().expect("a line").expect("a line")).expect("JSON")
-    }
-
-    fn complains(&mut self, text: &str) {
-        let mut message = self.hears();
-        // Who says that it leaves a role is answered in any case.
-        if message["say"] == "left" {
-            message = self.hears();
-        }
-        let error = message["error"].as_str().unwrap_or_default();
-        assert!(message["say"] == "error" && error.contains(text), "{message}");
-    }
-
-    fn is_closed(&mut self) -> bool {
-        self.lines.next().is_none_or(|line| line.is_err())
-    }
-}
-
-#[test]
-fn what_is_wrong_is_said_and_what_is_no_line_ends_the_session() {
-    let _permit = permit();
-    let fleet = Fleet::new();
-    let mut a = fleet.host_with("a", FOR_LONG);
-    a.join();
-    let mut raw = Raw::begin(&a);
-    for (line, error) in [
-        (r#"{"do":"fly"}"#, "unknown variant `fly`"),
-        (r#"{"do":"stand"}"#, "missing field `role`"),
-        (r#"{"do":"stand","role":"a b"}"#, "is no name of a role; allowed is 1 to 48"),
-        (r#"{"do":"leave","role":"x"}"#, "has not asked for the role x"),
-        (r#"{"do":"unlock","id":7}"#, "no lock with the number 7"),
-        (r#"{"do":"end","key":"x","token":1,"ok":true}"#, "has not asked for the once x"),
-        (r#"{"do":"lock","id":-1,"name":"x"}"#, "invalid value"),
-        ("[]", "this is no request"),
-    ] {
-        raw.say(&format!("{line}\n"));
-        raw.complains(error);
-    }
-    for n in 0..64 {
-        raw.say(&format!(
-            "{{\"do\":\"once\",\"key\":\"{}\"}}\n",
-            "x".repeat(n % 47 + 1) + if n < 47 { "" } else { "-" }
-        ));
-    }
-    raw.say("{\"do\":\"stand\",\"role\":\"one-more\"}\n");
-    loop {
-        let message = raw.hears();
-        if message["say"] == "error" {
-            assert!(message["error"].as_str().expect("a text").contains("allowed are no more"), "{message}");
-            break;
-        }
-    }
-    for (text, error) in
-        [("nonsense\n".to_owned(), "this line is no JSON"), ("x".repeat(5000), "more than 4096 bytes")]
-    {
-        let mut raw = Raw::begin(&a);
-        raw.say(&text);
-        raw.complains(error);
-        assert!(raw.is_closed());
-    }
-    let page = http::get(&a.socket(), "/cluster/session").expect("it answers");
-    assert!(page.status == 426 && page.body.contains("Upgrade: headcount-session/1"), "{page:?}");
-}
-
-#[test]
-fn there_is_a_bound_of_processes_and_one_that_does_not_read_is_cut_off() {
-    let _permit = permit();
-    let fleet = Fleet::new();
-    let mut a = fleet.host_with("a", FOR_LONG);
-    a.join();
-    let mut all: Vec<Raw> = (0..256).map(|_| Raw::begin(&a)).collect();
-    let mut refused = Process::of(&a);
-    let why = refused.until(|event| match event {
-        Event::Disconnected { why } => Some(why),
-        _ => None,
-    });
-    assert!(why.contains("Too many processes"), "{why}");
-    all.truncate(1);
-    refused.until(|event| matches!(event, Event::Connected { .. }).then_some(()));
-    // Each is answered by an error, which it does not read.
-    let deaf = &mut all[0];
-    deaf.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a limit");
-    let began = Instant::now();
-    while began.elapsed() < LONG {
-        use std::io::Write;
-        match deaf.stream.write_all("{\"do\":\"unlock\",\"id\":1}\n".repeat(100).as_bytes()) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                break;
-            }
-            _ => {}
-        }
-    }
-    assert!(began.elapsed() < LONG, "it is not cut off");
-    refused.client.stand("cron").unwrap();
-    refused.until(|event| matches!(event, Event::Elected { .. }).then_some(()));
-}
-
-#[test]
-fn who_is_not_named_may_read_and_have_nothing() {
-    use std::os::unix::process::CommandExt;
-    let _permit = permit();
-    if !process::is_root() {
-        eprintln!("skipped: only root can be somebody else");
-        return;
-    }
-    let fleet = Fleet::new();
-    let mut a = fleet.host_with("a", FOR_LONG);
-    a.join();
-    let copy = fleet.folder.at("headcount");
-    let start = |a: &Host| {
-        let mut command = program::of_everybody(&copy, ["cluster", "leader", "cron", "--socket"]);
-        command.arg(a.socket()).args(["--", "true"]).uid(65534).gid(65534);
-        Running::start(&a.folder, command)
-    };
-    let stranger = start(&a);
-    stranger.says("it refuses: user 65534 may not have roles, onces and locks: agent.claims");
-    drop(stranger);
-    let text = std::fs::read_to_string(a.config()).expect("our file");
-    super::fleet::write(&a.config(), &text.replace("[cluster]", "claims = [\"nobody\"]\n[cluster]"));
-    a.agent().signal(Signal::HUP);
-    a.agent().says("reloaded");
-    start(&a).says("leads cron from now on");
-    super::fleet::write(&a.config(), &text.replace("[cluster]", "claims = [\"no-such-user\"]\n[cluster]"));
-    a.agent().signal(Signal::HUP);
-    a.agent().says("agent.claims: there is no user no-such-user");
-}
-
 #[test]
 fn without_an_agent_or_a_cluster_it_is_said_at_once() {
     let _permit = permit();
@@ -595,28 +326,4 @@ fn without_an_agent_or_a_cluster_it_is_said_at_once() {
     wrong(&["cluster", "leader", "cron"]).ended(2);
     wrong(&["cluster", "leader", "a b", "--", "true"]).ended(2).complains("is no name");
     wrong(&["cluster", "leader"]).ended(4).complains("there is no [cluster]");
-}
-
-#[test]
-fn the_fleet_and_what_happens_to_it_can_be_read_from_the_agent() {
-    use std::io::{BufRead, BufReader, Write};
-    let _permit = permit();
-    let fleet = Fleet::new();
-    let (mut a, mut b) = (fleet.host_with("a", FOR_LONG), fleet.host_with("b", FOR_LONG));
-    a.join();
-    let mut stream = std::os::unix::net::UnixStream::connect(a.socket()).expect("it listens");
-    stream.set_read_timeout(Some(LONG)).expect("a limit");
-    write!(stream, "GET /cluster/events HTTP/1.0\r\n\r\n").expect("it reads");
-    let read = || -> Value {
-        serde_json::from_str(&http::get(&a.socket(), "/cluster").expect("an answer").body).expect("JSON")
-    };
-    assert_eq!(read()["hosts"].as_array().map(Vec::len), Some(1));
-    b.join();
-    let lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));
-    let joined = lines.into_iter().find(|line| line.contains("host_joined")).expect("it is told");
-    let joined: Value = serde_json::from_str(&joined).expect("JSON");
-    // Not what happened before somebody asked.
-    assert_eq!((&joined["host"], &joined["kind"]), (&"b".into(), &"host_joined".into()));
-    wait::poll(LONG, || (read()["hosts"].as_array()?.len() == 2).then_some(())).expect("both are here");
-    assert_eq!(read(), a.status());
 }

@@ -1,6 +1,7 @@
 //! What is done once.
 
 use std::ffi::c_char;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use headcount_border::{Failure, Sized32, check_pointer, check_struct, copy_string, entry, put, required};
 
@@ -29,17 +30,28 @@ pub struct OnceRecord {
     pub state: u32,
     /// HEADCOUNT_CLUSTER_ONCE_RUN: which attempt this is, from 1. HEADCOUNT_CLUSTER_ONCE_FAILED: how many there were.
     pub attempt: u32,
-    /// 0.
-    pub reserved: u32,
+    /// HEADCOUNT_CLUSTER_ONCE_RUNNING: the process that is at it, on `host`; 0 if it is not known.
+    pub pid: i32,
     /// HEADCOUNT_CLUSTER_ONCE_RUN: larger than that of each attempt before, on whatever host.
     pub token: u64,
     /// How the attempt before, or the last one, ended: "failed", "died", "stalled", "lost"; empty if there was none.
     pub last: [c_char; 32],
+    /// HEADCOUNT_CLUSTER_ONCE_RUNNING: since when that process is at it, in milliseconds since 1970 by the clock of its host; 0 if it is not known.
+    pub since_ms: u64,
+    /// HEADCOUNT_CLUSTER_ONCE_RUNNING: the host of that process; empty if it is not known.
+    pub host: [c_char; 256],
+    /// What that process is called; empty if it is not known.
+    pub process: [c_char; 32],
 }
 
 // SAFETY: repr(C), integers only, and it begins with its size.
 unsafe impl Sized32 for OnceRecord {
     const NAME: &'static str = "headcount_cluster_once";
+}
+
+fn milliseconds_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Begins something that is to be done once in the whole cluster: `key` is 1 to 48 letters, digits, '.', '_' and '-'. Waits until it is this
@@ -99,11 +111,14 @@ pub unsafe extern "C" fn headcount_cluster_once_begin(
             struct_size: size_of::<OnceRecord>() as u32,
             state: HEADCOUNT_CLUSTER_ONCE_RUNNING,
             attempt: 0,
-            reserved: 0,
+            pid: 0,
             token: 0,
             last: [0; 32],
+            since_ms: 0,
+            host: [0; 256],
+            process: [0; 32],
         };
-        let mut last = String::new();
+        let (mut last, mut by) = (String::new(), None);
         match found {
             Some(Found::Settled(Settled::Done)) => record.state = HEADCOUNT_CLUSTER_ONCE_DONE,
             Some(Found::Settled(Settled::Failed { attempts, last: how })) => {
@@ -115,14 +130,27 @@ pub unsafe extern "C" fn headcount_cluster_once_begin(
                 last = turn.last.unwrap_or_default();
             }
             None => {
-                if let Some(trouble) = handle.look(|session| session.trouble(&handle.socket))? {
+                let (trouble, at_it) = handle.look(|session| {
+                    let at_it = session.onces.get(&key).and_then(|once| once.by.clone());
+                    (session.trouble(&handle.socket), at_it)
+                })?;
+                if let Some(trouble) = trouble {
                     return Err(trouble);
                 }
+                by = at_it;
             }
         }
-        // SAFETY: an array of that size; and `once`, which was checked above and is writable by the caller's word.
+        let (mut host, mut process) = (String::new(), String::new());
+        if let Some(by) = by {
+            record.pid = by.pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+            record.since_ms = by.since.map_or(0, milliseconds_since_1970);
+            (host, process) = (by.host, by.process.unwrap_or_default());
+        }
+        // SAFETY: arrays of these sizes; and `once`, which was checked above and is writable by the caller's word.
         unsafe {
             copy_string(&last, record.last.as_mut_ptr(), 32);
+            copy_string(&host, record.host.as_mut_ptr(), 256);
+            copy_string(&process, record.process.as_mut_ptr(), 32);
             put(once, "once", record)?;
         }
         Ok(HEADCOUNT_CLUSTER_OK)

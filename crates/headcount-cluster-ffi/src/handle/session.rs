@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use headcount_border::Failure;
-use headcount_cluster_client::{Client, Event};
+use headcount_cluster_client::{Client, Event, WhoRuns};
 
 use crate::border::{away, not_found};
 
@@ -67,6 +67,8 @@ pub(crate) enum Settled {
 pub(crate) struct Once {
     /// It is for this process to do it, and it was not told yet.
     pub(crate) turn: Option<Turn>,
+    /// Another process that is at it.
+    pub(crate) by: Option<WhoRuns>,
     /// The token with which it is at it.
     pub(crate) running: Option<u64>,
     /// Why that was lost.
@@ -181,6 +183,8 @@ impl Session {
             }
             Event::Disconnected { why } => {
                 self.etcd = None;
+                // Another may be at it by the time that the agent answers.
+                self.onces.values_mut().for_each(|once| once.by = None);
                 self.note(WARNING, format!("{why}; trying again"));
                 self.trouble = Some(why);
             }
@@ -210,7 +214,13 @@ impl Session {
                 self.locks.insert(id, Lock::Lost(why));
             }
             Event::Run { key, attempt, last, token } => {
-                self.onces.entry(key).or_default().turn = Some(Turn { attempt, last, token });
+                let once = self.onces.entry(key).or_default();
+                (once.turn, once.by) = (Some(Turn { attempt, last, token }), None);
+            }
+            Event::Running { key, by } => {
+                if let Some(once) = self.onces.get_mut(&key) {
+                    once.by = Some(by);
+                }
             }
             Event::RunLost { key, why } => {
                 let once = self.onces.entry(key).or_default();
@@ -303,6 +313,25 @@ mod tests {
         once.running = once.turn.take().map(|turn| turn.token);
         session.take(Event::RunLost { key: "k".into(), why: "x".into() });
         assert_eq!(session.onces["k"].lost.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn who_is_at_it_is_known_as_long_as_it_is_not_this_process_s_turn_and_the_agent_answers() {
+        let mut session = session();
+        let running = |host: &str| {
+            let by = WhoRuns { host: host.into(), pid: None, process: None, since: None };
+            Event::Running { key: "k".into(), by }
+        };
+        session.onces.insert("k".into(), Once::default());
+        let host = |session: &Session| session.onces["k"].by.as_ref().map(|by| by.host.clone());
+        session.take(running("a"));
+        session.take(running("b"));
+        assert_eq!(host(&session).as_deref(), Some("b"));
+        session.take(Event::Disconnected { why: "x".into() });
+        assert_eq!(host(&session), None);
+        session.take(running("a"));
+        session.take(Event::Run { key: "k".into(), attempt: 2, last: None, token: 9 });
+        assert_eq!(host(&session), None);
     }
 
     #[test]

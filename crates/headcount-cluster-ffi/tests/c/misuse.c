@@ -17,7 +17,7 @@ static void sizes(void) {
     CHECK(headcount_cluster_abi_version() == HEADCOUNT_CLUSTER_ABI_VERSION);
     CHECK(sizeof(headcount_cluster_options) == 24 && sizeof(headcount_cluster_status) == 544);
     CHECK(sizeof(headcount_cluster_leader) == 16 && sizeof(headcount_cluster_lock) == 24);
-    CHECK(sizeof(headcount_cluster_once) == 56);
+    CHECK(sizeof(headcount_cluster_once) == 352);
     CHECK(strcmp(headcount_cluster_error_name(HEADCOUNT_CLUSTER_ERR_AWAY), "away") == 0);
     CHECK(strcmp(headcount_cluster_error_name(-99), "unknown") == 0);
     CHECK(strcmp(headcount_cluster_last_error(), "") == 0);

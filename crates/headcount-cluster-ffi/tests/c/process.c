@@ -48,9 +48,16 @@ static void lead(int forks) {
 static void once(int done) {
     headcount_cluster_once once = {.struct_size = sizeof once};
     uint64_t token;
-    do
-        CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_once_begin(cluster, "migrate", 1000, &once));
-    while (once.state == HEADCOUNT_CLUSTER_ONCE_RUNNING);
+    int waits_for = 0;
+    do {
+        CODE(HEADCOUNT_CLUSTER_OK, headcount_cluster_once_begin(cluster, "migrate", 200, &once));
+        if (once.pid != 0 && once.pid != waits_for) {
+            CHECK(once.state == HEADCOUNT_CLUSTER_ONCE_RUNNING && once.since_ms > 0);
+            printf("waits for %" PRId32 " (%s) of %s\n", once.pid, once.process, once.host);
+            waits_for = once.pid;
+        }
+    } while (once.state == HEADCOUNT_CLUSTER_ONCE_RUNNING);
+    CHECK(once.pid == 0 && once.since_ms == 0 && once.host[0] == 0 && once.process[0] == 0);
     if (once.state == HEADCOUNT_CLUSTER_ONCE_RUN) {
         printf("runs %" PRIu32 " %s\n", once.attempt, once.last);
         CODE(HEADCOUNT_CLUSTER_ERR_WRONG_STATE, headcount_cluster_once_begin(cluster, "migrate", 0, &once));

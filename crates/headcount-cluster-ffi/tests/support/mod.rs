@@ -12,7 +12,8 @@ pub fn root() -> &'static Path {
 
 const STRICT: [&str; 4] = ["-Wall", "-Wextra", "-pedantic", "-Werror"];
 
-/// The library of this very source. Cargo does not build one that Rust cannot link for the tests of its package, so it is told to.
+/// The library of this very source. Cargo does not build one that Rust cannot link for the tests of its package, so it is told to,
+/// unless `make` has done so (`HEADCOUNT_TEST_PROFILE`).
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -20,6 +21,9 @@ pub fn library() -> &'static Path {
             return PathBuf::from(folder).join("libheadcount_cluster.so");
         }
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        if let Ok(profile) = std::env::var("HEADCOUNT_TEST_PROFILE") {
+            return there(target, &profile);
+        }
         let mut build = Command::new(env!("CARGO"));
         build
             .args(["build", "--quiet", "-p", "headcount-cluster-ffi", "--target-dir"])
@@ -29,11 +33,14 @@ pub fn library() -> &'static Path {
             build.arg("--release");
         }
         assert!(build.status().unwrap().success(), "{build:?}");
-        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-        let library = target.join(profile).join("libheadcount_cluster.so");
-        assert!(library.exists(), "there is no {}", library.display());
-        library
+        there(target, if cfg!(debug_assertions) { "debug" } else { "release" })
     })
+}
+
+fn there(target: &Path, profile: &str) -> PathBuf {
+    let library = target.join(profile).join("libheadcount_cluster.so");
+    assert!(library.exists(), "there is no {}", library.display());
+    library
 }
 
 /// Compiles a C file of this crate against the library, as strictly as can be and with what `HEADCOUNT_CFLAGS` adds, and gives the

@@ -169,18 +169,31 @@ impl Chase {
     }
 
     /// Whether it was deleted, and this was not stopped before.
-    async fn deleted(&self, key: &str, from: i64) -> Result<bool, Trouble> {
+    async fn deleted(&self, key: &str, from: i64, written: impl Fn(&KeyValue)) -> Result<bool, Trouble> {
         tokio::select! {
-            deleted = self.at.etcd.until_deleted(key, from) => deleted.map(|()| true),
+            deleted = self.at.etcd.until_deleted(key, from, written) => deleted.map(|()| true),
             () = self.stopped() => Ok(false),
         }
     }
 
+    /// It is ours.
     async fn until_gone(&self, key: &str, from: i64) -> Result<(), Trouble> {
-        if self.deleted(key, from).await? {
+        if self.deleted(key, from, |_| ()).await? {
             self.gone();
         }
         Ok(())
+    }
+
+    /// It is another's, who has it or is before us, and writes more into it when it is known for which process it is. Whether it is free,
+    /// and this was not stopped before.
+    async fn other_gone(&self, kv: &KeyValue, from: i64) -> Result<bool, Trouble> {
+        let seen = |kv: &KeyValue| {
+            if let Ok(by) = value::parse(kv.value()) {
+                self.report(Report::Seen { what: self.what.clone(), by });
+            }
+        };
+        seen(kv);
+        self.deleted(&String::from_utf8_lossy(kv.key()), from, seen).await
     }
 
     /// So far nobody in particular.
@@ -218,11 +231,7 @@ impl Chase {
                 self.held(token, None);
                 return self.until_gone(&mine, kv.mod_revision() + 1).await;
             };
-            if let Ok(by) = value::parse(before.value()) {
-                self.report(Report::Seen { what: self.what.clone(), by });
-            }
-            let before = String::from_utf8_lossy(before.key()).into_owned();
-            if !self.deleted(&before, revision + 1).await? {
+            if !self.other_gone(&before, revision + 1).await? {
                 return Ok(());
             }
         }
@@ -253,18 +262,13 @@ impl Chase {
                 return Ok(());
             }
             if let Some(kv) = runs {
-                let by = value::parse::<ClaimValue>(kv.value()).ok();
-                let is_ours =
-                    kv.lease() == self.at.lease && by.as_ref().is_some_and(|by| by.attempt == self.attempt);
-                if is_ours {
+                let by = value::parse::<ClaimValue>(kv.value());
+                if kv.lease() == self.at.lease && by.is_ok_and(|by| by.attempt == self.attempt) {
                     let known = known.unwrap_or_default();
                     self.held(kv.create_revision(), Some((known.attempts, known.last)));
                     return self.until_gone(&running, kv.mod_revision() + 1).await;
                 }
-                if let Some(by) = by {
-                    self.report(Report::Seen { what: self.what.clone(), by });
-                }
-                if !self.deleted(&running, revision_of(&answer) + 1).await? {
+                if !self.other_gone(&kv, revision_of(&answer) + 1).await? {
                     return Ok(());
                 }
                 continue;
@@ -432,8 +436,8 @@ impl Etcd {
         Ok(found.map(|kv| (kv, at)))
     }
 
-    /// Until this key is deleted, at this revision or later.
-    async fn until_deleted(&self, key: &str, from: i64) -> Result<(), Trouble> {
+    /// Until this key is deleted, at this revision or later. `written`: what is written into it meanwhile.
+    async fn until_deleted(&self, key: &str, from: i64, written: impl Fn(&KeyValue)) -> Result<(), Trouble> {
         let mut changes = self.watch(key, false, from).await?;
         loop {
             let Some(answer) = changes.message().await.map_err(|e| self.trouble(&e, "watch"))? else {
@@ -444,14 +448,16 @@ impl Etcd {
                 let look = Txn::new().and_then([TxnOp::get(key, None)]);
                 let answer = self.txn("look whether it is still there", look).await?;
                 let [found, _] = two(&answer);
-                if found.is_none_or(|kv| kv.create_revision() >= from) {
-                    return Ok(());
-                }
+                let Some(kv) = found.filter(|kv| kv.create_revision() < from) else { return Ok(()) };
+                written(&kv);
                 changes = self.watch(key, false, revision_of(&answer) + 1).await?;
                 continue;
             }
-            if answer.events().iter().any(|event| event.event_type() == EventType::Delete) {
-                return Ok(());
+            for event in answer.events() {
+                match event.event_type() {
+                    EventType::Delete => return Ok(()),
+                    EventType::Put => event.kv().into_iter().for_each(&written),
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! what processes have that the successor knows nothing of.
 
 mod connection;
+mod who;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -184,17 +185,6 @@ impl Engine {
         }
     }
 
-    fn who_has(&self, what: &What) -> String {
-        if let Some((_, value)) = self.book.holder(what).and_then(|_| self.signed.get(what)) {
-            return format!("{} has it since {}", value.who(), since(value));
-        }
-        match (&self.trouble, self.seen.get(what)) {
-            (Some(trouble), _) => trouble.to_string(),
-            (None, Some(value)) => format!("{} has it or is before it since {}", value.who(), since(value)),
-            (None, None) => "nobody knows yet who has it".to_owned(),
-        }
-    }
-
     // What is asked -------------------------------------------------------------------------------------------------------
 
     fn command(&mut self, command: Command) {
@@ -265,7 +255,12 @@ impl Engine {
                 self.timeouts.retain(|(_, of, number, _)| (*of, *number) != (session, id));
                 self.book.unlock(session, id)
             }
-            Request::Once { key } => self.book.want(session, What::new(Kind::Once, &key), 0),
+            Request::Once { key } => {
+                let what = What::new(Kind::Once, &key);
+                self.book.want(session, what.clone(), 0)?;
+                self.tell_who_runs(&what, &[session]);
+                Ok(())
+            }
             Request::End { key, token, ok, late } => {
                 let what = What::new(Kind::Once, &key);
                 let current = self.tokens.get(&what).and_then(|(_, token)| u64::try_from(*token).ok());
@@ -331,6 +326,9 @@ impl Engine {
                 }
             }
         }
+        // Who has what nobody here waits for any more is of no interest, and not known for long.
+        let book = &self.book;
+        self.seen.retain(|what, _| book.attempt_of(what).is_some());
         let is_idle = !self.book.is_wanted() && self.frees.is_empty() && self.lease.is_some();
         self.idle_since = if is_idle { self.idle_since.or_else(|| Some(Instant::now())) } else { None };
     }
@@ -358,6 +356,7 @@ impl Engine {
             since: Some(now()),
         };
         self.signed.insert(what.clone(), (attempt, value.clone()));
+        self.tell_all_who_runs(&what);
         if let (Some(connection), Some((_, token))) = (&mut self.connection, self.tokens.get(&what)) {
             connection.tasks.spawn(sign(Arc::clone(&connection.place), what, attempt, *token, value));
         }
@@ -418,7 +417,7 @@ impl Engine {
             Report::Held { what, attempt, token, run } => {
                 self.is_well();
                 self.seen.remove(&what);
-                if self.book.attempts().any(|(of, number)| *of == what && number == attempt) {
+                if self.book.attempt_of(&what) == Some(attempt) {
                     self.tokens.insert(what.clone(), (attempt, token));
                 }
                 self.book.held(&what, attempt, u64::try_from(token).unwrap_or(0), run, boot_ms());
@@ -433,10 +432,9 @@ impl Engine {
                 self.book.settled(&what, attempt, failed);
             }
             Report::Seen { what, by } => {
-                // What nobody here wants any more is of no interest.
-                let wanted: BTreeSet<&What> = self.book.attempts().map(|(what, _)| what).collect();
-                self.seen.retain(|what, _| wanted.contains(what));
-                self.seen.insert(what, by);
+                if self.seen.insert(what.clone(), by.clone()) != Some(by) {
+                    self.tell_all_who_runs(&what);
+                }
             }
             Report::Freed { what, attempt } => {
                 self.is_well();
@@ -469,12 +467,6 @@ impl Engine {
             let _ = done.send(());
         }
     }
-}
-
-fn since(value: &ClaimValue) -> String {
-    value
-        .since
-        .map_or_else(|| "a moment ago".to_owned(), |since| headcount_report::timestamp((since * 1e9) as u64))
 }
 
 async fn until(when: Option<Instant>) {

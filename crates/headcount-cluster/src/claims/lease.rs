@@ -59,6 +59,8 @@ impl Lease {
     /// deadline.
     pub async fn keep(self, etcd: Etcd, renewed: impl Fn(u64)) -> Trouble {
         match self.extend(&etcd, renewed).await {
+            // Whatever is the reason: it is not confirmed.
+            Err(Trouble::Slow(why)) => Trouble::Away(why),
             Err(trouble) => trouble,
             Ok(never) => match never {},
         }

@@ -99,8 +99,9 @@ impl Publisher {
             let is_as_told = is_at(&self.keys.node(&self.config.host, &name), told.revision);
             let txn = txn(&self.keys, &self.config, leases, is_as_told, &name, &writing, lease);
             let begun = Instant::now();
-            let answer = etcd.txn("write", txn).await?;
+            let answer = etcd.write(txn).await;
             self.pace.took(begun.elapsed(), Instant::now());
+            let answer = answer?;
             if !answer.succeeded() {
                 return self.look_again(etcd, leases).await.map(Some);
             }
@@ -137,7 +138,7 @@ impl Publisher {
             let txn = Txn::new()
                 .when([is_ours(&self.keys, &self.config, leases), is_as_told])
                 .and_then([TxnOp::delete(key, None)]);
-            if !etcd.txn("write", txn).await?.succeeded() {
+            if !etcd.write(txn).await?.succeeded() {
                 return self.look_again(etcd, leases).await.map(Some);
             }
             self.told.remove(&name);

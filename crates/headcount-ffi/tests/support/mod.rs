@@ -11,7 +11,7 @@ pub fn root() -> &'static Path {
 }
 
 /// The folder with the `libheadcount.so` of this very source, or `HEADCOUNT_LIB_DIR`. Cargo does not build a library
-/// that Rust cannot link for the tests of its package, so it is told to.
+/// that Rust cannot link for the tests of its package, so it is told to, unless `make` has done so (`HEADCOUNT_TEST_PROFILE`).
 pub fn library_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -20,6 +20,9 @@ pub fn library_folder() -> &'static Path {
         }
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let target = tmp.parent().unwrap();
+        if let Some(profile) = std::env::var_os("HEADCOUNT_TEST_PROFILE") {
+            return there(target.join(profile));
+        }
         let mut build = Command::new(env!("CARGO"));
         build
             .args(["build", "--quiet", "-p", "headcount-ffi", "--target-dir"])
@@ -29,14 +32,13 @@ pub fn library_folder() -> &'static Path {
             build.arg("--release");
         }
         assert!(build.status().unwrap().success(), "{build:?}");
-        let folder = target.join(if cfg!(debug_assertions) { "debug" } else { "release" });
-        assert!(
-            folder.join("libheadcount.so").exists(),
-            "there is no libheadcount.so in {}",
-            folder.display()
-        );
-        folder
+        there(target.join(if cfg!(debug_assertions) { "debug" } else { "release" }))
     })
+}
+
+fn there(folder: PathBuf) -> PathBuf {
+    assert!(folder.join("libheadcount.so").exists(), "there is no libheadcount.so in {}", folder.display());
+    folder
 }
 
 /// Compiles a C file of this crate against the library, as strictly as can be and with what `HEADCOUNT_CFLAGS` adds, and

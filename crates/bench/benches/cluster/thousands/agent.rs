@@ -1,16 +1,33 @@
 //! What an agent asks of etcd, without its lease: same calls, same keys, same documents, same pace.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Compare, CompareOp, Error, GetOptions, PutOptions, Txn, TxnOp};
+use tokio::time::{sleep, timeout};
 
-use super::{TTL, key};
+use super::line::Lines;
+use super::{key, ttl};
 
 /// The agents' own settings.
 const PER_SECOND: f64 = 5.0;
 const SLOW: Duration = Duration::from_millis(100);
 const SPARED: u32 = 4;
+const LONGEST: Duration = Duration::from_secs(10);
 const WAITS: u32 = 5;
+const FAR: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+const BUSY: u32 = 3;
+/// So often it tries to join, for minutes.
+const ATTEMPTS: u32 = 60;
+
+/// How long its writes took, and how often it was lost meanwhile, and joined again.
+#[derive(Default)]
+pub struct Course {
+    pub times: Vec<Duration>,
+    pub lost: u64,
+}
 
 #[derive(Clone)]
 pub struct Agent {
@@ -26,41 +43,43 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// What an agent does to join. Its lease is to be kept as soon as `keep` hears of it.
-    pub async fn join(client: Client, number: usize, keep: impl Fn(i64)) -> Result<Agent, Error> {
+    /// What an agent does to join. Its lease is kept from then on.
+    pub async fn join(client: Client, number: usize, lines: &Arc<Lines>) -> Result<Agent, String> {
         let mut failures = 0;
         loop {
-            match Agent::join_once(client.clone(), number, &keep).await {
+            match Agent::join_once(client.clone(), number, lines).await {
                 Ok(agent) => return Ok(agent),
-                Err(error) if failures >= 20 => return Err(error),
+                Err(why) if failures >= ATTEMPTS => return Err(why),
                 // Too much to do, or so much that its lease has run out before it was used.
-                Err(_) => back_off(&mut failures).await,
+                Err(_) => sleep(pause(&mut failures)).await,
             }
         }
     }
 
     /// The same again, when its lease has run out.
-    pub async fn join_again(self, keep: impl Fn(i64)) -> Result<Agent, Error> {
+    pub async fn join_again(self, lines: &Arc<Lines>) -> Result<Agent, String> {
         let Agent { client, number, head, generation, .. } = self;
-        Ok(Agent { head, generation, ..Agent::join(client, number, keep).await? })
+        Ok(Agent { head, generation, ..Agent::join(client, number, lines).await? })
     }
 
-    async fn join_once(mut client: Client, number: usize, keep: &impl Fn(i64)) -> Result<Agent, Error> {
+    async fn join_once(mut client: Client, number: usize, lines: &Arc<Lines>) -> Result<Agent, String> {
         let name = format!("web-{number:05}");
-        for _ in 0..=WAITS {
+        let (mut waits, since) = (0, Instant::now());
+        while waits < WAITS && since.elapsed() < LONGEST_WAIT {
             let begun = Instant::now();
-            client.get(key(""), Some(GetOptions::new().with_count_only())).await?;
-            if begun.elapsed() <= SLOW {
+            in_time(client.get(key(&format!("hosts/{name}")), None)).await?;
+            let time = begun.elapsed();
+            if time <= SLOW {
                 break;
             }
-            let spared = (begun.elapsed() * SPARED).min(Duration::from_secs(10));
-            tokio::time::sleep(spared.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            waits += u32::from(time < FAR);
+            sleep(spared(time).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
-        client.get(key(&format!("hosts/{name}")), None).await?;
-        client.get(key(&format!("known/{name}")), None).await?;
-        let events = client.lease_grant(4_500, None).await?.id();
-        let records = client.lease_grant(86_400, None).await?.id();
-        let presence = client.lease_grant(TTL.as_secs() as i64, None).await?.id();
+        in_time(client.get(key(&format!("hosts/{name}")), None)).await?;
+        in_time(client.get(key(&format!("known/{name}")), None)).await?;
+        let events = in_time(client.lease_grant(4_500, None)).await?.id();
+        let records = in_time(client.lease_grant(86_400, None)).await?.id();
+        let presence = in_time(client.lease_grant(ttl().as_secs() as i64, None)).await?.id();
         let under = |lease| Some(PutOptions::new().with_lease(lease));
         let host = format!(
             r#"{{"v":1,"agent":"0.1.0","place":"00000000-0000-0000-0000-000000000000:4026531836","machine":"{name}","pid":811,"birth":1042,"since":1795703674.2986557}}"#
@@ -77,25 +96,60 @@ impl Agent {
                 TxnOp::put(key(&format!("known/{name}")), known, under(records)),
                 TxnOp::put(event, joined, under(events)),
             ]);
-        client.txn(txn).await?;
-        keep(presence);
+        in_time(client.txn(txn)).await?;
+        lines.keep(number, presence);
         let all = || Some(GetOptions::new().with_prefix());
-        client.get(key(&format!("nodes/{name}/")), all()).await?;
+        in_time(client.get(key(&format!("nodes/{name}/")), all())).await?;
         // As the one that could note losses, and as the one that reloads.
-        client.get(key("roles/@teller"), Some(GetOptions::new().with_count_only())).await?;
-        client.get(key("roles/@teller"), None).await?;
-        client.get(key("roles/@teller"), None).await?;
-        client.get(key(&format!("tasks/{name}/")), all()).await?;
+        in_time(client.get(key("roles/@teller"), Some(GetOptions::new().with_count_only()))).await?;
+        in_time(client.get(key("roles/@teller"), None)).await?;
+        in_time(client.get(key("roles/@teller"), None)).await?;
+        in_time(client.get(key(&format!("tasks/{name}/")), all())).await?;
         let mut agent = Agent { client, number, name, presence, records, events, head: 0, generation: 7 };
         // If its lease is gone by now, the next keep-alive tells it.
-        agent.write(0).await?;
+        agent.write(0).await.map_err(|error| error.to_string())?;
         Ok(agent)
     }
 
-    /// What it writes when it has reloaded.
-    pub async fn reload(&mut self, events: u64) -> Result<Option<Duration>, Error> {
+    /// What it writes when it has reloaded: the first events soon, and what comes while these are written after that, if etcd is slow
+    /// after a pause.
+    pub async fn reload(mut self, parts: &[u64], lines: &Arc<Lines>) -> Result<(Agent, Course), String> {
         self.generation += 1;
-        self.write(events).await
+        let mut course = Course::default();
+        for events in parts {
+            self = self.tell(*events, lines, &mut course).await?;
+        }
+        Ok((self, course))
+    }
+
+    /// A death and its replacement, all the time, at the pace of an agent.
+    pub async fn crash_loop(
+        mut self,
+        lasts: Duration,
+        lines: &Arc<Lines>,
+    ) -> Result<(Agent, Course), String> {
+        let (begun, mut course) = (Instant::now(), Course::default());
+        while begun.elapsed() < lasts {
+            let before = Instant::now();
+            self = self.tell(2, lines, &mut course).await?;
+            sleep(Duration::from_secs_f64(1.0 / PER_SECOND).saturating_sub(before.elapsed())).await;
+        }
+        Ok((self, course))
+    }
+
+    /// Writes, after a pause if etcd was slow the last time. Joins first if it has to.
+    async fn tell(mut self, events: u64, lines: &Arc<Lines>, course: &mut Course) -> Result<Agent, String> {
+        if let Some(time) = course.times.last() {
+            sleep(spared(*time)).await;
+        }
+        loop {
+            if let Some(time) = self.write(events).await.map_err(|error| error.to_string())? {
+                course.times.push(time);
+                return Ok(self);
+            }
+            course.lost += 1;
+            self = self.join_again(lines).await?;
+        }
     }
 
     /// What it writes when so many events have happened. How long that took; `None`: its lease has run out.
@@ -112,36 +166,42 @@ impl Agent {
                 TxnOp::put(at, event, under(self.events))
             })
             .collect();
-        self.head += events;
+        let head = self.head + events;
         let state = format!(
-            r#"{{"v":1,"registry":"18db5f0a1b2c3d4e","head":{},"missed":0,"time":1795703674.29,"state":"serving","generation":{generation},"begun":1795703674.29,"expected":4,"serving":4,"draining":0,"stalled":0,"old_generations":0,"deaths":0,"reload":true}}"#,
-            self.head
+            r#"{{"v":1,"registry":"18db5f0a1b2c3d4e","head":{head},"missed":0,"time":1795703674.29,"state":"serving","generation":{generation},"begun":1795703674.29,"expected":4,"serving":4,"draining":0,"stalled":0,"old_generations":0,"deaths":0,"reload":true}}"#
         );
         puts.push(TxnOp::put(key(&format!("nodes/{name}/nginx")), state, under(self.records)));
         let is_ours = Compare::lease(key(&format!("hosts/{name}")), CompareOp::Equal, self.presence);
         let txn = Txn::new().when([is_ours]).and_then(puts);
         let (begun, mut failures) = (Instant::now(), 0);
         loop {
-            match self.client.txn(txn.clone()).await {
-                Ok(done) => return Ok(done.succeeded().then(|| begun.elapsed())),
-                Err(error) if is_busy(&error) => back_off(&mut failures).await,
-                Err(error) => return Err(error),
+            match timeout(WRITE_PATIENCE, self.client.txn(txn.clone())).await {
+                Ok(Ok(done)) if done.succeeded() => {
+                    self.head = head;
+                    return Ok(Some(begun.elapsed()));
+                }
+                Ok(Ok(_)) => return Ok(None),
+                Ok(Err(error)) if !is_busy(&error) => return Err(error),
+                Ok(Err(_)) | Err(_) => {
+                    failures = failures.max(BUSY);
+                    sleep(pause(&mut failures)).await;
+                }
             }
         }
     }
+}
 
-    /// A death and its replacement, all the time, at the pace of an agent. How long each write took; and whether it has its lease still.
-    pub async fn crash_loop(mut self, lasts: Duration) -> Result<(Vec<Duration>, Option<Agent>), Error> {
-        let (begun, mut times) = (Instant::now(), Vec::new());
-        while begun.elapsed() < lasts {
-            let Some(time) = self.write(2).await? else { return Ok((times, None)) };
-            times.push(time);
-            let spared = if time > SLOW { time * SPARED } else { Duration::ZERO };
-            tokio::time::sleep(spared.max(Duration::from_secs_f64(1.0 / PER_SECOND).saturating_sub(time)))
-                .await;
-        }
-        Ok((times, Some(self)))
+/// A call that somebody waits for.
+async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    let patience = (ttl() / 2).clamp(Duration::from_secs(1), Duration::from_secs(5));
+    match timeout(patience, call).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer for {patience:?}")),
     }
+}
+
+fn spared(time: Duration) -> Duration {
+    if time > SLOW { (time * SPARED).min(LONGEST) } else { Duration::ZERO }
 }
 
 /// etcd refuses what it cannot do soon, or gives up what it could not do in time: an agent tries that again, too. Which code it gives
@@ -151,9 +211,9 @@ fn is_busy(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if about(status.message()))
 }
 
-/// As an agent does.
-async fn back_off(failures: &mut u32) {
-    let whole = (Duration::from_millis(250) * 2_u32.pow((*failures).min(10))).min(Duration::from_secs(10));
+/// How long an agent waits after so many failures.
+pub fn pause(failures: &mut u32) -> Duration {
+    let whole = (Duration::from_millis(250) * 2_u32.pow((*failures).min(10))).min(LONGEST);
     *failures += 1;
-    tokio::time::sleep(whole.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

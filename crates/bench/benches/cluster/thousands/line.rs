@@ -18,7 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::{TTL, key};
+use super::agent::pause;
+use super::{key, ttl};
 
 /// etcd's messages, as far as they are needed here.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,8 +140,12 @@ impl Lines {
 }
 
 struct Lease {
-    /// Since when an answer is awaited.
+    /// When it is to be asked for next.
+    next: Instant,
+    /// Since when an answer is awaited. Only one is awaited at a time.
     asked: Option<Instant>,
+    /// It is to be asked for again as soon as the answer has come.
+    is_due: bool,
 }
 
 struct Line {
@@ -186,6 +191,7 @@ impl Line {
             (asks, Box::pin(opening))
         };
         let (mut asks, mut opening) = open(Duration::ZERO);
+        let mut failures = 0;
         let mut answers: Option<Streaming<Kept>> = None;
         let mut line = Line { leases: HashMap::new(), due: BinaryHeap::new(), counts };
         loop {
@@ -197,12 +203,19 @@ impl Line {
                     None => return Ok(()),
                 },
                 answer = heard(&mut opening, &mut answers) => match answer {
-                    Ok(answer) => line.heard(&answer),
-                    // It has too much to do. An agent tries again soon.
+                    Ok(answer) => {
+                        failures = 0;
+                        if let Some(id) = line.heard(&answer) {
+                            let _ = asks.send(KeepAlive { id });
+                        }
+                    }
+                    // It is behind with its writes. An agent tries again soon, and more seldom each time.
                     Err(_) => {
                         line.counts.broken.fetch_add(1, Relaxed);
                         answers = None;
-                        (asks, opening) = open(Duration::from_millis(250));
+                        let pause = pause(&mut failures).min(ttl() / 6);
+                        (asks, opening) = open(pause);
+                        line.ask_all(Instant::now() + pause);
                     }
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
@@ -217,8 +230,17 @@ impl Line {
 
     /// Not all at the same moment.
     fn keep(&mut self, lease: i64) {
-        self.leases.insert(lease, Lease { asked: None });
-        self.due.push(Reverse((Instant::now() + (TTL / 3).mul_f64(fastrand::f64()), lease)));
+        let next = Instant::now() + (ttl() / 3).mul_f64(fastrand::f64());
+        self.leases.insert(lease, Lease { next, asked: None, is_due: false });
+        self.due.push(Reverse((next, lease)));
+    }
+
+    /// At this time, all of them: what was asked is not answered any more.
+    fn ask_all(&mut self, next: Instant) {
+        for (id, lease) in &mut self.leases {
+            *lease = Lease { next, asked: None, is_due: false };
+            self.due.push(Reverse((next, *id)));
+        }
     }
 
     /// Those that are due now.
@@ -227,29 +249,41 @@ impl Line {
         while let Some(Reverse((due, id))) = self.due.peek().copied().filter(|Reverse((due, _))| *due <= now)
         {
             self.due.pop();
-            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.next == due) else { continue };
             self.counts.own.fetch_max((now - due).as_micros() as u64, Relaxed);
-            lease.asked.get_or_insert(now);
-            self.due.push(Reverse((now + TTL / 3, id)));
+            lease.next = now + ttl() / 3;
+            self.due.push(Reverse((lease.next, id)));
+            if lease.asked.is_some() {
+                lease.is_due = true;
+                continue;
+            }
+            lease.asked = Some(now);
             all.push(id);
         }
         all
     }
 
-    fn heard(&mut self, answer: &Kept) {
-        let Some(lease) = self.leases.get_mut(&answer.id) else { return };
-        let Some(asked) = lease.asked.take() else { return };
+    /// The lease that is to be asked for again at once, if any.
+    fn heard(&mut self, answer: &Kept) -> Option<i64> {
+        let lease = self.leases.get_mut(&answer.id)?;
+        let asked = lease.asked.take()?;
+        let again = std::mem::take(&mut lease.is_due);
         let time = asked.elapsed();
         self.counts.answers.fetch_add(1, Relaxed);
         self.counts.slowest.fetch_max(time.as_micros() as u64, Relaxed);
         // It was asked for when a third of it was over.
-        if answer.ttl <= 0 || time > TTL * 2 / 3 {
+        if answer.ttl <= 0 || time > ttl() * 2 / 3 {
             self.counts.late.fetch_add(1, Relaxed);
         }
         if answer.ttl <= 0 {
             self.leases.remove(&answer.id);
             self.counts.gone.lock().expect("nobody panicked").insert(answer.id);
+            return None;
         }
+        if again {
+            lease.asked = Some(Instant::now());
+        }
+        again.then_some(answer.id)
     }
 }
 

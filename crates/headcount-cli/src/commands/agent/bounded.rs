@@ -241,6 +241,62 @@ mod tests {
         });
     }
 
+    /// What is asked is answered, or the connection is closed without a word.
+    async fn is_answered<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut answer = Vec::new();
+        let asking = async {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            while !answer.ends_with(b"here") {
+                if stream.read_buf(&mut answer).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            io::Result::Ok(())
+        };
+        let how = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        how.expect("neither an answer nor an end").is_ok()
+    }
+
+    /// Through a door with room for two.
+    async fn a_third_one_is_closed<L, S>(door: L, connect: impl AsyncFn() -> S)
+    where
+        L: Listener,
+        L::Addr: std::fmt::Debug,
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let app = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
+        let serving = tokio::spawn(async { axum::serve(door, app).await });
+        let (mut first, mut second) = (connect().await, connect().await);
+        assert!(is_answered(&mut first).await && is_answered(&mut second).await);
+        assert!(!is_answered(&mut connect().await).await);
+        assert!(is_answered(&mut first).await, "the others are still heard");
+        drop(first);
+        let begun = Instant::now();
+        while !is_answered(&mut connect().await).await {
+            assert!(begun.elapsed() < Duration::from_secs(20), "one that has ended makes no room");
+        }
+        assert!(is_answered(&mut second).await);
+        serving.abort();
+    }
+
+    #[test]
+    fn a_connection_too_many_is_closed_on_the_socket_and_on_the_port() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            // Of users that are not trusted, of whom we are one for once.
+            let (bounds, trusted) = (Bounds { of_one: 2, of_all: 3 }, [u32::MAX; 2]);
+            let door = Bounded { bounds, trusted, ..Bounded::new(UnixListener::bind(&path).unwrap()) };
+            a_third_one_is_closed(door, async || UnixStream::connect(&path).await.unwrap()).await;
+            let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = port.local_addr().unwrap();
+            let port = BoundedPort { room: Arc::new(Semaphore::new(2)), ..BoundedPort::new(port) };
+            a_third_one_is_closed(port, async || TcpStream::connect(address).await.unwrap()).await;
+        });
+    }
+
     /// One that says nothing, one whose request comes in drops, and one that does not take the answer: each gives its place back. One that
     /// may be quiet keeps it.
     #[test]

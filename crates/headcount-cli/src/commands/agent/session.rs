@@ -113,16 +113,20 @@ impl Allowed {
         if self.groups.is_empty() {
             return false;
         }
-        // It is never closed. Its place is kept until the thread has ended, also if whoever asked has gone.
-        let Ok(place) = Arc::clone(&self.room).acquire_owned().await else { return false };
-        // The system's lists may be far away.
         let gid = caller.gid;
-        let groups = tokio::task::spawn_blocking(move || {
+        let groups = self.look_up(move || groups_of(uid, gid)).await;
+        groups.is_some_and(|groups| groups.iter().any(|group| self.groups.contains(group)))
+    }
+
+    /// In a thread: the system's lists may be far away. Its place is kept until that has ended, also if whoever asked has gone.
+    async fn look_up<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        // It is never closed.
+        let place = Arc::clone(&self.room).acquire_owned().await.ok()?;
+        let looking = tokio::task::spawn_blocking(move || {
             let _place = place;
-            groups_of(uid, gid)
-        })
-        .await;
-        groups.is_ok_and(|groups| groups.iter().any(|group| self.groups.contains(group)))
+            look()
+        });
+        looking.await.ok()
     }
 }
 
@@ -265,6 +269,47 @@ mod tests {
                     && !allowed.has(&caller(33)).await
             );
             assert!(Allowed::find(&names(&["*"])).unwrap().has(&caller(33)).await);
+        });
+    }
+
+    /// Each waits in its thread, as for a directory service that does not answer, until the gate is open.
+    #[test]
+    fn few_look_ups_run_at_once_also_when_whoever_asked_has_gone() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        use std::sync::{Mutex, mpsc};
+
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let [running, most] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let allowed = Arc::new(Allowed::find(&[]).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ask = |_| {
+                let (allowed, gate) = (Arc::clone(&allowed), Arc::clone(&gate));
+                let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                tokio::spawn(async move {
+                    let look = move || {
+                        most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                        assert!(gate.lock().unwrap().recv().is_err(), "it is opened by its end");
+                        running.fetch_sub(1, SeqCst);
+                    };
+                    allowed.look_up(look).await
+                })
+            };
+            let mut all: Vec<_> = (0..3 * LOOK_UPS).map(ask).collect();
+            while running.load(SeqCst) < LOOK_UPS {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for gone in all.drain(..LOOK_UPS) {
+                gone.abort();
+                assert!(gone.await.unwrap_err().is_cancelled());
+            }
+            assert_eq!((running.load(SeqCst), allowed.room.available_permits()), (LOOK_UPS, 0));
+            drop(open);
+            for asked in all {
+                assert_eq!(asked.await.unwrap(), Some(()), "whoever waits has its turn");
+            }
+            assert_eq!(most.load(SeqCst), LOOK_UPS);
         });
     }
 }

@@ -12,11 +12,19 @@ impl Book {
         self.claims.iter().filter(|(_, claim)| is_its(claim)).map(|(what, _)| what.clone()).collect()
     }
 
-    pub(super) fn attempt_of(&self, what: &What) -> Option<u64> {
+    /// The number of the attempt by which it is tried or held.
+    #[must_use]
+    pub fn attempt_of(&self, what: &What) -> Option<u64> {
         match self.claims.get(what)?.seat {
             Seat::Held { attempt, .. } | Seat::Trying(attempt) => Some(attempt),
             Seat::Idle => None,
         }
+    }
+
+    /// Who waits for it, in their order.
+    pub fn waiters(&self, what: &What) -> impl Iterator<Item = SessionId> {
+        let queue = self.claims.get(what).map(|claim| &claim.queue);
+        queue.into_iter().flatten().map(|waiter| waiter.session)
     }
 
     pub(super) fn lock_of(&self, waiter: Waiter) -> Option<What> {
