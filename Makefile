@@ -130,7 +130,7 @@ test-module: ## run the module through its whole life under valgrind, in Debian'
 	scripts/test-module /usr/sbin/nginx '$(TARGET)/module/debian/ngx_headcount_module.so'
 	scripts/test-module '$(TARGET)/module/vendored/nginx' '$(TARGET)/module/vendored/ngx_headcount_module.so'
 
-sanitize: ## look for errors of memory, leaks and data races with the compilers' sanitizers: ONLY=library,module,core
+sanitize: ## look for errors of memory, leaks and data races with the compilers' sanitizers: ONLY=library,cluster,module,core
 	@$(SETUP) sanitize
 	CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' scripts/sanitize $(ONLY)
 

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headcount::{ErrorKind, Observer, Snapshot};
-use headcount_report::Life;
+pub use headcount::is_ours;
+use headcount::{ErrorKind, Observer, Snapshot, named_folder};
+use headcount_report::{Claim, Life};
 
 use crate::args::NodeSelector;
 use crate::escape::escape_path;
@@ -31,22 +32,12 @@ impl Found {
     }
 }
 
-/// Whether the file belongs to this user or root, or the user said where to look. Anybody else can create a registry of any
-/// name, too.
-pub fn is_ours(path: &Path) -> bool {
-    is_where_we_were_told() || owner(path) == Some(0) || is_own(path)
-}
-
 fn is_own(path: &Path) -> bool {
     owner(path) == Some(rustix::process::geteuid().as_raw())
 }
 
 fn owner(path: &Path) -> Option<u32> {
     std::fs::symlink_metadata(path).ok().map(|found| found.uid())
-}
-
-fn is_where_we_were_told() -> bool {
-    std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_some_and(|folder| !folder.is_empty())
 }
 
 /// Those of this user and of root.
@@ -59,7 +50,7 @@ pub fn ours(mut registries: Vec<PathBuf>) -> Vec<PathBuf> {
 pub fn of_root_or(user: Option<u32>) -> Vec<PathBuf> {
     let mut found = registries(&folders());
     found.retain(|path| {
-        is_where_we_were_told() || owner(path).is_some_and(|uid| uid == 0 || Some(uid) == user)
+        named_folder().is_some() || owner(path).is_some_and(|uid| uid == 0 || Some(uid) == user)
     });
     found
 }
@@ -206,7 +197,7 @@ pub fn meant_of_each_name<T>(nodes: &[T], at: impl Fn(&T) -> (&Path, &Snapshot))
     let mut meant = BTreeMap::new();
     for node in nodes {
         let (path, snapshot) = at(node);
-        let claim = (is_ours(path), Life::of(snapshot));
+        let claim = Claim::of(is_ours(path), snapshot);
         let best = meant.entry(snapshot.node.as_str()).or_insert((claim, node));
         if claim > best.0 {
             *best = (claim, node);

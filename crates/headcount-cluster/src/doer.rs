@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, EventType, KeyValue, PutOptions, Txn, TxnOp};
-use headcount::Observer;
+use headcount::{Observer, Snapshot};
+use headcount_report::Claim;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -18,7 +19,6 @@ use crate::Nodes;
 use crate::config::{ClusterConfig, Reload};
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
-use crate::node;
 use crate::pace::Backoff;
 use crate::presence::{Leases, is_ours, json, this_agent};
 use crate::task::{self, MOST_BYTES, Outcome, RELOAD, Report, Target, TaskState, TaskValue};
@@ -103,7 +103,8 @@ impl Doer {
         };
         // The first of those that are equal, as for the cluster.
         let of_name = nodes.keys().rev().filter_map(read);
-        let (path, snapshot) = of_name.max_by_key(|(path, snapshot)| node::claim(path, snapshot))?;
+        let claim = |(path, snapshot): &(PathBuf, Snapshot)| Claim::of(headcount::is_ours(path), snapshot);
+        let (path, snapshot) = of_name.max_by_key(claim)?;
         let newest = snapshot.generations.iter().map(|generation| generation.id).max().unwrap_or(0);
         Some((path, newest))
     }

@@ -1,12 +1,11 @@
 //! One node of this host: what is to be told of it, and what has been told.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headcount::{Cursor, Event, Observer, RegistryInfo, Snapshot};
-use headcount_report::{EventDocument, History, Life};
+use headcount_report::{EventDocument, History};
 use serde_json::Value;
 
 use crate::value::{EventValue, NodeValue, VERSION};
@@ -47,14 +46,6 @@ pub(crate) struct Node {
     recent_to: Cursor,
     /// Of which registry of it what was told, and how many events of that were not. Another node of its name may be told meanwhile.
     told_last: Option<(String, u64, u64)>,
-}
-
-/// How much a node is the one that its name means on this host: root's and those of this user before those of others, who could take
-/// a name from them, and of these the one that there is most of.
-pub(crate) fn claim(path: &Path, snapshot: &Snapshot) -> (bool, Life) {
-    let owner = std::fs::symlink_metadata(path).ok().map(|found| found.uid());
-    let is_ours = owner.is_some_and(|owner| owner == 0 || owner == rustix::process::geteuid().as_raw());
-    (is_ours, Life::of(snapshot))
 }
 
 impl Node {

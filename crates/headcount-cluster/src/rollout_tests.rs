@@ -1,7 +1,9 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::task::Report;
+use crate::task::{Outcome, Report, TaskState, TaskValue};
 use crate::value::HostValue;
 
 fn here() -> HostValue {

@@ -17,6 +17,12 @@ pub(crate) mod journal;
 
 pub(crate) mod snapshot;
 
+pub(crate) mod leader;
+
+pub(crate) mod once;
+
+pub(crate) mod lock;
+
 pub(crate) mod singletons;
 
 pub(crate) mod nginx;

@@ -19,7 +19,7 @@ mod words;
 pub use event::EventDocument;
 pub use format::Format;
 pub use history::{CrashLoop, Death, History};
-pub use life::Life;
+pub use life::{Claim, Life};
 pub use page::{HTML_CONTENT_TYPE, page};
 pub use prometheus::{PROMETHEUS_CONTENT_TYPE, prometheus};
 pub use sentence::sentence;

@@ -102,7 +102,7 @@ pub use master::{Begin, Master};
 pub use member::{Member, MemberState, Moment, Step};
 pub use node::Node;
 pub use observer::{Observer, RegistryInfo};
-pub use options::{Options, default_folder, default_node, default_path};
+pub use options::{Options, default_folder, default_node, default_path, is_ours, named_folder};
 pub use registry::journal::{Batch, Cursor};
 pub use singleton::{
     Attempt, Begun, Leader, LeaderChange, LockGuard, NamedLock, Once, OnceRun, OnceScope, WhoRuns,

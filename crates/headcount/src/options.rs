@@ -258,6 +258,19 @@ pub fn default_folder() -> PathBuf {
     files::default_folder()
 }
 
+/// The folder that `HEADCOUNT_RUNTIME_DIR` names, if it does: then registries are there, and looked for nowhere else.
+#[must_use]
+pub fn named_folder() -> Option<PathBuf> {
+    files::named_folder()
+}
+
+/// Whether a registry is root's or this user's, or the user said where to look ([`named_folder`]). Anybody else can make one of any name,
+/// too, and must not stand in the way of it.
+#[must_use]
+pub fn is_ours(registry: &Path) -> bool {
+    files::is_ours(registry)
+}
+
 /// Where the registry of the node of this name is, unless a path was given.
 #[must_use]
 pub fn default_path(node: &str) -> PathBuf {
@@ -348,5 +361,26 @@ mod tests {
     #[test]
     fn a_dot_in_the_name_stays() {
         assert!(default_path("api.v2").ends_with("api.v2.registry"));
+    }
+
+    #[test]
+    fn a_registry_of_root_or_of_this_user_is_ours() {
+        if named_folder().is_some() || !rustix::process::geteuid().is_root() {
+            return eprintln!(
+                "skipped: only root can give a file away, and all in HEADCOUNT_RUNTIME_DIR are ours"
+            );
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n.registry");
+        assert!(!is_ours(&path), "there is none");
+        std::fs::write(&path, "").unwrap();
+        assert!(is_ours(&path));
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        assert!(!is_ours(&path));
+        // Whoever makes a link to one of ours has made none.
+        let link = folder.path().join("link.registry");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+        assert!(!is_ours(&link));
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use headcount::{FolderWatch, default_folder};
+use headcount::{FolderWatch, default_folder, named_folder};
 
 /// The folders to look for nodes in: our own and, unless the environment names that one, those of other users.
 pub fn folders() -> Vec<PathBuf> {
     let mut folders = vec![default_folder()];
-    if std::env::var_os("HEADCOUNT_RUNTIME_DIR").is_none_or(|folder| folder.is_empty()) {
+    if named_folder().is_none() {
         folders.push(PathBuf::from("/run/headcount"));
         let mut others: Vec<_> = children("/run/user").map(|user| user.join("headcount")).collect();
         others.extend(children("/dev/shm").filter(|path| {

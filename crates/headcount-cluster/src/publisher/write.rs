@@ -4,14 +4,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
-use headcount_report::Life;
+use headcount_report::Claim;
 use tokio::time::Instant;
 
 use super::{Publisher, SOON, note};
 use crate::config::ClusterConfig;
 use crate::etcd::Etcd;
 use crate::keys::Keys;
-use crate::node::{self, Node, Told, Writing};
+use crate::node::{Node, Told, Writing};
 use crate::presence::{Leases, is_ours, json, revision_of};
 use crate::trouble::Trouble;
 
@@ -43,7 +43,7 @@ impl Publisher {
             };
             let name = snapshot.node.clone();
             state.reload = self.doer.as_ref().is_some_and(|doer| doer.allows(&name));
-            let claim = node::claim(path, &snapshot);
+            let claim = Claim::of(headcount::is_ours(path), &snapshot);
             let found = (claim, path.clone(), snapshot, state);
             match there.entry(name.clone()) {
                 Entry::Vacant(free) => drop(free.insert(found)),
@@ -51,7 +51,7 @@ impl Publisher {
                     let is_meant = claim > other.get().0;
                     let not_told = if is_meant { other.insert(found) } else { found };
                     // One that was stopped is nothing that anybody misses.
-                    if not_told.0.1 > Life::Gone {
+                    if not_told.0.lives() {
                         let path = not_told.1.display();
                         let what = format!(
                             "{path}: there is another node {name} on this host, which is told in its place"

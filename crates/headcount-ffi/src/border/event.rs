@@ -1,6 +1,7 @@
 //! An event as C sees it.
 
 use std::ffi::c_char;
+use std::time::Duration;
 
 use headcount_core::{Event, PreviousRun, Transition};
 
@@ -92,6 +93,11 @@ pub(crate) fn signed(n: u32) -> i32 {
 /// A count, or "there is none".
 pub(crate) fn count(n: Option<u32>) -> i32 {
     n.map_or(HEADCOUNT_NONE, signed)
+}
+
+/// A time in nanoseconds, or the most that there can be.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A name of a role, a once or a lock, zero-padded; all zeros for none.

@@ -1,12 +1,10 @@
 //! A snapshot as C sees it: structures in arrays that the caller brings.
 
-use std::time::Duration;
-
 use headcount_core::{GenerationStatus, ProcessStatus, Role, Snapshot};
 
 use crate::border::codes::HEADCOUNT_OK;
 use crate::border::entry::{Failure, Sized32, check_struct, entry, put};
-use crate::border::event::{count, signed};
+use crate::border::event::{count, nanos, signed};
 use crate::border::words::{HEADCOUNT_NONE, liveness_codes};
 use crate::handle::{self, Handle};
 
@@ -123,10 +121,6 @@ unsafe impl Sized32 for ProcessRecord {
     const NAME: &'static str = "headcount_process_status";
 }
 
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl SnapshotRecord {
     fn new(snapshot: &Snapshot) -> SnapshotRecord {
         let holder = snapshot.holder.as_ref();
@@ -139,8 +133,8 @@ impl SnapshotRecord {
             time_ns: snapshot.time_ns,
             generations: snapshot.generations.len() as u64,
             processes: snapshot.processes.len() as u64,
-            held_ns: holder.map_or(0, |h| ns(h.held_for)),
-            callback_ns: callback.map_or(0, |(_, since)| ns(since)),
+            held_ns: holder.map_or(0, |h| nanos(h.held_for)),
+            callback_ns: callback.map_or(0, |(_, since)| nanos(since)),
             holder: holder.map_or(0, |h| signed(h.pid)),
             callback: callback.map_or(0, |(kind, _)| kind.code()),
             sentinel: snapshot.sentinel.map_or(0, signed),
@@ -156,7 +150,7 @@ impl GenerationRecord {
             struct_size: size_of::<GenerationRecord>() as u32,
             phase: generation.phase.code(),
             id: generation.id,
-            age_ns: ns(generation.age),
+            age_ns: nanos(generation.age),
             begun_ns: generation.begun_ns,
             cause: generation.cause.code(),
             master: signed(generation.master),
@@ -180,8 +174,8 @@ impl ProcessRecord {
             struct_size: size_of::<ProcessRecord>() as u32,
             role: process.role.code(),
             generation: process.generation,
-            age_ns: ns(process.age),
-            in_state_ns: ns(process.in_state_for),
+            age_ns: nanos(process.age),
+            in_state_ns: nanos(process.in_state_for),
             heartbeat_age_ns: if process.role == Role::Master { HEADCOUNT_NONE.into() } else { age },
             pid: signed(process.pid),
             worker_id: count(process.worker_id),

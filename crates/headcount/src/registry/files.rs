@@ -27,11 +27,25 @@ pub(crate) fn lock_path(registry: &Path) -> PathBuf {
     beside(registry, ".lock")
 }
 
+/// For containers and tests whose /run is not theirs.
+pub(crate) fn named_folder() -> Option<PathBuf> {
+    std::env::var_os("HEADCOUNT_RUNTIME_DIR").filter(|f| !f.is_empty()).map(PathBuf::from)
+}
+
+pub(crate) fn is_ours(registry: &Path) -> bool {
+    let of_trusted = || std::fs::symlink_metadata(registry).is_ok_and(|found| is_trusted(found.uid()));
+    named_folder().is_some() || of_trusted()
+}
+
+/// Root and this user.
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
 /// Where registries live unless a path is given.
 pub(crate) fn default_folder() -> PathBuf {
-    // For containers and tests whose /run is not theirs.
-    if let Some(folder) = std::env::var_os("HEADCOUNT_RUNTIME_DIR").filter(|f| !f.is_empty()) {
-        return PathBuf::from(folder);
+    if let Some(folder) = named_folder() {
+        return folder;
     }
     let uid = rustix::process::geteuid();
     if uid.is_root() {
@@ -83,7 +97,7 @@ fn check_owner_of(folder: &Path) -> Result<()> {
     let meta = std::fs::metadata(folder).map_err(|e| Error::file("look at the folder", folder, e))?;
     let me = rustix::process::geteuid().as_raw();
     let strangers_may_write = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
-    if (meta.uid() != me && meta.uid() != 0) || strangers_may_write {
+    if !is_trusted(meta.uid()) || strangers_may_write {
         return Err(Error::new(
             ErrorKind::WrongOwner,
             format!(
@@ -215,8 +229,7 @@ pub(crate) fn open_looked_at(
 
 fn is_ours_alone(folder: Option<&Path>) -> bool {
     let Some(Ok(meta)) = folder.map(std::fs::metadata) else { return false };
-    let me = rustix::process::geteuid().as_raw();
-    (meta.uid() == me || meta.uid() == 0) && meta.mode() & 0o022 == 0
+    is_trusted(meta.uid()) && meta.mode() & 0o022 == 0
 }
 
 /// Opens a regular file of our own, which nobody else may have changed; `None` if there is nothing.
