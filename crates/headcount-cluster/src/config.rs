@@ -287,4 +287,5 @@ impl Config {
 }
 
 #[cfg(test)]
+#[path = "config_tests.rs"]
 mod tests;

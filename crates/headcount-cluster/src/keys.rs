@@ -217,7 +217,7 @@ fn segment(name: &str) -> String {
 }
 
 /// No host, node or rollout has a longer name, which commands of hooks are given as well.
-const LONGEST_NAME: usize = 128;
+const LONGEST_NAME: usize = 255;
 
 /// `None`: nobody's who means well. There is one way to write a name: no two keys are about the same.
 fn name(given: &str) -> Option<String> {

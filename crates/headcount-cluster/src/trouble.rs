@@ -106,11 +106,11 @@ impl Trouble {
 }
 
 /// What the words of TLS, HTTP/2 and gRPC mean for whoever has written the configuration.
-const ADVICE: [(&str, &str); 3] = [
-    ("received fatal alert: ", "etcd wants a certificate, or not this one: see cluster.cert and cluster.key"),
+const ADVICE: [(&str, &str); 2] = [
+    ("received fatal alert: ", WANTS_CERTIFICATE),
     ("invalid peer certificate: ", "see cluster.ca, and by which name cluster.endpoints has it"),
-    ("", "is it etcd? http or https?"),
 ];
+const WANTS_CERTIFICATE: &str = "etcd wants a certificate, or not this one: see cluster.cert and cluster.key";
 /// Whoever speaks something else is noticed by one of these.
 const OTHERS: [&str; 6] = [
     "broken pipe",
@@ -123,10 +123,13 @@ const OTHERS: [&str; 6] = [
 
 fn with_advice(why: String) -> String {
     let is_other = OTHERS.iter().any(|words| why.contains(words));
-    let found =
-        ADVICE.iter().find(|(words, _)| if words.is_empty() { is_other } else { why.contains(words) });
-    match found {
+    match ADVICE.iter().find(|(words, _)| why.contains(words)) {
         Some((_, advice)) => format!("{why} ({advice})"),
+        // Whoever wants a certificate may have closed the connection before that can be read.
+        None if is_other && why.contains("https://") => {
+            format!("{why} (is it etcd? If so, {WANTS_CERTIFICATE})")
+        }
+        None if is_other => format!("{why} (is it etcd? http or https?)"),
         None => why,
     }
 }

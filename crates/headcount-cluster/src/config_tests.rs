@@ -47,7 +47,7 @@ fn what_is_not_said_has_its_default() {
 
 #[test]
 fn the_example_that_is_installed_is_valid() {
-    let text = include_str!("../../../../packaging/examples/agent.toml");
+    let text = include_str!("../../../packaging/examples/agent.toml");
     assert_eq!(read(text).unwrap().cluster, None, "nothing is sent anywhere unless it is asked for");
     let all: String =
         text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
