@@ -112,8 +112,10 @@ const ADVICE: [(&str, &str); 2] = [
 ];
 const WANTS_CERTIFICATE: &str = "etcd wants a certificate, or not this one: see cluster.cert and cluster.key";
 /// Whoever speaks something else is noticed by one of these.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 8] = [
     "broken pipe",
+    "connection closed",
+    "unexpected end of file",
     "h2 protocol error",
     "handshake eof",
     "corrupt message",
