@@ -5,6 +5,7 @@
 mod agent;
 mod asking;
 mod line;
+mod pace;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;

@@ -7,18 +7,15 @@ use etcd_client::{Client, Compare, CompareOp, Error, GetOptions, PutOptions, Txn
 use tokio::time::{sleep, timeout};
 
 use super::line::Lines;
+use super::pace::{BUSY, SLOW, pause, spared};
 use super::{key, ttl};
 
 /// The agents' own settings.
 const PER_SECOND: f64 = 5.0;
-const SLOW: Duration = Duration::from_millis(100);
-const SPARED: u32 = 4;
-const LONGEST: Duration = Duration::from_secs(10);
 const WAITS: u32 = 5;
 const FAR: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-const BUSY: u32 = 3;
 /// So often it tries to join, for minutes.
 const ATTEMPTS: u32 = 60;
 
@@ -200,20 +197,9 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, S
     }
 }
 
-fn spared(time: Duration) -> Duration {
-    if time > SLOW { (time * SPARED).min(LONGEST) } else { Duration::ZERO }
-}
-
 /// etcd refuses what it cannot do soon, or gives up what it could not do in time: an agent tries that again, too. Which code it gives
 /// depends on its version.
 fn is_busy(error: &Error) -> bool {
     let about = |status: &str| ["too many requests", "timed out"].iter().any(|what| status.contains(what));
     matches!(error, Error::GRpcStatus(status) if about(status.message()))
-}
-
-/// How long an agent waits after so many failures.
-pub fn pause(failures: &mut u32) -> Duration {
-    let whole = (Duration::from_millis(250) * 2_u32.pow((*failures).min(10))).min(LONGEST);
-    *failures += 1;
-    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

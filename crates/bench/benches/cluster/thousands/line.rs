@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::agent::pause;
+use super::pace::pause;
 use super::{key, ttl};
 
 /// etcd's messages, as far as they are needed here.
