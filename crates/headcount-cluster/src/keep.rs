@@ -5,25 +5,18 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::etcd::Etcd;
-use crate::pace::Backoff;
 use crate::trouble::Trouble;
 
 /// Until the lease is no more, or until that cannot be known.
 pub(crate) async fn keep(etcd: Etcd, lease: i64, ttl: Duration) -> Trouble {
-    let mut keeping = Keeping { etcd, lease, ttl, heard: Instant::now() };
-    let mut backoff = Backoff::default();
+    let mut keeping = Keeping { etcd, lease, ttl, heard: Instant::now(), asked: Instant::now() };
     loop {
-        let heard = keeping.heard;
         match keeping.ask().await {
             // An etcd that is behind with its writes extends nothing, and ends the stream. To connect anew would be more to do for it, and
             // it is the same for all members.
             Trouble::Slow(why) if keeping.heard.elapsed() > ttl => return Trouble::Away(why),
-            Trouble::Slow(_) => {
-                if keeping.heard > heard {
-                    backoff.succeeded();
-                }
-                sleep(backoff.next().min(ttl / 6)).await;
-            }
+            // Nor is it asked more often: all hosts are refused at the same time.
+            Trouble::Slow(_) => sleep((ttl / 3).saturating_sub(keeping.asked.elapsed()).max(ttl / 6)).await,
             trouble => return trouble,
         }
     }
@@ -35,12 +28,15 @@ struct Keeping {
     ttl: Duration,
     /// When it was extended last.
     heard: Instant,
+    /// When that was asked for last.
+    asked: Instant,
 }
 
 impl Keeping {
     /// As long as one stream lasts.
     async fn ask(&mut self) -> Trouble {
         let left = self.ttl.saturating_sub(self.heard.elapsed()).max(self.ttl / 6);
+        self.asked = Instant::now();
         let (mut keeper, mut answers) = match self.etcd.keep_alive_within(self.lease, left).await {
             Ok(both) => both,
             Err(trouble) => return trouble,
@@ -54,7 +50,7 @@ impl Keeping {
                 if let Err(error) = keeper.keep_alive().await {
                     return self.etcd.trouble(&error, "keep the lease");
                 }
-                (awaited, due) = (true, false);
+                (awaited, due, self.asked) = (true, false, Instant::now());
             }
             tokio::select! {
                 answer = answers.message() => match answer {

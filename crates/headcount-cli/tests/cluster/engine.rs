@@ -72,8 +72,9 @@ fn a_write_that_takes_long_is_no_reason_to_join_again() {
 fn an_etcd_that_is_behind_with_its_writes_costs_no_lease() {
     let _permit = permit();
     let fleet = Fleet::new();
-    let ttl = Duration::from_secs(12);
-    let mut a = fleet.host_with("a", "ttl = \"12s\"");
+    // Long enough for two that are refused, where more runs beside this.
+    let ttl = Duration::from_secs(24);
+    let mut a = fleet.host_with("a", "ttl = \"24s\"");
     let server = Server::start(&a, 2);
     a.join();
     a.sees_node("a", "serving");
@@ -82,10 +83,8 @@ fn an_etcd_that_is_behind_with_its_writes_costs_no_lease() {
     let victim = server.lose_one();
     a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
     let said = a.agent().err();
-    for what in ["does not answer", "is there again"] {
-        assert!(!said.contains(what), "{what}:\n{said}");
-    }
-    assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0));
+    assert!(!said.contains("waiting for the applied index"), "{said}");
+    assert_eq!((a.events_of("host_joined").len(), a.events_of("host_lost").len()), (1, 0), "{said}");
 }
 
 /// Gives etcd so much to do that it has refused to extend a lease all this time.

@@ -209,13 +209,12 @@ impl Line {
                             let _ = asks.send(KeepAlive { id });
                         }
                     }
-                    // It is behind with its writes. An agent tries again soon, and more seldom each time.
+                    // It is behind with its writes. An agent asks again when it would have done so anyway.
                     Err(_) => {
                         line.counts.broken.fetch_add(1, Relaxed);
                         answers = None;
-                        let pause = pause(&mut failures).min(ttl() / 6);
-                        (asks, opening) = open(pause);
-                        line.ask_all(Instant::now() + pause);
+                        (asks, opening) = open(pause(&mut failures).min(ttl() / 6));
+                        line.nothing_is_awaited();
                     }
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
@@ -235,12 +234,9 @@ impl Line {
         self.due.push(Reverse((next, lease)));
     }
 
-    /// At this time, all of them: what was asked is not answered any more.
-    fn ask_all(&mut self, next: Instant) {
-        for (id, lease) in &mut self.leases {
-            *lease = Lease { next, asked: None, is_due: false };
-            self.due.push(Reverse((next, *id)));
-        }
+    /// What was asked is not answered any more.
+    fn nothing_is_awaited(&mut self) {
+        self.leases.values_mut().for_each(|lease| (lease.asked, lease.is_due) = (None, false));
     }
 
     /// Those that are due now.
