@@ -85,7 +85,9 @@ fn an_etcd_that_is_behind_with_its_writes_costs_no_lease() {
     let victim = server.lose_one();
     a.sees("the death", |_| a.events_of("worker_died").iter().any(|e| e["pid"] == victim).then_some(()));
     if was_behind > ttl * 2 / 3 {
-        eprintln!("skipped: etcd was behind for {was_behind:?}, in which every attempt may have been refused");
+        eprintln!(
+            "skipped: etcd was behind for {was_behind:?}, in which every attempt may have been refused"
+        );
         return;
     }
     let said = a.agent().err();
